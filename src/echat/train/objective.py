@@ -1,0 +1,64 @@
+"""What a training run must know about what it trains: the Objective protocol.
+
+An objective lives in ``echat.train.objectives.<name>`` and offers two names there:
+
+* ``Settings``: a subclass of :class:`echat.train.recipe.Recipe` with the fields only this objective has;
+* ``build(recipe) -> Objective``: the module (from nothing or from a start checkpoint) and its batches.
+
+The loop owns everything else: accumulation, clipping, optimiser, schedule, checkpoints, logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss **summed** over its targets, so that micro-batches of different size add up correctly."""
+
+    total: Tensor  # scalar, differentiable
+    count: int  # number of targets summed over; the loop divides gradients by the count of the whole step
+    parts: Mapping[str, tuple[Tensor, int]] = field(default_factory=dict)  # name -> (detached sum, count), for logs
+
+
+class AnyBatch(Protocol):
+    """What the loop asks of a batch."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of the samples inside, to name a batch that went wrong and to count samples."""
+
+    def to(self, device: torch.device) -> AnyBatch: ...
+
+
+class BatchSource(Protocol):
+    """An endless, seeded supply of batches that can say where it stands and return there."""
+
+    def next(self) -> Any: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts: after ``load_state_dict`` the batch that would have come comes."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Objective(Protocol):
+    """One thing to learn: a module, its data and its loss."""
+
+    module: nn.Module  # parameter names are what ``learn:`` patterns of the recipe match
+    batches: BatchSource
+
+    def loss(self, batch: Any) -> Loss: ...
+
+    def validation(self) -> Iterable[Any]:
+        """Batches that judge, the same ones each time; empty when the recipe names none."""
+
+    def export(self, folder: Path) -> None:
+        """Write what later stages and users load (the loop calls it at the end, into a temporary sibling)."""

@@ -1,0 +1,66 @@
+"""AdamW with decay where it belongs, and a learning rate that follows steps or the clock."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+
+import torch
+from torch import nn
+
+from echat.train.recipe import OptimizerConfig
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over the learning parameters; groups differ in weight decay and in their factor on the rate."""
+    decays = _decaying(module)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    unmatched = set(config.lr_scale)
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        pattern = next((p for p in config.lr_scale if fnmatch.fnmatchcase(name, p)), None)
+        unmatched.discard(pattern or "")
+        scale = config.lr_scale[pattern] if pattern else 1.0
+        groups.setdefault((scale, config.weight_decay if name in decays else 0.0), []).append(parameter)
+    if unmatched:
+        raise ValueError(f"optimizer.lr_scale: {sorted(unmatched)} matches no learning parameter; check the names")
+    return torch.optim.AdamW(
+        [{"params": p, "weight_decay": decay, "scale": scale} for (scale, decay), p in groups.items()],
+        lr=config.lr, betas=config.betas, eps=config.eps, fused=True,
+    )  # fmt: skip
+
+
+def _decaying(module: nn.Module) -> set[str]:
+    """Names of parameters that decay: matrices and kernels, except embedding tables."""
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    return {name for name, p in module.named_parameters() if p.ndim >= 2 and id(p) not in tables}
+
+
+def learning_rate(config: OptimizerConfig, step: int, progress: float) -> float:
+    """Rate of optimiser step ``step`` (from 0) when ``progress`` of the budget (0..1) is used up."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "cosine":
+        shape = config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    elif config.schedule == "inverse_sqrt":
+        shape = math.sqrt(max(1, config.warmup_steps) / max(step + 1, config.warmup_steps, 1))
+    else:
+        shape = 1.0
+    return config.lr * warmup * shape
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["scale"]
+
+
+def clip_gradients(module: nn.Module, count: int, largest: float) -> float:
+    """Divide summed gradients by ``count``, then scale them to a global norm of at most ``largest``.
+
+    Returns the norm before scaling; both happen in one pass over the gradients.
+    """
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients)) / count
+    factor = min(1.0, largest / (norm + 1e-6)) / count
+    torch._foreach_mul_(gradients, factor)
+    return norm

@@ -1,0 +1,133 @@
+"""A recipe: everything that decides how a training run goes, in one frozen record.
+
+A YAML file states what differs from the defaults here; ``base: other.yaml`` inherits from another file and
+``a.b=c`` overrides come last. Fields of one objective only live in that objective's ``Settings`` subclass.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+from torch import nn
+
+from echat.config import Config, load_config
+
+OBJECTIVES = ("speech_llm", "ctc", "tokenizer", "flow", "vocoder")
+
+
+class OptimizerConfig(Config):
+    """AdamW and its schedule."""
+
+    lr: float = Field(1e-3, gt=0)  # peak learning rate
+    lr_scale: dict[str, float] = {}  # glob over parameter names -> factor on lr; the first match counts
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 0.01  # on matrices only: never on norms, biases and embeddings
+    schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"
+    warmup_steps: int = Field(100, ge=0)
+    final_lr: float = 0.02  # cosine: the fraction of lr at the end of the budget
+    clip: float = Field(1.0, gt=0)  # largest global gradient norm
+
+
+class BudgetConfig(Config):
+    """When to stop: whichever comes first. At least one of the two is set."""
+
+    steps: int | None = Field(None, gt=0)  # optimiser steps
+    minutes: float | None = Field(None, gt=0)  # wall clock over all resumed parts; the schedule follows it too
+
+    @model_validator(mode="after")
+    def _some_end(self) -> BudgetConfig:
+        if self.steps is None and self.minutes is None:
+            raise ValueError("budget: expected steps or minutes (or both), found neither; set budget.steps=1000")
+        return self
+
+
+class CheckpointConfig(Config):
+    """How much work a crash may cost."""
+
+    every_steps: int = Field(500, gt=0)
+    every_minutes: float = Field(5.0, gt=0)  # whichever comes first
+    keep: int = Field(2, ge=1)  # newest checkpoints kept
+
+
+class Recipe(Config):
+    """Fields every objective shares."""
+
+    objective: Literal["speech_llm", "ctc", "tokenizer", "flow", "vocoder"]
+    output: str  # run folder: checkpoints/, model/ (the export), metrics.jsonl, recipe.yaml, tensorboard/
+    seed: int = 0
+    learn: tuple[str, ...] = ("*",)  # globs over parameter names; a leading ! takes names out again
+    init_from: dict[str, str] = {}  # module name ("" = all) -> model folder or safetensors file to start from
+    device: str = "cpu"
+    precision: Literal["bf16", "fp32"] = "bf16"  # autocast of the forward pass; weights and optimiser stay fp32
+    threads: int = Field(1, ge=1)  # CPU threads of torch
+    accumulate: int = Field(1, ge=1)  # micro-batches per optimiser step
+    optimizer: OptimizerConfig = OptimizerConfig()
+    budget: BudgetConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    validate_steps: int = Field(500, gt=0)  # steps between two looks at the validation batches, if there are any
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe at ``path`` as the ``Settings`` of its objective; unknown keys are refused."""
+    name = _objective_name(Path(path), overrides)
+    return load_config(objective_module(name, Path(path)).Settings, Path(path), overrides)
+
+
+def objective_module(name: str, where: Path | str = "recipe") -> ModuleType:
+    """The module ``echat.train.objectives.<name>``."""
+    if name not in OBJECTIVES:
+        raise ValueError(f"{where}: objective: expected one of {', '.join(OBJECTIVES)}, found {name!r}")
+    return importlib.import_module(f"echat.train.objectives.{name}")
+
+
+def _objective_name(path: Path, overrides: Sequence[str]) -> str:
+    """``objective`` of the file, or of the first file up its ``base:`` chain that has one."""
+    for item in reversed(overrides):
+        if item.startswith("objective="):
+            return item.split("=", 1)[1]
+    seen: set[Path] = set()
+    while path not in seen:
+        seen.add(path)
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: expected a YAML mapping with a recipe, found {_what(path, content)}")
+        if "objective" in content:
+            return str(content["objective"])
+        if "base" not in content:
+            break
+        path = (path.parent / str(content["base"])).resolve()
+    raise ValueError(f"{path}: expected `objective:` (one of {', '.join(OBJECTIVES)}) here or in a base, found none")
+
+
+def _what(path: Path, content: object) -> str:
+    return type(content).__name__ if path.is_file() else "no file"
+
+
+def choose_learning(module: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Switch gradients on for the parameters the patterns name, off for all others; returns the names.
+
+    ``encoder.*`` takes in, ``!encoder.embed.*`` takes out again, in the order written.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    chosen: set[str] = set()
+    for pattern in patterns:
+        hits = set(fnmatch.filter(names, pattern.removeprefix("!")))
+        if not hits:
+            tops = sorted({name.split(".")[0] for name in names})
+            raise ValueError(
+                f"learn: pattern {pattern!r} matches no parameter; parameters start with {', '.join(tops)}"
+            )
+        chosen = chosen - hits if pattern.startswith("!") else chosen | hits
+    if not chosen:
+        raise ValueError(f"learn: {list(patterns)} leaves nothing that learns; name at least one module")
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return [name for name in names if name in chosen]
