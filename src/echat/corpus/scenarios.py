@@ -207,6 +207,10 @@ class _Author:
         kinds = [[other for other in kind if reply not in accepted(situation, other)] for kind in changes]
         return self.rng.choice(self.rng.choice([kind for kind in kinds if kind]))
 
+    def _able(self, emotion: str, event: str | None) -> list[Situation]:
+        """The situations that have a reply for both."""
+        return [one for one in self.situations if emotion in one.emotions and event in (None, *one.events)]
+
     def _event(self) -> str | None:
         return None if self.rng.random() < NO_EVENT_SHARE else self.rng.choice(EVENTS)
 
@@ -243,10 +247,8 @@ def _parse(file: str, index: int, row: dict[str, object]) -> Situation:
         return Situation.model_validate(row)
     except ValidationError as error:
         where = f"{file}, situation {row.get('id', f'number {index + 1}')}"
-        faults = [
-            (".".join(map(str, fault["loc"])), fault["msg"], fault["input"]) for fault in error.errors()
-        ]
-        lines = [f"{where}, {field or 'situation'}: {message}" for field, message, _ in faults]
+        faults = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors())
+        lines = [f"{where}, {field or 'situation'}: {message}" for field, message in faults]
         raise ScenarioError("\n".join(lines)) from error
 
 
@@ -254,14 +256,11 @@ def _claim(owners: dict[str, str], file: str, situation: Situation) -> None:
     """Ids, replies and sentences must be the only ones of their kind over all files."""
     claims = [("id", situation.id)]
     claims += [(f"replies.{cue}", reply) for cue, reply in situation.replies.items()]
-    claims += [
-        (field, text) for field in ("patterns", "held_out") for text in set(situation.sentences(field))
-    ]
+    for field in ("patterns", "held_out"):
+        claims += [(field, sentence) for sentence in set(situation.sentences(field))]
     for field, text in claims:
         where = f"{file}, situation {situation.id}, {field}"
-        claim = f"{field.split('.')[0].replace('held_out', 'patterns')}: {text}"
-        if claim in owners:
-            raise ScenarioError(
-                f"{where}: expected something new, found '{text}', which is also {owners[claim]}"
-            )
-        owners[claim] = where
+        kind = {"id": "id", "patterns": "sentence", "held_out": "sentence"}.get(field, "reply")
+        if claim := owners.get(f"{kind}: {text}"):
+            raise ScenarioError(f"{where}: expected a new {kind}, found '{text}', already in {claim}")
+        owners[f"{kind}: {text}"] = where

@@ -56,9 +56,8 @@ class Situation(BaseModel):
     @classmethod
     def _slot_values_are_plain(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
         for name, values in value.items():
-            _require(
-                len(set(values)) == len(values) >= 2, f"at least 2 different values in slot {name}", values
-            )
+            varied = len(set(values)) == len(values) >= 2
+            _require(varied, f"at least 2 different values in slot {name}", values)
             for text in values:
                 _require(_SENTENCE.fullmatch(text), f"plain lower-case words in slot {name}", text)
         return value

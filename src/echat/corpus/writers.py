@@ -77,7 +77,7 @@ def write_thought(heard: Heard, gist: str, cue: str) -> str:
 
 
 def read_thought(thought: str) -> Heard | None:
-    """The cues a thought names, the reverse of `write_thought`; None when it has not the form. Never raises."""
+    """What a thought says was heard, the reverse of `write_thought`; None for any other text."""
     found = _FORM.match(thought.strip())
     if found is None:
         return None
