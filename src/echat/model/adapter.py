@@ -1,0 +1,57 @@
+"""From sound to language: a small Transformer over the 12.5 Hz frames.
+
+Legend: B batch, D frames (80 ms), dim width.
+"""
+
+import math
+
+from torch import Tensor, nn
+
+from echat.config import Config
+from echat.model.blocks import LAYER_NORM_EPS, PositionTable, TransformerBlock, keep_mask
+from echat.model.speech_encoder import LLM_FRAME_SECONDS
+
+
+class AdapterConfig(Config):
+    """Shape of the adapter; the defaults are the released size."""
+
+    dim: int = 1024  # model width
+    blocks: int = 4  # Transformer blocks
+    heads: int = 4  # attention heads
+    ffn: int = 2560  # hidden width of the feed-forward layers
+    max_frames: int = 5000  # rows of the position table, 80 ms each
+    dropout: float = 0.1  # in training only
+
+
+class Adapter(nn.Module):
+    """Linear and norm, positions added to the input scaled by sqrt(dim), pre-norm blocks with ReLU, a final
+    norm."""
+
+    def __init__(self, config: AdapterConfig, input_dim: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_dim, config.dim)
+        self.input_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+        self.scale = math.sqrt(config.dim)
+        self.positions = PositionTable(config.max_frames, config.dim, "interleaved", LLM_FRAME_SECONDS)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(
+                config.dim, config.heads, config.ffn, "relu", key_bias=True, dropout=config.dropout
+            )
+            for _ in range(config.blocks)
+        )
+        self.final_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """(B, D, input_dim) -> (B, D, dim), before the first block."""
+        frames = self.dropout(self.input_norm(self.input(frames)))
+        return self.dropout(self.positions(frames * self.scale))
+
+    def forward(self, frames: Tensor, lens: Tensor) -> Tensor:
+        """(B, D, input_dim), lens (B,) valid frames -> (B, D, dim)."""
+        frames = self.embed(frames)
+        keep = keep_mask(lens, frames.shape[1])
+        mask = None if keep is None else keep[:, None, None, :]
+        for block in self.blocks:
+            frames = block(frames, mask)
+        return self.final_norm(frames)

@@ -1,0 +1,129 @@
+"""The Transformer pieces that the speech encoder and the adapter share.
+
+Legend: B batch, T time, H heads, dim model width.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-5
+LONGEST_PERIOD = 10000.0
+
+PositionLayout = Literal["halves", "interleaved"]
+Activation = Literal["gelu", "relu"]
+
+
+def sinusoids(length: int, dim: int, layout: PositionLayout) -> Tensor:
+    """Table (length, dim) of sinusoidal positions.
+
+    `halves` is Whisper's form: all sines, then all cosines, the slowest wave reaching exactly the longest
+    period. `interleaved` is the form of the original Transformer: sine and cosine alternate.
+    """
+    if dim % 2:
+        raise ValueError(
+            f"sinusoidal positions: expected an even width, found {dim}; choose an even model width"
+        )
+    half = dim // 2
+    waves = torch.arange(half, dtype=torch.float32)
+    if layout == "halves":
+        rates = torch.exp(-math.log(LONGEST_PERIOD) / max(half - 1, 1) * waves)
+    else:
+        rates = torch.exp(2 * waves * -(math.log(LONGEST_PERIOD) / dim))
+    angles = torch.arange(length, dtype=torch.float32)[:, None] * rates[None, :]
+    if layout == "halves":
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+
+
+def keep_mask(lens: Tensor, size: int) -> Tensor | None:
+    """True on the first `lens[b]` of `size` positions, (B, size); None when no row has padding."""
+    if bool((lens >= size).all()):
+        return None
+    return torch.arange(size, device=lens.device)[None, :] < lens[:, None]
+
+
+class PositionTable(nn.Module):
+    """Adds a fixed sinusoidal table; the table is recomputed at construction and never stored with the
+    weights."""
+
+    table: Tensor
+
+    def __init__(self, max_frames: int, dim: int, layout: PositionLayout, frame_seconds: float) -> None:
+        super().__init__()
+        self.max_frames, self.dim, self.layout, self.frame_seconds = max_frames, dim, layout, frame_seconds
+        self.register_buffer("table", sinusoids(max_frames, dim, layout), persistent=False)
+
+    def reset(self) -> None:
+        """Compute the table again (after the module was built without memory on the meta device)."""
+        self.table = sinusoids(self.max_frames, self.dim, self.layout)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        length = frames.shape[1]
+        if length > self.max_frames:
+            raise ValueError(
+                f"audio: expected at most {self.max_frames * self.frame_seconds:.0f} s, found about "
+                f"{length * self.frame_seconds:.0f} s; cut the recording into shorter pieces"
+            )
+        return frames + self.table[:length]
+
+
+class SelfAttention(nn.Module):
+    """Full bidirectional attention; padded keys are hidden, padded queries compute leftovers that nobody
+    reads."""
+
+    def __init__(self, dim: int, heads: int, key_bias: bool) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"attention: expected a width divisible by the heads, found {dim} and {heads}")
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=key_bias)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """frames (B, T, dim), mask (B, 1, 1, T) or None -> (B, T, dim)."""
+        batch, length, dim = frames.shape
+        shape = (batch, length, self.heads, dim // self.heads)
+        query = self.query(frames).view(shape).transpose(1, 2)  # (B, H, T, dim / H)
+        key = self.key(frames).view(shape).transpose(1, 2)
+        value = self.value(frames).view(shape).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, dim))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps around an activation (exact GELU or ReLU)."""
+
+    def __init__(self, dim: int, hidden: int, activation: Activation, dropout: float) -> None:
+        super().__init__()
+        self.expand = nn.Linear(dim, hidden)
+        self.contract = nn.Linear(hidden, dim)
+        self.activation = F.gelu if activation == "gelu" else F.relu
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.contract(self.dropout(self.activation(self.expand(frames))))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm block: attention and feed-forward, each added to what came in."""
+
+    def __init__(
+        self, dim: int, heads: int, hidden: int, activation: Activation, key_bias: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attention = SelfAttention(dim, heads, key_bias)
+        self.feed_forward_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.feed_forward = FeedForward(dim, hidden, activation, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        frames = frames + self.dropout(self.attention(self.attention_norm(frames), mask))
+        return frames + self.dropout(self.feed_forward(self.feed_forward_norm(frames)))

@@ -1,0 +1,104 @@
+"""What the model hears: a Whisper-type encoder (50 frames/s) and a causal subsampler (12.5 frames/s).
+
+Legend: B batch, T mel frames (10 ms), E encoder frames (20 ms), D frames for the language model (80 ms), dim
+width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from echat.config import Config
+from echat.model.blocks import LAYER_NORM_EPS, PositionTable, TransformerBlock, keep_mask
+
+MEL_FRAME_SECONDS = 0.01
+ENCODER_STRIDE = 2
+SUBSAMPLER_STRIDES = (1, 2, 2)
+SUBSAMPLER_KERNEL = 3
+ENCODER_FRAME_SECONDS = MEL_FRAME_SECONDS * ENCODER_STRIDE
+LLM_FRAME_SECONDS = ENCODER_FRAME_SECONDS * 4
+
+
+class EncoderConfig(Config):
+    """Shape of the speech encoder; the defaults are the released size (Whisper medium)."""
+
+    n_mels: int = 80  # mel bins of the input
+    dim: int = 1024  # model width, also of the subsampler
+    blocks: int = 24  # Transformer blocks
+    heads: int = 16  # attention heads
+    ffn: int = 4096  # hidden width of the feed-forward layers
+    max_frames: int = 30000  # rows of the position table, 20 ms each: longer audio is refused
+    dropout: float = 0.1  # on positions, attention and feed-forward outputs, in training only
+
+
+def encoder_frames(mel_frames: int) -> int:
+    """Encoder frames for so many mel frames: E = ceil(T / 2)."""
+    return -(-mel_frames // ENCODER_STRIDE)
+
+
+def llm_frames(mel_frames: int) -> int:
+    """Positions in the language model for so many mel frames: D = ceil(ceil(T / 2) / 4)."""
+    return -(-encoder_frames(mel_frames) // 4)
+
+
+class SpeechEncoder(nn.Module):
+    """Two convolutions, sinusoidal positions, pre-norm Transformer blocks, a final norm."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(config.n_mels, config.dim, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(config.dim, config.dim, kernel_size=3, stride=ENCODER_STRIDE, padding=1)
+        self.positions = PositionTable(config.max_frames, config.dim, "halves", ENCODER_FRAME_SECONDS)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(
+                config.dim, config.heads, config.ffn, "gelu", key_bias=False, dropout=config.dropout
+            )
+            for _ in range(config.blocks)
+        )
+        self.final_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+
+    def forward(self, mel: Tensor, lens: Tensor, released_padding: bool = False) -> tuple[Tensor, Tensor]:
+        """mel (B, T, n_mels), lens (B,) valid mel frames -> frames (B, E, dim), frame lens (B,).
+
+        A padded row gives the same valid frames as the row alone. `released_padding` keeps the leak of the
+        released training code instead: the step after the last mel frame is not silenced between the
+        convolutions, and an odd-length row inside an even-length batch loses its last frame.
+        """
+        frames, lens = self.embed(mel, lens, released_padding)
+        keep = keep_mask(lens, frames.shape[1])
+        mask = None if keep is None else keep[:, None, None, :]
+        for block in self.blocks:
+            frames = block(frames, mask)
+        return self.final_norm(frames), lens
+
+    def embed(self, mel: Tensor, lens: Tensor, released_padding: bool = False) -> tuple[Tensor, Tensor]:
+        """The two convolutions and the positions: (B, T, n_mels) -> (B, E, dim)."""
+        mel_frames = mel.shape[1]
+        channels = F.gelu(self.conv1(mel.transpose(1, 2)))  # (B, dim, T)
+        if released_padding:
+            lens = (lens + mel_frames % 2) // ENCODER_STRIDE
+        else:
+            keep = keep_mask(lens, mel_frames)
+            channels = channels if keep is None else channels * keep[:, None, :]
+            lens = (lens + 1) // ENCODER_STRIDE
+        channels = F.gelu(self.conv2(channels))  # (B, dim, E)
+        return self.dropout(self.positions(channels.transpose(1, 2))), lens
+
+
+class Subsampler(nn.Module):
+    """Three causal convolutions, 50 -> 12.5 frames/s. Output t hears encoder frames 4t-8 .. 4t, so padding
+    on the right cannot leak in."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv1d(dim, dim, SUBSAMPLER_KERNEL, stride=stride) for stride in SUBSAMPLER_STRIDES
+        )
+
+    def forward(self, frames: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, E, dim) -> (B, D, dim); lens (B,) -> ceil(lens / 4)."""
+        channels = frames.transpose(1, 2)
+        for conv in self.convs:
+            channels = F.gelu(conv(F.pad(channels, (SUBSAMPLER_KERNEL - 1, 0))))
+        return channels.transpose(1, 2), torch.div(lens + 3, 4, rounding_mode="floor")

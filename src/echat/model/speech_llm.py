@@ -1,0 +1,122 @@
+"""The figure of the paper: mel -> speech encoder -> subsampler -> adapter -> language model -> text and
+speech heads.
+
+Legend: B batch, T mel frames (10 ms), D audio frames for the language model (80 ms), L positions of the
+language model, dim width of the language model, V text classes, C codec ids.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from echat.config import Config
+from echat.model.adapter import Adapter, AdapterConfig
+from echat.model.llm import KVCache, LanguageModel, LLMConfig
+from echat.model.speech_encoder import EncoderConfig, SpeechEncoder, Subsampler
+
+# What stands at a position of the language model, `kinds` of `assemble`.
+PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3
+
+
+class SpeechLLMConfig(Config):
+    """Everything that fixes the shape of the model; the defaults are the released size."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    llm: LLMConfig = LLMConfig()
+    speech_codec_size: int = 4096  # ids of the speech tokenizer
+
+    @property
+    def speech_classes(self) -> int:
+        """Outputs of the speech head: the codec ids and one shared begin/end id."""
+        return self.speech_codec_size + 1
+
+    @property
+    def speech_rows(self) -> int:
+        """Rows of the speech table: the classes and the two markers around heard audio, which are only
+        read."""
+        return self.speech_codec_size + 3
+
+
+class SpeechLLM(nn.Module):
+    """One model for every task: it hears audio and text, and writes text and speech ids."""
+
+    def __init__(self, config: SpeechLLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = SpeechEncoder(config.encoder)
+        self.subsampler = Subsampler(config.encoder.dim)
+        self.adapter = Adapter(config.adapter, input_dim=config.encoder.dim)
+        self.projection = nn.Linear(config.adapter.dim, config.llm.dim)
+        self.llm = LanguageModel(config.llm)
+        self.speech_embedding = nn.Embedding(config.speech_rows, config.llm.dim)
+        self.speech_head = nn.Linear(config.llm.dim, config.speech_classes)
+        if not self.speech_head.weight.is_meta:
+            nn.init.normal_(self.speech_embedding.weight, std=0.02)  # as the text table of Qwen2
+            nn.init.normal_(self.speech_head.weight, std=0.02)
+            nn.init.zeros_(self.speech_head.bias)
+
+    def encode(self, mel: Tensor, mel_lens: Tensor, released_padding: bool = False) -> tuple[Tensor, Tensor]:
+        """Hear: mel (B, T, n_mels), mel_lens (B,) -> frames (B, D, dim), lens (B,), D = `llm_frames(T)`.
+
+        `released_padding`: see `SpeechEncoder.forward`.
+        """
+        frames, lens = self.encoder(mel, mel_lens, released_padding)  # (B, T / 2, encoder dim)
+        frames, lens = self.subsampler(frames, lens)  # (B, T / 8, encoder dim)
+        frames = self.adapter(frames, lens)  # (B, T / 8, adapter dim)
+        return self.projection(frames), lens  # (B, T / 8, dim)
+
+    def assemble(self, kinds: Tensor, ids: Tensor, audio_frames: Tensor | None = None) -> Tensor:
+        """One sequence out of text, speech and audio: kinds (B, L), ids (B, L) -> embeds (B, L, dim).
+
+        kinds: PAD (a zero vector), TEXT (ids: rows of the text table), SPEECH (rows of the speech table,
+        markers included), AUDIO (rows of `audio_frames` (n, dim), the valid frames of the batch, flattened).
+        """
+        table = self.llm.text_embedding.weight
+        shape = (*kinds.shape, table.shape[1])
+        kinds, ids = kinds.flatten(), ids.flatten()
+        places: list[Tensor] = []
+        vectors: list[Tensor] = []
+        for kind, rows in ((TEXT, table), (SPEECH, self.speech_embedding.weight), (AUDIO, audio_frames)):
+            place = (kinds == kind).nonzero()[:, 0]
+            if rows is not None and len(place):
+                places.append(place)
+                vectors.append(F.embedding(ids[place], rows).to(table.dtype))
+        embeds = table.new_zeros(len(kinds), table.shape[1])
+        if places:
+            embeds = embeds.index_copy(0, torch.cat(places), torch.cat(vectors))
+        return embeds.view(shape)
+
+    def hidden(
+        self,
+        embeds: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Tensor, KVCache | None]:
+        """Think: embeds (B, L, dim) -> last hidden states (B, L, dim), and the longer cache when one was
+        given.
+
+        mask: True = keep, (B, L), or (B, cached + L) with a cache. Padding on the right needs none.
+        """
+        if cache is None:
+            return self.llm(embeds, mask, positions), None
+        return self.llm.extend(embeds, cache, mask, positions)
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """(..., dim) -> (..., V)."""
+        return self.llm.logits(hidden)
+
+    def speech_logits(self, hidden: Tensor) -> Tensor:
+        """(..., dim) -> (..., C + 1)."""
+        return self.speech_head(hidden)
+
+    def combined_logits(self, hidden: Tensor) -> Tensor:
+        """(..., dim) -> (..., V + C + 1), the classes of the tasks that write speech."""
+        return torch.cat([self.text_logits(hidden), self.speech_logits(hidden)], dim=-1)
+
+    def reset_tables(self) -> None:
+        """Compute position tables and rotary frequencies again (after construction on the meta device)."""
+        self.encoder.positions.reset()
+        self.adapter.positions.reset()
+        self.llm.reset_tables()
