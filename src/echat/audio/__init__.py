@@ -1,0 +1,1 @@
+"""Air to numbers and back: reading and writing sound, features, augmentation."""

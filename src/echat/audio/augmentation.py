@@ -1,0 +1,157 @@
+"""Cheap variations of waveforms and mels for training.
+
+Every function takes a ``numpy.random.Generator`` where chance is involved, so a seed repeats the sample.
+Waveforms are ``(samples,)`` float32 arrays or tensors, and the kind passed in comes back; mels are
+``(frames, n_mels)``.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Wave = TypeVar("Wave", np.ndarray, Tensor)
+
+NOISE_COLOURS = ("white", "pink", "brown", "hum")
+
+
+def gain(waveform: Wave, decibels: float) -> Wave:
+    """Louder or softer by ``decibels``; not clipped."""
+    return waveform * float(10.0 ** (decibels / 20.0))
+
+
+def noise(samples: int, colour: str, rng: np.random.Generator, rate: int = 16_000) -> np.ndarray:
+    """Noise of unit power and a given colour: white, pink (-3 dB per octave), brown (-6), or mains hum."""
+    if colour not in NOISE_COLOURS:
+        raise ValueError(f"expected a noise colour of {', '.join(NOISE_COLOURS)}, found '{colour}'")
+    if colour == "hum":
+        return _hum(samples, rng, rate)
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    bins = np.maximum(np.arange(len(spectrum)), 1.0)
+    spectrum *= bins ** {"white": 0.0, "pink": -0.5, "brown": -1.0}[colour]
+    wave = np.fft.irfft(spectrum, n=samples)
+    return (wave / (np.sqrt(np.mean(wave**2)) + 1e-12)).astype(np.float32)
+
+
+def _hum(samples: int, rng: np.random.Generator, rate: int) -> np.ndarray:
+    mains = rng.choice([50.0, 60.0])
+    time = np.arange(samples) / rate
+    partials = [
+        np.sin(2 * np.pi * (mains * k * time + rng.random())) * rng.uniform(0.3, 1.0) / k for k in range(1, 8)
+    ]
+    wave = np.sum(partials, axis=0) + 0.1 * rng.standard_normal(samples)
+    return (wave / np.sqrt(np.mean(wave**2))).astype(np.float32)
+
+
+def add_noise(waveform: Wave, noise_wave: np.ndarray, snr_db: float) -> Wave:
+    """Mix ``noise_wave`` (repeated or cut to length) in, ``snr_db`` below the mean power."""
+    signal = waveform if isinstance(waveform, np.ndarray) else waveform.numpy()
+    tiled = np.resize(noise_wave, signal.shape).astype(np.float32)
+    power, noise_power = float(np.mean(signal**2)), float(np.mean(tiled**2))
+    if power == 0.0 or noise_power == 0.0:
+        return waveform
+    scale = np.float32(np.sqrt(power / noise_power / 10.0 ** (snr_db / 10.0)))
+    mixed = signal + scale * tiled
+    return mixed if isinstance(waveform, np.ndarray) else torch.from_numpy(mixed)
+
+
+def speed(waveform: Wave, factor: float) -> Wave:
+    """Play ``factor`` times faster: pitch, formants and tempo move together, as on a tape."""
+    signal = waveform if isinstance(waveform, np.ndarray) else waveform.numpy()
+    length = max(1, round(len(signal) / factor))
+    positions = np.arange(length) * factor
+    if factor > 1.0:
+        signal = _lowpass(signal, 1.0 / factor)
+    faster = np.interp(positions, np.arange(len(signal)), signal).astype(np.float32)
+    return faster if isinstance(waveform, np.ndarray) else torch.from_numpy(faster)
+
+
+def _lowpass(signal: np.ndarray, cutoff: float) -> np.ndarray:
+    """Zero everything above ``cutoff`` (1.0 = half the sample rate)."""
+    spectrum = np.fft.rfft(signal)
+    spectrum[int(cutoff * len(spectrum)) :] = 0.0
+    return np.fft.irfft(spectrum, n=len(signal))
+
+
+def tempo(waveform: Wave, factor: float, rate: int = 16_000) -> Wave:
+    """Speak ``factor`` times faster at unchanged pitch: overlap-added 40 ms pieces, placed to fit."""
+    signal = waveform if isinstance(waveform, np.ndarray) else waveform.numpy()
+    piece, search = rate // 25, rate // 100
+    hop = piece // 2
+    if len(signal) < 2 * piece + 2 * search or abs(factor - 1.0) < 1e-3:
+        return waveform
+    padded = np.pad(signal, (search, piece + 2 * search))
+    count = max(1, int(len(signal) / factor) // hop)
+    window = np.hanning(piece + 1)[:-1]
+    out = np.zeros(hop * count + piece, dtype=np.float32)
+    out[:hop] = signal[:hop]
+    start = search
+    for k in range(count):
+        centre = min(int(k * hop * factor) + search, len(padded) - piece - search)
+        if k:
+            start = _best_start(padded, centre, start + hop, search, hop)
+        out[k * hop : k * hop + piece] += window * padded[start : start + piece]
+    out[:hop] = signal[:hop]
+    faster = out[: round(len(signal) / factor)]
+    return faster if isinstance(waveform, np.ndarray) else torch.from_numpy(faster)
+
+
+def _best_start(padded: np.ndarray, centre: int, natural: int, search: int, hop: int) -> int:
+    """Where around ``centre`` the signal most resembles the natural continuation of the previous piece."""
+    follow = padded[natural : natural + hop]
+    if len(follow) < hop:
+        return centre
+    region = padded[centre - search : centre + search + hop - 1]
+    score = np.correlate(region, follow, mode="valid")
+    energy = np.convolve(region**2, np.ones(hop), mode="valid")
+    return centre - search + int(np.argmax(score / np.sqrt(energy + 1e-9)))
+
+
+def pitch(waveform: Wave, factor: float, rate: int = 16_000) -> Wave:
+    """Raise pitch *and* formants by ``factor`` at unchanged tempo: a smaller or larger speaker."""
+    return tempo(speed(waveform, factor), 1.0 / factor, rate)
+
+
+def warp_mel(mel: Tensor, factor: float) -> Tensor:
+    """Stretch the mel axis by ``factor`` (above 1: formants rise), as a shorter vocal tract does."""
+    n_mels = mel.shape[1]
+    source = (torch.arange(n_mels, dtype=torch.float32) / factor).clamp(max=n_mels - 1)
+    low = source.floor().long()
+    high = (low + 1).clamp(max=n_mels - 1)
+    share = (source - low).to(mel)
+    return mel[:, low] * (1.0 - share) + mel[:, high] * share
+
+
+def spec_augment(
+    mel: Tensor,
+    rng: np.random.Generator,
+    time_masks: int = 2,
+    max_time: int = 50,
+    mel_masks: int = 2,
+    max_mels: int = 10,
+) -> Tensor:
+    """A copy with random time stretches (1..max_time frames) and mel bands (1..max_mels bins) set to 0."""
+    masked = mel.clone()
+    frames, n_mels = mel.shape
+    for _ in range(time_masks):
+        start, width = int(rng.integers(frames)), int(rng.integers(1, max_time + 1))
+        masked[start : start + width] = 0.0
+    for _ in range(mel_masks):
+        start, width = int(rng.integers(n_mels)), int(rng.integers(1, max_mels + 1))
+        masked[:, start : start + width] = 0.0
+    return masked
+
+
+def spec_substitute(mel: Tensor, rng: np.random.Generator, count: int = 3, max_frames: int = 30) -> Tensor:
+    """A copy with ``count`` stretches (1..max_frames frames) replaced by an earlier one."""
+    replaced = mel.clone()
+    frames = mel.shape[0]
+    for _ in range(count):
+        start = int(rng.integers(frames))
+        width = min(int(rng.integers(1, max_frames + 1)), frames - start)
+        earlier = int(rng.integers(start + 1))
+        replaced[start : start + width] = mel[earlier : earlier + width]
+    return replaced

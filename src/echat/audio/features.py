@@ -1,0 +1,171 @@
+"""Waveform to features: the two mel families, the Kaldi filter bank, and every constant of time.
+
+Legend: samples, frames, n_mels, bins = n_fft // 2 + 1. All functions take one mono waveform ``(samples,)`` in
+[-1, 1] and return ``(frames, n_mels)`` float32 on the waveform's device.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+# What the ear hears: everything below is derived from these.
+SAMPLE_RATE = 16_000  # Hz, everything the model listens to
+HOP = 160  # samples between mel frames
+WINDOW = 400  # samples under one mel window, 25 ms
+N_MELS = 80
+SPEECH_TOKEN_RATE = 25  # speech tokens per second
+
+MEL_RATE = SAMPLE_RATE // HOP  # 100 mel frames per second
+SAMPLES_PER_SPEECH_TOKEN = SAMPLE_RATE // SPEECH_TOKEN_RATE  # 640: one speech token = 40 ms
+MEL_FRAMES_PER_SPEECH_TOKEN = MEL_RATE // SPEECH_TOKEN_RATE  # 4
+MEL_FRAMES_PER_LLM_FRAME = 8  # the model hears 12.5 vectors a second
+
+# What the mouth speaks.
+VOCODER_RATE = 22_050  # Hz
+VOCODER_HOP = 256  # samples per vocoder mel frame, about 86 frames per second
+VOCODER_WINDOW = 1024
+VOCODER_N_MELS = 80
+MEL_TOP_HZ = 8_000.0  # upper edge of every mel bank here
+
+_LOG_FLOOR = 1e-10
+_VOCODER_FLOOR = 1e-5
+_DYNAMIC_RANGE = 8.0  # decades below the loudest bin that are kept
+_KALDI_FFT = 512
+_KALDI_LOW_HZ = 20.0
+_KALDI_PREEMPHASIS = 0.97
+_KALDI_FLOOR = 1.1920928955078125e-07  # float32 epsilon
+
+
+def mel_frames(samples: int) -> int:
+    """Frames of :func:`log_mel` for a 16 kHz waveform of ``samples``."""
+    return samples // HOP
+
+
+def llm_frames(mel_frame_count: int) -> int:
+    """Vectors the language model receives for ``mel_frame_count`` mel frames: halved, then quartered."""
+    half = -(-mel_frame_count // 2)
+    return -(-half // 4)
+
+
+def log_mel(waveform: Tensor, n_mels: int = N_MELS) -> Tensor:
+    """Normalised log10 mel of a 16 kHz waveform, ``(samples // 160, n_mels)``.
+
+    The floor lies 8 decades below the loudest bin *of this waveform*, so features of a cut differ from a cut
+    of the features. Needs more than 200 samples, because the edges are reflected.
+    """
+    _refuse_shorter_than(waveform, WINDOW // 2 + 1, "log_mel")
+    spectrum = torch.stft(
+        waveform.float(), WINDOW, HOP, window=_hann(WINDOW, waveform.device), center=True, return_complex=True
+    )
+    power = spectrum[:, :-1].abs().square()  # (bins, frames); the last, half reflected frame is dropped
+    bank = mel_filterbank(n_mels, WINDOW, SAMPLE_RATE).to(waveform.device)
+    mel = (bank @ power).clamp_min(_LOG_FLOOR).log10()
+    mel = torch.maximum(mel, mel.max() - _DYNAMIC_RANGE)
+    return ((mel + 4.0) / 4.0).T.contiguous()
+
+
+def mel_22k(waveform: Tensor) -> Tensor:
+    """Natural-log magnitude mel of a 22.05 kHz waveform, what flow and vocoder speak: ``(frames, 80)``."""
+    edge = (VOCODER_WINDOW - VOCODER_HOP) // 2
+    _refuse_shorter_than(waveform, edge + 1, "mel_22k")
+    padded = pad(waveform.float()[None], (edge, edge), mode="reflect")[0]
+    spectrum = torch.stft(
+        padded,
+        VOCODER_WINDOW,
+        VOCODER_HOP,
+        window=_hann(VOCODER_WINDOW, waveform.device),
+        center=False,
+        return_complex=True,
+    )
+    magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()  # (513, frames)
+    bank = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE).to(waveform.device)
+    return (bank @ magnitude).clamp_min(_VOCODER_FLOOR).log().T.contiguous()
+
+
+def kaldi_fbank(waveform: Tensor, subtract_mean: bool = False) -> Tensor:
+    """Kaldi-style log filter bank of a 16 kHz waveform in [-1, 1], whole frames only: ``(frames, 80)``.
+
+    ``subtract_mean`` removes the mean of each bin over time, as the speaker network expects.
+    """
+    _refuse_shorter_than(waveform, WINDOW, "kaldi_fbank")
+    frames = waveform.float().unfold(0, WINDOW, HOP)  # (frames, 400)
+    frames = frames - frames.mean(dim=1, keepdim=True)
+    previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+    frames = (frames - _KALDI_PREEMPHASIS * previous) * _povey(waveform.device)
+    power = torch.fft.rfft(frames, n=_KALDI_FFT).abs().square()  # (frames, 257)
+    fbank = (power @ _kaldi_filterbank().to(waveform.device).T).clamp_min(_KALDI_FLOOR).log()
+    return fbank - fbank.mean(dim=0, keepdim=True) if subtract_mean else fbank
+
+
+@lru_cache(maxsize=16)
+def mel_filterbank(n_mels: int, n_fft: int, rate: int, top_hz: float = MEL_TOP_HZ) -> Tensor:
+    """Slaney mel filters with Slaney area normalisation, ``(n_mels, n_fft // 2 + 1)``. Cached."""
+    edges = _mel_to_hz(torch.linspace(0.0, _hz_to_mel(top_hz), n_mels + 2, dtype=torch.float64))
+    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * rate / n_fft
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    triangles = torch.minimum(rising, falling).clamp_min(0.0)
+    area = 2.0 / (edges[2:] - edges[:-2])
+    return (triangles * area[:, None]).float()
+
+
+# Slaney's mel scale: linear below 1 kHz (3 mel per 200 Hz), logarithmic above (27 mel per factor 6.4).
+_LINEAR_MEL_PER_HZ = 3.0 / 200.0
+_KNEE_HZ = 1000.0
+_KNEE_MEL = _KNEE_HZ * _LINEAR_MEL_PER_HZ
+_LOG_STEP = math.log(6.4) / 27.0
+
+
+def _hz_to_mel(hz: float) -> float:
+    if hz < _KNEE_HZ:
+        return hz * _LINEAR_MEL_PER_HZ
+    return _KNEE_MEL + math.log(hz / _KNEE_HZ) / _LOG_STEP
+
+
+def _mel_to_hz(mel: Tensor) -> Tensor:
+    linear = mel / _LINEAR_MEL_PER_HZ
+    logarithmic = _KNEE_HZ * torch.exp(_LOG_STEP * (mel - _KNEE_MEL))
+    return torch.where(mel < _KNEE_MEL, linear, logarithmic)
+
+
+@lru_cache(maxsize=1)
+def _kaldi_filterbank() -> Tensor:
+    """Triangles equally spaced on 1127 ln(1 + f / 700), in the mel domain; the Nyquist bin weighs 0."""
+
+    def mel(hz: float) -> float:
+        return 1127.0 * math.log(1.0 + hz / 700.0)
+
+    low, high = mel(_KALDI_LOW_HZ), mel(SAMPLE_RATE / 2)
+    step = (high - low) / (N_MELS + 1)
+    left = low + step * torch.arange(N_MELS, dtype=torch.float32)[:, None]
+    hz = torch.arange(_KALDI_FFT // 2, dtype=torch.float32) * (SAMPLE_RATE / _KALDI_FFT)
+    bins = 1127.0 * torch.log(1.0 + hz / 700.0)  # float32 throughout, as the speaker network was trained
+    triangles = torch.minimum((bins - left) / step, (left + 2 * step - bins) / step).clamp_min(0.0)
+    return pad(triangles, (0, 1))
+
+
+@lru_cache(maxsize=8)
+def _hann(length: int, device: torch.device) -> Tensor:
+    return torch.hann_window(length, device=device)
+
+
+@lru_cache(maxsize=8)
+def _povey(device: torch.device) -> Tensor:
+    return torch.hann_window(WINDOW, periodic=False, device=device).pow(0.85)
+
+
+def _refuse_shorter_than(waveform: Tensor, samples: int, feature: str) -> None:
+    if waveform.dim() != 1:
+        raise ValueError(
+            f"{feature}: expected one mono waveform of shape (samples,), found {tuple(waveform.shape)}; "
+            "average the channels and pass one waveform at a time"
+        )
+    if len(waveform) < samples:
+        raise ValueError(
+            f"{feature}: expected at least {samples} samples, found {len(waveform)}; pass a longer waveform"
+        )

@@ -1,0 +1,260 @@
+"""Reading and writing sound files, mono, at any rate; resampling; saying what is wrong with a file."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import conv1d, pad
+
+MIN_SECONDS = 0.025  # one analysis window
+MAX_SECONDS = 600.0
+_SUBTYPES = {16: "PCM_16", 32: "FLOAT"}
+_LOWPASS_WIDTH = 6  # zero crossings on each side of the resampling kernel
+_ROLLOFF = 0.99
+_MAX_KERNEL_VALUES = 4_000_000  # rates without a common divisor would need gigabytes; soxr takes over there
+
+Source = str | os.PathLike[str] | bytes
+
+
+class AudioError(ValueError):
+    """A sound that cannot be used; the message says expected, found, where, and the remedy."""
+
+
+def read(
+    source: Source,
+    rate: int | None = None,
+    *,
+    min_seconds: float = MIN_SECONDS,
+    max_seconds: float = MAX_SECONDS,
+    allow_silence: bool = False,
+) -> tuple[Tensor, int]:
+    """Read a wav, flac, ogg, opus or mp3 file (or its bytes) as mono float32 ``(samples,)`` in [-1, 1].
+
+    Integer samples are divided by their full scale (16 bit: 32768), channels are averaged, and then the
+    waveform is resampled to ``rate`` (None keeps the rate of the file). Raises :class:`AudioError` for
+    anything that cannot be listened to: see :func:`check`.
+    """
+    where = "audio bytes" if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else _file_bytes(Path(source))
+    samples, file_rate = _decode(data, where, max_seconds)
+    waveform = torch.from_numpy(samples)
+    check(waveform, file_rate, where, min_seconds, max_seconds, allow_silence)
+    if rate is None or rate == file_rate:
+        return waveform, file_rate
+    return resample(waveform, file_rate, rate), rate
+
+
+def check(
+    waveform: Tensor,
+    rate: int,
+    where: str,
+    min_seconds: float = MIN_SECONDS,
+    max_seconds: float = MAX_SECONDS,
+    allow_silence: bool = False,
+) -> None:
+    """Refuse a mono waveform that is too short, too long, not finite, or digitally silent."""
+    seconds = waveform.shape[-1] / rate
+    if seconds < min_seconds:
+        raise AudioError(
+            f"{where}: expected at least {min_seconds * 1000:g} ms of sound, found {seconds * 1000:g} ms "
+            f"({waveform.shape[-1]} samples at {rate} Hz); record for longer"
+        )
+    if seconds > max_seconds:
+        raise _too_long(where, seconds, max_seconds)
+    if not bool(torch.isfinite(waveform).all()):
+        first = int(torch.nonzero(~torch.isfinite(waveform))[0])
+        raise AudioError(
+            f"{where}: expected finite samples, found {waveform[first].item()} at sample {first}; "
+            "export the sound again, the program that wrote it divided by zero"
+        )
+    if not allow_silence and not bool(waveform.any()):
+        raise AudioError(
+            f"{where}: expected sound, found {seconds:.2f} s of digital silence (every sample is 0); "
+            "check that the microphone is connected and not muted"
+        )
+
+
+def write(path: str | os.PathLike[str], waveform: Tensor | np.ndarray, rate: int, bits: int = 16) -> None:
+    """Write a mono waveform in [-1, 1] as wav, flac or ogg (by the suffix), whole or not at all.
+
+    ``bits`` is 16 (samples beyond [-1, 1] are clipped) or, for wav, 32 (float, as they are).
+    """
+    import soundfile
+
+    target = Path(path)
+    kind = target.suffix.lower().lstrip(".")
+    if kind not in ("wav", "flac", "ogg") or bits not in _SUBTYPES or (bits == 32 and kind != "wav"):
+        raise AudioError(
+            f"{target}: expected a name ending in .wav (16 or 32 bit), .flac or .ogg (16 bit), "
+            f"found '{target.suffix}' with {bits} bit; rename the output or drop the bit depth"
+        )
+    samples = np.asarray(torch.as_tensor(waveform).detach().cpu().float().numpy())
+    if samples.ndim != 1:
+        raise AudioError(f"{target}: expected a mono waveform (samples,), found shape {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{target}: expected finite samples, found NaN or infinity; nothing was written")
+    if not target.parent.is_dir():
+        raise AudioError(f"{target}: expected an existing folder, found no {target.parent}; create it")
+    subtype = "VORBIS" if kind == "ogg" else _SUBTYPES[bits]
+    data: np.ndarray = samples
+    if subtype == "PCM_16":
+        data = np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        soundfile.write(temporary, data, rate, subtype=subtype, format=kind.upper())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Windowed-sinc resampling of ``(..., samples)``; gives ``ceil(samples * to / from)`` samples."""
+    if from_rate <= 0 or to_rate <= 0:
+        raise AudioError(f"expected positive sample rates, found {from_rate} Hz to {to_rate} Hz")
+    if from_rate == to_rate:
+        return waveform
+    divisor = math.gcd(from_rate, to_rate)
+    old, new = from_rate // divisor, to_rate // divisor
+    samples = waveform.shape[-1]
+    length = -(-new * samples // old)
+    if new * (old + 2 * _kernel_width(old, new)) > _MAX_KERNEL_VALUES:
+        return _resample_soxr(waveform, from_rate, to_rate, length)
+    width, kernel = _resampling_kernel(old, new)
+    flat = pad(waveform.reshape(-1, 1, samples), (width, width + old))
+    phases = conv1d(flat, kernel.to(waveform), stride=old)  # (rows, new, steps)
+    return phases.transpose(1, 2).reshape(*waveform.shape[:-1], -1)[..., :length]
+
+
+def _kernel_width(old: int, new: int) -> int:
+    return math.ceil(_LOWPASS_WIDTH * old / (_ROLLOFF * min(old, new)))
+
+
+@lru_cache(maxsize=16)
+def _resampling_kernel(old: int, new: int) -> tuple[int, Tensor]:
+    base = _ROLLOFF * min(old, new)
+    width = _kernel_width(old, new)
+    taps = torch.arange(-width, width + old, dtype=torch.float64) / old
+    phases = -torch.arange(new, dtype=torch.float64) / new
+    time = ((phases[:, None] + taps) * base).clamp(-_LOWPASS_WIDTH, _LOWPASS_WIDTH)
+    window = torch.cos(math.pi * time / (2 * _LOWPASS_WIDTH)).square()
+    kernel = torch.sinc(time) * window * base / old
+    return width, kernel.float()[:, None]  # (new, 1, taps)
+
+
+def _resample_soxr(waveform: Tensor, from_rate: int, to_rate: int, length: int) -> Tensor:
+    import soxr
+
+    rows = waveform.reshape(-1, waveform.shape[-1]).cpu().numpy()
+    out = torch.stack([torch.from_numpy(soxr.resample(row, from_rate, to_rate)) for row in rows])
+    out = pad(out, (0, max(0, length - out.shape[-1])))[:, :length]
+    return out.reshape(*waveform.shape[:-1], length).to(waveform)
+
+
+def _file_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise AudioError(f"{path}: expected an audio file, found a folder; name a file inside it")
+    if not path.exists():
+        raise AudioError(f"{path}: expected an audio file, found nothing there; check the path")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AudioError(
+            f"{path}: expected a readable file, found: {error.strerror}; check permissions"
+        ) from error
+
+
+def _decode(data: bytes, where: str, max_seconds: float) -> tuple[np.ndarray, int]:
+    """Mono float32 samples and their rate."""
+    import soundfile
+
+    if not data:
+        raise AudioError(f"{where}: expected an audio file, found an empty one (0 bytes); record it again")
+    _refuse_cut_off(data, where)
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            if sound.frames / sound.samplerate > max_seconds and sound.frames < 2**62:
+                raise _too_long(where, sound.frames / sound.samplerate, max_seconds)
+            announced, rate = sound.frames, sound.samplerate
+            samples = _decode_blocks(sound, where, max_seconds)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(_undecodable(data, where, error)) from error
+    if 0 < announced < 2**62 and len(samples) < announced and not _is_mp3(data):
+        raise _truncated(where, f"{announced} samples", f"{len(samples)} samples")
+    return samples, rate
+
+
+def _decode_blocks(sound: Any, where: str, max_seconds: float) -> np.ndarray:
+    """Decode minute by minute, so that a file of unknown length cannot fill the memory."""
+    blocks: list[np.ndarray] = []
+    total = 0
+    while True:
+        block = sound.read(60 * sound.samplerate, dtype="float32", always_2d=True)  # (samples, channels)
+        if not len(block):
+            break
+        blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+        total += len(block)
+        if total > max_seconds * sound.samplerate:
+            raise _too_long(where, total / sound.samplerate, max_seconds)
+    return np.ascontiguousarray(np.concatenate(blocks)) if blocks else np.zeros(0, dtype=np.float32)
+
+
+def _refuse_cut_off(data: bytes, where: str) -> None:
+    """The decoder silently shortens a wav or ogg that ends too early; look at the container ourselves."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        _refuse_cut_off_wav(data, where)
+    elif data[:4] == b"OggS":
+        last = data.rfind(b"OggS")
+        segments = data[last + 26] if last + 27 <= len(data) else None
+        table = data[last + 27 : last + 27 + (segments or 0)]
+        end = last + 27 + len(table) + sum(table)
+        is_whole = segments is not None and len(table) == segments and end <= len(data)
+        if not is_whole or not data[last + 5] & 4:  # flag 4 marks the last page of a stream
+            raise _truncated(where, "a last Ogg page marked as the end", f"{len(data)} bytes without it")
+
+
+def _refuse_cut_off_wav(data: bytes, where: str) -> None:
+    position = 12
+    while position + 8 <= len(data):
+        name, size = data[position : position + 4], struct.unpack_from("<I", data, position + 4)[0]
+        body = position + 8
+        if name == b"data":
+            is_streamed = size >= 0x7FFF_F000 or size == 0  # written by a pipe that could not know the length
+            if not is_streamed and body + size > len(data):
+                raise _truncated(where, f"{size} bytes of sound", f"{len(data) - body}")
+            return
+        position = body + size + size % 2
+    raise _truncated(where, "a wav file with a data chunk", f"{len(data)} bytes without one")
+
+
+def _undecodable(data: bytes, where: str, error: Exception) -> str:
+    head = data[:512]
+    is_text = b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n\f" for byte in head)
+    reason = getattr(error, "error_string", str(error)).rstrip(".")
+    found = "text" if is_text else f"{len(data)} bytes that do not decode ({reason})"
+    return (
+        f"{where}: expected an audio file (wav, flac, ogg, opus or mp3), found {found}; "
+        "convert it to wav, or check that the right file was named"
+    )
+
+
+def _is_mp3(data: bytes) -> bool:
+    return data[:3] == b"ID3" or (data[0] == 0xFF and data[1:2] >= b"\xe0")
+
+
+def _truncated(where: str, expected: str, found: str) -> AudioError:
+    return AudioError(f"{where}: expected {expected}, found {found}: the file is cut off; copy it again")
+
+
+def _too_long(where: str, seconds: float, max_seconds: float) -> AudioError:
+    return AudioError(
+        f"{where}: expected at most {max_seconds:g} s of sound, found {seconds:.1f} s; cut it into pieces"
+    )

@@ -1,0 +1,88 @@
+"""Augmentation repeats with its seed and changes what it says, nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from echat.audio import augmentation as aug
+
+
+def tone(hz: float = 200.0, samples: int = 16_000) -> np.ndarray:
+    return np.sin(2 * np.pi * hz * np.arange(samples) / 16_000).astype(np.float32)
+
+
+def peak_hz(wave: np.ndarray) -> float:
+    return float(np.argmax(np.abs(np.fft.rfft(wave))) * 16_000 / len(wave))
+
+
+@pytest.mark.parametrize("colour", aug.NOISE_COLOURS)
+def test_noise_has_unit_power_and_repeats(colour: str) -> None:
+    first, second = (aug.noise(8000, colour, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert np.mean(first**2) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_noise_of_unknown_colour_names_the_known() -> None:
+    with pytest.raises(ValueError, match="white, pink"):
+        aug.noise(10, "green", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("snr", [-5.0, 0.0, 20.0])
+def test_add_noise_reaches_the_snr(snr: float) -> None:
+    clean = tone()
+    mixed = aug.add_noise(clean, aug.noise(4000, "white", np.random.default_rng(1)), snr)
+    found = 10 * np.log10(np.mean(clean**2) / np.mean((mixed - clean) ** 2))
+    assert found == pytest.approx(snr, abs=1e-2)
+
+
+def test_tensors_stay_tensors() -> None:
+    wave = torch.from_numpy(tone())
+    changed = [aug.gain(wave, -6.0), aug.add_noise(wave, tone(50), 10.0), aug.speed(wave, 1.1)]
+    changed += [aug.tempo(wave, 1.2), aug.pitch(wave, 1.2)]
+    assert all(isinstance(w, torch.Tensor) and torch.isfinite(w).all() for w in changed)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_speed_moves_pitch_and_length(factor: float) -> None:
+    fast = aug.speed(tone(), factor)
+    assert len(fast) == round(16_000 / factor)
+    assert peak_hz(fast) == pytest.approx(200 * factor, rel=0.02)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_tempo_moves_length_only(factor: float) -> None:
+    fast = aug.tempo(tone(), factor)
+    assert len(fast) == pytest.approx(16_000 / factor, rel=0.03)
+    assert peak_hz(fast) == pytest.approx(200, rel=0.02)
+    assert np.std(fast) == pytest.approx(np.std(tone()), rel=0.1)
+
+
+def test_pitch_moves_pitch_only() -> None:
+    high = aug.pitch(tone(), 1.3)
+    assert len(high) == pytest.approx(16_000, rel=0.04)
+    assert peak_hz(high) == pytest.approx(260, rel=0.02)
+
+
+def test_warp_by_one_is_the_identity() -> None:
+    mel = torch.randn(20, 80, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(aug.warp_mel(mel, 1.0), mel)
+    ramp = torch.arange(80.0)[None]
+    torch.testing.assert_close(aug.warp_mel(ramp, 1.25)[0, :70], ramp[0, :70] / 1.25)
+
+
+def test_masks_are_zero_bounded_and_repeat() -> None:
+    mel = torch.ones(200, 80)
+    first, second = (aug.spec_augment(mel, np.random.default_rng(7)) for _ in range(2))
+    assert torch.equal(first, second) and mel.eq(1).all()
+    assert 0 < first.eq(0).sum() <= 2 * 50 * 80 + 2 * 10 * 200
+
+
+def test_substitution_repeats_earlier_frames() -> None:
+    mel = torch.arange(300.0)[:, None].expand(-1, 4).clone()
+    changed = aug.spec_substitute(mel, np.random.default_rng(5))
+    rows = changed[:, 0]
+    assert (rows <= mel[:, 0]).all() and changed.shape == mel.shape
+    assert int((rows != mel[:, 0]).sum()) <= 90
+    assert aug.spec_substitute(torch.ones(1, 4), np.random.default_rng(5)).shape == (1, 4)

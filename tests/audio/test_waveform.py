@@ -1,0 +1,167 @@
+"""Any common file is read alike; a bad one is refused with a remedy; outputs are whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from echat.audio.waveform import AudioError, read, resample, write
+
+ASSETS = Path(__file__).parents[1] / "assets" / "audio"
+
+
+def tone(seconds: float = 0.5, rate: int = 16_000, channels: int = 1) -> np.ndarray:
+    time = np.arange(int(seconds * rate)) / rate
+    return np.stack([0.3 * np.sin(2 * np.pi * 300 * (k + 1) * time) for k in range(channels)], axis=1)
+
+
+@pytest.mark.parametrize("pair", [(22050, 16000), (24000, 22050), (48000, 22050), (16000, 22050)])
+def test_resampling_equals_the_golden_arrays(pair: tuple[int, int]) -> None:
+    with np.load(ASSETS / "resample.npz") as arrays:
+        given_wave, expected = (torch.from_numpy(arrays[f"{k}_{pair[0]}_{pair[1]}"]) for k in ("in", "out"))
+    torch.testing.assert_close(resample(given_wave, *pair), expected, atol=1e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(old=st.integers(4000, 48000), new=st.integers(4000, 24000), samples=st.integers(300, 3000))
+def test_resampled_length_is_exact_for_any_rates(old: int, new: int, samples: int) -> None:
+    out = resample(torch.ones(samples), old, new)
+    assert out.shape == (-(-samples * new // old),)
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "tolerance"),
+    [("wav", "PCM_16", 1e-4), ("wav", "PCM_U8", 2e-2), ("wav", "PCM_24", 1e-5), ("wav", "FLOAT", 1e-6)]
+    + [("wav", "DOUBLE", 1e-6), ("flac", "PCM_16", 1e-4), ("ogg", "VORBIS", 0.1), ("ogg", "OPUS", 0.1)]
+    + [("mp3", "MPEG_LAYER_III", 0.1)],
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_formats_and_channels_read_as_the_mean(
+    tmp_path: Path, suffix: str, subtype: str, tolerance: float, channels: int
+) -> None:
+    path = tmp_path / f"tone.{suffix}"
+    samples = tone(channels=channels)
+    soundfile.write(path, samples, 16_000, subtype=subtype)
+    waveform, rate = read(path)
+    assert rate == 16_000 and waveform.dtype == torch.float32 and waveform.dim() == 1
+    size = min(len(samples), len(waveform))
+    middle = slice(2000, size - 2000)
+    mean = torch.from_numpy(samples.mean(axis=1)).float()
+    if suffix != "mp3":  # mp3 adds a delay
+        assert (waveform[middle] - mean[middle]).abs().max() < tolerance
+    assert abs(waveform.std() - mean.std()) < 0.05
+    assert torch.equal(read(path.read_bytes())[0], waveform)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
+def test_six_channels_at_any_rate_become_16_khz(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "six.wav"
+    soundfile.write(path, tone(rate=rate, channels=6), rate)
+    waveform, new_rate = read(path, 16_000)
+    assert new_rate == 16_000 and abs(len(waveform) - 8000) <= 1
+
+
+def test_pcm_is_divided_by_32768(tmp_path: Path) -> None:
+    path = tmp_path / "pcm.wav"
+    values = np.array([-32768, -1, 0, 1, 32767] * 200, dtype=np.int16)
+    soundfile.write(path, values, 16_000)
+    assert torch.equal(read(path)[0], torch.from_numpy(values).float() / 32768)
+
+
+def whole_wav(tmp_path: Path) -> bytes:
+    path = tmp_path / "whole.wav"
+    soundfile.write(path, tone(), 16_000)
+    return path.read_bytes()
+
+
+def encoded(tmp_path: Path, suffix: str, subtype: str) -> bytes:
+    path = tmp_path / f"whole.{suffix}"
+    soundfile.write(path, tone(2.0), 16_000, subtype=subtype)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("cut", [1, 5000, 15900, 15980])
+def test_cut_off_wav_says_so(tmp_path: Path, cut: int) -> None:
+    with pytest.raises(AudioError, match="cut off"):
+        read(whole_wav(tmp_path)[:-cut])
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("flac", "PCM_16"), ("ogg", "VORBIS"), ("ogg", "OPUS")])
+def test_cut_off_compressed_file_is_refused(tmp_path: Path, suffix: str, subtype: str) -> None:
+    data = encoded(tmp_path, suffix, subtype)
+    with pytest.raises(AudioError, match="cut off|do not decode"):
+        read(data[: len(data) * 2 // 3])
+
+
+def test_streamed_wav_of_unknown_length_is_read(tmp_path: Path) -> None:
+    data = bytearray(whole_wav(tmp_path))
+    at = data.index(b"data") + 4
+    data[at : at + 4] = b"\xff\xff\xff\xff"
+    assert len(read(bytes(data))[0]) == 8000
+
+
+def test_bad_sources_are_named(tmp_path: Path) -> None:
+    text = tmp_path / "speech.wav"
+    text.write_text("once upon a time there was no sound at all\n" * 20)
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    for source, message in [
+        (tmp_path / "nowhere.wav", "found nothing there"),
+        (tmp_path, "found a folder"),
+        (empty, "0 bytes"),
+        (text, "found text"),
+        (bytes(range(256)) * 9, "do not decode"),
+    ]:
+        with pytest.raises(AudioError, match=message):
+            read(source)
+
+
+def test_unusable_sound_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "sound.wav"
+
+    def refused(samples: np.ndarray, message: str, **limits: float) -> None:
+        soundfile.write(path, samples, 16_000, subtype="FLOAT")
+        with pytest.raises(AudioError, match=message):
+            read(path, **limits)
+
+    refused(tone()[:160, 0], "25 ms of sound, found 10 ms")
+    refused(np.zeros(0), "found 0 ms")
+    refused(np.zeros(16_000), "digital silence")
+    refused(np.where(np.arange(8000) == 77, np.nan, tone()[:, 0]), "nan at sample 77")
+    refused(np.where(np.arange(8000) == 5, np.inf, tone()[:, 0]), "inf at sample 5")
+    refused(tone()[:, 0], "at most 0.2 s of sound, found 0.5 s", max_seconds=0.2)
+
+
+def test_silence_is_read_when_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(1600), 16_000)
+    assert read(path, allow_silence=True)[0].eq(0).all()
+
+
+@pytest.mark.parametrize(("name", "bits"), [("a.wav", 16), ("a.wav", 32), ("a.flac", 16)])
+def test_reading_undoes_writing(tmp_path: Path, name: str, bits: int) -> None:
+    waveform = torch.from_numpy(tone()[:, 0]).float()
+    write(tmp_path / name, waveform, 16_000, bits)
+    back, rate = read(tmp_path / name)
+    assert rate == 16_000
+    torch.testing.assert_close(back, waveform, atol=1 / 32768, rtol=0)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_refused_writes_leave_nothing(tmp_path: Path) -> None:
+    for name, waveform, message in [
+        ("a.xyz", torch.zeros(9), "ending in .wav"),
+        ("a.wav", torch.tensor([float("nan")]), "NaN"),
+        ("a.wav", torch.zeros(2, 9), "mono"),
+        ("no/a.wav", torch.zeros(9), "existing folder"),
+    ]:
+        with pytest.raises(AudioError, match=message):
+            write(tmp_path / name, waveform, 16_000)
+    assert not list(tmp_path.iterdir())
