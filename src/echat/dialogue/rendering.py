@@ -1,0 +1,273 @@
+"""Conversation + task → segments. The one renderer of training, inference, serving and evaluation.
+
+Layout, with SYS the system turn, U the user start, A the sound between its markers, P2 the change of turn and S the speech between
+its boundaries; what stands in brackets is learned:
+
+    SYS (U A P2 text end S end-of-turn)*  U prompt A P2 [thought text end S]
+
+The inference prompt is the part before the bracket, so it is a prefix of the training sequence by construction. Where the
+answer can only begin with the speech boundary (reading aloud), the prompt includes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from echat.dialogue.labels import UNKNOWN_TAG, Labels, describe_voice
+from echat.dialogue.layout import interleave
+from echat.dialogue.tasks import Profile, Task, get_task
+from echat.dialogue.thinking import LabelThought, LanguageThought, format_reply
+from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
+from echat.dialogue.understanding import format_understanding
+from echat.dialogue.vocabulary import UNKNOWN, Tokenizer, Vocabulary
+
+REFERENCE_HISTORY_TURNS = 5
+
+
+@dataclass(frozen=True)
+class Text:
+    """Ids of the text table."""
+
+    ids: tuple[int, ...]
+    learn: bool = False
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Rows of the speech table: codec ids, boundary, markers around the user's sound."""
+
+    ids: tuple[int, ...]
+    learn: bool = False
+
+
+@dataclass(frozen=True)
+class Audio:
+    """The user's sound, whatever the caller put into the turn; its length is known to the encoder alone."""
+
+    audio: Any
+    learn: bool = False
+
+
+Segment = Text | Speech | Audio
+
+
+def render(
+    conversation: Conversation,
+    task: str | Task,
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+    profile: Profile = "echat",
+) -> list[Segment]:
+    """Inference prompt when the user spoke last, training sequence when the assistant did."""
+    renderer = _Renderer(get_task(task), tokenizer, vocabulary, profile)
+    prompt = list(renderer.prompt(conversation))
+    if conversation.target is None:
+        return prompt + renderer.given_begin()
+    return prompt + list(renderer.target(conversation.question, conversation.target))
+
+
+def target_text(question: UserTurn, answer: AssistantTurn, task: str | Task) -> str:
+    """The text that the model learns to write for this task (without the text end)."""
+    task = get_task(task)
+    if task.understands:
+        if answer.text is not None and task.name != "asr_chat":
+            return answer.text
+        return format_understanding(task, question.text, question.labels, answer.text)
+    if task.hears == "text" and task.writes_speech:
+        return _need(question.text, task, "the text to read", "UserTurn(text=...)")
+    reply = _need(answer.text, task, "a reply", "AssistantTurn(text=...)")
+    if task.thinks is None:
+        return reply
+    form = LabelThought if task.thinks == "label" else LanguageThought
+    if not isinstance(answer.thought, form):
+        raise ValueError(
+            f"task {task.name}: expected a thought in {task.thinks} form, found {answer.thought!r}; "
+            f"give AssistantTurn(thought={form.__name__}(...))"
+        )
+    return format_reply(answer.thought, reply)
+
+
+def hearing(text: str | None, labels: Labels | None) -> str:
+    """Words and cues as text in the place of a sound, e.g. ``"sad adult female cough: i lost my keys"``."""
+    cues = describe_voice(labels or Labels())
+    return ": ".join(part for part in (cues, text) if part)
+
+
+def plain_ids(segments: Sequence[Segment]) -> list[tuple[str, Any]]:
+    """One ``("text" | "speech", id)`` or ``("audio", audio)`` per element, whatever the cuts between segments."""
+    flat: list[tuple[str, Any]] = []
+    for segment in segments:
+        if isinstance(segment, Audio):
+            flat.append(("audio", segment.audio))
+        else:
+            kind = "text" if isinstance(segment, Text) else "speech"
+            flat.extend((kind, id_) for id_ in segment.ids)
+    return flat
+
+
+@dataclass(frozen=True)
+class _Renderer:
+    task: Task
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    profile: Profile
+
+    # --- prompt -----------------------------------------------------------------------------------------------------
+
+    def prompt(self, conversation: Conversation) -> Iterator[Segment]:
+        yield self._text(f"<|im_start|>system\n{self.task.system_for(self.profile)}<|im_end|>\n")
+        if self.profile == "reference":
+            for user, assistant in conversation.history[-REFERENCE_HISTORY_TURNS:]:
+                yield from self._reference_history_turn(user, assistant)
+        else:
+            for user, assistant in conversation.history:
+                yield from self._history_turn(user, assistant)
+        if not (self.profile == "reference" and self.task.system == "s2t_think"):
+            yield self._user_start()
+        yield from self._instruction(conversation.question)
+        yield from self._user(conversation.question, is_history=False)
+        yield self._turn_change()
+
+    def given_begin(self) -> list[Segment]:
+        """What the answer must begin with, where only one id is possible."""
+        if self.task.writes_text:
+            return []
+        return [Speech((self.vocabulary.speech_boundary,))]
+
+    def _history_turn(self, user: UserTurn, assistant: AssistantTurn) -> Iterator[Segment]:
+        yield self._user_start()
+        if user.prompt:
+            yield self._text(user.prompt)
+        yield from self._user(user, is_history=True)
+        yield self._turn_change()
+        yield Text((*self._said(assistant), self.vocabulary.text_end))
+        if assistant.speech_ids:
+            yield Speech(self._spoken(assistant))
+            yield self._text("<|im_end|>\n")
+        else:
+            yield self._text("\n")
+
+    def _reference_history_turn(self, user: UserTurn, assistant: AssistantTurn) -> Iterator[Segment]:
+        """The reference forgets user start, last text id, text end and turn end."""
+        yield from self._user(user, is_history=True)
+        yield self._turn_change()
+        yield Text(self._said(assistant)[:-1])
+        if assistant.speech_ids:
+            yield Speech(self._spoken(assistant))
+
+    def _instruction(self, question: UserTurn) -> Iterator[Segment]:
+        if self.task.hears == "text" or (self.profile == "reference" and not self.task.understands):
+            return
+        prompt = self.task.prompt_for(self.profile) if question.prompt is None else question.prompt
+        if prompt:
+            yield self._text(prompt)
+
+    def _user(self, turn: UserTurn, is_history: bool) -> Iterator[Segment]:
+        typed = self.task.hears == "text" or (is_history and turn.audio is None and not turn.heard_as_text)
+        if typed and turn.text is not None:
+            yield self._text(turn.text)
+        elif turn.audio is None and not turn.heard_as_text:
+            wanted = (
+                "text, found none" if self.task.hears == "text" else "a user turn with audio, found text only"
+            )
+            raise ValueError(
+                f"task {self.task.name}: expected {wanted}; give UserTurn({self.task.hears}=...) or choose another task"
+            )
+        elif self.task.hears == "text" and not is_history:
+            raise ValueError(
+                f"task {self.task.name}: expected text, found audio only; choose a task that hears audio"
+            )
+        else:
+            yield Speech((self.vocabulary.user_audio_begin,))
+            yield self._text(hearing(turn.text, turn.labels)) if turn.heard_as_text else Audio(turn.audio)
+            yield Speech((self.vocabulary.user_audio_end,))
+
+    # --- target -----------------------------------------------------------------------------------------------------
+
+    def target(self, question: UserTurn, answer: AssistantTurn) -> Iterator[Segment]:
+        if self.task.layout == "interleaved":
+            yield from self._interleaved(target_text(question, answer, self.task), answer)
+            return
+        if self.task.writes_text:
+            yield from self._learned(target_text(question, answer, self.task))
+        if self.task.writes_speech:
+            yield Speech(self._spoken(answer), learn=True)
+
+    def _interleaved(self, text: str, answer: AssistantTurn) -> Iterator[Segment]:
+        ids = [*self._encode(text), self.vocabulary.text_end]
+        for chunk in interleave(ids, self._spoken(answer)):
+            yield Speech(chunk.ids, learn=True) if chunk.is_speech else Text(chunk.ids, learn=True)
+
+    def _learned(self, text: str) -> Iterator[Segment]:
+        """Target text and its end. Unknown labels are holes: not learned; the released dialects leave them out."""
+        ours = self.profile == "echat"
+        ids = list(self._encode_target(text))
+        if ours or not text.endswith(UNKNOWN_TAG):
+            ids.append(self.vocabulary.text_end)
+        start = 0
+        for position, id_ in enumerate(ids):
+            if id_ == self.vocabulary.unknown:
+                if position > start:
+                    yield Text(tuple(ids[start:position]), learn=True)
+                if ours:
+                    yield Text((id_,))
+                start = position + 1
+        if start < len(ids):
+            yield Text(tuple(ids[start:]), learn=True)
+
+    def _encode_target(self, text: str) -> tuple[int, ...]:
+        """Ids in which each unknown placeholder is one id, even where byte-pair merges would swallow it."""
+        ids = self._encode(text)
+        unknown = self.vocabulary.unknown
+        holes = text.count(UNKNOWN)
+        if holes == 0 or (unknown is not None and ids.count(unknown) == holes):
+            return ids
+        if unknown is None:
+            raise ValueError(
+                f"target {text!r}: expected a vocabulary with an id for {UNKNOWN!r} (unknown label), found none; "
+                f"add {UNKNOWN!r} to the tokenizer or give every label"
+            )
+        pieces = [self._encode(piece) for piece in text.split(UNKNOWN)]
+        return tuple(id_ for n, piece in enumerate(pieces) for id_ in ((unknown,) if n else ()) + piece)
+
+    # --- pieces -----------------------------------------------------------------------------------------------------
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else ()
+
+    def _text(self, text: str) -> Text:
+        return Text(self._encode(text))
+
+    def _user_start(self) -> Text:
+        return self._text("<|im_start|>user\n")
+
+    def _turn_change(self) -> Text:
+        return self._text("<|im_end|>\n<|im_start|>assistant\n")
+
+    def _said(self, turn: AssistantTurn) -> tuple[int, ...]:
+        if turn.text_ids is not None:
+            return tuple(turn.text_ids)
+        return self._encode(turn.text or "")
+
+    def _spoken(self, turn: AssistantTurn) -> tuple[int, ...]:
+        if turn.speech_ids is None:
+            raise ValueError(
+                f"task {self.task.name}: expected speech ids in the assistant turn, found none; "
+                "give AssistantTurn(speech_ids=...)"
+            )
+        for position, id_ in enumerate(turn.speech_ids):
+            if not 0 <= id_ < self.vocabulary.codec_size:
+                raise ValueError(
+                    f"speech_ids: expected codec ids in 0..{self.vocabulary.codec_size - 1}, found {id_} at position "
+                    f"{position}; begin and end are added here, strip them"
+                )
+        boundary = self.vocabulary.speech_boundary
+        return (boundary, *(int(id_) for id_ in turn.speech_ids), boundary)
+
+
+def _need(text: str | None, task: Task, what: str, how: str) -> str:
+    if text is None:
+        raise ValueError(f"task {task.name}: expected {what}, found none; give {how}")
+    return text

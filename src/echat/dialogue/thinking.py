@@ -1,0 +1,157 @@
+"""Thoughts before the reply, in two forms, as the literal strings that models write.
+
+Label form: ``<think>`` + words, age, gender, emotion, sound event, reply emotion + ``<think end>`` + ``<reply emotion>`` + reply.
+Language form: ``<think>`` + free text + ``<think end>`` + reply. The Chinese frame of the label form is what the released weights
+were trained on. The split is made on the decoded string: byte-pair merges cross the edges of the tags.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from echat.dialogue.labels import (
+    NEUTRAL_REPLY,
+    LabelKind,
+    Labels,
+    canonical,
+    split_reply_emotion,
+    tag,
+)
+
+THINK_BEGIN = "<think>"
+THINK_END = "<think end>"
+_WORDS = "用户说的话是:"
+_SLOTS: tuple[tuple[LabelKind, str], ...] = (
+    ("age", "年龄为:"),
+    ("gender", "性别为:"),
+    ("emotion", "情感为:"),
+    ("sound_event", "声音事件为:"),
+    ("reply_emotion", "推测使用的回复情感为:"),
+)
+_CLOSING = "我应该综合用户的语义和副语言信息给出专业且对应的回答"
+
+_LABEL_FORM = re.compile(
+    re.escape(_WORDS)
+    + r"(?P<transcript>.*),"
+    + ",".join(f"{name}<(?P<{kind}>[^<>]*)>" for kind, name in _SLOTS)
+    + ","
+    + re.escape(_CLOSING),
+    re.DOTALL,
+)
+_SALVAGE = {kind: re.compile(rf"{name[:-1]}\s*[:：]\s*<?([^<>,，]*)>?") for kind, name in _SLOTS}
+_SALVAGE_WORDS = re.compile(r"用户说的话是\s*[:：](.*?)(?:[,，]\s*年龄为|$)", re.DOTALL)
+_BEGIN_LIKE = re.compile(r"\s*<\s*think\s*>")
+_END_LIKE = re.compile(r"<\s*/?\s*think[\s_]*end\s*>|<\s*/\s*think\s*>")
+
+
+@dataclass(frozen=True)
+class LabelThought:
+    """What was said and how, slot by slot; unknown slots are ``None``. ``reply_emotion`` ``None`` is written as neutral."""
+
+    transcript: str
+    age: str | None = None
+    gender: str | None = None
+    emotion: str | None = None
+    sound_event: str | None = None
+    reply_emotion: str | None = None
+
+    @classmethod
+    def from_labels(cls, transcript: str, labels: Labels, reply_emotion: str | None = None) -> LabelThought:
+        return cls(transcript, labels.age, labels.gender, labels.emotion, labels.sound_event, reply_emotion)
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(self.age, self.gender, self.emotion, self.sound_event)
+
+
+@dataclass(frozen=True)
+class LanguageThought:
+    """Free text about what was said and how it sounded."""
+
+    text: str
+
+
+Thought = LabelThought | LanguageThought
+
+
+@dataclass(frozen=True)
+class ParsedReply:
+    """A model's text taken apart. ``wellformed`` is False when the thought had to be guessed or salvaged."""
+
+    thought: Thought | None
+    reply_emotion: str | None
+    reply: str
+    wellformed: bool
+
+
+def format_thought(thought: Thought) -> str:
+    """The thought as the model writes it, both think tags included."""
+    return THINK_BEGIN + _inner(thought) + THINK_END
+
+
+def format_reply(thought: Thought | None, reply: str) -> str:
+    """Thought and reply as one target text. Only the label form puts the reply emotion in front of the reply."""
+    if thought is None:
+        return reply
+    emotion = f"<{thought.reply_emotion or NEUTRAL_REPLY}>" if isinstance(thought, LabelThought) else ""
+    return format_thought(thought) + emotion + reply
+
+
+def parse_reply(text: str) -> ParsedReply:
+    """Take thought, reply emotion and reply out of whatever a model wrote; never raises.
+
+    The reply is what follows the last end tag. Without an end tag the reply of a label thought follows its closing
+    sentence; an unfinished language thought has no reply, because reasoning must not be spoken.
+    """
+    before, rest, exact = _split(text)
+    if before is None:
+        emotion, reply = split_reply_emotion(rest.strip())
+        return ParsedReply(None, emotion, reply.strip(), exact)
+    thought, whole = _parse_inner(before)
+    emotion, reply = split_reply_emotion(rest.strip())
+    return ParsedReply(thought, emotion, reply.strip(), exact and whole)
+
+
+def _inner(thought: Thought) -> str:
+    if isinstance(thought, LanguageThought):
+        return thought.text
+    slots = [f"{name}{_slot_tag(thought, kind)}" for kind, name in _SLOTS]
+    return ",".join([_WORDS + thought.transcript, *slots, _CLOSING])
+
+
+def _slot_tag(thought: LabelThought, kind: LabelKind) -> str:
+    value = getattr(thought, kind)
+    return tag(kind, value or NEUTRAL_REPLY if kind == "reply_emotion" else value)
+
+
+def _split(text: str) -> tuple[str | None, str, bool]:
+    """(inside of the thought or None, the rest, were both tags exact?)"""
+    begin = _BEGIN_LIKE.match(text)
+    body = text[begin.end() :] if begin else text
+    inside, end, rest = body.rpartition(THINK_END)
+    if end:
+        return inside, rest, begin is not None and begin.group().strip() == THINK_BEGIN
+    ends = list(_END_LIKE.finditer(body))
+    if ends:
+        return body[: ends[-1].start()], body[ends[-1].end() :], False
+    if begin is None:
+        return None, text, True
+    inside, closing, rest = body.rpartition(_CLOSING)
+    if closing:
+        return inside + closing, rest, False
+    return body, "", False
+
+
+def _parse_inner(inside: str) -> tuple[Thought, bool]:
+    if not inside.lstrip().startswith(_WORDS[:-1]):
+        return LanguageThought(inside.strip()), bool(inside.strip())
+    found = _LABEL_FORM.fullmatch(inside.strip())
+    if found:
+        slots = {kind: canonical(kind, found[kind]) for kind, _ in _SLOTS}
+        readable = all(slots[kind] is not None or found[kind] == "&&" for kind, _ in _SLOTS)
+        return LabelThought(found["transcript"], **slots), readable
+    words = _SALVAGE_WORDS.search(inside)
+    matches = {kind: pattern.search(inside) for kind, pattern in _SALVAGE.items()}
+    slots = {kind: canonical(kind, match[1]) if match else None for kind, match in matches.items()}
+    return LabelThought(words[1].strip() if words else "", **slots), False

@@ -1,0 +1,91 @@
+"""A conversation: user turns (heard or read) and assistant turns (thought, text, speech)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from echat.dialogue.labels import Labels
+from echat.dialogue.thinking import Thought
+
+
+@dataclass(frozen=True)
+class UserTurn:
+    """What the user said.
+
+    ``text``: words, typed or known from a transcript. ``audio``: waveform, mel or any handle that the caller resolves;
+    rendering only passes it through. ``prompt``: instruction before the sound; ``None`` takes the task's own, ``""`` none.
+    ``labels``: how it was said, where known. ``heard_as_text``: in a task that hears audio, write the words and cues as text
+    in the place of the sound (pre-training of the language model).
+    """
+
+    text: str | None = None
+    audio: Any = None
+    prompt: str | None = None
+    labels: Labels | None = None
+    heard_as_text: bool = False
+
+
+@dataclass(frozen=True)
+class AssistantTurn:
+    """What the assistant answered.
+
+    ``text``: the reply alone, without thought or tags; ``None`` in a labelling task lets the target be composed from the user
+    turn. ``speech_ids``: codec ids of the spoken reply, without begin and end. ``text_ids``: the very ids that a model
+    generated for ``text``; they win over encoding ``text`` again when the turn is history.
+    """
+
+    text: str | None = None
+    speech_ids: Sequence[int] | None = None
+    thought: Thought | None = None
+    text_ids: Sequence[int] | None = None
+
+
+Turn = UserTurn | AssistantTurn
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns that alternate, the user first. It ends with a user turn to answer, or with an assistant turn to learn."""
+
+    turns: tuple[Turn, ...]
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        object.__setattr__(self, "turns", tuple(turns))
+        self._check()
+
+    def _check(self) -> None:
+        if not self.turns:
+            raise ValueError("conversation: expected at least one user turn, found none")
+        for position, turn in enumerate(self.turns):
+            expected = UserTurn if position % 2 == 0 else AssistantTurn
+            if not isinstance(turn, expected):
+                raise ValueError(
+                    f"conversation, turn {position}: expected {expected.__name__}, found {type(turn).__name__}; "
+                    "turns alternate and the user speaks first"
+                )
+
+    @property
+    def target(self) -> AssistantTurn | None:
+        """The answer to learn, or ``None`` when the answer is still to be given."""
+        last = self.turns[-1]
+        return last if isinstance(last, AssistantTurn) else None
+
+    @property
+    def question(self) -> UserTurn:
+        """The last user turn."""
+        turn = self.turns[-1] if self.target is None else self.turns[-2]
+        assert isinstance(turn, UserTurn)
+        return turn
+
+    @property
+    def history(self) -> list[tuple[UserTurn, AssistantTurn]]:
+        """Finished turns before the question, oldest first."""
+        past = self.turns[: len(self.turns) - (1 if self.target is None else 2)]
+        return [(past[i], past[i + 1]) for i in range(0, len(past), 2)]  # type: ignore[misc]
+
+
+def ask(*, text: str | None = None, audio: Any = None, prompt: str | None = None) -> Conversation:
+    """A conversation of one question."""
+    return Conversation([UserTurn(text=text, audio=audio, prompt=prompt)])

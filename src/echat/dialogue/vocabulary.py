@@ -1,0 +1,124 @@
+"""Special ids of both id spaces, each a named property.
+
+Text ids index the text table (``text_size`` rows). Speech ids index the speech table: codec ids first, then one shared
+begin/end, then two markers around the user's sound that are read but never written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+TURN_START = "<|im_start|>"
+TEXT_END = "<|im_end|>"
+UNKNOWN = "&&"
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that dialogue needs."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
+
+    def decode(self, ids: Any, /) -> str: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Sizes and special ids of one model."""
+
+    text_size: int
+    """Rows of the text table and of the text head."""
+    codec_size: int
+    """Number of codec ids, 0 .. codec_size - 1."""
+    text_end: int
+    """Ends every text; after it only speech follows."""
+    turn_start: int
+    """Opens a turn of any role."""
+    unknown: int | None = None
+    """Stands for an unknown label in a target; never learned. None when the tokenizer has no single id for it."""
+    age_trigger: tuple[int, ...] = ()
+    """Ids after which the label thought must name an age (decoding constraint of the released weights)."""
+    age_allowed: tuple[int, ...] = ()
+    """First ids of the ages that may follow ``age_trigger``."""
+
+    def __post_init__(self) -> None:
+        if self.codec_size < 1:
+            raise ValueError(f"vocabulary, codec_size: expected at least 1, found {self.codec_size}")
+        for name in ("text_end", "turn_start", "unknown"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < self.text_size:
+                raise ValueError(
+                    f"vocabulary, {name}: expected an id in 0..{self.text_size - 1}, found {value}"
+                )
+
+    @property
+    def speech_boundary(self) -> int:
+        """Begins and ends spoken output; the only non-codec id that the speech head can write."""
+        return self.codec_size
+
+    @property
+    def user_audio_begin(self) -> int:
+        """Row before the user's sound; input only."""
+        return self.codec_size + 1
+
+    @property
+    def user_audio_end(self) -> int:
+        """Row after the user's sound; input only."""
+        return self.codec_size + 2
+
+    @property
+    def speech_rows(self) -> int:
+        """Rows of the speech table."""
+        return self.codec_size + 3
+
+    @property
+    def speech_classes(self) -> int:
+        """Outputs of the speech head: codec ids and the boundary."""
+        return self.codec_size + 1
+
+    @property
+    def combined_classes(self) -> int:
+        """Classes of text head and speech head side by side."""
+        return self.text_size + self.speech_classes
+
+    def combined_class(self, speech_id: int) -> int:
+        """Class of a speech id among the combined classes, which start with all text ids."""
+        if not 0 <= speech_id < self.speech_classes:
+            raise ValueError(
+                f"speech id: expected 0..{self.speech_boundary} (the last is the boundary), found {speech_id}; "
+                "markers of the user's sound are never a target"
+            )
+        return self.text_size + speech_id
+
+    def is_speech(self, combined_class: int) -> bool:
+        return combined_class >= self.text_size
+
+    @classmethod
+    def from_tokenizer(
+        cls, tokenizer: Tokenizer, codec_size: int, text_size: int | None = None
+    ) -> Vocabulary:
+        """Look the special ids up. ``text_size`` is the number of table rows where it exceeds the tokenizer's length."""
+        unknown = tokenizer.encode(UNKNOWN, add_special_tokens=False)
+        return cls(
+            text_size=text_size if text_size is not None else len(tokenizer),
+            codec_size=codec_size,
+            text_end=_single_id(tokenizer, TEXT_END),
+            turn_start=_single_id(tokenizer, TURN_START),
+            unknown=unknown[0] if len(unknown) == 1 else None,
+            age_trigger=tuple(tokenizer.encode("年龄为:<", add_special_tokens=False)),
+            age_allowed=tuple(
+                tokenizer.encode(age, add_special_tokens=False)[0] for age in ("CHILD", "ADULT", "OLD")
+            ),
+        )
+
+
+def _single_id(tokenizer: Tokenizer, token: str) -> int:
+    ids = tokenizer.encode(token, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ValueError(
+            f"tokenizer: expected {token!r} to be one special token, found ids {ids}; "
+            "use the tokenizer folder that belongs to the model"
+        )
+    return ids[0]
