@@ -24,8 +24,8 @@ class Loss:
     """A loss **summed** over its targets, so that micro-batches of different size add up correctly."""
 
     total: Tensor  # scalar, differentiable
-    count: int  # number of targets summed over; the loop divides gradients by the count of the whole step
-    parts: Mapping[str, tuple[Tensor, int]] = field(default_factory=dict)  # name -> (detached sum, count), for logs
+    count: float  # number (or weight) of targets; the loop divides gradients by the count of a whole step
+    parts: Mapping[str, tuple[Tensor | float, float]] = field(default_factory=dict)  # for logs: sum, count
 
 
 class AnyBatch(Protocol):
@@ -44,7 +44,7 @@ class BatchSource(Protocol):
     def next(self) -> Any: ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dicts: after ``load_state_dict`` the batch that would have come comes."""
+        """Plain values; after ``load_state_dict`` of them the batch that would have come comes."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 

@@ -24,7 +24,9 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.A
         scale = config.lr_scale[pattern] if pattern else 1.0
         groups.setdefault((scale, config.weight_decay if name in decays else 0.0), []).append(parameter)
     if unmatched:
-        raise ValueError(f"optimizer.lr_scale: {sorted(unmatched)} matches no learning parameter; check the names")
+        raise ValueError(
+            f"optimizer.lr_scale: {sorted(unmatched)} matches no learning parameter; check the names"
+        )
     return torch.optim.AdamW(
         [{"params": p, "weight_decay": decay, "scale": scale} for (scale, decay), p in groups.items()],
         lr=config.lr, betas=config.betas, eps=config.eps, fused=True,
@@ -54,7 +56,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["scale"]
 
 
-def clip_gradients(module: nn.Module, count: int, largest: float) -> float:
+def clip_gradients(module: nn.Module, count: float, largest: float) -> float:
     """Divide summed gradients by ``count``, then scale them to a global norm of at most ``largest``.
 
     Returns the norm before scaling; both happen in one pass over the gradients.

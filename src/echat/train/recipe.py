@@ -11,13 +11,12 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
 from pydantic import Field, model_validator
 from torch import nn
 
-from echat.config import Config, load_config
+from echat.config import Config, apply_override, read_yaml, validate
 
 OBJECTIVES = ("speech_llm", "ctc", "tokenizer", "flow", "vocoder")
 
@@ -40,12 +39,16 @@ class BudgetConfig(Config):
     """When to stop: whichever comes first. At least one of the two is set."""
 
     steps: int | None = Field(None, gt=0)  # optimiser steps
-    minutes: float | None = Field(None, gt=0)  # wall clock over all resumed parts; the schedule follows it too
+    minutes: float | None = Field(
+        None, gt=0
+    )  # wall clock over all resumed parts; the schedule follows it too
 
     @model_validator(mode="after")
     def _some_end(self) -> BudgetConfig:
         if self.steps is None and self.minutes is None:
-            raise ValueError("budget: expected steps or minutes (or both), found neither; set budget.steps=1000")
+            raise ValueError(
+                "budget: expected steps or minutes (or both), found neither; set budget.steps=1000"
+            )
         return self
 
 
@@ -64,21 +67,28 @@ class Recipe(Config):
     output: str  # run folder: checkpoints/, model/ (the export), metrics.jsonl, recipe.yaml, tensorboard/
     seed: int = 0
     learn: tuple[str, ...] = ("*",)  # globs over parameter names; a leading ! takes names out again
-    init_from: dict[str, str] = {}  # module name ("" = all) -> model folder or safetensors file to start from
+    init_from: dict[str, str] = {}  # module name, or "all" -> model folder whose weights it starts with
     device: str = "cpu"
-    precision: Literal["bf16", "fp32"] = "bf16"  # autocast of the forward pass; weights and optimiser stay fp32
+    precision: Literal["bf16", "fp32"] = (
+        "bf16"  # autocast of the forward pass; weights and optimiser stay fp32
+    )
     threads: int = Field(1, ge=1)  # CPU threads of torch
     accumulate: int = Field(1, ge=1)  # micro-batches per optimiser step
     optimizer: OptimizerConfig = OptimizerConfig()
     budget: BudgetConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
-    validate_steps: int = Field(500, gt=0)  # steps between two looks at the validation batches, if there are any
+    validate_steps: int = Field(
+        500, gt=0
+    )  # steps between two looks at the validation batches, if there are any
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe at ``path`` as the ``Settings`` of its objective; unknown keys are refused."""
-    name = _objective_name(Path(path), overrides)
-    return load_config(objective_module(name, Path(path)).Settings, Path(path), overrides)
+    values = read_yaml(path)
+    for override in overrides:
+        apply_override(values, override)
+    settings: type[Recipe] = objective_module(str(values.get("objective")), path).Settings
+    return validate(settings, values, str(path))
 
 
 def objective_module(name: str, where: Path | str = "recipe") -> ModuleType:
@@ -86,29 +96,6 @@ def objective_module(name: str, where: Path | str = "recipe") -> ModuleType:
     if name not in OBJECTIVES:
         raise ValueError(f"{where}: objective: expected one of {', '.join(OBJECTIVES)}, found {name!r}")
     return importlib.import_module(f"echat.train.objectives.{name}")
-
-
-def _objective_name(path: Path, overrides: Sequence[str]) -> str:
-    """``objective`` of the file, or of the first file up its ``base:`` chain that has one."""
-    for item in reversed(overrides):
-        if item.startswith("objective="):
-            return item.split("=", 1)[1]
-    seen: set[Path] = set()
-    while path not in seen:
-        seen.add(path)
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        if not isinstance(content, dict):
-            raise ValueError(f"{path}: expected a YAML mapping with a recipe, found {_what(path, content)}")
-        if "objective" in content:
-            return str(content["objective"])
-        if "base" not in content:
-            break
-        path = (path.parent / str(content["base"])).resolve()
-    raise ValueError(f"{path}: expected `objective:` (one of {', '.join(OBJECTIVES)}) here or in a base, found none")
-
-
-def _what(path: Path, content: object) -> str:
-    return type(content).__name__ if path.is_file() else "no file"
 
 
 def choose_learning(module: nn.Module, patterns: Sequence[str]) -> list[str]:

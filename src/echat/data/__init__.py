@@ -1,0 +1,1 @@
+"""Records on disk become batches: read, mix, augment, render, bucket, collate."""

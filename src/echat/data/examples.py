@@ -1,0 +1,358 @@
+"""A draw becomes an example: sound is read, varied, turned into mel; the dialogue is rendered into labelled positions.
+
+All chance comes from the draw's own seed, so an example depends on nothing but the recipe's seed and its place in
+the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from echat.audio import augmentation
+from echat.audio.features import SAMPLE_RATE, llm_frames, log_mel
+from echat.audio.waveform import read
+from echat.config import Config
+from echat.data.sample import AudioRef, DataError, Sample
+from echat.data.stream import Draw
+from echat.dialogue.labels import VALUES, LabelKind, Labels
+from echat.dialogue.rendering import Audio, Segment, Text, render
+from echat.dialogue.tasks import Profile, Task, get_task
+from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
+from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
+from echat.dialogue.vocabulary import Tokenizer, Vocabulary
+
+PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3  # what stands at a position of the language model
+IGNORE = -100  # label of a position that predicts nothing
+ENCODER_SHARE = 4  # mel frames that cost about as much as one position of the language model
+
+
+class AugmentConfig(Config):
+    """Variation of the user's sound while learning. Zero switches a kind off."""
+
+    speed: float = 0.0  # play faster or slower by up to this share (pitch and formants follow)
+    pitch: float = 0.0  # raise or lower pitch and formants by up to this share at unchanged tempo
+    formants: float = 0.0  # stretch the mel axis by up to this share: another vocal tract
+    gain_db: float = 0.0  # louder or softer by up to this many decibels
+    noise: float = 0.0  # probability of added noise
+    noise_snr: tuple[float, float] = (5.0, 30.0)  # decibels, drawn evenly
+    probability: float = 1.0  # of speed and of pitch (at most one of the two) being applied
+    time_masks: int = 0  # stretches of mel set to 0
+    max_time: int = 30  # longest such stretch, frames
+    mel_masks: int = 0  # bands of mel set to 0
+    max_mels: int = 10  # widest such band, bins
+    substitutions: int = 0  # stretches replaced by an earlier stretch
+
+
+class Sounds:
+    """Reads sound as 16 kHz; keeps what it read in memory as int16 (6 h take 0.7 GB)."""
+
+    def __init__(self, keep: bool = True) -> None:
+        self._keep = keep
+        self._memory: dict[AudioRef, np.ndarray] = {}
+
+    def read(self, ref: AudioRef) -> np.ndarray:
+        """(samples,) float32 in [-1, 1]."""
+        stored = self._memory.get(ref)
+        if stored is None:
+            waveform, _ = read(ref.path, SAMPLE_RATE)
+            begin = round((ref.start_seconds or 0.0) * SAMPLE_RATE)
+            end = None if ref.end_seconds is None else round(ref.end_seconds * SAMPLE_RATE)
+            stored = np.clip(np.round(waveform[begin:end].numpy() * 32768.0), -32768, 32767).astype(np.int16)
+            if self._keep:
+                self._memory[ref] = stored
+        return stored.astype(np.float32) / 32768.0
+
+    def mel(self, ref: AudioRef, augment: AugmentConfig | None, rng: np.random.Generator) -> np.ndarray:
+        """(frames, n_mels) float32; varied when ``augment`` is given."""
+        waveform = self.read(ref)
+        if augment is None:
+            return log_mel(torch.from_numpy(waveform)).numpy()
+        mel = log_mel(torch.from_numpy(vary_waveform(waveform, augment, rng)))
+        return vary_mel(mel, augment, rng).numpy()
+
+
+def vary_waveform(waveform: np.ndarray, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """Speed or pitch, gain, noise, as configured."""
+    kinds = [kind for kind in ("speed", "pitch") if getattr(augment, kind)]
+    if kinds and rng.random() < augment.probability:
+        kind = kinds[int(rng.integers(len(kinds)))]
+        share = getattr(augment, kind)
+        factor = math.exp(rng.uniform(-1.0, 1.0) * math.log1p(share))
+        change = augmentation.speed if kind == "speed" else augmentation.pitch
+        waveform = change(waveform, factor)
+    if augment.gain_db:
+        waveform = augmentation.gain(waveform, rng.uniform(-augment.gain_db, augment.gain_db))
+    if augment.noise and rng.random() < augment.noise:
+        colour = augmentation.NOISE_COLOURS[int(rng.integers(len(augmentation.NOISE_COLOURS)))]
+        sound = augmentation.noise(len(waveform), colour, rng)
+        waveform = augmentation.add_noise(waveform, sound, rng.uniform(*augment.noise_snr))
+    return waveform.astype(np.float32)
+
+
+def vary_mel(mel: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
+    """Formants, masks, substitutions, as configured."""
+    if augment.formants:
+        mel = augmentation.warp_mel(mel, math.exp(rng.uniform(-1.0, 1.0) * math.log1p(augment.formants)))
+    if augment.time_masks or augment.mel_masks:
+        longest = min(augment.max_time, max(1, len(mel) // 4))  # a mask must not swallow a short clip
+        mel = augmentation.spec_augment(
+            mel, rng, augment.time_masks, longest, augment.mel_masks, augment.max_mels
+        )
+    if augment.substitutions:
+        mel = augmentation.spec_substitute(mel, rng, augment.substitutions)
+    return mel
+
+
+class CachedTokenizer:
+    """A tokenizer that remembers what it encoded: prompts and corpus texts come back every epoch."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._memory: dict[str, list[int]] = {}
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        ids = self._memory.get(text)
+        if ids is None:
+            ids = self._memory[text] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return ids
+
+    def decode(self, ids: Any, /) -> str:
+        return self._tokenizer.decode(ids)
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+
+def serves(sample: Sample, task: Task, heard_as_text: bool = False) -> bool:
+    """Has the sample what the task hears and writes?"""
+    if task.hears == "audio" and not (sample.text if heard_as_text else sample.audio):
+        return False
+    if task.hears == "text" and not sample.text and not (task.writes_speech and sample.reply):
+        return False
+    if task.writes_speech and not sample.speech_ids:
+        return False
+    if task.understands:
+        return _serves_understanding(sample, task)
+    if task.name in ("tts", "tts_stream"):
+        return True
+    if not sample.reply:
+        return False
+    if task.hears == "text":
+        return _unmarked(sample.labels)
+    if task.thinks == "label":
+        return bool(sample.text) and _known(sample.labels, ("age", "gender", "emotion", "sound_event"))
+    return task.thinks is None or bool(sample.thought)
+
+
+def _serves_understanding(sample: Sample, task: Task) -> bool:
+    """Words where it transcribes, a known label where it labels; what is only written as given needs a target."""
+    if sample.target is not None:
+        return sample.task == task.name
+    if task.name in ("asr_timestamps", "asr_punctuation"):
+        return False
+    if task.name == "asr_chat" and not sample.reply:
+        return False
+    if task.transcribes and not sample.text:
+        return False
+    return not task.labels or _known(sample.labels, task.labels)
+
+
+def _known(labels: Labels, kinds: Sequence[LabelKind]) -> bool:
+    return any(getattr(labels, kind) is not None for kind in kinds)
+
+
+def _unmarked(labels: Labels) -> bool:
+    """Would the words alone call for this reply? Cues that are only heard would make typed answers contradict."""
+    plain = (None, "none", "neutral", "adult")
+    return all(value in plain for value in (labels.age, labels.emotion, labels.sound_event))
+
+
+def conversation_of(sample: Sample, task: Task, audio: Any = None, past: Sequence[Any] = ()) -> Conversation:
+    """The sample as a finished conversation for this task.
+
+    ``audio`` is the question's sound (None: words and cues as text in its place), ``past`` the sound of each history turn.
+    """
+    turns: list[UserTurn | AssistantTurn] = []
+    for turn, sound in zip(sample.history, past):
+        turns += [UserTurn(turn.text, sound), AssistantTurn(turn.reply, turn.speech_ids)]
+    reads_aloud = task.hears == "text" and task.writes_speech
+    turns.append(
+        UserTurn(
+            text=sample.reply or sample.text if reads_aloud else sample.text,
+            audio=audio,
+            prompt=sample.prompt,
+            labels=sample.labels,
+            heard_as_text=task.hears == "audio" and audio is None,
+        )
+    )
+    speech_ids = sample.speech_ids if task.writes_speech else None
+    turns.append(AssistantTurn(_answer(sample, task), speech_ids, _thought(sample, task)))
+    return Conversation(turns)
+
+
+def _answer(sample: Sample, task: Task) -> str | None:
+    if task.understands and task.name != "asr_chat":
+        return sample.target
+    return sample.reply
+
+
+def _thought(sample: Sample, task: Task) -> Thought | None:
+    if task.thinks == "label":
+        return LabelThought.from_labels(sample.text or "", sample.labels, sample.reply_emotion)
+    if task.thinks == "language":
+        return LanguageThought(sample.thought or "")
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class DialogueExample:
+    """One dialogue, rendered: what stands at each position and what the position must predict."""
+
+    key: str
+    task: str
+    kinds: np.ndarray  # (length,) PAD, TEXT, SPEECH or AUDIO
+    ids: np.ndarray  # (length,) text id or speech row; 0 at audio positions
+    labels: (
+        np.ndarray
+    )  # (length,) class the position predicts: text id, or speech id + text_size; IGNORE = none
+    mels: tuple[np.ndarray, ...]  # sound in the order heard, (frames, n_mels) each
+    writes_speech: bool  # are the classes the combined ones of both heads?
+
+    @property
+    def cost(self) -> int:
+        """Work in units of one position of the language model."""
+        return len(self.ids) + sum(len(mel) for mel in self.mels) // ENCODER_SHARE
+
+
+@dataclass
+class DialogueBuilder:
+    """Draw -> DialogueExample."""
+
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    sounds: Sounds
+    profile: Profile = "echat"
+    augment: AugmentConfig | None = None
+    heard_as_text: bool = (
+        False  # pre-training of the language model: words and cues stand in the place of sound
+    )
+    max_positions: int = 2000  # longer dialogues are refused
+
+    def __call__(self, draw: Draw) -> DialogueExample:
+        task = get_task(draw.task)
+        sample = draw.sample
+        rng = np.random.default_rng(draw.seed)
+        past = [self._mel(turn.audio, rng) for turn in sample.history]
+        audio = self._mel(sample.audio, rng) if task.hears == "audio" else None
+        conversation = conversation_of(sample, task, audio, past)
+        segments = render(conversation, task, self.tokenizer, self.vocabulary, self.profile)
+        example = lay_out(segments, sample.key, task, self.vocabulary)
+        if len(example.ids) > self.max_positions:
+            raise DataError(
+                f"{sample.source}, record {sample.key}, task {task.name}: expected at most {self.max_positions} "
+                f"positions, found {len(example.ids)}; raise data.max_positions or leave the record out"
+            )
+        return example
+
+    def _mel(self, ref: AudioRef | None, rng: np.random.Generator) -> np.ndarray | None:
+        if ref is None or self.heard_as_text:
+            return None
+        return self.sounds.mel(ref, self.augment, rng)
+
+
+def lay_out(segments: Sequence[Segment], key: str, task: Task, vocabulary: Vocabulary) -> DialogueExample:
+    """Segments as one contiguous sequence. The label of a position is what stands at the **next** one, if learnable."""
+    kinds: list[int] = []
+    ids: list[int] = []
+    classes: list[int] = []
+    mels: list[np.ndarray] = []
+    for segment in segments:
+        if isinstance(segment, Audio):
+            count = llm_frames(len(segment.audio))
+            mels.append(segment.audio)
+            kinds += [AUDIO] * count
+            ids += [0] * count
+            classes += [IGNORE] * count
+            continue
+        is_text = isinstance(segment, Text)
+        kinds += [TEXT if is_text else SPEECH] * len(segment.ids)
+        ids += segment.ids
+        if not segment.learn:
+            classes += [IGNORE] * len(segment.ids)
+        elif is_text:
+            classes += segment.ids
+        else:
+            classes += [id_ + vocabulary.text_size for id_ in segment.ids]
+    return DialogueExample(
+        key=key,
+        task=task.name,
+        kinds=np.array(kinds, np.int64),
+        ids=np.array(ids, np.int64),
+        labels=np.array([*classes[1:], IGNORE], np.int64),
+        mels=tuple(mels),
+        writes_speech=task.writes_speech,
+    )
+
+
+CTC_LABELS: tuple[Literal["age", "gender", "emotion", "sound_event"], ...] = (
+    "age",
+    "gender",
+    "emotion",
+    "sound_event",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechExample:
+    """A clip, the units spoken in it and what the voice tells."""
+
+    key: str
+    task: str
+    mel: np.ndarray  # (frames, n_mels)
+    targets: tuple[int, ...] | None  # unit ids from 1 up (0 is the CTC blank); None = words not known
+    labels: tuple[int, ...]  # one class index per kind of CTC_LABELS, IGNORE = not known
+
+    @property
+    def cost(self) -> int:
+        return len(self.mel) // ENCODER_SHARE
+
+
+@dataclass
+class SpeechBuilder:
+    """Draw -> SpeechExample with characters as units."""
+
+    characters: str  # unit i + 1 is characters[i]
+    text_languages: tuple[str, ...]  # texts in other languages are not spelled
+    sounds: Sounds
+    augment: AugmentConfig | None = None
+
+    def __call__(self, draw: Draw) -> SpeechExample:
+        sample = draw.sample
+        if sample.audio is None:
+            raise DataError(f"{sample.source}, record {sample.key}: expected audio, found none")
+        mel = self.sounds.mel(sample.audio, self.augment, np.random.default_rng(draw.seed))
+        labels = tuple(_class_index(sample.labels, kind) for kind in CTC_LABELS)
+        return SpeechExample(sample.key, draw.task, mel, self._units(sample), labels)
+
+    def _units(self, sample: Sample) -> tuple[int, ...] | None:
+        if not sample.text or sample.language not in (None, *self.text_languages):
+            return None
+        return tuple(self.characters.index(c) + 1 for c in spoken_form(sample.text) if c in self.characters)
+
+
+def _class_index(labels: Labels, kind: LabelKind) -> int:
+    value = getattr(labels, kind)
+    return IGNORE if value is None else VALUES[kind].index(value)
+
+
+def spoken_form(text: str) -> str:
+    """Words as they sound alike in every corpus: lower case, no punctuation but apostrophes, single blanks."""
+    kept = (c if c.isalnum() or c in "' " else " " for c in text.lower().replace("’", "'"))
+    return " ".join("".join(kept).split())

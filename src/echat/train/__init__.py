@@ -1,0 +1,1 @@
+"""Teaching: recipes, one loop, and what there is to learn."""

@@ -1,0 +1,138 @@
+"""What a person sees while it learns: a progress bar, TensorBoard curves, and ``metrics.jsonl``.
+
+``metrics.jsonl`` holds one line per step and nothing that depends on the clock, so that a resumed run writes the
+same file as an uninterrupted one. Speed goes to the bar and to TensorBoard.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from echat.train.checkpoints import Progress as RunProgress
+
+_CURVE_STEPS = 10  # steps between two points of a TensorBoard curve
+_PLAIN_SECONDS = 30.0  # seconds between two lines where there is no terminal
+_SMOOTH = 0.95  # weight of the past in the losses shown
+
+
+class RunLog:
+    """Writes what happened; open it with ``with``."""
+
+    def __init__(self, folder: Path, name: str, from_step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._metrics = folder / "metrics.jsonl"
+        keep_steps(self._metrics, from_step)
+        self._file = self._metrics.open("a", encoding="utf-8")
+        self._curves = _tensorboard(folder / "tensorboard", from_step)
+        self._smooth: dict[str, float] = {}
+        self._console = Console()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f}% {task.fields[status]}"),
+            console=self._console,
+            disable=not sys.stdout.isatty(),
+        )
+        self._task = self._bar.add_task(name, total=1.0, status="")
+        self._name = name
+        self._began = time.monotonic()
+        self._samples_before: int | None = None
+        self._last_line = 0.0
+
+    def __enter__(self) -> RunLog:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        self._file.close()
+        if self._curves is not None:
+            self._curves.close()
+
+    def step(
+        self, progress: RunProgress, done: float, values: Mapping[str, float], parts: Mapping[str, float]
+    ) -> None:
+        """One optimiser step: ``values`` (loss, lr, ...), ``parts`` (loss per task), ``done`` in 0..1 of the budget."""
+        self._write({"step": progress.step, "samples": progress.samples, **values, "parts": dict(parts)})
+        for name, loss in {"loss": values["loss"], **parts}.items():
+            self._smooth[name] = _SMOOTH * self._smooth.get(name, loss) + (1 - _SMOOTH) * loss
+        speed = self._speed(progress)
+        if self._curves is not None and progress.step % _CURVE_STEPS == 0:
+            self._draw(
+                progress.step,
+                {**values, **{f"task/{n}": v for n, v in parts.items()}, "samples_per_s": speed},
+            )
+        self._show(progress, done, speed)
+
+    def validation(self, step: int, values: Mapping[str, float]) -> None:
+        self._write({"step": step, "validation": dict(values)})
+        if self._curves is not None:
+            self._draw(step, {f"validation/{name}": value for name, value in values.items()})
+        self.say(f"step {step}: validation " + "  ".join(f"{n} {v:.3f}" for n, v in values.items()))
+
+    def say(self, message: str) -> None:
+        """A line for people, above the bar."""
+        self._console.print(message, highlight=False, soft_wrap=True)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def _draw(self, step: int, values: Mapping[str, float]) -> None:
+        assert self._curves is not None
+        for name, value in values.items():
+            self._curves.add_scalar(name, value, step)
+
+    def _speed(self, progress: RunProgress) -> float:
+        if self._samples_before is None:
+            self._samples_before = progress.samples
+            self._began = time.monotonic()
+            return 0.0
+        return (progress.samples - self._samples_before) / max(time.monotonic() - self._began, 1e-9)
+
+    def _show(self, progress: RunProgress, done: float, speed: float) -> None:
+        left = progress.seconds * (1 - done) / done if done > 0 else math.nan
+        losses = "  ".join(f"{name} {loss:.3f}" for name, loss in self._smooth.items())
+        status = f"step {progress.step}  {speed:.1f} samples/s  {_clock(left)} left  {losses}"
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=min(1.0, done), status=status)
+        elif time.monotonic() - self._last_line > _PLAIN_SECONDS or done >= 1:
+            self._last_line = time.monotonic()
+            print(f"{self._name} {min(1.0, done):.0%} {status}", flush=True)
+
+
+def keep_steps(path: Path, last: int) -> None:
+    """Drop the lines of ``metrics.jsonl`` after step ``last``: they are about to be written again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > last:
+            break
+        kept.append(line)
+    path.write_text("".join(kept), encoding="utf-8")
+
+
+def _tensorboard(folder: Path, from_step: int) -> Any:
+    """A TensorBoard writer, or None where the package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=from_step + 1)
+
+
+def _clock(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,139 @@
+"""Pre-training of the speech encoder by itself: characters by CTC, and what the voice tells from its mean.
+
+This stands for the Whisper pre-training of the released model; stage 1 starts from the encoder it exports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from echat.checkpoint import write_tensors
+from echat.config import save_config
+from echat.data.batching import PooledBatches, SpeechBatch, collate_speech, fixed_batches
+from echat.data.examples import CTC_LABELS, IGNORE, AugmentConfig, Sounds, SpeechBuilder, SpeechExample
+from echat.data.sample import Sample
+from echat.data.sources import SourceConfig, read_source
+from echat.data.stream import MixtureStream, Pair, once
+from echat.dialogue.labels import VALUES
+from echat.model.model_folder import CONFIG_FILE, WEIGHTS_FILE
+from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
+from echat.train.objective import Loss
+from echat.train.recipe import Recipe
+from echat.train.start import init_from
+
+TASK = "ctc"
+
+
+class Settings(Recipe):
+    """Recipe of the encoder's pre-training."""
+
+    objective: Literal["ctc"] = "ctc"
+    encoder: EncoderConfig = EncoderConfig()
+    characters: str = "abcdefghijklmnopqrstuvwxyz' "  # units; unit 0 is the blank
+    text_languages: tuple[str, ...] = ("en",)  # only here are texts targets; elsewhere the labels alone teach
+    label_weight: float = Field(2.0, ge=0)  # of one label against one character
+    sources: tuple[SourceConfig, ...]
+    validation: tuple[SourceConfig, ...] = ()
+    validation_records: int = 64  # per source
+    augment: AugmentConfig | None = None
+    batch_cost: int = 2000  # work per micro-batch: count x (longest mel / 4)
+    pool: int = 256  # samples sorted by length together
+
+
+class CTCEncoder(nn.Module):
+    """Encoder, one head for characters on every frame, one per label on the mean frame."""
+
+    def __init__(self, config: EncoderConfig, characters: int) -> None:
+        super().__init__()
+        self.encoder = SpeechEncoder(config)
+        self.head = nn.Linear(config.dim, characters + 1)
+        self.label_heads = nn.ModuleDict(
+            {kind: nn.Linear(config.dim, len(VALUES[kind])) for kind in CTC_LABELS}
+        )
+
+    def forward(self, mel: Tensor, mel_lens: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(B, T, n_mels) -> character scores (B, T / 2, characters + 1), their lens, scores per label kind."""
+        frames, lens = self.encoder(mel, mel_lens)
+        keep = torch.arange(frames.shape[1], device=lens.device) < lens[:, None]
+        mean = (frames * keep[..., None]).sum(1) / lens[:, None]
+        return self.head(frames), lens, [self.label_heads[kind](mean) for kind in CTC_LABELS]
+
+
+class CTCObjective:
+    """Objective of :mod:`echat.train.objective` for :class:`CTCEncoder`."""
+
+    def __init__(self, recipe: Settings) -> None:
+        self.recipe = recipe
+        self.module = CTCEncoder(recipe.encoder, len(recipe.characters))
+        init_from(self.module, recipe.init_from)
+        self._sounds = Sounds()
+        stream = MixtureStream(self._pairs(recipe.sources))
+        build = self._builder(recipe.augment)
+        self.batches: PooledBatches[SpeechExample, SpeechBatch] = PooledBatches(
+            stream, build, collate_speech, recipe.batch_cost, recipe.pool, recipe.seed
+        )
+
+    def _pairs(self, sources: Sequence[SourceConfig]) -> list[Pair]:
+        pairs = []
+        for source in sources:
+            if source.optional and not Path(source.path).is_file():
+                continue
+            able = [sample for sample in read_source(source) if self._teaches(sample)]
+            pairs.append(Pair(source.path, TASK, able, source.weight, self.recipe.seed))
+        return pairs
+
+    def _teaches(self, sample: Sample) -> bool:
+        labels = any(getattr(sample.labels, kind) is not None for kind in CTC_LABELS)
+        return sample.audio is not None and (labels or bool(sample.text))
+
+    def _builder(self, augment: AugmentConfig | None) -> SpeechBuilder:
+        return SpeechBuilder(self.recipe.characters, self.recipe.text_languages, self._sounds, augment)
+
+    def validation(self) -> list[SpeechBatch]:
+        draws = once(self._pairs(self.recipe.validation), self.recipe.validation_records)
+        return fixed_batches(draws, self._builder(None), collate_speech, self.recipe.batch_cost)
+
+    def loss(self, batch: SpeechBatch) -> Loss:
+        scores, lens, label_scores = self.module(batch.mel, batch.mel_lens)
+        spelled = batch.target_lens >= 0
+        words = self._ctc(scores[spelled], lens[spelled], batch.targets[spelled], batch.target_lens[spelled])
+        units = float(batch.target_lens[spelled].sum())
+        parts: dict[str, tuple[Tensor | float, float]] = {"characters": (words.detach(), units)}
+        total, count = words, units
+        for kind, kind_scores, truth in zip(CTC_LABELS, label_scores, batch.labels.T):
+            known = float((truth != IGNORE).sum())
+            part = F.cross_entropy(kind_scores.float(), truth, ignore_index=IGNORE, reduction="sum")
+            right = (kind_scores.argmax(-1) == truth).sum()
+            parts |= {kind: (part.detach(), known), f"{kind}_accuracy": (right, known)} if known else {}
+            total, count = total + self.recipe.label_weight * part, count + self.recipe.label_weight * known
+        return Loss(total, count, parts)
+
+    def _ctc(self, scores: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor) -> Tensor:
+        """Summed negative log likelihood; clips too short for their text count 0."""
+        if not len(scores):
+            return scores.sum()
+        log_probs = scores.float().log_softmax(-1).transpose(0, 1)  # (time, batch, units)
+        return F.ctc_loss(log_probs, targets, lens, target_lens, reduction="sum", zero_infinity=True)
+
+    def export(self, folder: Path) -> None:
+        """``config.yaml`` (the recipe) and ``model.safetensors`` with the encoder under ``encoder.``."""
+        save_config(self.recipe, folder / CONFIG_FILE)
+        write_tensors(folder / WEIGHTS_FILE, self.module.state_dict())
+
+
+def build(recipe: Settings) -> CTCObjective:
+    return CTCObjective(recipe)
+
+
+def spell(scores: Tensor, characters: str) -> str:
+    """Best path of one clip's scores (time, units): repeats merged, blanks dropped."""
+    best = scores.argmax(-1).tolist()
+    units = [unit for unit, before in zip(best, [0, *best]) if unit and unit != before]
+    return "".join(characters[unit - 1] for unit in units)

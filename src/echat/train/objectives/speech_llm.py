@@ -1,0 +1,172 @@
+"""The speech language model on every task of the table: one cross-entropy over what the assistant writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from echat.config import Config, load_config
+from echat.data.batching import DialogueBatch, PooledBatches, collate_dialogues, fixed_batches
+from echat.data.examples import (
+    IGNORE,
+    AugmentConfig,
+    CachedTokenizer,
+    DialogueBuilder,
+    DialogueExample,
+    Sounds,
+)
+from echat.data.sources import SourceConfig, mixture_pairs
+from echat.data.stream import MixtureStream, once
+from echat.dialogue.tasks import Profile
+from echat.dialogue.vocabulary import Vocabulary
+from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, ModelFolderConfig, save_model
+from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
+from echat.model.text_tokenizer import TextTokenizer
+from echat.train.objective import Loss
+from echat.train.recipe import Recipe
+from echat.train.start import WHOLE, init_from
+
+
+class DataConfig(Config):
+    """What is heard and read, and in which portions."""
+
+    sources: tuple[SourceConfig, ...]
+    validation: tuple[SourceConfig, ...] = ()
+    validation_records: int = 32  # per source and task
+    heard_as_text: bool = (
+        False  # words and cues as text in the place of sound: pre-training of the language model
+    )
+    augment: AugmentConfig | None = None
+    batch_cost: int = 4000  # work per micro-batch: count x (longest sequence + its mel frames / 4)
+    pool: int = 256  # samples sorted by length together
+    max_positions: int = 2000  # longer dialogues are left out
+
+
+class Settings(Recipe):
+    """Recipe of every stage of the speech language model."""
+
+    objective: Literal["speech_llm"] = "speech_llm"
+    profile: Profile = "echat"
+    model: SpeechLLMConfig | None = None  # None: the shape of the model in init_from.all
+    tokenizer: str | None = None  # folder of the text tokenizer; None: that of init_from.all
+    data: DataConfig
+    speech_weight: float = Field(1.0, gt=0)  # of one speech target against one text target
+
+
+class SpeechLLMObjective:
+    """Objective of :mod:`echat.train.objective` for :class:`SpeechLLM`."""
+
+    def __init__(self, recipe: Settings) -> None:
+        self.recipe = recipe
+        config, folder = _shape(recipe)
+        self.tokenizer = TextTokenizer.from_folder(recipe.tokenizer or folder / TOKENIZER_FOLDER)
+        if len(self.tokenizer) > config.llm.vocab_size:
+            raise ValueError(
+                f"model.llm.vocab_size: expected at least the {len(self.tokenizer)} ids of the tokenizer, "
+                f"found {config.llm.vocab_size}"
+            )
+        self.vocabulary = Vocabulary.from_tokenizer(
+            self.tokenizer, config.speech_codec_size, config.llm.vocab_size
+        )
+        self.module = SpeechLLM(config)
+        init_from(self.module, recipe.init_from)
+        self._sounds = Sounds()
+        self._encoder_side = CachedTokenizer(self.tokenizer)
+        data = recipe.data
+        stream = MixtureStream(mixture_pairs(data.sources, recipe.seed, data.heard_as_text))
+        self.batches: PooledBatches[DialogueExample, DialogueBatch] = PooledBatches(
+            stream, self._builder(data.augment), collate_dialogues, data.batch_cost, data.pool, recipe.seed
+        )
+
+    def _builder(self, augment: AugmentConfig | None) -> DialogueBuilder:
+        data = self.recipe.data
+        return DialogueBuilder(
+            self._encoder_side,
+            self.vocabulary,
+            self._sounds,
+            self.recipe.profile,
+            augment,
+            data.heard_as_text,
+            data.max_positions,
+        )
+
+    def validation(self) -> list[DialogueBatch]:
+        data = self.recipe.data
+        draws = once(mixture_pairs(data.validation, 0, data.heard_as_text), data.validation_records)
+        return fixed_batches(draws, self._builder(None), collate_dialogues, data.batch_cost)
+
+    def loss(self, batch: DialogueBatch) -> Loss:
+        model = self.module
+        audio_frames = None
+        if len(batch.mel):
+            frames, lens = model.encode(batch.mel, batch.mel_lens)  # (clips, D, dim)
+            audio_frames = frames[torch.arange(frames.shape[1], device=lens.device) < lens[:, None]]
+        embeds = model.assemble(batch.kinds, batch.ids, audio_frames)
+        hidden, _ = model.hidden(embeds)  # causal, padded on the right only: no mask
+        losses, rows = self._target_losses(hidden, batch)
+        is_speech = batch.labels[batch.labels != IGNORE] >= self.vocabulary.text_size
+        weights = torch.where(is_speech, self.recipe.speech_weight, 1.0)
+        total = (losses * weights).sum()
+        return Loss(total, float(weights.sum()), _parts(batch, losses.detach(), rows, is_speech))
+
+    def _target_losses(self, hidden: Tensor, batch: DialogueBatch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each target and the dialogue it stands in; logits are made at these positions only."""
+        targets = batch.labels != IGNORE
+        rows = targets.nonzero()[:, 0]
+        chosen, labels = hidden[targets], batch.labels[targets]  # (targets, dim), (targets,)
+        combined = batch.writes_speech[rows]
+        losses = hidden.new_zeros(len(labels), dtype=torch.float32)
+        for place, head in ((~combined, self.module.text_logits), (combined, self.module.combined_logits)):
+            index = place.nonzero()[:, 0]
+            if len(index):
+                part = F.cross_entropy(head(chosen[index]).float(), labels[index], reduction="none")
+                losses = losses.index_copy(0, index, part)
+        return losses, rows
+
+    def export(self, folder: Path) -> None:
+        """A model folder that ``echat.load`` and later stages read."""
+        save_model(
+            folder, self.module, self.tokenizer, self.recipe.profile, name=Path(self.recipe.output).name
+        )
+
+
+def _shape(recipe: Settings) -> tuple[SpeechLLMConfig, Path]:
+    """The model's shape, from the recipe or from the model it starts from, and that model's folder."""
+    start = recipe.init_from.get(WHOLE)
+    if start is None:
+        if recipe.model is None or recipe.tokenizer is None:
+            raise ValueError(
+                "recipe: expected `model:` and `tokenizer:`, or `init_from: {all: folder}` that has both; found neither"
+            )
+        return recipe.model, Path()
+    found = load_config(ModelFolderConfig, Path(start) / CONFIG_FILE).model
+    if recipe.model is not None and recipe.model != found:
+        raise ValueError(
+            f"model: expected the shape of {start}, found another; leave `model:` out of the recipe"
+        )
+    return found, Path(start)
+
+
+def _parts(
+    batch: DialogueBatch, losses: Tensor, rows: Tensor, is_speech: Tensor
+) -> dict[str, tuple[float, float]]:
+    """Summed loss and target count per task, text and speech apart."""
+    slot = rows * 2 + is_speech
+    sums = losses.new_zeros(2 * len(batch.tasks)).index_add_(0, slot, losses).tolist()
+    counts = torch.bincount(slot, minlength=2 * len(batch.tasks)).tolist()
+    parts: dict[str, tuple[float, float]] = {}
+    for place, (part, count) in enumerate(zip(sums, counts)):
+        if count:
+            name = batch.tasks[place // 2] + ("/speech" if place % 2 else "")
+            before = parts.get(name, (0.0, 0.0))
+            parts[name] = (before[0] + part, before[1] + count)
+    return parts
+
+
+def build(recipe: Settings) -> SpeechLLMObjective:
+    return SpeechLLMObjective(recipe)
