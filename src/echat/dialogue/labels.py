@@ -1,8 +1,8 @@
 """Labels of a voice (age, gender, emotion, sound event, style) and their ``<TAG>`` spelling.
 
-A label is a lower-case canonical word, or ``None`` when it is unknown. The tag is how the model writes it. Spelling
-varies between corpora and weights (``<ANGER>``/``<ANGRY>``, ``<screaming>``, ``<YOUTH>``), so reading ignores letter case and
-knows the aliases; writing always uses one spelling.
+A label is a lower-case canonical word, or ``None`` when it is unknown. The tag is how the model writes it.
+Spelling varies between corpora and weights (``<ANGER>``/``<ANGRY>``, ``<screaming>``, ``<YOUTH>``), so
+reading ignores letter case and knows the aliases; writing always uses one spelling.
 """
 
 from __future__ import annotations
@@ -92,7 +92,10 @@ _TRAILING_TAGS = re.compile(r"(?:\s*<[^<>]*>)+\s*$")
 
 @dataclass(frozen=True)
 class Labels:
-    """What a voice tells besides its words. ``None`` is "not known"; ``sound_event="none"`` is "known to be absent"."""
+    """What a voice tells besides its words.
+
+    ``None`` is "not known"; ``sound_event="none"`` is "known to be absent".
+    """
 
     age: str | None = None
     gender: str | None = None
@@ -113,7 +116,8 @@ class Labels:
     def from_record(cls, record: Mapping[str, Any]) -> Labels:
         """Labels of a manifest row. Spellings are canonicalised; words no table knows become unknown.
 
-        A row with words but without a sound event is speech alone, hence ``"none"``; without words the event is unknown.
+        A row with words but without a sound event is speech alone, hence ``"none"``; without words the event
+        is unknown.
         """
         event = canonical("sound_event", record.get("sound_event"))
         if event is None and not record.get("sound_event") and record.get("text"):
@@ -128,7 +132,7 @@ class Labels:
 
 
 def canonical(kind: LabelKind, spelling: str | None) -> str | None:
-    """The canonical label for any known spelling, with or without ``<>``; ``None`` for unknown, empty or ``&&``.
+    """The canonical label of a known spelling, with or without ``<>``; ``None`` for unknown, empty, ``&&``.
 
     Sound events are an open set in the released weights' data: a name outside the table is ``"other"``.
     """
@@ -154,7 +158,7 @@ def tag(kind: LabelKind, label: str | None) -> str:
 
 
 def split_trailing_tags(text: str) -> tuple[str, list[str]]:
-    """``"words<SAD> <OLD>"`` → ``("words", ["SAD", "OLD"])``: the run of tags at the end, and what stands before it."""
+    """``"words<SAD> <OLD>"`` → ``("words", ["SAD", "OLD"])``: the tags at the end and what stands before."""
     found = _TRAILING_TAGS.search(text)
     if found is None:
         return text.strip(), []
@@ -170,7 +174,7 @@ def split_reply_emotion(text: str) -> tuple[str | None, str]:
 
 
 def describe_voice(labels: Labels) -> str:
-    """Short English description of the known cues, e.g. ``"sad adult female cough"``; empty when nothing is known."""
+    """The known cues in English, e.g. ``"sad adult female cough"``; empty when nothing is known."""
     event = None if labels.sound_event == "none" else labels.sound_event
     words = (labels.emotion, labels.age, labels.gender, event.replace("_", " ") if event else None)
     return " ".join(word for word in words if word)

@@ -1,4 +1,4 @@
-"""Text and speech in one stream: 6 text ids, 18 speech ids, … until the text is used up, then the rest of the speech.
+"""Text and speech in one stream: 6 text ids, 18 speech ids, … until the text is used up, then only speech.
 
 18 speech ids are 0.72 s of sound, more than 6 text ids take to say, so speech is never starved of text.
 """
@@ -21,7 +21,7 @@ class Chunk:
 
 
 def fits_interleaving(n_text: int, n_speech: int) -> bool:
-    """Can no speech chunk run dry before the text ends? Counts include the text end and both speech boundaries."""
+    """Does the speech outlast the text? Counts include the text end and both speech boundaries."""
     return n_text * SPEECH_CHUNK <= n_speech * TEXT_CHUNK
 
 
@@ -33,7 +33,8 @@ def interleave(text_ids: Sequence[int], speech_ids: Sequence[int], lead: int = 0
     if not fits_interleaving(len(text_ids) - lead, len(speech_ids)):
         raise ValueError(
             f"interleaving: expected at least {SPEECH_CHUNK // TEXT_CHUNK} speech ids per text id, found "
-            f"{len(speech_ids)} speech ids for {len(text_ids) - lead} text ids; drop the sample or speak the text more slowly"
+            f"{len(speech_ids)} speech ids for {len(text_ids) - lead} text ids; "
+            "drop the sample or speak the text more slowly"
         )
     return list(_mix(tuple(text_ids), tuple(speech_ids), lead))
 
@@ -61,5 +62,5 @@ def deinterleave(chunks: Iterable[Chunk]) -> tuple[list[int], list[int]]:
 
 
 def is_speech_next(n_text: int, n_speech: int, text_ended: bool) -> bool:
-    """Decoding: after ``n_text`` text ids (without lead) and ``n_speech`` speech ids, is the next id speech?"""
+    """Decoding: is the next id speech, after so many text ids (without lead) and speech ids?"""
     return text_ended or n_text >= TEXT_CHUNK * (n_speech // SPEECH_CHUNK + 1)

@@ -1,12 +1,13 @@
 """Conversation + task → segments. The one renderer of training, inference, serving and evaluation.
 
-Layout, with SYS the system turn, U the user start, A the sound between its markers, P2 the change of turn and S the speech between
-its boundaries; what stands in brackets is learned:
+Layout, with SYS the system turn, U the user start, A the sound between its markers, P2 the change of turn and
+S the speech between its boundaries; what stands in brackets is learned:
 
     SYS (U A P2 text end S end-of-turn)*  U prompt A P2 [thought text end S]
 
-The inference prompt is the part before the bracket, so it is a prefix of the training sequence by construction. Where the
-answer can only begin with the speech boundary (reading aloud), the prompt includes it.
+The inference prompt is the part before the bracket, so it is a prefix of the training sequence by
+construction. Where the answer can only begin with the speech boundary (reading aloud), the prompt includes
+it.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def hearing(text: str | None, labels: Labels | None) -> str:
 
 
 def plain_ids(segments: Sequence[Segment]) -> list[tuple[str, Any]]:
-    """One ``("text" | "speech", id)`` or ``("audio", audio)`` per element, whatever the cuts between segments."""
+    """Flat ``("text" | "speech", id)`` and ``("audio", audio)`` pairs, whatever the cuts between segments."""
     flat: list[tuple[str, Any]] = []
     for segment in segments:
         if isinstance(segment, Audio):
@@ -114,7 +115,7 @@ class _Renderer:
     vocabulary: Vocabulary
     profile: Profile
 
-    # --- prompt -----------------------------------------------------------------------------------------------------
+    # --- prompt ---
 
     def prompt(self, conversation: Conversation) -> Iterator[Segment]:
         yield self._text(f"<|im_start|>system\n{self.task.system_for(self.profile)}<|im_end|>\n")
@@ -173,7 +174,8 @@ class _Renderer:
                 "text, found none" if self.task.hears == "text" else "a user turn with audio, found text only"
             )
             raise ValueError(
-                f"task {self.task.name}: expected {wanted}; give UserTurn({self.task.hears}=...) or choose another task"
+                f"task {self.task.name}: expected {wanted}; "
+                f"give UserTurn({self.task.hears}=...) or choose another task"
             )
         elif self.task.hears == "text" and not is_history:
             raise ValueError(
@@ -184,7 +186,7 @@ class _Renderer:
             yield self._text(hearing(turn.text, turn.labels)) if turn.heard_as_text else Audio(turn.audio)
             yield Speech((self.vocabulary.user_audio_end,))
 
-    # --- target -----------------------------------------------------------------------------------------------------
+    # --- target ---
 
     def target(self, question: UserTurn, answer: AssistantTurn) -> Iterator[Segment]:
         if self.task.layout == "interleaved":
@@ -201,7 +203,7 @@ class _Renderer:
             yield Speech(chunk.ids, learn=True) if chunk.is_speech else Text(chunk.ids, learn=True)
 
     def _learned(self, text: str) -> Iterator[Segment]:
-        """Target text and its end. Unknown labels are holes: not learned; the released dialects leave them out."""
+        """Target text and its end. Unknown labels are not learned; released dialects leave them out."""
         ours = self.profile == "echat"
         ids = list(self._encode_target(text))
         if ours or not text.endswith(UNKNOWN_TAG):
@@ -226,13 +228,13 @@ class _Renderer:
             return ids
         if unknown is None:
             raise ValueError(
-                f"target {text!r}: expected a vocabulary with an id for {UNKNOWN!r} (unknown label), found none; "
-                f"add {UNKNOWN!r} to the tokenizer or give every label"
+                f"target {text!r}: expected a vocabulary with an id for {UNKNOWN!r} (unknown label), "
+                f"found none; add {UNKNOWN!r} to the tokenizer or give every label"
             )
         pieces = [self._encode(piece) for piece in text.split(UNKNOWN)]
         return tuple(id_ for n, piece in enumerate(pieces) for id_ in ((unknown,) if n else ()) + piece)
 
-    # --- pieces -----------------------------------------------------------------------------------------------------
+    # --- pieces ---
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else ()
@@ -260,8 +262,8 @@ class _Renderer:
         for position, id_ in enumerate(turn.speech_ids):
             if not 0 <= id_ < self.vocabulary.codec_size:
                 raise ValueError(
-                    f"speech_ids: expected codec ids in 0..{self.vocabulary.codec_size - 1}, found {id_} at position "
-                    f"{position}; begin and end are added here, strip them"
+                    f"speech_ids: expected codec ids in 0..{self.vocabulary.codec_size - 1}, "
+                    f"found {id_} at position {position}; begin and end are added here, strip them"
                 )
         boundary = self.vocabulary.speech_boundary
         return (boundary, *(int(id_) for id_ in turn.speech_ids), boundary)

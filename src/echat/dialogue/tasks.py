@@ -1,7 +1,8 @@
-"""THE table of tasks: what is heard, what is written, in which layout, under which system prompt, decoded how.
+"""THE table of tasks: what is heard and written, in which layout, under which prompts, decoded how.
 
-A new task is one row of ``_ROWS``. Profiles name a dialect of the same table: ``"echat"`` is ours, ``"osum"`` is what the released
-weights were trained with, ``"reference"`` repeats the reference's inference letter for letter, slips included.
+A new task is one row of ``_ROWS``. Profiles name a dialect of the same table: ``"echat"`` is ours, ``"osum"``
+is what the released weights were trained with, ``"reference"`` repeats the reference's inference letter for
+letter, slips included.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Task:
         return "text" in self.writes
 
     def decoding_for(self, profile: Profile) -> DecodingDefaults:
-        """Decoding defaults. The released weights under ``"osum"`` keep the reference's, but understand greedily."""
+        """Decoding defaults; ``"osum"`` keeps the reference's, except that it understands greedily."""
         if profile == "echat" or (profile == "osum" and self.understands):
             return self.decoding
         return self.reference_decoding
@@ -113,7 +114,7 @@ class Task:
         )
 
     def prompt_for(self, profile: Profile) -> str | None:
-        """Default instruction of the user turn; in ``"echat"`` also the thinking tasks have one, as it names the form."""
+        """Default instruction of the user turn; ``"echat"`` also names the form of a thought there."""
         if self.prompt is None or (profile != "echat" and not self.understands):
             return None
         return user_prompt(self.prompt)
@@ -267,7 +268,7 @@ def get_task(task: str | Task) -> Task:
 
 
 def task_for_tag(tag: str, thinks: Thinks = "language") -> Task:
-    """The row for a data tag such as ``<TRANSCRIBE> <EMOTION>``; ``thinks`` picks the form where a tag serves both."""
+    """The row for a data tag such as ``<TRANSCRIBE> <EMOTION>``; ``thinks`` picks between two rows of it."""
     wanted = _TAG_ALIASES.get(tag, tag)
     rows = [task for task in _ROWS if task.tag == wanted and task.thinks in (None, thinks)]
     if not rows:

@@ -1,8 +1,9 @@
 """Thoughts before the reply, in two forms, as the literal strings that models write.
 
-Label form: ``<think>`` + words, age, gender, emotion, sound event, reply emotion + ``<think end>`` + ``<reply emotion>`` + reply.
-Language form: ``<think>`` + free text + ``<think end>`` + reply. The Chinese frame of the label form is what the released weights
-were trained on. The split is made on the decoded string: byte-pair merges cross the edges of the tags.
+Label form: ``<think>`` words, age, gender, emotion, sound event, reply emotion ``<think end>``, then the
+reply emotion as a tag, then the reply. Language form: ``<think>`` free text ``<think end>``, then the reply.
+The Chinese frame of the label form is what the released weights were trained on. The split is made on the
+decoded string: byte-pair merges cross the edges of the tags.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _END_LIKE = re.compile(r"<\s*/?\s*think[\s_]*end\s*>|<\s*/\s*think\s*>")
 
 @dataclass(frozen=True)
 class LabelThought:
-    """What was said and how, slot by slot; unknown slots are ``None``. ``reply_emotion`` ``None`` is written as neutral."""
+    """What was said and how. ``None`` is unknown; an unknown ``reply_emotion`` is written as neutral."""
 
     transcript: str
     age: str | None = None
@@ -91,7 +92,7 @@ def format_thought(thought: Thought) -> str:
 
 
 def format_reply(thought: Thought | None, reply: str) -> str:
-    """Thought and reply as one target text. Only the label form puts the reply emotion in front of the reply."""
+    """Thought and reply as one target text. Only the label form puts an emotion tag before the reply."""
     if thought is None:
         return reply
     emotion = f"<{thought.reply_emotion or NEUTRAL_REPLY}>" if isinstance(thought, LabelThought) else ""
@@ -101,8 +102,8 @@ def format_reply(thought: Thought | None, reply: str) -> str:
 def parse_reply(text: str) -> ParsedReply:
     """Take thought, reply emotion and reply out of whatever a model wrote; never raises.
 
-    The reply is what follows the last end tag. Without an end tag the reply of a label thought follows its closing
-    sentence; an unfinished language thought has no reply, because reasoning must not be spoken.
+    The reply is what follows the last end tag. Without an end tag the reply of a label thought follows its
+    closing sentence; an unfinished language thought has no reply, because reasoning must not be spoken.
     """
     before, rest, exact = _split(text)
     if before is None:

@@ -14,10 +14,10 @@ from echat.dialogue.thinking import Thought
 class UserTurn:
     """What the user said.
 
-    ``text``: words, typed or known from a transcript. ``audio``: waveform, mel or any handle that the caller resolves;
-    rendering only passes it through. ``prompt``: instruction before the sound; ``None`` takes the task's own, ``""`` none.
-    ``labels``: how it was said, where known. ``heard_as_text``: in a task that hears audio, write the words and cues as text
-    in the place of the sound (pre-training of the language model).
+    ``text``: words, typed or known from a transcript. ``audio``: waveform, mel or any handle that the caller
+    resolves; rendering only passes it through. ``prompt``: instruction before the sound; ``None`` takes the
+    task's own, ``""`` none. ``labels``: how it was said, where known. ``heard_as_text``: in a task that hears
+    audio, write the words and cues as text in the place of the sound (pre-training of the language model).
     """
 
     text: str | None = None
@@ -31,9 +31,10 @@ class UserTurn:
 class AssistantTurn:
     """What the assistant answered.
 
-    ``text``: the reply alone, without thought or tags; ``None`` in a labelling task lets the target be composed from the user
-    turn. ``speech_ids``: codec ids of the spoken reply, without begin and end. ``text_ids``: the very ids that a model
-    generated for ``text``; they win over encoding ``text`` again when the turn is history.
+    ``text``: the reply alone, without thought or tags; ``None`` in a labelling task lets the target be
+    composed from the user turn. ``speech_ids``: codec ids of the spoken reply, without begin and end.
+    ``text_ids``: the very ids that a model generated for ``text``; they win over encoding ``text`` again when
+    the turn is history.
     """
 
     text: str | None = None
@@ -47,7 +48,7 @@ Turn = UserTurn | AssistantTurn
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns that alternate, the user first. It ends with a user turn to answer, or with an assistant turn to learn."""
+    """Turns that alternate, the user first. Ends with a user turn to answer or an assistant turn to learn."""
 
     turns: tuple[Turn, ...]
 
@@ -62,8 +63,8 @@ class Conversation:
             expected = UserTurn if position % 2 == 0 else AssistantTurn
             if not isinstance(turn, expected):
                 raise ValueError(
-                    f"conversation, turn {position}: expected {expected.__name__}, found {type(turn).__name__}; "
-                    "turns alternate and the user speaks first"
+                    f"conversation, turn {position}: expected {expected.__name__}, "
+                    f"found {type(turn).__name__}; turns alternate and the user speaks first"
                 )
 
     @property

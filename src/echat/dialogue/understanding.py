@@ -22,7 +22,7 @@ class ParsedUnderstanding:
 def format_understanding(
     task: Task, text: str | None, labels: Labels | None, reply: str | None = None
 ) -> str:
-    """The target, e.g. ``i am home<HAPPY><ADULT><FEMALE>``; labels that are not known become the placeholder."""
+    """The target, e.g. ``i am home<HAPPY><ADULT><FEMALE>``; unknown labels become the placeholder."""
     if not task.transcribes:
         words = ""
     elif text is None:
@@ -40,9 +40,10 @@ def format_understanding(
 
 
 def parse_understanding(task: Task, text: str) -> ParsedUnderstanding:
-    """Take an understanding output apart; never raises. Tags no table knows, and missing ones, are unknown labels.
+    """Take an understanding output apart; never raises. Missing and unreadable tags are unknown labels.
 
-    As many tags as the task asks for are read in its order; otherwise each tag goes to the first open kind that knows it.
+    As many tags as the task asks for are read in its order; otherwise each tag goes to the first open kind
+    that knows it.
     """
     words, begin, reply = text.partition(REPLY_BEGIN)
     if begin:

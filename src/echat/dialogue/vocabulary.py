@@ -1,7 +1,7 @@
 """Special ids of both id spaces, each a named property.
 
-Text ids index the text table (``text_size`` rows). Speech ids index the speech table: codec ids first, then one shared
-begin/end, then two markers around the user's sound that are read but never written.
+Text ids index the text table (``text_size`` rows). Speech ids index the speech table: codec ids first, then
+one shared begin/end, then two markers around the user's sound that are read but never written.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Vocabulary:
     turn_start: int
     """Opens a turn of any role."""
     unknown: int | None = None
-    """Stands for an unknown label in a target; never learned. None when the tokenizer has no single id for it."""
+    """Stands for an unknown label in a target, never learned; None when the tokenizer has no such id."""
     age_trigger: tuple[int, ...] = ()
     """Ids after which the label thought must name an age (decoding constraint of the released weights)."""
     age_allowed: tuple[int, ...] = ()
@@ -87,8 +87,8 @@ class Vocabulary:
         """Class of a speech id among the combined classes, which start with all text ids."""
         if not 0 <= speech_id < self.speech_classes:
             raise ValueError(
-                f"speech id: expected 0..{self.speech_boundary} (the last is the boundary), found {speech_id}; "
-                "markers of the user's sound are never a target"
+                f"speech id: expected 0..{self.speech_boundary} (the last is the boundary), "
+                f"found {speech_id}; markers of the user's sound are never a target"
             )
         return self.text_size + speech_id
 
@@ -99,7 +99,7 @@ class Vocabulary:
     def from_tokenizer(
         cls, tokenizer: Tokenizer, codec_size: int, text_size: int | None = None
     ) -> Vocabulary:
-        """Look the special ids up. ``text_size`` is the number of table rows where it exceeds the tokenizer's length."""
+        """Look the special ids up. ``text_size``: rows of the text table, if more than tokens."""
         unknown = tokenizer.encode(UNKNOWN, add_special_tokens=False)
         return cls(
             text_size=text_size if text_size is not None else len(tokenizer),
