@@ -1,0 +1,98 @@
+"""Where exceptions end: one line on stderr, code 2 for what the user can mend, 1 for what is our fault."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from typer.core import TyperGroup
+
+USER_ERROR = 2
+OUR_ERROR = 1
+STOPPED = 130
+EXTRAS = {
+    "matplotlib": "train",
+    "peft": "train",
+    "tensorboard": "train",
+    "pyworld": "corpus",
+    "scipy": "corpus",
+    "jiwer": "eval",
+    "onnxruntime": "onnx",
+}
+
+
+class Border(TyperGroup):
+    """Turns every exception of a command into one line; ``ECHAT_DEBUG=1`` shows tracebacks instead."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        if os.environ.get("ECHAT_DEBUG") == "1":
+            return super().main(args, *rest, **options)
+        quieten()
+        options["standalone_mode"] = False
+        try:
+            code = super().main(args, *rest, **options)
+        except BaseException as error:
+            leave(error)
+        if code == STOPPED:  # Ctrl-C arrives here as a code
+            print("stopped", file=sys.stderr)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def quieten() -> None:
+    """Libraries keep their remarks to themselves; one thread per process unless the user says otherwise."""
+    warnings.simplefilter("ignore")
+    for name, value in {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def leave(error: BaseException) -> NoReturn:
+    """Say the error in one line on stderr and end the process with its code."""
+    if isinstance(error, SystemExit):
+        raise error
+    if isinstance(error, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        sys.exit(STOPPED)
+    code, message = explain(error)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """(exit code, message) for an exception."""
+    if hasattr(error, "format_message"):  # wrong arguments, as the argument parser says it
+        return USER_ERROR, f"{error.format_message().rstrip('.')}; see echat --help"
+    if isinstance(error, ModuleNotFoundError):
+        return _missing_module(error)
+    if isinstance(error, OSError):
+        where = error.filename if error.filename is not None else "file system"
+        return USER_ERROR, f"{where}: {error.strerror or error}; check the path and its permissions"
+    if isinstance(error, ValueError):
+        return USER_ERROR, _value_error(error)
+    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+        return USER_ERROR, f"expected enough memory, found none left ({error}); use a shorter input"
+    return OUR_ERROR, f"unexpected {type(error).__name__}: {error}; ECHAT_DEBUG=1 shows where"
+
+
+def _missing_module(error: ModuleNotFoundError) -> tuple[int, str]:
+    module = (error.name or "").split(".")[0]
+    if module in EXTRAS:
+        return USER_ERROR, (
+            f"expected the Python package {module}, found none; pip install 'echat[{EXTRAS[module]}]'"
+        )
+    return OUR_ERROR, f"unexpected {type(error).__name__}: {error}; install echat again"
+
+
+def _value_error(error: ValueError) -> str:
+    if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):
+        from echat.config import describe
+
+        return f"configuration, {describe(error)}"  # type: ignore[arg-type]
+    return str(error) or type(error).__name__

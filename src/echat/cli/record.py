@@ -1,0 +1,179 @@
+"""Between files and the engine: opening models, reading questions and history, JSON records of what was answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from echat.audio.features import SAMPLE_RATE
+from echat.audio.waveform import read, write
+from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
+from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn
+
+if TYPE_CHECKING:
+    from echat.infer.engine import Engine, Reply, Understanding
+
+SPEECH_SUFFIXES = (".wav", ".flac", ".ogg")
+
+
+def open_engine(model: str, device: str) -> Engine:
+    """The engine of a shipped model or a folder, on a device that exists."""
+    import torch
+
+    import echat
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--device: expected a device of this machine, found {device!r} ({reason}); use --device cpu"
+        ) from error
+    return echat.load(model, device=device)
+
+
+def listen(path: Path) -> UserTurn:
+    """A spoken user turn at the rate of the speech encoder."""
+    waveform, _ = read(path, SAMPLE_RATE)
+    return UserTurn(audio=waveform)
+
+
+def voice(engine: Engine, path: Path | None) -> Any:
+    """The voice of a recording, or None for the model's own."""
+    return None if path is None else engine.voice_from(path)
+
+
+def conversation(turns: Sequence[Turn]) -> Conversation:
+    return Conversation(turns)
+
+
+def check_output(path: Path | None) -> None:
+    """Refuse an output that could not be written, before anything is computed."""
+    if path is None:
+        return
+    if path.suffix.lower() not in SPEECH_SUFFIXES:
+        raise ValueError(
+            f"{path}: expected a name ending in {', '.join(SPEECH_SUFFIXES)}, found {path.suffix!r}; rename it"
+        )
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: expected an existing folder {path.parent}, found none; create it first")
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file to write, found a folder; name a file inside it")
+
+
+def write_speech(path: Path | None, answer: Reply) -> None:
+    if path is None:
+        return
+    if answer.waveform is None:
+        raise ValueError(
+            f"{path}: expected speech, found a reply without any ({answer.text!r}); "
+            "ask again with another --seed or without -o"
+        )
+    write(path, answer.waveform, answer.rate)
+
+
+def reply_record(
+    answer: Reply,
+    task: str,
+    question: Path | None = None,
+    text: str | None = None,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """One finished turn for programs; ``read_history`` reads it back."""
+    waveform = answer.waveform
+    return {
+        "question": {"text": text} if question is None else {"audio": str(question.resolve())},
+        "task": task,
+        "thought": thought_record(answer.thought),
+        "reply": answer.text,
+        "reply_emotion": answer.reply_emotion,
+        "speech_ids": list(answer.speech_ids),
+        "audio": None if output is None else str(output.resolve()),
+        "duration_s": None if waveform is None else round(len(waveform) / answer.rate, 3),
+        "seconds": {name: round(value, 3) for name, value in answer.seconds.items()},
+        "raw_text": answer.raw_text,
+    }
+
+
+def thought_record(thought: Thought | None) -> dict[str, Any] | None:
+    if thought is None:
+        return None
+    return {"form": "label" if isinstance(thought, LabelThought) else "language", **asdict(thought)}
+
+
+def understanding_record(found: Understanding, task: str, clip: Path) -> dict[str, Any]:
+    return {
+        "audio": str(clip.resolve()),
+        "task": task,
+        "text": found.text,
+        "labels": asdict(found.labels),
+        "raw_text": found.raw_text,
+    }
+
+
+def read_history(path: Path) -> list[Turn]:
+    """The turns of a history file: one record of ``echat reply --json`` or a list of them.
+
+    Of a record only ``question`` (``audio``, relative to the file, or ``text``) and ``reply`` are needed.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a history file, found none; write one with echat reply --json")
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: expected JSON as echat reply --json prints it, found other content ({error})"
+        ) from error
+    if isinstance(records, dict):
+        records = [records]
+    if not isinstance(records, list):
+        raise ValueError(f"{path}: expected a turn or a list of turns, found a {type(records).__name__}")
+    return [turn for number, record in enumerate(records) for turn in _turns(record, path, number)]
+
+
+def _turns(record: Any, path: Path, number: int) -> list[Turn]:
+    where = f"{path}, turn {number}"
+    if not isinstance(record, dict) or not isinstance(record.get("reply"), str):
+        raise ValueError(f"{where}: expected an object with question and reply, found {str(record)[:60]!r}")
+    question = record.get("question")
+    if not isinstance(question, dict) or not (question.get("audio") or question.get("text")):
+        raise ValueError(
+            f'{where}, question: expected {{"audio": path}} or {{"text": words}}, found {question!r}'
+        )
+    if question.get("audio"):
+        user = listen(path.parent / str(question["audio"]))
+    else:
+        user = UserTurn(text=str(question["text"]))
+    return [
+        user,
+        AssistantTurn(
+            text=record["reply"], speech_ids=_speech_ids(record, where), thought=_thought(record, where)
+        ),
+    ]
+
+
+def _speech_ids(record: dict[str, Any], where: str) -> list[int] | None:
+    ids = record.get("speech_ids") or None
+    if ids is not None and not (isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)):
+        raise ValueError(
+            f"{where}, speech_ids: expected a list of whole numbers from 0, found {str(ids)[:60]}"
+        )
+    return ids
+
+
+def _thought(record: dict[str, Any], where: str) -> Thought | None:
+    thought = record.get("thought")
+    if thought is None:
+        return None
+    forms = {"label": LabelThought, "language": LanguageThought}
+    try:
+        fields = dict(thought)
+        return forms[fields.pop("form")](**fields)  # type: ignore[no-any-return]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{where}, thought: expected the form and fields that echat reply --json prints, "
+            f"found {str(thought)[:80]}"
+        ) from error

@@ -1,0 +1,101 @@
+"""What people see, and the JSON that programs see."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
+
+if TYPE_CHECKING:
+    from echat.infer.engine import Reply, Understanding
+
+
+def console() -> Console:
+    """Made per use, so that it writes to the stdout of the moment; colours only for a terminal."""
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def json_line(record: Any) -> None:
+    print(json.dumps(record, ensure_ascii=False))
+
+
+def table(columns: list[str], rows: list[list[str]], title: str | None = None) -> None:
+    """A plain table that stays readable in a pipe."""
+    grid = Table(*columns, title=title, box=None, pad_edge=False, title_justify="left")
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    console().print(grid)
+
+
+def reply(answer: Reply, output: Path | None) -> None:
+    """Thought, reply and timing; the path of the speech when it was written."""
+    if answer.thought is not None:
+        _labelled("thought", _thought(answer.thought), style="dim italic")
+    emotion = f"({answer.reply_emotion}) " if answer.reply_emotion else ""
+    _labelled("reply", f"{emotion}{answer.text}", style="bold")
+    if output is not None and answer.waveform is not None:
+        _labelled("speech", f"{output} ({len(answer.waveform) / answer.rate:.1f} s)")
+    _labelled("time", timing(answer.seconds), style="dim")
+
+
+def timing(seconds: Mapping[str, float]) -> str:
+    """``2.1 s: listen 0.1, think 0.8, ...``; without a total it is the sum of the parts."""
+    parts = {name: value for name, value in seconds.items() if name != "total"}
+    total = seconds.get("total", sum(parts.values()))
+    detail = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+    return f"{total:.2f} s" + (f" ({detail})" if detail else "")
+
+
+def understanding(found: Understanding) -> None:
+    if found.text:
+        _labelled("words", found.text, style="bold")
+    for kind, label in asdict(found.labels).items():
+        if label is not None:
+            _labelled(kind.replace("_", " "), str(label))
+    if not found.text and not any(asdict(found.labels).values()):
+        _labelled("heard", found.raw_text or "nothing")
+
+
+def written(path: Path, seconds: float) -> None:
+    _labelled("speech", f"{path} ({seconds:.1f} s)")
+
+
+def facts(values: Mapping[str, Any], indent: int = 0) -> None:
+    """Nested names and values as an indented list."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            console().print(Text(f"{' ' * indent}{name}:"))
+            facts(value, indent + 2)
+        else:
+            shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+            number = f"{shown:,}" if isinstance(shown, int) and not isinstance(shown, bool) else str(shown)
+            console().print(Text(f"{' ' * indent}{name + ':':<{22 - indent}} {number}"))
+
+
+def chat_line(text: str) -> None:
+    _labelled("echat", text, style="bold")
+
+
+def _thought(thought: Thought) -> str:
+    if isinstance(thought, LanguageThought):
+        return thought.text
+    assert isinstance(thought, LabelThought)
+    slots = {kind: value for kind, value in asdict(thought).items() if kind != "transcript" and value}
+    return f'"{thought.transcript}" ' + ", ".join(
+        f"{kind.replace('_', ' ')} {value}" for kind, value in slots.items()
+    )
+
+
+def _labelled(name: str, text: str, style: str = "") -> None:
+    line = Text(f"{name + ':':<13} ")
+    line.append(text, style=style)
+    console().print(line)
