@@ -36,7 +36,8 @@ def test_label_form_is_the_literal_of_the_released_weights() -> None:
     thought = LabelThought("你好", "adult", "female", "angry", "throat_clearing", "安慰鼓励")
     assert format_reply(thought, "别急") == (
         "<think>用户说的话是:你好,年龄为:<ADULT>,性别为:<FEMALE>,情感为:<ANGER>,"
-        "声音事件为:<THROAT CLEARING>,推测使用的回复情感为:<安慰鼓励>,我应该综合用户的语义和副语言信息给出专业且对应的回答<think end><安慰鼓励>别急"
+        "声音事件为:<THROAT CLEARING>,推测使用的回复情感为:<安慰鼓励>,"
+        "我应该综合用户的语义和副语言信息给出专业且对应的回答<think end><安慰鼓励>别急"
     )
 
 
