@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from echat.checkpoint import atomic_path
 from echat.data.sample import Sample
 from echat.dialogue.labels import KINDS, VALUES, tag
-from echat.dialogue.prompts import all_prompts
+from echat.dialogue.prompts import short_prompts
 from echat.dialogue.thinking import LabelThought, LanguageThought, format_reply
 from echat.dialogue.vocabulary import TEXT_END, TURN_START, UNKNOWN
 
@@ -26,7 +26,7 @@ _SPLIT = (
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
-    """A tokenizer of ``size`` ids from corpus texts, all prompts and all label strings. Any text can be encoded."""
+    """A tokenizer of ``size`` ids from corpus texts, the profile's prompts and all label strings. Any text can be encoded."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -51,7 +51,7 @@ def _fixed_texts() -> list[str]:
     tags = [tag(kind, value) for kind in KINDS for value in VALUES[kind]]
     frames = ["system\n", "user\n", "assistant\n", "\n", format_reply(LabelThought("a"), "b")]
     frames.append(format_reply(LanguageThought("a"), "b"))
-    return [text for text in (*all_prompts(), *tags, *frames) for _ in range(_PROMPT_WEIGHT)]
+    return [text for text in (*short_prompts(), *tags, *frames) for _ in range(_PROMPT_WEIGHT)]
 
 
 def texts_of(samples: Iterable[Sample]) -> Iterable[str]:

@@ -109,6 +109,8 @@ class Task:
 
     def system_for(self, profile: Profile) -> str:
         """System text."""
+        if profile == "echat":
+            return system_prompt(self.system, short=True)
         return system_prompt(
             "understand_reference" if self.understands and profile == "reference" else self.system
         )
@@ -117,7 +119,7 @@ class Task:
         """Default instruction of the user turn; ``"echat"`` also names the form of a thought there."""
         if self.prompt is None or (profile != "echat" and not self.understands):
             return None
-        return user_prompt(self.prompt)
+        return user_prompt(self.prompt, short=profile == "echat")
 
 
 def _understand(name: str, tag: str, *labels: LabelKind, transcribes: bool = True) -> Task:
