@@ -1,0 +1,205 @@
+"""Waveform -> speech ids, 25 a second: a quantiser inside a small speech recogniser.
+
+Because the words (transcription loss) and the sound (mel regression) must be read from the ids alone, the ids keep both.
+
+Legend: batch, time = log-mel frames (100 a second), n = ids (25 a second), dim = width.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from echat.audio.features import log_mel
+from echat.checkpoint import load_strict, read_tensors, write_tensors
+from echat.config import Config, load_config, save_config
+from echat.token2wav.quantizer import Quantizer, QuantizerConfig
+from echat.token2wav.token_encoder import EncoderBlock, TokenEncoderConfig, relative_positions
+
+FRAMES_PER_ID = 4  # two convolutions that halve time
+CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"  # class 0 is the CTC blank, character i is class i + 1
+
+
+class SpeechTokenizerConfig(Config):
+    """Sizes of our own speech tokenizer."""
+
+    kind: Literal["trained"] = "trained"
+    n_mels: int = 128
+    dim: int = Field(192, description="width of all layers")
+    heads: int = 4
+    hidden: int = Field(768, description="width of the feed-forward layers")
+    kernel: int = Field(9, description="reach of the depth-wise convolutions, in ids")
+    blocks_before: int = Field(2, ge=1, description="blocks that hear, before the quantiser")
+    blocks_after: int = Field(3, ge=1, description="blocks that read the ids, after it")
+    mel_weight: float = Field(3.0, ge=0, description="weight of the mel regression beside the transcription loss")
+    quantizer: QuantizerConfig = QuantizerConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SpeechTokenizerConfig":
+        if self.dim % (2 * self.heads) or self.kernel % 2 == 0:
+            raise ValueError(
+                f"expected dim a multiple of 2 * heads and an odd kernel, found {self.dim}, {self.heads}, {self.kernel}"
+            )
+        return self
+
+    @property
+    def block(self) -> TokenEncoderConfig:
+        """The attention block of this width."""
+        return TokenEncoderConfig(
+            input_size=self.dim, output_size=self.dim, attention_heads=self.heads, linear_units=self.hidden
+        )
+
+
+def id_count(mel_frames: int) -> int:
+    """Speech ids of a clip of `mel_frames` log-mel frames."""
+    return -(-mel_frames // FRAMES_PER_ID)
+
+
+class HearingBlock(nn.Module):
+    """A depth-wise convolution for the near context, then attention and feed-forward."""
+
+    def __init__(self, config: SpeechTokenizerConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim)
+        self.near = nn.Conv1d(
+            config.dim, config.dim, config.kernel, padding=config.kernel // 2, groups=config.dim
+        )
+        self.mix = nn.Linear(config.dim, config.dim)
+        self.block = EncoderBlock(config.block)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        near = self.near((self.norm(x) * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+        return self.block(x + self.mix(F.silu(near)), positions, mask)
+
+
+class SpeechTokenizer(nn.Module):
+    """mel -> two strided convolutions -> blocks -> quantiser -> blocks -> characters and mel."""
+
+    def __init__(self, config: SpeechTokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.conv1 = nn.Conv1d(config.n_mels, dim, 3, 2, padding=1)
+        self.conv2 = nn.Conv1d(dim, dim, 3, 2, padding=1)
+        self.before = nn.ModuleList(HearingBlock(config) for _ in range(config.blocks_before))
+        self.to_code = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.quantizer.dim))
+        self.quantizer = Quantizer(config.quantizer)
+        self.from_code = nn.Linear(config.quantizer.dim, dim)
+        self.after = nn.ModuleList(HearingBlock(config) for _ in range(config.blocks_after))
+        self.norm = nn.LayerNorm(dim)
+        self.ctc_head = nn.Linear(dim, len(CHARACTERS) + 1)
+        self.mel_head = nn.Linear(dim, FRAMES_PER_ID * config.n_mels)
+
+    def hear(self, mel: Tensor, mel_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors before the quantiser `(batch, n, code dim)` and their mask `(batch, n)`.
+
+        `mel (batch, time, n_mels)`; what lies behind `mel_lens` has no influence.
+        """
+        lens = mel_lens
+        x = mel.transpose(1, 2)
+        for conv in (self.conv1, self.conv2):
+            x = F.gelu(conv(x * _mask(lens, x.shape[2])[:, None]))
+            lens = (lens + 1) // 2
+        x, mask = x.transpose(1, 2), _mask(lens, x.shape[2])
+        for block in self.before:
+            x = block(x, self._positions(x), mask)
+        return self.to_code(x), mask
+
+    def read(self, code: Tensor, mask: Tensor) -> Tensor:
+        """What the ids say, `(batch, n, dim)`, from quantised vectors."""
+        x = self.from_code(code)
+        for block in self.after:
+            x = block(x, self._positions(x), mask)
+        return self.norm(x)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        return relative_positions(x.shape[1], self.config.dim).to(x)
+
+    def loss(
+        self, mel: Tensor, mel_lens: Tensor, characters: Tensor, character_lens: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Training loss per clip `(batch,)`, and its parts.
+
+        `characters (batch, length)` are CTC classes of :func:`character_classes`.
+        """
+        vectors, mask = self.hear(mel, mel_lens)
+        with torch.autocast(mel.device.type, enabled=False):
+            code, ids, commitment = self.quantizer(vectors, mask)
+        x = self.read(code, mask)
+        log_probs = self.ctc_head(x).float().log_softmax(-1).transpose(0, 1)
+        lens = mask.sum(1)
+        ctc = F.ctc_loss(
+            log_probs, characters, lens, character_lens, reduction="none", zero_infinity=True
+        ) / character_lens.clamp(min=1)
+        time = mel.shape[1]
+        made = self.mel_head(x).float().unflatten(-1, (FRAMES_PER_ID, -1)).flatten(1, 2)[:, :time]
+        frame_mask = _mask(mel_lens, time)
+        sound = ((made - mel).abs().mean(-1) * frame_mask).sum(1) / mel_lens
+        parts = {"ctc": ctc, "mel": sound, "commitment": commitment}
+        total = ctc + self.config.mel_weight * sound + self.config.quantizer.commitment_weight * commitment
+        return total, parts
+
+    @torch.inference_mode()
+    def encode(self, waveforms: Sequence[Tensor] | Tensor, lens: Tensor | None = None) -> list[list[int]]:
+        """Speech ids of 16 kHz waveforms, `ceil(samples // 160 / 4)` for each.
+
+        A list of `(samples,)`, or one padded `(batch, samples)` with its `lens`.
+        """
+        if lens is not None:
+            waveforms = [row[:n] for row, n in zip(waveforms, lens.tolist(), strict=True)]
+        device = self.conv1.weight.device
+        mels = [log_mel(waveform.cpu(), self.config.n_mels) for waveform in waveforms]
+        mel_lens = torch.tensor([len(mel) for mel in mels], device=device)
+        vectors, mask = self.hear(pad_sequence(mels, batch_first=True).to(self.conv1.weight), mel_lens)
+        ids = self.quantizer.ids(vectors)
+        return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
+
+    @torch.inference_mode()
+    def transcribe(self, speech_ids: Sequence[int]) -> str:
+        """The words that the ids alone carry (greedy CTC): a cheap check of ids, not a recogniser."""
+        ids = torch.tensor([list(speech_ids)], device=self.conv1.weight.device)
+        x = self.read(self.quantizer.vectors(ids), torch.ones_like(ids, dtype=torch.bool))
+        return collapse(self.ctc_head(x)[0].argmax(-1).tolist())
+
+    def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
+        """Write `config.yaml` and `model.safetensors`; what only training needs of the codebook is left out."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(self.config, folder / "config.yaml")
+        tensors = {k: v for k, v in self.state_dict().items() if not k.startswith(_TRAINING_ONLY)}
+        codebook = {"quantizer.codebook": tensors.pop("quantizer.codebook")}
+        half = {k: v.to(dtype) if dtype else v for k, v in tensors.items()}
+        write_tensors(folder / "model.safetensors", half | codebook)  # the codebook stays in full precision
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "SpeechTokenizer":
+        """The tokenizer saved in `folder`, ready to encode."""
+        folder = Path(folder)
+        tokenizer = cls(load_config(SpeechTokenizerConfig, folder / "config.yaml"))
+        path = folder / "model.safetensors"
+        load_strict(tokenizer, read_tensors(path), str(path), ignore=[name + "*" for name in _TRAINING_ONLY])
+        return tokenizer.eval()
+
+
+_TRAINING_ONLY = ("quantizer.counts", "quantizer.sums", "quantizer.pool", "quantizer.steps")
+
+
+def _mask(lens: Tensor, size: int) -> Tensor:
+    return torch.arange(size, device=lens.device) < lens[:, None]
+
+
+def character_classes(text: str) -> list[int]:
+    """CTC classes of a text; what is no letter, apostrophe or space becomes a space, spaces are single."""
+    plain = "".join(c if c in CHARACTERS else " " for c in text.lower())
+    return [CHARACTERS.index(c) + 1 for c in " ".join(plain.split())]
+
+
+def collapse(classes: Sequence[int]) -> str:
+    """Text of a CTC path: repeats merged, blanks dropped."""
+    kept = [c for c, before in zip(classes, [0, *classes], strict=False) if c and c != before]
+    return "".join(CHARACTERS[c - 1] for c in kept).strip()
