@@ -1,8 +1,38 @@
-"""Shared by all tests: one thread per process, no network."""
+"""Shared by all tests: one thread per process, no network, and a random model in a folder."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory) -> Path:
+    """A model folder of the smallest size with random weights: it says nonsense, in the right form."""
+    import torch
+
+    from echat.model.adapter import AdapterConfig
+    from echat.model.llm import LLMConfig
+    from echat.model.model_folder import save_model
+    from echat.model.speech_encoder import EncoderConfig
+    from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
+    from echat.model.text_tokenizer import TextTokenizer
+
+    tokenizer = TextTokenizer.from_folder(ASSETS / "model" / "llm")
+    config = SpeechLLMConfig(
+        encoder=EncoderConfig(dim=16, blocks=1, heads=2, ffn=16, max_frames=1500),
+        adapter=AdapterConfig(dim=16, blocks=1, heads=2, ffn=16, max_frames=400),
+        llm=LLMConfig(vocab_size=len(tokenizer), dim=16, layers=1, heads=2, kv_heads=1, mlp=16),
+        speech_codec_size=32,
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "random"
+    save_model(folder, SpeechLLM(config), tokenizer, name="random")
+    return folder

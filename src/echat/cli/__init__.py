@@ -26,7 +26,7 @@ _register()
 
 
 def main(args: list[str] | None = None, standalone: bool = True) -> None:
-    """Run ``echat`` with ``args`` (None: those of the process); ``standalone`` leaves the process at the end."""
+    """Run ``echat`` with ``args`` (None: those of the process); ``standalone``: then leave the process."""
     try:
         app(args)
     except SystemExit:

@@ -6,10 +6,13 @@ import json
 import math
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import echat
 from echat.config import read_yaml
+
+if TYPE_CHECKING:
+    from echat.dialogue.tasks import Task
 
 MODELS = Path(echat.__file__).parent / "models"
 
@@ -20,23 +23,26 @@ def installation() -> dict[str, Any]:
 
     from echat.dialogue.tasks import TASKS
 
-    devices = [
-        "cpu",
-        *(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())),
-    ]
+    cards = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     return {
         "echat": echat.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "devices": devices,
+        "devices": ["cpu", *cards],
         "models": shipped(),
-        "tasks": {
-            name: f"{row.hears} -> "
-            + ", ".join(([f"{row.thinks} thought"] if row.thinks else []) + list(row.writes))
-            for name, row in TASKS.items()
-        },
+        "tasks": {name: _describe(row) for name, row in TASKS.items()},
     }
+
+
+def _describe(task: Task) -> str:
+    """``audio -> words, emotion`` or ``audio -> label thought, text, speech``."""
+    if task.understands:
+        kinds = [kind.replace("_", " ") for kind in task.labels]
+        written = (["words"] if task.transcribes else []) + kinds
+    else:
+        written = ([f"{task.thinks} thought"] if task.thinks else []) + list(task.writes)
+    return f"{task.hears} -> {', '.join(written)}"
 
 
 def shipped() -> list[str]:
@@ -49,8 +55,8 @@ def model(name: str) -> dict[str, Any]:
     folder = MODELS / name if (MODELS / name / "config.yaml").is_file() else Path(name)
     if not (folder / "config.yaml").is_file():
         raise ValueError(
-            f"{name}: expected a model folder with config.yaml or one of {', '.join(shipped()) or 'no shipped model'}, "
-            "found neither; check the name or the path"
+            f"{name}: expected a model folder with config.yaml or a shipped model "
+            f"({', '.join(shipped()) or 'none'}), found neither; check the name or the path"
         )
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {
@@ -71,9 +77,7 @@ def _parameters(path: Path) -> dict[str, int]:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > path.stat().st_size:
-            raise ValueError(
-                f"{path}: expected a whole safetensors file, found a broken header; copy it again"
-            )
+            raise ValueError(f"{path}: expected a safetensors file, found a broken header; copy it again")
         header = json.loads(file.read(size))
     counts: dict[str, int] = {}
     for name, entry in header.items():

@@ -1,9 +1,8 @@
-"""Between files and the engine: opening models, reading questions and history, JSON records of what was answered."""
+"""Between files and the engine: models to open, questions and history to read, records of answers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.waveform import read, write
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
-from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn
+from echat.dialogue.turns import AssistantTurn, Turn, UserTurn
 
 if TYPE_CHECKING:
-    from echat.infer.engine import Engine, Reply, Understanding
+    from echat.infer.engine import Engine
+    from echat.infer.events import Reply, Understanding
+    from echat.token2wav.token2wav import VoicePrompt
 
 SPEECH_SUFFIXES = (".wav", ".flac", ".ogg")
 
 
-def open_engine(model: str, device: str) -> Engine:
-    """The engine of a shipped model or a folder, on a device that exists."""
+def open_engine(model: str, device: str, speaks: bool = False) -> Engine:
+    """The engine of a shipped model or a folder, on a device that exists; ``speaks``: with a voice."""
     import torch
 
     import echat
@@ -32,7 +33,12 @@ def open_engine(model: str, device: str) -> Engine:
         raise ValueError(
             f"--device: expected a device of this machine, found {device!r} ({reason}); use --device cpu"
         ) from error
-    return echat.load(model, device=device)
+    engine = echat.load(model, device=device)
+    if speaks and engine.token2wav is None:
+        raise ValueError(
+            f"model {model}: expected a token2wav folder to speak with, found none; leave out -o or add one"
+        )
+    return engine
 
 
 def listen(path: Path) -> UserTurn:
@@ -41,13 +47,14 @@ def listen(path: Path) -> UserTurn:
     return UserTurn(audio=waveform)
 
 
-def voice(engine: Engine, path: Path | None) -> Any:
-    """The voice of a recording, or None for the model's own."""
-    return None if path is None else engine.voice_from(path)
+def voice(engine: Engine, name_or_path: str | None) -> VoicePrompt | str | None:
+    """A voice of the model by name, the voice of a recording, or None for the model's own."""
+    if name_or_path is None or not Path(name_or_path).suffix:
+        return name_or_path
 
-
-def conversation(turns: Sequence[Turn]) -> Conversation:
-    return Conversation(turns)
+    assert engine.token2wav is not None
+    waveform, rate = read(name_or_path)
+    return engine.token2wav.voice_prompt(waveform, rate)
 
 
 def check_output(path: Path | None) -> None:
@@ -56,7 +63,7 @@ def check_output(path: Path | None) -> None:
         return
     if path.suffix.lower() not in SPEECH_SUFFIXES:
         raise ValueError(
-            f"{path}: expected a name ending in {', '.join(SPEECH_SUFFIXES)}, found {path.suffix!r}; rename it"
+            f"{path}: expected a name in {', '.join(SPEECH_SUFFIXES)}, found {path.suffix!r}; rename it"
         )
     if not path.parent.is_dir():
         raise ValueError(f"{path}: expected an existing folder {path.parent}, found none; create it first")
@@ -64,10 +71,9 @@ def check_output(path: Path | None) -> None:
         raise ValueError(f"{path}: expected a file to write, found a folder; name a file inside it")
 
 
-def write_speech(path: Path | None, answer: Reply) -> None:
-    if path is None:
-        return
-    if answer.waveform is None:
+def write_speech(path: Path, answer: Reply) -> None:
+    """The speech of a reply as a file; a reply without any is an error."""
+    if answer.waveform is None or answer.rate is None:
         raise ValueError(
             f"{path}: expected speech, found a reply without any ({answer.text!r}); "
             "ask again with another --seed or without -o"
@@ -83,7 +89,6 @@ def reply_record(
     output: Path | None = None,
 ) -> dict[str, Any]:
     """One finished turn for programs; ``read_history`` reads it back."""
-    waveform = answer.waveform
     return {
         "question": {"text": text} if question is None else {"audio": str(question.resolve())},
         "task": task,
@@ -92,10 +97,18 @@ def reply_record(
         "reply_emotion": answer.reply_emotion,
         "speech_ids": list(answer.speech_ids),
         "audio": None if output is None else str(output.resolve()),
-        "duration_s": None if waveform is None else round(len(waveform) / answer.rate, 3),
+        "duration_s": duration(answer),
         "seconds": {name: round(value, 3) for name, value in answer.seconds.items()},
+        "finish_reason": answer.finish_reason,
         "raw_text": answer.raw_text,
     }
+
+
+def duration(answer: Reply) -> float | None:
+    """Seconds of speech, None without any."""
+    if answer.waveform is None or answer.rate is None:
+        return None
+    return round(len(answer.waveform) / answer.rate, 3)
 
 
 def thought_record(thought: Thought | None) -> dict[str, Any] | None:
@@ -110,6 +123,7 @@ def understanding_record(found: Understanding, task: str, clip: Path) -> dict[st
         "task": task,
         "text": found.text,
         "labels": asdict(found.labels),
+        "reply": found.reply,
         "raw_text": found.raw_text,
     }
 
@@ -147,20 +161,14 @@ def _turns(record: Any, path: Path, number: int) -> list[Turn]:
         user = listen(path.parent / str(question["audio"]))
     else:
         user = UserTurn(text=str(question["text"]))
-    return [
-        user,
-        AssistantTurn(
-            text=record["reply"], speech_ids=_speech_ids(record, where), thought=_thought(record, where)
-        ),
-    ]
+    speech_ids, thought = _speech_ids(record, where), _thought(record, where)
+    return [user, AssistantTurn(text=record["reply"], speech_ids=speech_ids, thought=thought)]
 
 
 def _speech_ids(record: dict[str, Any], where: str) -> list[int] | None:
     ids = record.get("speech_ids") or None
     if ids is not None and not (isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)):
-        raise ValueError(
-            f"{where}, speech_ids: expected a list of whole numbers from 0, found {str(ids)[:60]}"
-        )
+        raise ValueError(f"{where}, speech_ids: expected a list of ids from 0 up, found {str(ids)[:60]}")
     return ids
 
 

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from echat.cli import record
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
 
 if TYPE_CHECKING:
-    from echat.infer.engine import Reply, Understanding
+    from echat.infer.events import Reply, Understanding
 
 
 def console() -> Console:
@@ -42,8 +43,8 @@ def reply(answer: Reply, output: Path | None) -> None:
         _labelled("thought", _thought(answer.thought), style="dim italic")
     emotion = f"({answer.reply_emotion}) " if answer.reply_emotion else ""
     _labelled("reply", f"{emotion}{answer.text}", style="bold")
-    if output is not None and answer.waveform is not None:
-        _labelled("speech", f"{output} ({len(answer.waveform) / answer.rate:.1f} s)")
+    if output is not None:
+        written(output, record.duration(answer) or 0.0)
     _labelled("time", timing(answer.seconds), style="dim")
 
 
@@ -58,6 +59,8 @@ def timing(seconds: Mapping[str, float]) -> str:
 def understanding(found: Understanding) -> None:
     if found.text:
         _labelled("words", found.text, style="bold")
+    if found.reply:
+        _labelled("reply", found.reply, style="bold")
     for kind, label in asdict(found.labels).items():
         if label is not None:
             _labelled(kind.replace("_", " "), str(label))
@@ -71,14 +74,21 @@ def written(path: Path, seconds: float) -> None:
 
 def facts(values: Mapping[str, Any], indent: int = 0) -> None:
     """Nested names and values as an indented list."""
+    width = max((len(name) for name in values), default=0) + 1
     for name, value in values.items():
+        head = f"{' ' * indent}{name + ':':<{width}}"
         if isinstance(value, Mapping):
-            console().print(Text(f"{' ' * indent}{name}:"))
+            console().print(Text(head.rstrip()))
             facts(value, indent + 2)
         else:
-            shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
-            number = f"{shown:,}" if isinstance(shown, int) and not isinstance(shown, bool) else str(shown)
-            console().print(Text(f"{' ' * indent}{name + ':':<{22 - indent}} {number}"))
+            console().print(Text(f"{head} {_fact(value)}"))
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if is_count else str(value)
 
 
 def chat_line(text: str) -> None:

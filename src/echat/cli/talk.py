@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from echat.dialogue.turns import Turn
-    from echat.infer.engine import Reply
+    from echat.infer.events import Reply
 
 DEFAULT_MODEL = "echat-tiny"
 
@@ -23,7 +23,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Where the speech goes: .wav, .flac or .ogg.")
 ]
-Voice = Annotated[Path | None, typer.Option(help="A recording of the voice to answer in (3 to 10 s).")]
+Voice = Annotated[
+    str | None, typer.Option(help="A voice of the model, or a recording (3 to 10 s) of another one.")
+]
 
 
 class Think(StrEnum):
@@ -55,16 +57,16 @@ def reply(
 ) -> None:
     """Answer a spoken question: thought, reply and, with -o, speech."""
     from echat.cli import record, show
+    from echat.dialogue.turns import Conversation
 
     record.check_output(output)
     past = [turn for path in history or [] for turn in record.read_history(path)]
-    asked = record.listen(question)
-    engine = record.open_engine(model, device)
+    conversation = Conversation([*past, record.listen(question)])
+    engine = record.open_engine(model, device, speaks=output is not None)
     task = ("s2s" if output else "s2t") + ("" if think is Think.off else f"_think_{think.value}")
-    answer = engine.run(
-        record.conversation([*past, asked]), task, seed=seed, voice=record.voice(engine, voice)
-    )
-    record.write_speech(output, answer)
+    answer = engine.run(conversation, task, seed=seed, voice=record.voice(engine, voice))
+    if output:
+        record.write_speech(output, answer)
     if json:
         show.json_line(record.reply_record(answer, task, question=question, output=output))
     else:
@@ -113,7 +115,7 @@ def say(
     record.check_output(output)
     if not text.strip():
         raise ValueError("text: expected words to speak, found none; write them in quotes")
-    engine = record.open_engine(model, device)
+    engine = record.open_engine(model, device, speaks=True)
     waveform, rate = engine.say(text, voice=record.voice(engine, voice), seed=seed)
     write(output, waveform, rate)
     seconds = round(len(waveform) / rate, 3)
@@ -131,14 +133,14 @@ def chat(
 ) -> None:
     """Talk by typing, one line a turn; an empty line or the end of input says goodbye."""
     from echat.cli import record, show
-    from echat.dialogue.turns import AssistantTurn, UserTurn
+    from echat.dialogue.turns import Conversation, UserTurn
 
     engine = record.open_engine(model, device)
     turns: list[Turn] = []
     for line in _typed_lines():
         turns.append(UserTurn(text=line))
-        answer: Reply = engine.run(record.conversation(turns), "t2t", seed=seed)
-        turns.append(AssistantTurn(text=answer.text))
+        answer: Reply = engine.run(Conversation(turns), "t2t", seed=seed)
+        turns.append(answer.as_turn())
         if json:
             show.json_line(record.reply_record(answer, "t2t", text=line))
         else:

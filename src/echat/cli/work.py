@@ -14,13 +14,8 @@ def add_to(app: typer.Typer) -> None:
     app.command()(info)
     app.command()(train)
     group = typer.Typer(no_args_is_help=True, help="Make dialogue data.")
-    group.callback()(_corpus)
     group.command("build")(build_corpus)
     app.add_typer(group, name="corpus")
-
-
-def _corpus() -> None:
-    """Make dialogue data."""
 
 
 def info(
