@@ -1,0 +1,156 @@
+"""How a reply is written, id by id: which head speaks, which rules hold, when it is over.
+
+`Writing` is the state of one reply. It knows nothing of models or caches, so the cached, the batched and the
+slow uncached loops all drive the same one.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from echat.dialogue.layout import is_speech_next
+from echat.dialogue.tasks import DecodingDefaults, Profile, Task
+from echat.dialogue.vocabulary import Vocabulary
+from echat.infer import sampling
+from echat.infer.sampling import AgeSlot, RepeatGuard
+
+FinishReason = Literal["end", "length", "loop"]
+
+# Limits against runaway speech in our own profile. A spoken text id takes about 6 speech ids; silence may
+# last.
+GUARD_RUN = 15  # the same id in a row: 0.6 s
+GUARD_WINDOW, GUARD_COUNT = 40, 30
+LOOP_LENGTHS = range(2, 26)  # ids in a repeated stretch: up to 1 s
+LOOP_TIMES = 5
+SPEECH_IDS_BASE, SPEECH_IDS_PER_TEXT_ID = 100, 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one reply consists of and the rules under which it is written."""
+
+    task: Task
+    vocabulary: Vocabulary
+    decoding: DecodingDefaults
+    age_slot: AgeSlot | None = None
+    guard: RepeatGuard | None = None
+    force_boundary: bool = False  # speech begins with the boundary without asking the model
+    bound_speech: bool = False  # stop speech that runs far longer than its text, or in circles
+    read_aloud: int = 0  # text ids in the prompt that the reply speaks (reading aloud)
+
+    @classmethod
+    def make(
+        cls,
+        task: Task,
+        vocabulary: Vocabulary,
+        profile: Profile,
+        decoding: DecodingDefaults | None = None,
+        read_aloud: int = 0,
+    ) -> "Plan":
+        """The rules of a profile: the reference as it is; ours guard against what can go wrong."""
+        decoding = decoding or task.decoding_for(profile)
+        slot = AgeSlot(vocabulary.age_trigger, vocabulary.age_allowed)
+        ours = profile == "echat"
+        guard = RepeatGuard(vocabulary.codec_size, GUARD_RUN, GUARD_WINDOW, GUARD_COUNT)
+        return cls(
+            task,
+            vocabulary,
+            decoding,
+            age_slot=slot if decoding.constrain_age and slot.trigger and slot.allowed else None,
+            guard=guard if ours else None,
+            force_boundary=profile != "reference" and task.writes_text,
+            bound_speech=ours,
+            read_aloud=read_aloud,
+        )
+
+
+@dataclass
+class Writing:
+    """One reply while it is written. Local to a call; nothing of it lives in the engine."""
+
+    plan: Plan
+    generator: torch.Generator | None = None
+    ids: list[int] = field(default_factory=list)  # both id spaces, in order, as generated
+    is_speech: list[bool] = field(default_factory=list)  # which space each id is of
+    text_ids: list[int] = field(default_factory=list)  # without the text end
+    speech_ids: list[int] = field(default_factory=list)  # with boundaries
+    finish_reason: FinishReason | None = None
+    text_ended: bool = False
+    _age_given: bool = False
+
+    @property
+    def next_is_speech(self) -> bool:
+        """Which head, and which table, the next id belongs to."""
+        task = self.plan.task
+        if not task.writes_text:
+            return True
+        if task.layout == "interleaved":
+            return is_speech_next(len(self.text_ids), len(self.speech_ids), self.text_ended)
+        return self.text_ended
+
+    def next_id(self, logits: Tensor) -> int:
+        """Choose from the scores of the head that `next_is_speech` names, and take note."""
+        chosen = self._choose_speech(logits) if self.next_is_speech else self._choose_text(logits)
+        self._push(chosen)
+        return chosen
+
+    def _choose_text(self, logits: Tensor) -> int:
+        rule, slot = self.plan.decoding.text, self.plan.age_slot
+        logits = sampling.penalise_repeats(logits, self.ids, rule.repetition_penalty)
+        if slot is not None and not self._age_given and slot.matches(self.ids):
+            self._age_given = True
+            logits = slot.constrain(logits)
+        return sampling.choose(logits, rule, self.generator)
+
+    def _choose_speech(self, logits: Tensor) -> int:
+        rule, plan = self.plan.decoding.speech, self.plan
+        if plan.force_boundary and not self.speech_ids:
+            return plan.vocabulary.speech_boundary
+        logits = sampling.penalise_repeats(logits, self.speech_ids, rule.repetition_penalty)
+        if plan.guard is not None:
+            logits = plan.guard.constrain(logits, self.speech_ids)
+        return sampling.choose(logits, rule, self.generator)
+
+    def _push(self, chosen: int) -> None:
+        is_speech, vocabulary = self.next_is_speech, self.plan.vocabulary
+        self.ids.append(chosen)
+        self.is_speech.append(is_speech)
+        if is_speech:
+            self.speech_ids.append(chosen)
+        elif chosen == vocabulary.text_end:
+            self.text_ended = True
+        else:
+            self.text_ids.append(chosen)
+        self.finish_reason = self._finished(chosen, is_speech)
+
+    def _finished(self, chosen: int, is_speech: bool) -> FinishReason | None:
+        plan = self.plan
+        if is_speech and chosen == plan.vocabulary.speech_boundary:
+            given = 0 if plan.task.writes_text else 1  # the prompt of a task that only speaks holds the first
+            if self.speech_ids.count(chosen) + given > 1:
+                return "end"
+        if not is_speech and self.text_ended and not plan.task.writes_speech:
+            return "end"
+        if len(self.ids) >= plan.decoding.max_new_ids:
+            return "length"
+        if is_speech and plan.bound_speech:
+            return self._runaway()
+        return None
+
+    def _runaway(self) -> FinishReason | None:
+        read = len(self.text_ids) or self.plan.read_aloud
+        if read and len(self.speech_ids) > SPEECH_IDS_BASE + SPEECH_IDS_PER_TEXT_ID * read:
+            return "length"
+        if len(self.speech_ids) % 25 == 0 and any(
+            sampling.is_looping(self.speech_ids, length, LOOP_TIMES) for length in LOOP_LENGTHS
+        ):
+            return "loop"
+        return None
+
+    @property
+    def codec_ids(self) -> list[int]:
+        """What can be spoken: the speech ids without boundaries."""
+        boundary = self.plan.vocabulary.speech_boundary
+        return [id_ for id_ in self.speech_ids if id_ != boundary]

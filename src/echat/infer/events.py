@@ -1,0 +1,99 @@
+"""What the engine says while it replies, and what is left when it is done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from echat.dialogue import thinking
+from echat.dialogue.labels import Labels
+from echat.dialogue.turns import AssistantTurn
+from echat.infer.decoding import FinishReason
+
+
+@dataclass(frozen=True)
+class Thought:
+    """The thought is complete; the reply follows. None of it is meant to be spoken."""
+
+    thought: thinking.Thought
+    wellformed: bool
+
+
+@dataclass(frozen=True)
+class Text:
+    """The whole text of the reply, without thought and emotion tag."""
+
+    text: str
+    reply_emotion: str | None = None
+
+
+@dataclass(frozen=True)
+class SpeechIds:
+    """The next codec ids of the spoken reply, 25 to the second."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """The next piece of the spoken reply."""
+
+    waveform: Tensor  # (samples,) float32
+    rate: int  # Hz
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A finished reply."""
+
+    text: str
+    raw_text: str  # as the model wrote it, thought and tags included
+    thought: thinking.Thought | None = None
+    reply_emotion: str | None = None
+    wellformed: bool = True  # could thought and tags be read without guessing?
+    text_ids: tuple[int, ...] = ()  # ids of `raw_text`
+    speech_ids: tuple[int, ...] = ()  # codec ids
+    waveform: Tensor | None = None  # (samples,) float32
+    rate: int | None = None  # Hz, of `waveform`
+    finish_reason: FinishReason = "end"
+    seconds: Mapping[str, float] = field(
+        default_factory=dict
+    )  # time spent: listen, write, speak, synthesise, total
+
+    def as_turn(self) -> AssistantTurn:
+        """The reply as history of the next question."""
+        ids = self.text_ids if self.thought is None and self.reply_emotion is None else None
+        return AssistantTurn(
+            text=self.text, speech_ids=self.speech_ids or None, thought=self.thought, text_ids=ids
+        )
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last event of every reply."""
+
+    reply: Reply
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """`end`: the model came to an end; `length` or `loop`: it was cut."""
+        return self.reply.finish_reason
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Time spent, by stage."""
+        return self.reply.seconds
+
+
+Event = Thought | Text | SpeechIds | Audio | Done
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """Words and cues of a sound."""
+
+    text: str
+    labels: Labels
+    raw_text: str
+    reply: str | None = None  # of the task that transcribes, then answers
+    finish_reason: FinishReason = "end"

@@ -1,0 +1,66 @@
+"""Whatever a user turn holds as sound -> mel -> frames for the language model.
+
+Legend: T mel frames (10 ms), D frames for the language model (80 ms), dim its width.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from echat.audio import waveform as waveforms
+from echat.audio.features import HOP, SAMPLE_RATE, log_mel
+from echat.model.blocks import PositionTable
+from echat.model.speech_llm import SpeechLLM
+
+
+def to_mel(audio: Any, n_mels: int) -> Tensor:
+    """Log-mel (T, n_mels) of a file path, a 16 kHz waveform (samples,), or a mel that is returned as it
+    is."""
+    if isinstance(audio, str | Path):
+        audio, _ = waveforms.read(str(audio), SAMPLE_RATE)
+    if isinstance(audio, np.ndarray):
+        audio = torch.from_numpy(audio)
+    if not isinstance(audio, Tensor) or audio.ndim not in (1, 2):
+        found = f"shape {tuple(audio.shape)}" if isinstance(audio, Tensor) else type(audio).__name__
+        raise ValueError(
+            f"audio: expected a path, a 16 kHz waveform (samples,) or a mel (frames, {n_mels}), "
+            f"found {found}; average the channels of stereo sound first"
+        )
+    if audio.ndim == 1:
+        samples = audio if audio.is_floating_point() else audio / float(torch.iinfo(audio.dtype).max + 1)
+        waveforms.check(samples, SAMPLE_RATE, "audio")
+        return log_mel(samples, n_mels)
+    if audio.shape[1] != n_mels or not len(audio):
+        raise ValueError(
+            f"mel: expected (frames, {n_mels}) with at least one frame, found {tuple(audio.shape)}"
+        )
+    return audio
+
+
+@torch.inference_mode()
+def listen(model: SpeechLLM, mels: Sequence[Tensor], released_padding: bool = False) -> list[Tensor]:
+    """Encode mels (T_i, n_mels), together in one batch -> frames (D_i, dim) each, as if each were alone."""
+    if not mels:
+        return []
+    _refuse_longer_than_positions(model, max(len(mel) for mel in mels))
+    weight = model.projection.weight
+    lens = torch.tensor([len(mel) for mel in mels], device=weight.device)
+    batch = pad_sequence([mel.to(weight) for mel in mels], batch_first=True)
+    frames, frame_lens = model.encode(batch, lens, released_padding)
+    return [row[:length] for row, length in zip(frames, frame_lens.tolist())]
+
+
+def _refuse_longer_than_positions(model: SpeechLLM, mel_frames: int) -> None:
+    """The position tables bound how long a sound may be; say it in seconds of the sound."""
+    tables: tuple[PositionTable, ...] = (model.encoder.positions, model.adapter.positions)
+    limit = min(table.max_frames * table.frame_seconds for table in tables)
+    seconds = mel_frames * HOP / SAMPLE_RATE
+    if seconds > limit:
+        raise waveforms.AudioError(
+            f"audio: expected at most {limit:g} s for this model, found {seconds:.1f} s; cut it into pieces"
+        )

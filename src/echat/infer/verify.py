@@ -1,0 +1,44 @@
+"""Does this machine reproduce golden numbers? Checks folders of recorded arrays, of two kinds.
+
+A model folder holds a tiny checkpoint with arrays of every stage and greedy generations; a token2wav folder holds tiny
+flow and vocoder weights with theirs. Every size and id is read from the folder's own `config.json`.
+"""
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from echat.infer.check import Check
+
+BUNDLED = "assets/verify"  # of the package
+MODEL_MARK = "encoder.npz"
+TOKEN2WAV_MARK = "hift.npz"
+
+
+def verify(folders: Sequence[Path] = ()) -> list[Check]:
+    """All checks of the folders; of the bundled ones when none is given."""
+    return [check for folder in folders or bundled() for check in verify_folder(Path(folder))]
+
+
+def bundled() -> list[Path]:
+    """The folders that travel with the package."""
+    home = Path(str(files("echat"))) / BUNDLED
+    return sorted(path for path in home.iterdir() if path.is_dir())
+
+
+def verify_folder(folder: Path) -> Iterator[Check]:
+    """Checks of one folder, which is recognised by its files."""
+    if (folder / MODEL_MARK).is_file():
+        from echat.infer.verify_model import checks
+
+        yield from checks(folder)
+    elif (folder / TOKEN2WAV_MARK).is_file():
+        from echat.infer.verify_token2wav import checks as token2wav_checks
+
+        yield from token2wav_checks(folder)
+    else:
+        found = "no such folder" if not folder.is_dir() else "neither"
+        raise ValueError(
+            f"{folder}: expected a folder of golden numbers with {MODEL_MARK} (model) or {TOKEN2WAV_MARK} "
+            f"(token2wav), found {found}; check the path"
+        )

@@ -1,0 +1,74 @@
+"""A speech dialogue model on disk: `config.yaml`, `model.safetensors` and `tokenizer/` in one folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from echat.checkpoint import load_strict, read_tensors, write_tensors
+from echat.config import Config, load_config, save_config
+from echat.dialogue.tasks import Profile
+from echat.dialogue.vocabulary import Vocabulary
+from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
+from echat.model.text_tokenizer import TextTokenizer
+
+CONFIG_FILE = "config.yaml"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FOLDER = "tokenizer"
+
+
+class ModelFolderConfig(Config):
+    """`config.yaml` of a model folder."""
+
+    kind: Literal["echat"] = "echat"
+    name: str = ""  # for people
+    profile: Profile = "echat"  # the dialect that the weights were trained in
+    model: SpeechLLMConfig  # every size
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a folder holds, loaded."""
+
+    config: ModelFolderConfig
+    model: SpeechLLM
+    tokenizer: TextTokenizer
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Sizes and special ids, looked up in the tokenizer."""
+        model = self.config.model
+        return Vocabulary.from_tokenizer(self.tokenizer, model.speech_codec_size, model.llm.vocab_size)
+
+
+def save_model(
+    folder: str | Path,
+    model: SpeechLLM,
+    tokenizer: TextTokenizer,
+    profile: Profile = "echat",
+    name: str = "",
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write the three parts, each whole or not at all; other files of the folder stay. `dtype` is that on
+    disk."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / TOKENIZER_FOLDER)
+    write_tensors(folder / WEIGHTS_FILE, model.state_dict(), dtype)
+    save_config(ModelFolderConfig(name=name, profile=profile, model=model.config), folder / CONFIG_FILE)
+
+
+def load_model(folder: str | Path) -> ModelFolder:
+    """Read the three parts, strictly; the weights come in float32 whatever their precision on disk."""
+    folder = Path(folder)
+    config = load_config(ModelFolderConfig, folder / CONFIG_FILE)
+    tokenizer = TextTokenizer.from_folder(folder / TOKENIZER_FOLDER)
+    model = SpeechLLM(config.model)
+    load_strict(model, read_tensors(folder / WEIGHTS_FILE), where=str(folder / WEIGHTS_FILE))
+    if len(tokenizer) > config.model.llm.vocab_size:
+        raise ValueError(
+            f"{folder}: expected a tokenizer of at most {config.model.llm.vocab_size} ids (rows of the text "
+            f"table), found {len(tokenizer)}; copy the tokenizer that the model was trained with"
+        )
+    return ModelFolder(config, model.eval(), tokenizer)

@@ -1,0 +1,52 @@
+"""Text and text ids: a `tokenizer.json` of the tokenizers library, without the weight of a larger wrapper."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class TextTokenizer:
+    """Encodes and decodes; stateless after loading, so threads may share it."""
+
+    def __init__(self, tokenizer: Tokenizer, folder: Path | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._folder = folder  # the files beside tokenizer.json travel along when saving
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "TextTokenizer":
+        """Read `folder/tokenizer.json`."""
+        path = Path(folder) / TOKENIZER_FILE
+        if not path.is_file():
+            raise ValueError(
+                f"{path}: expected the tokenizer of the model, found nothing; copy the whole folder"
+            )
+        try:
+            return cls(Tokenizer.from_file(str(path)), Path(folder))
+        except Exception as error:  # the library raises its bare base class
+            raise ValueError(
+                f"{path}: expected a tokenizers file, found one that cannot be read ({error})"
+            ) from error
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` (and the files that came with it) into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._folder is not None:
+            for path in self._folder.glob("*token*.json"):
+                shutil.copyfile(path, folder / path.name)
+        self._tokenizer.save(str(folder / TOKENIZER_FILE))
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Ids of `text`; special tokens written in it (such as `<|im_end|>`) are recognised."""
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids` without special tokens."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def __len__(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
