@@ -1,0 +1,1 @@
+"""One file, one benchmark; each has `run(engine, ...)`, which returns a report that prints itself."""

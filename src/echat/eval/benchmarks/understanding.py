@@ -1,0 +1,139 @@
+"""Words and labels of real or made clips: word errors, accuracy and unweighted recall on any manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+
+from echat.data.sample import Sample, read_manifest
+from echat.dialogue.labels import VALUES, LabelKind
+from echat.eval.metrics import Confusion, ErrorRate, error_rate
+from echat.eval.report import as_text, confusion_table, number, table, write_json
+from echat.eval.runner import BATCH_SIZE, Heard, Skipped, spread, understand
+
+if TYPE_CHECKING:
+    from echat.infer.engine import Engine
+
+KINDS: tuple[LabelKind, ...] = ("emotion", "gender", "age", "sound_event")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well a group of clips was heard."""
+
+    clips: int
+    words: ErrorRate
+    labels: dict[LabelKind, Confusion]
+
+    @classmethod
+    def of(cls, heard: Sequence[Heard]) -> Scores:
+        """Each figure over the clips whose manifest row knows the truth."""
+        return cls(
+            clips=len(heard),
+            words=error_rate((h.sample.text, h.output.text) for h in heard if h.sample.text),
+            labels={
+                kind: Confusion.of(
+                    (getattr(h.sample.labels, kind), getattr(h.output.labels, kind)) for h in heard
+                )
+                for kind in KINDS
+            },
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        known = {kind: confusion.as_dict() for kind, confusion in self.labels.items() if confusion.total}
+        return {"clips": self.clips, "word_errors": self.words.as_dict(), "labels": known}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores over all clips, per manifest, and per language where clips name one. Prints as tables."""
+
+    overall: Scores
+    sets: dict[str, Scores]
+    languages: dict[str, Scores]
+    skipped: Skipped = field(default_factory=Skipped)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "overall": self.overall.as_dict(),
+            "sets": {name: scores.as_dict() for name, scores in self.sets.items()},
+            "languages": {name: scores.as_dict() for name, scores in self.languages.items()},
+            "skipped": self.skipped.reasons,
+        }
+
+    def __str__(self) -> str:
+        return as_text(self._parts())
+
+    def _parts(self) -> Iterator[RenderableType]:
+        yield _summary("Per set", self.sets | {"all": self.overall})
+        if len(self.languages) > 1:
+            yield _summary("Per language", self.languages)
+        for kind, confusion in self.overall.labels.items():
+            if len(confusion.support) > 1:
+                yield confusion_table(f"{kind}: {confusion.total} clips", confusion, VALUES[kind])
+        if self.skipped:
+            first = next(iter(self.skipped.reasons.values()))
+            yield f"{len(self.skipped)} clips skipped; the first: {first}"
+
+
+def run(
+    engine: Engine,
+    manifests: Sequence[Path | str],
+    limit: int | None = None,
+    json_out: Path | str | None = None,
+    split: str | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Report:
+    """Understand every clip of the manifests (``limit``: so many of each, evenly spaced) and score it."""
+    skipped = Skipped()
+    named: list[tuple[str, Sample]] = []
+    for name, path in _names([Path(path) for path in manifests]).items():
+        named += [(name, sample) for sample in spread(read_manifest(path, split), limit)]
+    heard = understand(engine, [sample for _, sample in named], batch_size=batch_size, skipped=skipped)
+    set_of = {id(sample): name for name, sample in named}
+    report = Report(
+        Scores.of(heard),
+        _grouped(heard, [set_of[id(h.sample)] for h in heard]),
+        _grouped(heard, [h.sample.language for h in heard]),
+        skipped,
+    )
+    if json_out is not None:
+        write_json(json_out, report.as_dict())
+    return report
+
+
+def _grouped(heard: Sequence[Heard], names: Sequence[str | None]) -> dict[str, Scores]:
+    groups: dict[str, list[Heard]] = {}
+    for item, name in zip(heard, names, strict=True):
+        if name is not None:
+            groups.setdefault(name, []).append(item)
+    return {name: Scores.of(group) for name, group in groups.items()}
+
+
+def _names(paths: Sequence[Path]) -> dict[str, Path]:
+    """A name per manifest: its folder, or the whole path where folders repeat."""
+    folders = [path.resolve().parent.name for path in paths]
+    return {
+        folder if folders.count(folder) == 1 else str(path): path
+        for folder, path in zip(folders, paths, strict=True)
+    }
+
+
+def _summary(title: str, scores: dict[str, Scores]) -> RenderableType:
+    kinds = [kind for kind in KINDS if any(score.labels[kind].total for score in scores.values())]
+    columns = ["set", "clips", "word errors", *(f"{kind} acc / recall" for kind in kinds)]
+    rows = [
+        [name, score.clips, number(score.words.rate), *(_label_cell(score.labels[kind]) for kind in kinds)]
+        for name, score in scores.items()
+    ]
+    return table(title, columns, rows)
+
+
+def _label_cell(confusion: Confusion) -> str:
+    if not confusion.total:
+        return "–"
+    return f"{number(confusion.accuracy)} / {number(confusion.unweighted_recall)}"

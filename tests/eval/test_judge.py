@@ -1,0 +1,80 @@
+"""A reply fits when it is a known fitting one, give or take a slip."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from echat.data.sample import Sample
+from echat.eval import judge
+from echat.eval.judge import cue_pairs, fits, questions
+
+LONG = "i am so sorry to hear that you lost your keys today"
+
+
+def sample(key: str, text: str, reply: str, **extra: Any) -> Sample:
+    return Sample(key, text=text, extra={"situation": "keys", "accepted": [reply], **extra})
+
+
+def test_fitting_replies() -> None:
+    assert fits("Happy Birthday!", ["happy birthday"])
+    assert fits(LONG.replace("today", "then"), [LONG])
+    assert not fits(LONG.replace("lost your", "found the"), [LONG])
+    assert not fits("", [LONG])
+    assert not fits("anything", [])
+
+
+def test_a_slip_towards_another_cue_does_not_fit() -> None:
+    other = LONG.replace("today", "again")
+    assert fits(LONG.replace("today", "then"), [LONG])
+    assert not fits(other, [LONG], [other])
+    assert not fits(LONG.replace("today", "then"), [LONG], [other])
+
+
+def test_others_are_the_replies_of_the_same_situation() -> None:
+    rows = [sample("1", "a", "yes"), sample("2", "a", "no"), sample("3", "a", "maybe", situation="bus")]
+    asked = questions([*rows, Sample("4", text="no replies")])
+    assert [(q.accepted, q.others) for q in asked] == [
+        (("yes",), ("no",)),
+        (("no",), ("yes",)),
+        (("maybe",), ()),
+    ]
+
+
+def test_pairs_share_words_but_no_reply() -> None:
+    rows = [
+        sample("1", "A b", "yes"),
+        sample("2", "a b", "yes"),
+        sample("3", "a b.", "no"),
+        sample("4", "c", "no"),
+    ]
+    pairs = [(one.sample.key, other.sample.key) for one, other in cue_pairs(questions(rows))]
+    assert pairs == [("1", "3")]
+
+
+def test_named_pairs_meet_in_their_pair_alone() -> None:
+    rows = [sample(str(n), "a", f"reply {n}", pair=n // 2) for n in range(4)]
+    pairs = [(one.sample.key, other.sample.key) for one, other in cue_pairs(questions(rows))]
+    assert pairs == [("0", "1"), ("2", "3")]
+
+
+def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge.shutil, "which", lambda program: None)
+    assert "found no pocketsphinx_continuous and no flite" in (judge.missing_programs() or "")
+
+
+def test_silent_reply_has_no_words() -> None:
+    assert judge.transcribe(None, 22050) == ""
+    assert judge.transcribe(torch.zeros(0), 22050) == ""
+
+
+@pytest.mark.skipif(judge.missing_programs() is not None, reason="needs pocketsphinx and flite")
+def test_recogniser_hears_the_reader() -> None:
+    assert "good morning" in judge.transcribe_reader("good morning my friend")
+
+
+def test_failing_program_is_reported() -> None:
+    with pytest.raises(ValueError, match="sh: expected it to succeed, found exit code 3: no voice"):
+        judge._call(["sh", "-c", "echo no voice >&2; exit 3"])

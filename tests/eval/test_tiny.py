@@ -1,0 +1,95 @@
+"""The bundled evaluation with an engine that tells the truth, and with one that does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from echat.data.sample import Sample
+from echat.eval import judge
+from echat.eval.benchmarks import tiny
+
+
+def figures(report: tiny.Report) -> dict[str, float | None]:
+    return {measure.name: measure.value for measure in report.measures}
+
+
+def test_truth_meets_every_bar_of_hearing_and_answering(engine: Any, manifest: Path, tmp_path: Path) -> None:
+    json_out, card = tmp_path / "tiny.json", tmp_path / "card.md"
+    report = tiny.run(engine, manifest, json_out=json_out, markdown_out=card)
+    measured = [m for m in report.measures if "spoken" not in m.name and "memory" not in m.name]
+    assert len(measured) == 13
+    assert all(measure.ok is not False for measure in measured)
+    assert json.loads(json_out.read_text(encoding="utf-8"))["measures"][0]["items"] == 2
+    assert card.read_text(encoding="utf-8").count("| met |") >= 11
+    assert "no token2wav" in report.notes[0]
+    assert "no token2wav" in str(report)
+
+
+def test_one_reply_for_two_cues_fails_the_pair(engine: Any, manifest: Path) -> None:
+    engine.wrong = {"q1": "oh no, that is hard", "q4": "broken"}
+    measured = figures(tiny.run(engine, manifest, spoken=0))
+    assert measured["reply fits (label thought)"] == pytest.approx(4 / 6)
+    assert measured["pairs answered apart (label thought)"] == pytest.approx(1 / 3)
+    assert measured["label thought parses"] == pytest.approx(5 / 6)
+    assert measured["word errors, espeak"] == 0.5
+    assert measured["word errors, natural"] == 0.0
+
+
+def test_spoken_replies_are_held_against_the_reader(
+    engine: Any, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.token2wav = object()
+    monkeypatch.setattr(judge, "missing_programs", lambda: None)
+    monkeypatch.setattr(judge, "transcribe", lambda waveform, rate: "happy birthday")
+    monkeypatch.setattr(judge, "transcribe_reader", lambda text: text)
+    report = tiny.run(engine, manifest, spoken=6)
+    spoken = next(m for m in report.measures if m.name == "word errors of spoken replies")
+    assert spoken.items == 6
+    assert spoken.bar == pytest.approx(tiny.READER_MARGIN)
+    assert spoken.ok is False
+    pace = next(m for m in report.measures if m.name.startswith("time to spoken reply"))
+    seconds = [0.1 * (n + 2) + 0.5 for n in range(6)]
+    assert pace.value == pytest.approx(sum(0.5 / s for s in seconds) / 6)
+    assert not report.notes
+
+
+def test_missing_programs_become_a_note(engine: Any, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.token2wav = object()
+    monkeypatch.setattr(judge, "missing_programs", lambda: "install flite")
+    report = tiny.run(engine, manifest)
+    assert report.notes == ["install flite"]
+    assert figures(report)["word errors of spoken replies"] is None
+
+
+def test_the_set_is_built_once(tmp_path: Path, corpus_writer: Any) -> None:
+    built: list[Path] = []
+
+    def build(folder: Path) -> None:
+        built.append(folder)
+        corpus_writer(folder)
+
+    first = tiny.held_out_manifest(None, build, tmp_path / "cache")
+    assert tiny.held_out_manifest(None, build, tmp_path / "cache") == first
+    assert built == [tmp_path / "cache"]
+
+
+def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected the manifest of the held-out set"):
+        tiny.held_out_manifest(None, None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "extra,third",
+    [
+        ({"condition": "noise", "engine": "flite"}, "noise"),
+        ({"noise": 12, "engine": "espeak-ng"}, "noise"),
+        ({"engine": "espeak-ng"}, "espeak"),
+        ({"engine": "flite"}, "natural"),
+    ],
+)
+def test_thirds_of_the_set(extra: dict[str, Any], third: str) -> None:
+    assert tiny.condition(Sample("k", extra=extra)) == third
