@@ -203,18 +203,20 @@ class _Renderer:
             yield Speech(chunk.ids, learn=True) if chunk.is_speech else Text(chunk.ids, learn=True)
 
     def _learned(self, text: str) -> Iterator[Segment]:
-        """Target text and its end. Unknown labels are not learned; released dialects leave them out."""
-        ours = self.profile == "echat"
+        """Target text and its end. Unknown labels stay in place as holes that are read but not learned.
+
+        The reference hides them from attention instead, and so learns what follows a hole from a padding
+        slot; the end that it leaves out after a final hole is left out for its weights here too.
+        """
         ids = list(self._encode_target(text))
-        if ours or not text.endswith(UNKNOWN_TAG):
+        if self.profile == "echat" or not text.endswith(UNKNOWN_TAG):
             ids.append(self.vocabulary.text_end)
         start = 0
         for position, id_ in enumerate(ids):
             if id_ == self.vocabulary.unknown:
                 if position > start:
                     yield Text(tuple(ids[start:position]), learn=True)
-                if ours:
-                    yield Text((id_,))
+                yield Text((id_,))
                 start = position + 1
         if start < len(ids):
             yield Text(tuple(ids[start:]), learn=True)
