@@ -12,6 +12,7 @@ from echat.checkpoint import atomic_path
 from echat.data.sample import Sample
 from echat.dialogue.labels import KINDS, VALUES, tag
 from echat.dialogue.prompts import short_prompts
+from echat.dialogue.rendering import hearing
 from echat.dialogue.thinking import LabelThought, LanguageThought, format_reply
 from echat.dialogue.vocabulary import TEXT_END, TURN_START, UNKNOWN
 
@@ -55,11 +56,19 @@ def _fixed_texts() -> list[str]:
 
 
 def texts_of(samples: Iterable[Sample]) -> Iterable[str]:
-    """Everything in the samples that a model reads or writes."""
+    """Everything in the samples that a model reads or writes, as often as it does: the frame of a label thought
+    stands in every record and so is merged into few ids."""
     for sample in samples:
-        for text in (sample.text, sample.reply, sample.thought):
-            if text:
-                yield text
+        if sample.text:
+            yield sample.text
+            yield hearing(sample.text, sample.labels)
+        if sample.reply and sample.text:
+            thought = LabelThought.from_labels(sample.text, sample.labels, sample.reply_emotion)
+            yield format_reply(thought, sample.reply)
+        elif sample.reply:
+            yield sample.reply
+        if sample.thought:
+            yield format_reply(LanguageThought(sample.thought), sample.reply or "")
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
