@@ -47,7 +47,7 @@ def speak_piece(
 
     `z`, `phase` and `quiet_source` (no noise in the source) replace draws.
     """
-    mel, z, mu = _flow_piece(model, speech_ids, voice, state, z, generator)
+    mel, z, mu = flow_piece(model, speech_ids, voice, state, z, generator)
     overlap = model.config.flow.mel_frames(TOKEN_OVERLAP)
     if state is not None:
         mel = cross_fade(mel, state.mel_overlap, overlap)
@@ -73,7 +73,7 @@ def speak_piece(
     return speech[0, :-samples], rest
 
 
-def _flow_piece(
+def flow_piece(
     model: Token2Wav,
     speech_ids: Sequence[int] | Tensor,
     voice: VoicePrompt,
