@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+import echat
 from echat.cli.talk import DEFAULT_MODEL, Device, Json, Model
 
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this JSON file.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many items, evenly spaced.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,31 +30,45 @@ def verify(
     ] = None,
 ) -> None:
     """Does this machine reproduce golden numbers? One line per array; exit code 1 when one differs."""
-    from echat.infer.verify import verify as run
+    from echat.infer.verify import bundled, verify_folder
 
-    checks = run(list(folders or []))
-    for check in checks:
-        print(check)
-    failed = sum(not check.ok for check in checks)
-    print(f"{len(checks) - failed} passed, {failed} failed")
+    passed = failed = 0
+    for folder in folders or bundled():
+        for check in verify_folder(folder):
+            print(check, flush=True)
+            passed, failed = passed + check.ok, failed + (not check.ok)
+    print(f"{passed} passed, {failed} failed")
     if failed:
         raise typer.Exit(1)
 
 
 def evaluate_tiny(
-    model: Model = DEFAULT_MODEL, device: Device = "cpu", limit: Limit = None, json: Json = False
+    manifest: Annotated[
+        Path | None, typer.Option(help="A held-out set made before; without it the set is made once.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the table to this file.")] = None,
+    model: Model = DEFAULT_MODEL,
+    device: Device = "cpu",
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(help="Of the sampled replies.")] = 0,
+    json: Json = False,
 ) -> None:
     """The bundled evaluation: held-out spoken questions, how well they were heard and answered."""
-    from echat.cli import record
+    from echat.cli import record, show
     from echat.eval.benchmarks import tiny
 
-    _report(tiny.run(record.open_engine(model, device), limit=limit), json)
+    _require_files([manifest] if manifest else [])
+    engine = record.open_engine(model, device)
+    report = tiny.run(engine, manifest or _held_out_set(), limit, markdown_out=markdown, seed=seed)
+    if json:
+        show.json_line(report.as_dict())
+    else:
+        print(report)
 
 
 def evaluate_understanding(
-    manifest: Annotated[
-        list[Path], typer.Option(help="JSON lines of clips with text and labels. Repeatable.")
-    ],
+    manifest: Annotated[list[Path], typer.Option(help="JSON lines of labelled clips. Repeatable.")],
+    split: Annotated[str | None, typer.Option(help="Only rows of this split, such as test.")] = None,
     model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
     limit: Limit = None,
@@ -61,8 +78,25 @@ def evaluate_understanding(
     from echat.cli import record
     from echat.eval.benchmarks import understanding
 
-    _report(understanding.run(record.open_engine(model, device), manifest, limit=limit), False)
+    _require_files(manifest)
+    engine = record.open_engine(model, device)
+    print(understanding.run(engine, manifest, limit=limit, json_out=json, split=split))
 
 
-def _report(result: Any, json: bool) -> None:
-    print(result)
+def _held_out_set() -> Path:
+    """The manifest of the held-out questions, made on the first call; an interrupted making goes on."""
+    from echat.corpus.build import build_held_out
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    folder = cache / "echat" / f"tiny-held-out-{echat.__version__}"
+    if not (folder / "test" / "manifest.jsonl").is_file():
+        print(f"making the held-out questions in {folder}, once", file=sys.stderr)
+    return build_held_out(folder, workers=min(2, os.cpu_count() or 1))
+
+
+def _require_files(paths: list[Path]) -> None:
+    """Before a model is loaded: the clearest time to hear of a wrong path."""
+    for path in paths:
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "nothing"
+            raise ValueError(f"{path}: expected a manifest in JSON lines, found {found}; check the path")

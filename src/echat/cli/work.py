@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -56,8 +56,6 @@ def build_corpus(
     ] = None,
 ) -> None:
     """Write and speak the dialogues that a recipe describes."""
-    from echat.corpus import build
+    from echat.corpus.build import main as build
 
-    result: Any = build.build(recipe, overrides or [])
-    if result is not None:
-        print(result)
+    build([str(recipe), *(overrides or [])])
