@@ -140,6 +140,7 @@ def test_a_sound_longer_than_the_model_can_hear_is_named(tmp_path, random_model)
         (["reply", "QUESTION", "-o", "answer.mp3"], "'.mp3'"),
         (["reply", "QUESTION", "-o", "absent/answer.wav"], "found none; create it"),
         (["reply", "QUESTION", "--history", "absent.json"], "absent.json"),
+        (["reply", "QUESTION", "--voice", "slt"], "expected -o FILE"),
         (["understand", "QUESTION", "--task", "emotoin"], "did you mean 'emotion'?"),
         (["understand", "QUESTION", "--task", "s2s"], "use echat reply"),
         (["say", " ", "-o", "out.wav"], "expected words"),

@@ -47,21 +47,13 @@ def listen(path: Path) -> UserTurn:
     return UserTurn(audio=waveform)
 
 
-def voice(engine: Engine, model: str, name_or_path: str | None) -> VoicePrompt | str | None:
+def voice(engine: Engine, name_or_path: str | None) -> VoicePrompt | str | None:
     """A voice of the model by name, the voice of a recording, or None for the model's own."""
     if name_or_path is None or not Path(name_or_path).suffix:
         return name_or_path
-    from echat.infer.engine import find_model
-    from echat.token2wav.speech_tokenizer import SpeechTokenizer
-    from echat.token2wav.token2wav import speaker_embedding
-    from echat.token2wav.voice import MAX_PROMPT_SECONDS, VoicePrompt
-
-    waveform, rate = read(name_or_path, max_seconds=MAX_PROMPT_SECONDS)
-    folder = find_model(model)
-    tokenizer = SpeechTokenizer.from_folder(folder / "speech_tokenizer")
     assert engine.token2wav is not None
-    speaker = speaker_embedding(engine.token2wav.config, folder / "token2wav")
-    return VoicePrompt.from_waveform(waveform, rate, tokenizer, speaker, where=name_or_path)
+    waveform, rate = read(name_or_path)
+    return engine.token2wav.voice_prompt(waveform, rate, where=name_or_path)
 
 
 def check_output(path: Path | None) -> None:

@@ -60,11 +60,13 @@ def reply(
     from echat.dialogue.turns import Conversation
 
     record.check_output(output)
+    if voice and not output:
+        raise ValueError("--voice: expected -o FILE for the speech, found none; add -o answer.wav")
     past = [turn for path in history or [] for turn in record.read_history(path)]
     conversation = Conversation([*past, record.listen(question)])
     engine = record.open_engine(model, device, speaks=output is not None)
     task = ("s2s" if output else "s2t") + ("" if think is Think.off else f"_think_{think.value}")
-    answer = engine.run(conversation, task, seed=seed, voice=record.voice(engine, model, voice))
+    answer = engine.run(conversation, task, seed=seed, voice=record.voice(engine, voice))
     if output:
         record.write_speech(output, answer)
     if json:
@@ -116,7 +118,7 @@ def say(
     if not text.strip():
         raise ValueError("text: expected words to speak, found none; write them in quotes")
     engine = record.open_engine(model, device, speaks=True)
-    waveform, rate = engine.say(text, voice=record.voice(engine, model, voice), seed=seed)
+    waveform, rate = engine.say(text, voice=record.voice(engine, voice), seed=seed)
     write(output, waveform, rate)
     seconds = round(len(waveform) / rate, 3)
     if json:
