@@ -149,7 +149,12 @@ def read_cosyvoice_yaml(text: str) -> tuple[FlowConfig, VocoderConfig]:
     cfm = cfm.get("content", cfm) if isinstance(cfm, dict) else cfm
     return (
         flow_config(
-            flow | {"length_regulator": flow["length_regulator"], "cfm": cfm, "estimator": flow["decoder"]["estimator"]}
+            flow
+            | {
+                "length_regulator": flow["length_regulator"],
+                "cfm": cfm,
+                "estimator": flow["decoder"]["estimator"],
+            }
         ),
         vocoder_config(hift),
     )

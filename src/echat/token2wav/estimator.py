@@ -5,6 +5,7 @@ None means every frame is valid, which is faster and the same.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,9 @@ class EstimatorConfig(Config):
 
     in_channels: int = Field(320, description="noisy mel + regulated ids + speaker + prompt mel")
     out_channels: int = Field(80, description="mel bins")
-    channels: tuple[int, ...] = Field((256, 256), description="width of each level; each but the last halves time")
+    channels: tuple[int, ...] = Field(
+        (256, 256), description="width of each level; each but the last halves time"
+    )
     attention_head_dim: int = 64
     num_heads: int = 8
     n_blocks: int = Field(4, description="transformers behind each residual block")
@@ -121,9 +124,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList(
-            [Projection(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)]
-        )
+        self.net = nn.ModuleList([Projection(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net[2](self.net[0](x))
@@ -174,7 +175,7 @@ class Estimator(nn.Module):
         for _ in range(config.num_mid_blocks):
             self.mid_blocks.append(self._stage(n_in, n_in))
         widths = (*reversed(config.channels), first)
-        for level, (n_in, width) in enumerate(zip(widths, widths[1:], strict=False)):
+        for level, (n_in, width) in enumerate(pairwise(widths)):
             resample = nn.Conv1d(width, width, 3, padding=1)
             if level < len(config.channels) - 1:
                 resample = Resample(nn.ConvTranspose1d(width, width, 4, 2, 1))

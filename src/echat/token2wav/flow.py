@@ -41,7 +41,9 @@ class FlowConfig(Config):
     inference_cfg_rate: float = Field(0.7, description="strength of guidance")
     t_scheduler: Literal["cosine", "linear"] = "cosine"
     steps: int = Field(10, gt=0, description="Euler steps")
-    prior_weight: float = Field(0.0, ge=0, description="weight of the distance of mu from the mel (Popov 2021)")
+    prior_weight: float = Field(
+        0.0, ge=0, description="weight of the distance of mu from the mel (Popov 2021)"
+    )
     mel_mean: float = Field(0.0, description="subtracted from the mel inside the flow")
     mel_scale: float = Field(1.0, gt=0, description="the mel is divided by this inside the flow")
     encoder: TokenEncoderConfig = TokenEncoderConfig()
@@ -53,7 +55,10 @@ class FlowConfig(Config):
             raise ValueError(
                 f"encoder.input_size: expected input_size {self.input_size}, found {self.encoder.input_size}"
             )
-        if self.estimator.in_channels != 4 * self.output_size or self.estimator.out_channels != self.output_size:
+        if (
+            self.estimator.in_channels != 4 * self.output_size
+            or self.estimator.out_channels != self.output_size
+        ):
             raise ValueError(
                 f"estimator: expected {4 * self.output_size} channels in and {self.output_size} out, found "
                 f"{self.estimator.in_channels} and {self.estimator.out_channels}"

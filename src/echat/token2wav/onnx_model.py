@@ -13,7 +13,9 @@ def onnx_session(path: str | Path) -> Any:
     """An onnxruntime session on the CPU."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: expected an ONNX file, found none; copy it beside the other released weights")
+        raise ValueError(
+            f"{path}: expected an ONNX file, found none; copy it beside the other released weights"
+        )
     try:
         import onnxruntime
     except ImportError as error:
@@ -26,7 +28,9 @@ def onnx_session(path: str | Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class of their own
-        raise ValueError(f"{path}: expected an ONNX network, found a file that does not load: {error}") from error
+        raise ValueError(
+            f"{path}: expected an ONNX network, found a file that does not load: {error}"
+        ) from error
 
 
 def sha256(path: str | Path) -> str:

@@ -7,7 +7,7 @@ Legend: batch, time = log-mel frames (100 a second), n = ids (25 a second), dim 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,12 @@ FRAMES_PER_ID = 4  # two convolutions that halve time
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"  # class 0 is the CTC blank, character i is class i + 1
 
 
+class AnySpeechTokenizer(Protocol):
+    """What turns 16 kHz waveforms into speech ids."""
+
+    def encode(self, waveforms: Sequence[Tensor] | Tensor, lens: Tensor | None = None) -> list[list[int]]: ...
+
+
 class SpeechTokenizerConfig(Config):
     """Sizes of our own speech tokenizer."""
 
@@ -36,7 +42,9 @@ class SpeechTokenizerConfig(Config):
     kernel: int = Field(9, description="reach of the depth-wise convolutions, in ids")
     blocks_before: int = Field(2, ge=1, description="blocks that hear, before the quantiser")
     blocks_after: int = Field(3, ge=1, description="blocks that read the ids, after it")
-    mel_weight: float = Field(3.0, ge=0, description="weight of the mel regression beside the transcription loss")
+    mel_weight: float = Field(
+        3.0, ge=0, description="weight of the mel regression beside the transcription loss"
+    )
     quantizer: QuantizerConfig = QuantizerConfig()
 
     @model_validator(mode="after")
@@ -203,3 +211,14 @@ def collapse(classes: Sequence[int]) -> str:
     """Text of a CTC path: repeats merged, blanks dropped."""
     kept = [c for c, before in zip(classes, [0, *classes], strict=False) if c and c != before]
     return "".join(CHARACTERS[c - 1] for c in kept).strip()
+
+
+def load_speech_tokenizer(folder: str | Path) -> AnySpeechTokenizer:
+    """Our own tokenizer, or the released one when `folder` holds its ONNX file."""
+    folder = Path(folder)
+    onnx_file = folder / "speech_tokenizer_v1.onnx"
+    if onnx_file.is_file():
+        from echat.token2wav.onnx_tokenizer import OnnxSpeechTokenizer
+
+        return OnnxSpeechTokenizer(onnx_file)
+    return SpeechTokenizer.from_folder(folder)

@@ -4,28 +4,38 @@ Legend: n = speech ids (25 a second), time = mel frames, samples = 256 * time at
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from echat.audio.features import VOCODER_RATE
 from echat.checkpoint import load_strict, read_tensors, write_tensors
-from echat.config import Config, load_config, save_config
+from echat.config import Config, load_config, nearest, save_config
 from echat.token2wav.cosyvoice_weights import fold_vocoder, read_cosyvoice_yaml, read_weights
 from echat.token2wav.flow import Flow, FlowConfig
-from echat.token2wav.speaker import MelStatistics
+from echat.token2wav.speaker import CampPlus, MelStatistics
+from echat.token2wav.speech_tokenizer import AnySpeechTokenizer, load_speech_tokenizer
 from echat.token2wav.vocoder import Vocoder, VocoderConfig
 from echat.token2wav.voice import VoicePrompt
 
+VOICES_FOLDER = "voices"  # of a token2wav folder
+TOKENIZER_FOLDER = "speech_tokenizer"  # beside a token2wav folder
+SPEAKER_FILE = "campplus.onnx"
+
 
 class Token2WavConfig(Config):
-    """Both networks, and what kind of speaker embedding they were trained with."""
+    """Both networks, and what voices they were trained with."""
 
     speaker: Literal["mel_stats", "campplus"] = "campplus"
+    default_voice: str | None = Field(
+        None, description="name of the voice that speaks when none is asked for"
+    )
+    min_prompt_rate: int = Field(VOCODER_RATE, description="lowest sample rate of a reference recording, Hz")
     flow: FlowConfig = FlowConfig()
     vocoder: VocoderConfig = VocoderConfig()
 
@@ -35,11 +45,19 @@ class Token2Wav(nn.Module):
 
     rate = VOCODER_RATE
 
-    def __init__(self, config: Token2WavConfig) -> None:
+    def __init__(self, config: Token2WavConfig, folder: str | Path | None = None) -> None:
+        """`folder` is where voices, speaker network and (beside it) speech tokenizer are looked for."""
         super().__init__()
         self.config = config
         self.flow = Flow(config.flow)
         self.vocoder = Vocoder(config.vocoder)
+        self.voices: dict[str, VoicePrompt] = {}
+        self._folder = None if folder is None else Path(folder)
+        self._tokenizer: AnySpeechTokenizer | None = None
+        self._speaker: Callable[[Tensor, Tensor], Tensor] | None = None
+        if self._folder is not None:
+            for path in sorted((self._folder / VOICES_FOLDER).glob("*.safetensors")):
+                self.voices[path.stem] = VoicePrompt.load(path)
 
     @property
     def device(self) -> torch.device:
@@ -49,7 +67,7 @@ class Token2Wav(nn.Module):
     def synthesize(
         self,
         speech_ids: Sequence[int] | Tensor,
-        voice: VoicePrompt,
+        voice: VoicePrompt | str | None = None,
         seed: int | None = 0,
         speed: float = 1.0,
         *,
@@ -59,6 +77,7 @@ class Token2Wav(nn.Module):
     ) -> Tensor:
         """Waveform `(samples,)` at 22.05 kHz on the CPU; no ids give an empty one.
 
+        `voice` may be a name of :attr:`voices`; None is the default voice.
         The same ids, voice, seed and speed give the same samples; `seed=None` draws anew. `speed` 1.25 is faster.
         `z`, `phase` and `noise` replace the draws of flow and vocoder.
         """
@@ -68,18 +87,67 @@ class Token2Wav(nn.Module):
         if not len(ids):
             return torch.zeros(0)
         generator = seeded(seed)
-        mel = self.mel(ids, voice, z, generator)
+        mel = self.mel(ids, self.voice(voice), z, generator)
         if speed != 1.0:
             mel = F.interpolate(mel, size=int(mel.shape[2] / speed), mode="linear")
         waveform, _ = self.vocoder(mel, phase=phase, noise=noise, generator=generator)
         return waveform[0].float().cpu()
 
     def mel(
-        self, ids: Tensor, voice: VoicePrompt, z: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        ids: Tensor,
+        voice: VoicePrompt,
+        z: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Mel `(1, 80, time)` of checked ids `(n,)`."""
         prompt_ids, prompt_mel, embedding = self.placed(voice)
         return self.flow(ids[None], prompt_ids, prompt_mel, embedding, z, generator)
+
+    def voice(self, voice: VoicePrompt | str | None) -> VoicePrompt:
+        """A voice by name; None is the default voice, a prompt is itself."""
+        if isinstance(voice, VoicePrompt):
+            return voice
+        name = voice or self.config.default_voice
+        if name is None and len(self.voices) == 1:
+            return next(iter(self.voices.values()))
+        if name is None:
+            raise ValueError(
+                f"voice: this model has no default voice; expected one of {', '.join(self.voices) or '(none)'} "
+                "or a reference recording"
+            )
+        if name not in self.voices:
+            raise ValueError(f"voice: {name!r} is unknown, {nearest(name, self.voices)}")
+        return self.voices[name]
+
+    @property
+    def tokenizer(self) -> AnySpeechTokenizer:
+        """The speech tokenizer that lies beside this token2wav's folder."""
+        if self._tokenizer is None:
+            if self._folder is None:
+                raise ValueError("voice prompt: this token2wav came from no folder, give it a tokenizer")
+            self._tokenizer = load_speech_tokenizer(self._folder.parent / TOKENIZER_FOLDER)
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: AnySpeechTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def speaker(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """What makes speaker embeddings for this token2wav."""
+        if self._speaker is None:
+            if self.config.speaker == "mel_stats":
+                self._speaker = MelStatistics()
+            else:
+                self._speaker = CampPlus((self._folder or Path()) / SPEAKER_FILE)
+        return self._speaker
+
+    def voice_prompt(self, waveform: Tensor, rate: int, where: str = "voice prompt") -> VoicePrompt:
+        """The voice of a reference recording; compute once, use for many replies."""
+        return VoicePrompt.from_waveform(
+            waveform, rate, self.tokenizer, self.speaker, self.config.min_prompt_rate, where
+        )
 
     def placed(self, voice: VoicePrompt) -> tuple[Tensor, Tensor, Tensor]:
         """The voice as a batch of one, where the networks are."""
@@ -101,18 +169,20 @@ class Token2Wav(nn.Module):
         return ids.to(self.device)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
-        """Write `config.yaml`, `flow.safetensors` and `hift.safetensors`."""
+        """Write `config.yaml`, `flow.safetensors`, `hift.safetensors` and `voices/`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_config(self.config, folder / "config.yaml")
         write_tensors(folder / "flow.safetensors", self.flow.state_dict(), dtype)
         write_tensors(folder / "hift.safetensors", self.vocoder.state_dict(), dtype)
+        for name, voice in self.voices.items():
+            voice.save(folder / VOICES_FOLDER / f"{name}.safetensors")
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Token2Wav":
         """The networks saved in `folder`, in fp32 on the CPU, ready to speak."""
         folder = Path(folder)
-        token2wav = cls(load_config(Token2WavConfig, folder / "config.yaml"))
+        token2wav = cls(load_config(Token2WavConfig, folder / "config.yaml"), folder)
         for module, name in ((token2wav.flow, "flow"), (token2wav.vocoder, "hift")):
             path = folder / f"{name}.safetensors"
             load_strict(module, read_tensors(path), str(path))
@@ -126,24 +196,12 @@ class Token2Wav(nn.Module):
         if (folder / "cosyvoice.yaml").is_file():
             flow, vocoder = read_cosyvoice_yaml((folder / "cosyvoice.yaml").read_text(encoding="utf-8"))
             config = Token2WavConfig(flow=flow, vocoder=vocoder)
-        token2wav = cls(config)
+        token2wav = cls(config, folder)
         load_strict(token2wav.flow, read_weights(folder / "flow.pt"), str(folder / "flow.pt"))
-        load_strict(token2wav.vocoder, fold_vocoder(read_weights(folder / "hift.pt")), str(folder / "hift.pt"))
+        load_strict(
+            token2wav.vocoder, fold_vocoder(read_weights(folder / "hift.pt")), str(folder / "hift.pt")
+        )
         return token2wav.eval()
-
-
-def voices(folder: str | Path) -> dict[str, Path]:
-    """The voices that come with a token2wav folder: name -> file."""
-    return {path.stem: path for path in sorted((Path(folder) / "voices").glob("*.safetensors"))}
-
-
-def speaker_embedding(config: Token2WavConfig, folder: str | Path) -> MelStatistics:
-    """What makes speaker embeddings for this token2wav; CAM++ is `campplus.onnx` in its folder."""
-    if config.speaker == "mel_stats":
-        return MelStatistics()
-    from echat.token2wav.speaker import CampPlus
-
-    return CampPlus(Path(folder) / "campplus.onnx")
 
 
 def seeded(seed: int | None) -> torch.Generator | None:

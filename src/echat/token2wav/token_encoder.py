@@ -183,6 +183,8 @@ def stretch(x: Tensor, frames: int) -> Tensor:
 
 def stretch_rows(x: Tensor, lens: Tensor, frame_lens: Tensor) -> Tensor:
     """`stretch` for padded rows: row `b` goes from `lens[b]` to `frame_lens[b]`, zeros behind."""
+    if lens.unique().numel() == 1 and frame_lens.unique().numel() == 1:
+        return stretch(x[:, : int(lens[0])], int(frame_lens[0]))
     out = x.new_zeros(x.shape[0], int(frame_lens.max()), x.shape[2])
     for row, (n, frames) in enumerate(zip(lens.tolist(), frame_lens.tolist(), strict=True)):
         out[row, :frames] = stretch(x[row : row + 1, :n], frames)[0]

@@ -6,6 +6,7 @@ Legend: batch, time = mel frames (256 samples each), samples = 256 * time, harmo
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -108,7 +109,7 @@ class F0Predictor(nn.Module):
         super().__init__()
         widths = [config.in_channels] + [config.cond_channels] * 5
         self.condnet = nn.Sequential()
-        for n_in, n_out in zip(widths, widths[1:], strict=False):
+        for n_in, n_out in pairwise(widths):
             self.condnet.append(nn.Conv1d(n_in, n_out, 3, padding=1)).append(nn.ELU())
         self.classifier = nn.Linear(config.cond_channels, 1)
 

@@ -4,7 +4,8 @@ Legend: batch, samples; frames = mel frames (256 samples each).
 """
 
 import functools
-import math
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -57,29 +58,36 @@ def mel_loss(made: Tensor, real: Tensor, basis: Tensor) -> Tensor:
     return F.l1_loss(made_mel, real_mel)
 
 
-def vocoder_loss(
-    vocoder: Vocoder, batch: dict[str, Tensor], config: VocoderLossConfig, mel_basis: Tensor, teacher: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss, its parts, and under `made` the waveform.
+@dataclass(frozen=True)
+class Cut:
+    """A stretch of speech, alone or (with a leading batch axis) many of equal length."""
 
-    `batch`: `mel (batch, 80, frames)`, `waveform (batch, 256 * frames)`, `f0 (batch, frames)` in Hz.
+    mel: Tensor  # (80, frames)
+    waveform: Tensor  # (256 * frames,)
+    f0: Tensor  # (frames,) Hz, 0 = unvoiced
+
+
+def vocoder_loss(
+    vocoder: Vocoder, batch: Cut, config: VocoderLossConfig, mel_basis: Tensor, teacher: bool
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Loss, its parts, and the waveform that was made.
+
     `teacher`: the source follows the true pitch instead of the predicted one.
     """
-    mel, real, f0 = batch["mel"], batch["waveform"], batch["f0"]
-    predicted = vocoder.f0_predictor(mel).float()
-    source = vocoder.m_source(f0 if teacher else predicted.detach())
-    made = vocoder.decode(mel, source).float()
+    predicted = vocoder.f0_predictor(batch.mel).float()
+    source = vocoder.m_source(batch.f0 if teacher else predicted.detach())
+    made = vocoder.decode(batch.mel, source).float()
     parts = {
-        "spectral": spectral_loss(made, real, config.fft_sizes),
-        "mel": mel_loss(made, real, mel_basis),
-        "f0": F.l1_loss(predicted, f0),
+        "spectral": spectral_loss(made, batch.waveform, config.fft_sizes),
+        "mel": mel_loss(made, batch.waveform, mel_basis),
+        "f0": F.l1_loss(predicted, batch.f0),
     }
     total = (
         config.spectral_weight * parts["spectral"]
         + config.mel_weight * parts["mel"]
         + config.f0_weight * parts["f0"]
     )
-    return total, parts | {"made": made}
+    return total, parts, made
 
 
 class PeriodCritic(nn.Module):
@@ -90,8 +98,7 @@ class PeriodCritic(nn.Module):
         self.period = period
         sizes = (1, width, 2 * width, 4 * width)
         self.convs = nn.ModuleList(
-            nn.Conv2d(n_in, n_out, (5, 1), (3, 1), padding=(2, 0))
-            for n_in, n_out in zip(sizes, sizes[1:], strict=False)
+            nn.Conv2d(n_in, n_out, (5, 1), (3, 1), padding=(2, 0)) for n_in, n_out in pairwise(sizes)
         )
         self.last = nn.Conv2d(sizes[-1], 1, (3, 1), padding=(1, 0))
 
@@ -114,8 +121,7 @@ class ScaleCritic(nn.Module):
         self.n_fft = n_fft
         sizes = (1, width, width, width)
         self.convs = nn.ModuleList(
-            nn.Conv2d(n_in, n_out, (5, 3), (2, 1), padding=(2, 1))
-            for n_in, n_out in zip(sizes, sizes[1:], strict=False)
+            nn.Conv2d(n_in, n_out, (5, 3), (2, 1), padding=(2, 1)) for n_in, n_out in pairwise(sizes)
         )
         self.last = nn.Conv2d(width, 1, 3, padding=1)
 
@@ -143,22 +149,20 @@ class Critics(nn.Module):
         """Teaches the critics: real speech is 1, made speech 0."""
         total = made.new_zeros(())
         for member in self.members:
-            total = (
-                total + (member(real)[0] - 1).square().mean() + member(made.detach())[0].square().mean()
-            )
+            total = total + (member(real)[0] - 1).square().mean() + member(made.detach())[0].square().mean()
         return total / len(self.members)
 
     def vocoder_loss(self, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Teaches the vocoder: (adversarial, feature distance)."""
+        """Teaches the vocoder, not the critics: (adversarial loss, distance of the critics' features)."""
         adversarial, distance = made.new_zeros(()), made.new_zeros(())
         for member in self.members:
-            score, features = member(made)
+            fixed = {name: p.detach() for name, p in member.named_parameters()}
+            score, features = torch.func.functional_call(member, fixed, (made,))
             with torch.no_grad():
                 _, targets = member(real)
             adversarial = adversarial + (score - 1).square().mean()
-            distance = distance + sum(
-                F.l1_loss(a, b) for a, b in zip(features, targets, strict=True)
-            ) / len(features)
+            apart = [F.l1_loss(a, b) for a, b in zip(features, targets, strict=True)]
+            distance = distance + torch.stack(apart).mean()
         return adversarial / len(self.members), distance / len(self.members)
 
 
@@ -174,36 +178,14 @@ def pitch_track(waveform: Tensor, rate: int, hop: int) -> Tensor:
     return F.pad(fine[1::2], (0, frames))[:frames]
 
 
-def random_segments(
-    clips: list[dict[str, Tensor]], frames: int, batch: int, generator: torch.Generator, hop: int
-) -> dict[str, Tensor]:
-    """Random cuts of `frames` mel frames: each clip is drawn in proportion to its length.
-
-    A clip holds `mel (80, time)`, `waveform (>= hop * time,)`, `f0 (time,)`. Short clips are padded with
-    their last frame and silence.
-    """
-    weights = torch.tensor([float(clip["mel"].shape[1]) for clip in clips])
-    picked = torch.multinomial(weights, batch, replacement=True, generator=generator)
-    rows = []
-    for index in picked.tolist():
-        clip = clips[index]
-        spare = max(clip["mel"].shape[1] - frames, 0)
-        start = int(torch.randint(spare + 1, (1,), generator=generator))
-        mel = clip["mel"][:, start : start + frames]
-        missing = frames - mel.shape[1]
-        waveform = clip["waveform"][start * hop : (start + frames) * hop]
-        rows.append(
-            {
-                "mel": F.pad(mel[None], (0, missing), mode="replicate")[0] if missing else mel,
-                "waveform": F.pad(waveform, (0, frames * hop - waveform.shape[0])),
-                "f0": F.pad(clip["f0"][start : start + frames], (0, missing)),
-            }
-        )
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def cosine_rate(step: int, steps: int, warmup: int = 100) -> float:
-    """Learning-rate factor: a short ramp, then half a cosine down to 2 %."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+def cut(clip: Cut, frames: int, hop: int, generator: torch.Generator) -> Cut:
+    """A random stretch of `frames` mel frames; a clip that is too short is padded by its last frame and silence."""
+    start = int(torch.randint(max(clip.mel.shape[1] - frames, 0) + 1, (1,), generator=generator))
+    mel = clip.mel[:, start : start + frames]
+    missing = frames - mel.shape[1]
+    waveform = clip.waveform[start * hop : (start + frames) * hop]
+    return Cut(
+        F.pad(mel[None], (0, missing), mode="replicate")[0],
+        F.pad(waveform, (0, frames * hop - len(waveform))),
+        F.pad(clip.f0[start : start + frames], (0, missing)),
+    )

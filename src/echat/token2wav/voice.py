@@ -1,27 +1,21 @@
 """The voice of a prompt: everything that is computed once from a reference recording and then kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from echat.audio.features import VOCODER_HOP, VOCODER_N_MELS, VOCODER_RATE, VOCODER_WINDOW, mel_22k
 from echat.audio.features import SAMPLE_RATE as HEARING_RATE
+from echat.audio.features import VOCODER_HOP, VOCODER_N_MELS, VOCODER_RATE, VOCODER_WINDOW, mel_22k
 from echat.audio.waveform import check, resample
 from echat.checkpoint import read_tensors, write_tensors
+from echat.token2wav.speech_tokenizer import AnySpeechTokenizer
 
 MIN_PROMPT_SECONDS = ((VOCODER_WINDOW - VOCODER_HOP) // 2 + 1) / VOCODER_RATE
 MAX_PROMPT_SECONDS = 30.0
 _NAMES = ("speech_ids", "mel", "embedding")
-
-
-class AnySpeechTokenizer(Protocol):
-    """What turns 16 kHz waveforms into speech ids."""
-
-    def encode(self, waveforms: Sequence[Tensor], lens: Tensor | None = None) -> list[list[int]]: ...
 
 
 @dataclass(frozen=True)
@@ -59,9 +53,7 @@ class VoicePrompt:
 
     def without_prompt(self) -> "VoicePrompt":
         """Only the speaker embedding: synthesis gets faster by the length of the prompt."""
-        return VoicePrompt(
-            torch.zeros(0, dtype=torch.long), torch.zeros(0, VOCODER_N_MELS), self.embedding
-        )
+        return VoicePrompt(torch.zeros(0, dtype=torch.long), torch.zeros(0, VOCODER_N_MELS), self.embedding)
 
     def save(self, path: str | Path) -> None:
         """Write `<name>.safetensors`."""
@@ -72,5 +64,7 @@ class VoicePrompt:
         """The voice written by :meth:`save`."""
         tensors = read_tensors(path)
         if sorted(tensors) != sorted(_NAMES):
-            raise ValueError(f"{path}: expected a voice of {', '.join(_NAMES)}, found {', '.join(sorted(tensors))}")
+            raise ValueError(
+                f"{path}: expected a voice of {', '.join(_NAMES)}, found {', '.join(sorted(tensors))}"
+            )
         return cls(*(tensors[name] for name in _NAMES))

@@ -1,0 +1,140 @@
+"""Training of the vocoder: from the mel to the waveform, on random cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from echat.audio.features import (
+    VOCODER_HOP,
+    VOCODER_N_MELS,
+    VOCODER_RATE,
+    VOCODER_WINDOW,
+    mel_22k,
+    mel_filterbank,
+)
+from echat.checkpoint import write_tensors
+from echat.config import save_config
+from echat.token2wav.vocoder import Vocoder, VocoderConfig
+from echat.token2wav.vocoder_losses import (
+    Critics,
+    Cut,
+    VocoderLossConfig,
+    cut,
+    pitch_track,
+    vocoder_loss,
+)
+from echat.train.objective import Loss
+from echat.train.objectives.speech_clips import Clip, DrawnBatches, moved, read_clips, spoken
+from echat.train.recipe import Recipe
+from echat.train.start import init_from
+
+
+class Settings(Recipe):
+    """Recipe of the vocoder."""
+
+    objective: Literal["vocoder"] = "vocoder"
+    precision: Literal["bf16", "fp32"] = "fp32"  # convolutions this narrow are slower in bf16 on a CPU
+    vocoder: VocoderConfig = VocoderConfig()
+    losses: VocoderLossConfig = VocoderLossConfig()
+    manifests: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+    validation_clips: int = 16
+    split: str | None = None  # of `manifests`; None = all records
+    segment_frames: int = Field(32, gt=8)  # mel frames of one cut
+    batch_size: int = Field(8, gt=0)  # cuts per micro-batch
+    cached_clips: int = 3_000  # clips kept in memory, about 0.2 MB each
+
+
+@dataclass(frozen=True)
+class VocoderBatch:
+    """Cuts of equal length."""
+
+    keys: tuple[str, ...]
+    mel: Tensor  # (batch, 80, frames)
+    waveform: Tensor  # (batch, 256 * frames)
+    f0: Tensor  # (batch, frames) Hz, 0 = unvoiced
+    teacher: bool  # the source follows the true pitch
+
+    def to(self, device: torch.device) -> VocoderBatch:
+        return moved(self, device)
+
+
+class VocoderObjective:
+    """Objective of :mod:`echat.train.objective` for the vocoder."""
+
+    def __init__(self, recipe: Settings) -> None:
+        self.recipe = recipe
+        self.vocoder = Vocoder(recipe.vocoder)
+        init_from(self.vocoder, recipe.init_from)
+        self.critics = Critics() if recipe.losses.adversarial_weight else None
+        self.module: nn.Module = self.vocoder
+        if self.critics is not None:
+            self.module = nn.ModuleDict({"vocoder": self.vocoder, "critics": self.critics})
+        self._basis = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE)
+        self._sounds = lru_cache(maxsize=recipe.cached_clips)(self._make)
+        self._clips = read_clips(recipe.manifests, recipe.split)
+        self._weights = torch.tensor([clip.seconds for clip in self._clips])
+        self.batches = DrawnBatches(self._draw, recipe.seed)
+
+    def _make(self, clip: Clip) -> Cut:
+        waveform = spoken(clip)
+        mel = mel_22k(waveform).T.contiguous()
+        f0 = pitch_track(waveform, VOCODER_RATE, VOCODER_HOP)
+        return Cut(mel, waveform[: mel.shape[1] * VOCODER_HOP], f0[: mel.shape[1]])
+
+    def _draw(self, generator: torch.Generator) -> VocoderBatch:
+        """Clips in proportion to their length, one random cut of each."""
+        picked = torch.multinomial(self._weights, self.recipe.batch_size, True, generator=generator)
+        teacher = bool(torch.rand(1, generator=generator) < self.recipe.losses.teacher_f0)
+        return self._batch([self._clips[i] for i in picked.tolist()], teacher, generator)
+
+    def _batch(self, clips: Sequence[Clip], teacher: bool, generator: torch.Generator) -> VocoderBatch:
+        frames = self.recipe.segment_frames
+        cuts = [cut(self._sounds(clip), frames, VOCODER_HOP, generator) for clip in clips]
+        return VocoderBatch(
+            tuple(clip.key for clip in clips),
+            torch.stack([c.mel for c in cuts]),
+            torch.stack([c.waveform for c in cuts]),
+            torch.stack([c.f0 for c in cuts]),
+            teacher,
+        )
+
+    def validation(self) -> list[VocoderBatch]:
+        if not self.recipe.validation:
+            return []
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        clips = read_clips(self.recipe.validation)
+        chosen = clips[:: max(1, len(clips) // self.recipe.validation_clips)][: self.recipe.validation_clips]
+        return [self._batch(chosen, False, generator)]
+
+    def loss(self, batch: VocoderBatch) -> Loss:
+        losses = self.recipe.losses
+        cuts = Cut(batch.mel, batch.waveform, batch.f0)
+        total, parts, made = vocoder_loss(self.vocoder, cuts, losses, self._basis, batch.teacher)
+        if self.critics is not None:
+            adversarial, features = self.critics.vocoder_loss(made, batch.waveform)
+            critics = self.critics.critic_loss(made, batch.waveform)
+            total = (
+                total + losses.adversarial_weight * adversarial + losses.feature_weight * features + critics
+            )
+            parts |= {"adversarial": adversarial, "features": features, "critics": critics}
+        count = len(batch.keys)
+        shown = {name: (part.detach() * count, count) for name, part in parts.items()}
+        return Loss(total * count, count, shown)
+
+    def export(self, folder: Path) -> None:
+        """`config.yaml` (of the vocoder) and `hift.safetensors`."""
+        save_config(self.recipe.vocoder, folder / "config.yaml")
+        write_tensors(folder / "hift.safetensors", self.vocoder.state_dict(), torch.float16)
+
+
+def build(recipe: Settings) -> VocoderObjective:
+    return VocoderObjective(recipe)
