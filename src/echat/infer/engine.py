@@ -1,6 +1,6 @@
 """One loaded model, many conversations: every call takes its state as arguments and leaves nothing behind."""
 
-import time
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from echat.audio.waveform import read
 from echat.checkpoint import CheckpointError
 from echat.dialogue import thinking
 from echat.dialogue.rendering import Audio as AudioSegment
@@ -23,17 +24,19 @@ from echat.infer.decoding import Plan, Writing
 from echat.infer.events import Event, Reply, Understanding
 from echat.infer.generation import embed_prompt, generate
 from echat.infer.hearing import listen, to_mel
+from echat.infer.telling import Clock, Teller
 from echat.model.model_folder import CONFIG_FILE, load_model, save_model
 from echat.model.osum_weights import load_osum
 from echat.model.speech_llm import SpeechLLM
 from echat.model.text_tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from echat.token2wav.token2wav import Token2Wav, VoicePrompt
+    from echat.token2wav.token2wav import Token2Wav
+    from echat.token2wav.voice import VoicePrompt
 
-SPEECH_CHUNK = 25  # codec ids per event: one second
 MODELS_FOLDER = "models"  # of the package: the built-in models
 TOKEN2WAV_FOLDER = "token2wav"
+SPEECH_TOKENIZER_FOLDER = "speech_tokenizer"
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,9 @@ class Engine:
     profile: Profile = "echat"
     token2wav: "Token2Wav | None" = None  # None: replies have speech ids but no sound
     name: str = ""
+    home: Path | None = None  # the folder it came from
 
     # --- replies
-    # ----------------------------------------------------------------------------------------------------
 
     def reply(
         self,
@@ -67,12 +70,12 @@ class Engine:
         prompt for another. Without `speak` the ids of speech are still written, but no waveform is made.
         """
         task = get_task(task)
-        clock = _Clock()
+        clock = Clock()
         segments = self.render(conversation, task)
         embeds = self.embed(segments)
         clock.lap("listen")
         plan = self.plan(conversation, task, decoding)
-        teller = _Teller(self, task)
+        teller = Teller(self, task)
         writing = None
         for step, writing in generate(self.model, embeds, plan, _generator(seed)):
             if step.is_speech and "write" not in clock.seconds:
@@ -139,18 +142,18 @@ class Engine:
         self, text: str, voice: "VoicePrompt | str | None" = None, *, seed: int | None = None, **settings: Any
     ) -> tuple[Tensor, int]:
         """Read a text aloud -> waveform (samples,), rate in Hz."""
-        if self.token2wav is None:
-            raise ValueError(
-                f"model {self.name or 'without a name'}: expected a {TOKEN2WAV_FOLDER}/ folder to speak "
-                "with, found none; add one to the model folder"
-            )
+        self._need_token2wav()
         reply = self.run(Conversation([UserTurn(text=text)]), "tts", seed=seed, voice=voice, **settings)
         if reply.waveform is None or reply.rate is None:
             raise ValueError(f"text {text!r}: expected speech, found none; give words that can be read aloud")
         return reply.waveform, reply.rate
 
+    def voice_from(self, path: str | Path) -> "VoicePrompt":
+        """The voice of a recording, to speak with."""
+        waveform, rate = read(str(path))
+        return self._need_token2wav().voice_prompt(waveform, rate, where=str(path))
+
     # --- steps of a reply, also used by the batch, the verification and the tests
-    # -----------------------------------
 
     def render(self, conversation: Conversation, task: str | Task) -> list[Segment]:
         """The prompt as segments, in the dialect of this engine."""
@@ -210,71 +213,28 @@ class Engine:
     def _synthesise(
         self, speech_ids: Sequence[int], voice: "VoicePrompt | str | None", seed: int | None
     ) -> dict[str, Any]:
-        assert self.token2wav is not None
-        waveform = self.token2wav.synthesize(speech_ids, voice, seed=seed or 0)
-        return {"waveform": waveform, "rate": self.token2wav.rate}
+        token2wav = self._need_token2wav()
+        waveform = token2wav.synthesize(speech_ids, voice, seed=seed)
+        return {"waveform": waveform, "rate": token2wav.rate}
+
+    def _need_token2wav(self) -> "Token2Wav":
+        if self.token2wav is None:
+            raise ValueError(
+                f"model {self.name or 'without a name'}: expected a {TOKEN2WAV_FOLDER}/ folder to speak with, "
+                "found none; add one to the model folder"
+            )
+        return self.token2wav
 
     # --- on disk
-    # ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
         """Write a model folder that `load` reads; `dtype` is the precision on disk."""
         save_model(folder, self.model, self.tokenizer, self.profile, self.name, dtype)
         if self.token2wav is not None:
             self.token2wav.save(Path(folder) / TOKEN2WAV_FOLDER)
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = now - self._last
-        self._last = now
-
-    def total(self) -> dict[str, float]:
-        return {**self.seconds, "total": time.perf_counter() - self._start}
-
-
-class _Teller:
-    """Turns a growing reply into events. Local to one reply."""
-
-    def __init__(self, engine: Engine, task: Task) -> None:
-        self.engine, self.task = engine, task
-        self.thought_told = not task.thinks
-        self.text_told = not task.writes_text
-        self.speech_told = 0
-
-    def tell(self, writing: Writing, is_last: bool = False) -> Iterator[Event]:
-        """What has become known since the last call."""
-        text_ended = writing.text_ended or is_last
-        if not self.thought_told and (text_ended or self._may_end_thought(writing)):
-            parsed = thinking.parse_reply(self.engine.decode(writing, self.task))
-            if parsed.thought is not None:
-                self.thought_told = True
-                yield events.Thought(parsed.thought, parsed.wellformed)
-        if not self.text_told and text_ended:
-            self.text_told = True
-            reply = self.engine.finish(writing, self.task)
-            yield events.Text(reply.text, reply.reply_emotion)
-        if self.task.writes_speech and (is_last or len(writing.speech_ids) % SPEECH_CHUNK == 0):
-            ids = writing.codec_ids[self.speech_told :]
-            self.speech_told += len(ids)
-            if ids:
-                yield events.SpeechIds(tuple(ids))
-
-    def _may_end_thought(self, writing: Writing) -> bool:
-        """Cheap test before the whole text is decoded."""
-        last = writing.text_ids[-1:]
-        return (
-            bool(last)
-            and ">" in self.engine.tokenizer.decode(last)
-            and thinking.THINK_END in self.engine.decode(writing, self.task)
-        )
+        kept = self.home / SPEECH_TOKENIZER_FOLDER if self.home else None
+        if kept is not None and kept.is_dir():
+            shutil.copytree(kept, Path(folder) / SPEECH_TOKENIZER_FOLDER, dirs_exist_ok=True)
 
 
 def _understanding(task: Task, reply: Reply) -> Understanding:
@@ -293,7 +253,6 @@ def _generator(seed: int | None) -> torch.Generator:
 
 
 # --- loading
-# --------------------------------------------------------------------------------------------------------
 
 
 def load(name_or_path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Engine:
@@ -303,7 +262,7 @@ def load(name_or_path: str | Path, device: str = "cpu", dtype: torch.dtype | Non
     Without `dtype` it computes in float32 on a CPU and in bfloat16 elsewhere.
     """
     path = find_model(name_or_path)
-    engine = _load_echat(path) if (path / CONFIG_FILE).is_file() else _load_released(path)
+    engine = _load_echat(path, device) if (path / CONFIG_FILE).is_file() else _load_released(path)
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     return replace(engine, model=engine.model.to(device=device, dtype=dtype).eval().requires_grad_(False))
@@ -324,13 +283,13 @@ def find_model(name_or_path: str | Path) -> Path:
     )
 
 
-def _load_echat(folder: Path) -> Engine:
+def _load_echat(folder: Path, device: str) -> Engine:
     loaded = load_model(folder)
     token2wav = None
     if (folder / TOKEN2WAV_FOLDER).is_dir():
         from echat.token2wav.token2wav import Token2Wav
 
-        token2wav = Token2Wav.from_folder(folder / TOKEN2WAV_FOLDER)
+        token2wav = Token2Wav.from_folder(folder / TOKEN2WAV_FOLDER).requires_grad_(False).to(device)
     return Engine(
         loaded.model,
         loaded.tokenizer,
@@ -338,6 +297,7 @@ def _load_echat(folder: Path) -> Engine:
         loaded.config.profile,
         token2wav,
         name=loaded.config.name or folder.name,
+        home=folder,
     )
 
 

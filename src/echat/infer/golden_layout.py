@@ -1,7 +1,7 @@
 """The padded sequences of the golden forward passes, rebuilt from their description.
 
-The reference pads every piece of a sequence on its own and joins the padded pieces, so padding ("holes") sits inside.
-A hole has the embedding of text id 0, attention mask 0 and position 1.
+The reference pads every piece of a sequence on its own and joins the padded pieces, so padding ("holes")
+sits inside. A hole has the embedding of text id 0, attention mask 0 and position 1.
 
 Legend: B items, L padded positions.
 """
@@ -40,7 +40,7 @@ class LayoutReader:
     text_size: int
     unknown: int
     user_begin: int
-    frames_of: Callable[[str, int], Sequence[int]]  # name of features, item -> rows of the audio frames
+    frames_of: Callable[[str], Sequence[int]]  # name of features -> rows of the audio frames
     labels_of: Callable[[int], Sequence[int]]  # item -> target text ids as recorded, IGNORE for padding
 
     def read(self, items: Sequence[Sequence[Piece]]) -> GoldenBatch:
@@ -58,7 +58,8 @@ class LayoutReader:
         return GoldenBatch(kinds, slots[..., 1], slots[..., 2], mask, positions)
 
     def _segments(self, pieces: Sequence[Piece], item: int) -> list[list[Slot]]:
-        """One list of slots per piece that was padded; what stands before the user's sound is one such piece."""
+        """One list of slots per piece that was padded; what stands before the user's sound is one such
+        piece."""
         marks = [n for n, piece in enumerate(pieces) if piece.get("speech_ids") == [self.user_begin]]
         if not marks:
             return [self._slots(piece, item) for piece in pieces]
@@ -69,7 +70,7 @@ class LayoutReader:
     def _slots(self, piece: Piece, item: int) -> list[Slot]:
         is_label = piece.get("role") == "label"
         if "features" in piece:
-            return [(AUDIO, row, IGNORE) for row in self.frames_of(piece["features"], item)]
+            return [(AUDIO, row, IGNORE) for row in self.frames_of(piece["features"])]
         if "speech_ids" in piece:
             return [(SPEECH, i, i + self.text_size if is_label else IGNORE) for i in piece["speech_ids"]]
         if "mixed_ids" in piece:

@@ -1,7 +1,7 @@
 """Does this machine reproduce golden numbers? Checks folders of recorded arrays, of two kinds.
 
-A model folder holds a tiny checkpoint with arrays of every stage and greedy generations; a token2wav folder holds tiny
-flow and vocoder weights with theirs. Every size and id is read from the folder's own `config.json`.
+A model folder holds a tiny checkpoint with arrays of every stage and greedy generations; a token2wav folder
+holds a tiny flow and vocoder with theirs. Every size and id is read from the folder's own `config.json`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +38,7 @@ TASK_OF_MODE = {
 Run = dict[str, Any]
 
 
-# --- generations ----------------------------------------------------------------------------------------------------
+# --- generations
 
 
 def generate_checks(golden: "GoldenModel") -> Iterator[Check]:
@@ -137,7 +138,7 @@ def _top_logits(steps: list[Step], values: dict[str, Tensor]) -> Check:
     return close("top_logits", torch.stack(found), values["top_logits"], LOGITS)
 
 
-# --- rules ----------------------------------------------------------------------------------------------------------
+# --- rules
 
 
 def processor_checks(golden: "GoldenModel") -> Iterator[Check]:
@@ -202,7 +203,7 @@ def _interleave(golden: "GoldenModel", case: Run, name: str) -> Check:
         return same(name, refused, True)
     if refused:
         return same(name, "mixed", "refused")
-    return same(name, sum(found, []), sum(case["result"], []))
+    return same(name, list(chain(*found)), list(chain(*case["result"])))
 
 
 THOUGHT_END = (13708, 766, 835, 29)  # ids that these cases use for the end of a thought

@@ -1,9 +1,11 @@
-"""Checks of a model folder: front end, encoder, training forward passes, greedy generations, rules of decoding."""
+"""Checks of a model folder: front end, encoder, training forward passes, greedy generations, rules of
+decoding."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,7 @@ def checks(folder: Path) -> Iterator[Check]:
                 yield replace(check, name=f"{folder.name}/{Path(file).stem}/{check.name}")
 
 
-# --- front end ------------------------------------------------------------------------------------------------------
+# --- front end
 
 
 def frontend_checks(golden: GoldenModel) -> Iterator[Check]:
@@ -125,7 +127,7 @@ def frontend_checks(golden: GoldenModel) -> Iterator[Check]:
     yield close("mel_filters", bank, arrays["mel_filters"], 1e-6)
 
 
-# --- encoder to projection ------------------------------------------------------------------------------------------
+# --- encoder to projection
 
 
 def encoder_checks(golden: GoldenModel) -> Iterator[Check]:
@@ -178,7 +180,7 @@ def _bfloat16_check(model: SpeechLLM, mel: Tensor, lens: Tensor, values: dict[st
     return close("proj_bf16", projected, values["proj_bf16"], BFLOAT16, values["proj_mask"])
 
 
-# --- training forward passes ----------------------------------------------------------------------------------------
+# --- training forward passes
 
 
 def forward_checks(golden: GoldenModel) -> Iterator[Check]:
@@ -226,30 +228,26 @@ def _golden_inputs(
     model, vocabulary = golden.model, golden.engine.vocabulary
     mel = arrays[about["inputs"]["feats"]]
     frames, frame_lens = model.encode(mel, values["in_feats_lengths"].long(), released_padding=True)
-    pool = [row[:length] for row, length in zip(frames, frame_lens.tolist())]
-    rows: dict[str, range] = {}
-
-    def add(name: str) -> range:
-        start = sum(map(len, pool[: list(rows).index(name)]))
-        return range(start, start + len(pool[list(rows).index(name)]))
-
-    names = [f"row {item} of the batch features" for item in range(len(pool))]
-    history = [turn["feat"] for turns in about["inputs"].get("history", []) for turn in turns]
-    for name in history:
-        alone = arrays[name][None]
+    sounds = {
+        f"row {item} of the batch features": row[:length]
+        for item, (row, length) in enumerate(zip(frames, frame_lens.tolist()))
+    }
+    for turn in chain(*about["inputs"].get("history", [])):
+        alone = arrays[turn["feat"]][None]
         past, _ = model.encode(alone, torch.tensor([alone.shape[1]]), released_padding=True)
-        pool.append(past[0])
-    rows.update(dict.fromkeys([*names, *history], range(0)))
+        sounds[turn["feat"]] = past[0]
+    ends = list(accumulate(map(len, sounds.values())))
+    rows = {name: range(end - len(sounds[name]), end) for name, end in zip(sounds, ends)}
     reader = LayoutReader(
         golden.engine.tokenizer.encode,
         vocabulary.text_size,
         golden.config["ids"]["unk_label"],
         vocabulary.user_audio_begin,
-        frames_of=lambda name, item: add(name),
+        frames_of=lambda name: rows[name],
         labels_of=lambda item: values["in_target"][item].tolist(),
     )
     batch = reader.read(about["layout"])
-    return batch, model.assemble(batch.kinds, batch.ids, torch.cat(pool))
+    return batch, model.assemble(batch.kinds, batch.ids, torch.cat(list(sounds.values())))
 
 
 def _gradient_norm(model: SpeechLLM, module: str) -> float:
