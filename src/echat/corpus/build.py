@@ -1,0 +1,280 @@
+"""Build a spoken corpus from the scenario grammar: answers, test, dev and training questions, real speech.
+
+Every sound depends on the seed and its key alone, so the number of workers and interruptions change nothing.
+A build that was stopped, even killed, goes on where it was. Layout of the folder::
+
+    build.yaml                       the resolved configuration
+    answers/{manifest.jsonl,audio/}  every reply and some reading matter in the reply voice
+    {test,dev,train}/...             spoken questions; `reply_audio` points into answers/audio
+    real/manifest.jsonl              recordings of people, when a data pack is given
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from echat.audio.features import SAMPLE_RATE
+from echat.audio.waveform import write
+from echat.checkpoint import atomic_path
+from echat.config import Config, load_config, save_config
+from echat.corpus.events import real_clips
+from echat.corpus.questions import CONDITIONS, Question, render
+from echat.corpus.real import prompt_texts, write_real_manifest
+from echat.corpus.scenarios import dialogues, load_scenarios, pairs
+from echat.corpus.voices import REPLY_VOICE, speak
+
+Progress = Callable[[str, int, int], None]  # set, done, total
+SetName = Literal["answers", "test", "dev", "train", "real"]
+SETS: tuple[SetName, ...] = ("answers", "test", "dev", "train", "real")
+
+
+class BuildConfig(Config):
+    """What to build, and where."""
+
+    folder: Path  # of the corpus
+    seed: int = 1
+    workers: int = Field(1, ge=1)  # processes
+    audio: Literal["flac", "wav"] = "flac"
+    data_pack: Path | None = None  # of real recordings: sound events, prompts to read, real speech
+    sets: tuple[SetName, ...] = SETS
+    train: int = Field(8000, ge=1)  # questions
+    dev: int = Field(200, ge=1)
+    test: int = Field(360, ge=3)  # besides the pairs
+    test_pairs: int = Field(90, ge=0)  # same words, same voice, one cue apart
+    reading: int = Field(1500, ge=0)  # user sentences that the reply voice reads, to learn to speak from
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text for the reply voice."""
+
+    key: str
+    text: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sound to make, in the terms of a worker process."""
+
+    item: Question | Reading
+    folder: Path  # of the set
+    audio: str  # suffix
+    data_pack: Path | None
+
+    @property
+    def key(self) -> str:
+        return self.item.dialogue.key if isinstance(self.item, Question) else self.item.key
+
+
+def build(recipe: Path | str, overrides: Sequence[str] = ()) -> Path:
+    """Build the corpus of a YAML recipe (a `BuildConfig`) under a progress bar; returns its folder."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    config = load_config(BuildConfig, recipe, overrides)
+    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns) as bars:
+        tasks = {str(name): bars.add_task(name, total=None) for name in config.sets if name != "real"}
+        return build_corpus(
+            config, lambda name, done, total: bars.update(tasks[name], completed=done, total=total)
+        )
+
+
+def build_corpus(config: BuildConfig, progress: Progress | None = None) -> Path:
+    """Build or complete a corpus; returns its folder. ValueError where one of another seed stands."""
+    config.folder.mkdir(parents=True, exist_ok=True)
+    _claim(config)
+    for name in config.sets:
+        if name == "real":
+            if config.data_pack is not None:
+                write_real_manifest(config.data_pack, config.folder / "real" / "manifest.jsonl")
+            continue
+        folder = config.folder / name
+        jobs = [Job(item, folder, config.audio, config.data_pack) for item in _items(config, name)]
+        _build_set(folder, jobs, config.workers, partial(progress or _silently, name))
+    return config.folder
+
+
+def build_held_out(folder: Path | str, seed: int = 1, workers: int = 1) -> Path:
+    """The held-out questions alone, without real recordings: `folder/manifest.jsonl`, which is returned."""
+    config = BuildConfig(folder=Path(folder), seed=seed, workers=workers, sets=("test",))
+    rows = [json.loads(line) for line in _lines(build_corpus(config) / "test" / "manifest.jsonl")]
+    for row in rows:
+        del row["reply_audio"]  # no answers were spoken
+        row["audio"] = f"test/{row['audio']}"
+    manifest = config.folder / "manifest.jsonl"
+    _write_lines(manifest, rows)
+    return manifest
+
+
+def reply_key(text: str) -> str:
+    """Name of the sound of a reply: one file per distinct text."""
+    return "reply-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _items(config: BuildConfig, name: SetName) -> Sequence[Question | Reading]:
+    if name == "answers":
+        return _readings(config)
+    if name == "test":
+        return [*_test_questions(config), *_test_pairs(config)]
+    count = config.train if name == "train" else config.dev
+    drawn = dialogues(name, count, config.seed)
+    return [Question(dialogue, name, throat=dialogue.key, seed=config.seed) for dialogue in drawn]
+
+
+def _test_questions(config: BuildConfig) -> Iterator[Question]:
+    for index, dialogue in enumerate(dialogues("test", config.test, config.seed)):
+        yield Question(dialogue, "test", dialogue.key, config.seed, CONDITIONS[index % len(CONDITIONS)])
+
+
+def _test_pairs(config: BuildConfig) -> Iterator[Question]:
+    for index, both in enumerate(pairs("test", config.test_pairs, config.seed)):
+        name, condition = f"pair-{config.seed}-{index:04d}", CONDITIONS[index % len(CONDITIONS)]
+        for dialogue in both:
+            yield Question(dialogue, "test", name, config.seed, condition, pair=name)
+
+
+def _readings(config: BuildConfig) -> list[Reading]:
+    """Every reply first, so that the corpus is complete; then sentences of users, then prompts."""
+    replies = sorted({reply for situation in load_scenarios() for reply in situation.replies.values()})
+    readings = [Reading(reply_key(text), text, _reading_split(text)) for text in replies]
+    seen = set(replies)
+    wanted = [dialogue.text for dialogue in dialogues("train", config.reading, config.seed)]
+    prompts = prompt_texts(config.data_pack) if config.data_pack and config.reading else []
+    for kind, texts in (("user", wanted), ("prompt", prompts)):
+        for text in texts:
+            if text not in seen:
+                seen.add(text)
+                key = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+                readings.append(Reading(key, text, _reading_split(text)))
+    return readings
+
+
+def _reading_split(text: str) -> str:
+    """One text in 25 is kept for validation."""
+    return "dev" if hashlib.sha256(text.encode()).digest()[0] % 25 == 0 else "train"
+
+
+def _claim(config: BuildConfig) -> None:
+    """Store the configuration, or compare with the one the folder was begun with."""
+    path = config.folder / "build.yaml"
+    deciding = ("seed", "audio")
+    if path.exists():
+        old = load_config(BuildConfig, path)
+        for name in deciding:
+            if getattr(old, name) != getattr(config, name):
+                raise ValueError(
+                    f"{path}, key {name}: expected {getattr(old, name)!r}, as this corpus was begun, "
+                    f"found {getattr(config, name)!r}; choose another folder or delete this one"
+                )
+    save_config(config, path)
+
+
+def _build_set(folder: Path, jobs: list[Job], workers: int, progress: Callable[[int, int], object]) -> None:
+    """Make what is missing, noting each finished record at once; the manifest appears when all are there."""
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    notes = folder / "finished.jsonl"
+    finished = {row["key"]: row for row in _read_notes(notes)}
+    missing = [job for job in jobs if job.key not in finished]
+    progress(len(jobs) - len(missing), len(jobs))
+    with notes.open("a", encoding="utf-8") as out:
+        for done, record in enumerate(_run(missing, workers), 1):
+            finished[record["key"]] = record
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+            out.flush()
+            progress(len(jobs) - len(missing) + done, len(jobs))
+    _write_lines(folder / "manifest.jsonl", [finished[job.key] for job in jobs])
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _silently(name: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def _run(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
+    if workers == 1 or len(jobs) < 2:
+        yield from map(make, jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _start_worker) as pool:
+        yield from pool.imap(make, jobs, chunksize=4)
+
+
+def _start_worker() -> None:
+    """A worker ends with its parent, even a killed one, instead of waiting for ever."""
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _read_notes(path: Path) -> Iterable[dict[str, Any]]:
+    """Finished records; the last line may be torn when the build was killed while writing it."""
+    if not path.exists():
+        return []
+    whole = path.read_bytes()
+    kept = whole[: whole.rfind(b"\n") + 1]
+    if len(kept) < len(whole):
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(kept)
+    return [json.loads(line) for line in kept.decode().splitlines()]
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Make the sound of one job and write it; returns its record."""
+    audio = f"audio/{job.key}.{job.audio}"
+    if isinstance(job.item, Reading):
+        wave = speak(job.item.text, REPLY_VOICE)
+        record: dict[str, Any] = {
+            "key": job.key,
+            "text": job.item.text,
+            "lang": "en",
+            "split": job.item.split,
+        }
+        record |= {"voice": REPLY_VOICE.name, "duration_s": round(len(wave) / SAMPLE_RATE, 3)}
+    else:
+        question = job.item
+        clip_split = "test" if question.split == "test" else "train"
+        clips = real_clips(job.data_pack, clip_split) if job.data_pack is not None else {}
+        wave, record = render(question, clips)
+        record["reply_audio"] = f"../answers/audio/{reply_key(question.dialogue.reply)}.{job.audio}"
+    write(job.folder / audio, wave, SAMPLE_RATE)
+    return {"key": record.pop("key"), "audio": audio, **record}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m echat.corpus.build recipe.yaml [key=value ...]`"""
+    parser = argparse.ArgumentParser(prog="python -m echat.corpus.build", description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    given = parser.parse_args(arguments)
+    build(given.recipe, given.overrides)
+
+
+if __name__ == "__main__":
+    main()

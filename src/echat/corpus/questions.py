@@ -1,0 +1,95 @@
+"""One spoken question: words and cues in, a waveform and its record out."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from echat.audio.features import SAMPLE_RATE
+from echat.corpus.delivery import deliver, draw_delivery, draw_speaker
+from echat.corpus.events import add_event
+from echat.corpus.scenarios import Dialogue
+from echat.corpus.surroundings import Surroundings, draw_training_surroundings, place
+from echat.corpus.voices import Voice, choose_training_voice, speak, voices
+
+Condition = Literal["espeak", "natural", "noise"]
+CONDITIONS: tuple[Condition, ...] = ("espeak", "natural", "noise")
+_SAME_GENDER_CHANCE = 0.6  # a voice need not change its gender more often than not
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to render. `throat` names the random draw of voice and speaker: equal names, equal voice."""
+
+    dialogue: Dialogue
+    split: str
+    throat: str
+    seed: int
+    condition: Condition | None = None  # of a test question
+    pair: str | None = None
+
+
+def generator(seed: int, *names: str) -> np.random.Generator:
+    """A random generator that depends on the seed and the names only, on every machine alike."""
+    digest = hashlib.sha256("\0".join([str(seed), *names]).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def render(question: Question, clips: dict[str, list[Path]]) -> tuple[np.ndarray, dict[str, Any]]:
+    """The question as 16 kHz sound, and its corpus record without the paths."""
+    spoken = question.dialogue
+    by_throat = generator(question.seed, question.throat, "throat")
+    by_key = generator(question.seed, spoken.key, "delivery")
+    voice = _choose_voice(question, by_throat)
+    speaker = draw_speaker(spoken.age, spoken.gender, generator(question.seed, question.throat, spoken.age))
+    reading = speak(spoken.text, voice, words_per_minute=int(by_throat.integers(145, 186)))
+    delivery = draw_delivery(spoken.emotion, speaker, by_key)
+    wave = deliver(reading, voice.gender, speaker, delivery, by_key)
+    details: dict[str, Any] = {}
+    if spoken.sound_event is not None:
+        mixed = add_event(wave, spoken.sound_event, speaker, by_key, clips)
+        wave = mixed.waveform
+        details = {"event_place": mixed.place, "event_is_real": mixed.is_real}
+    surroundings = _surroundings(question, by_key)
+    wave = place(wave, surroundings, by_key)
+    return wave, _record(question, voice, surroundings, len(wave)) | details
+
+
+def _choose_voice(question: Question, rng: np.random.Generator) -> Voice:
+    if question.split != "test":
+        first, second = choose_training_voice(rng), choose_training_voice(rng)
+        keeps_gender = first.gender == question.dialogue.gender
+        return first if keeps_gender or rng.random() > _SAME_GENDER_CHANCE else second
+    formant, recorded = voices("test", "espeak-ng"), voices("test", "flite")
+    held_out = {"espeak": formant, "natural": recorded, "noise": formant if rng.random() < 0.5 else recorded}
+    table = held_out[question.condition or "espeak"]
+    return table[int(rng.integers(len(table)))]
+
+
+def _surroundings(question: Question, rng: np.random.Generator) -> Surroundings:
+    if question.split == "test":
+        snr = float(rng.uniform(5.0, 20.0)) if question.condition == "noise" else None
+        return Surroundings(snr, gain_db=float(rng.uniform(-2.0, 2.0)))
+    return draw_training_surroundings(rng)
+
+
+def _record(question: Question, voice: Voice, surroundings: Surroundings, samples: int) -> dict[str, Any]:
+    spoken = asdict(question.dialogue)
+    record = {"key": spoken.pop("key"), "lang": "en", **spoken}
+    snr = surroundings.snr_db
+    record |= {
+        "voice": voice.name,
+        "engine": voice.engine,
+        "split": question.split,
+        "noise": None if snr is None else round(snr, 1),
+        "duration_s": round(samples / SAMPLE_RATE, 3),
+    }
+    if question.condition is not None:
+        record["condition"] = question.condition
+    if question.pair is not None:
+        record["pair"] = question.pair
+    return record
