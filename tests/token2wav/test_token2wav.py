@@ -1,0 +1,136 @@
+"""Ids and a voice become a waveform: parity, determinism, voices, and what is refused."""
+
+import math
+
+import pytest
+import torch
+
+from echat.token2wav.flow import FlowConfig
+from echat.token2wav.token2wav import Token2Wav
+from echat.token2wav.voice import VoicePrompt
+
+
+def voice_of(g) -> VoicePrompt:
+    return VoicePrompt(g["prompt_token"][0].long(), g["prompt_feat"][0], g["embedding"][0])
+
+
+@pytest.mark.parametrize("case", [0, 1, 2])
+def test_speeds(golden_token2wav, golden, close, case):
+    g = golden("token2wav")
+    expected = g[f"wav_speed{case}"][0]
+    found = golden_token2wav.synthesize(
+        g["token"], voice_of(g), speed=float(g["speeds"][case]), z=g["z"],
+        phase=torch.zeros(1, 9, 1), noise=torch.zeros(1, 9, len(expected)),
+    )  # fmt: skip
+    close(found, expected, 3e-3)
+
+
+def test_stages(golden_token2wav, golden, close):
+    g = golden("token2wav")
+    mel = golden_token2wav.mel(golden_token2wav.checked_ids(g["token"]), voice_of(g), g["z"])
+    close(mel, g["mel"], 1e-4)
+    f0 = golden_token2wav.vocoder.f0_predictor(mel)
+    close(f0, g["f0"], 1e-3)
+    source = golden_token2wav.vocoder.m_source(f0, torch.zeros(1, 9, 1), torch.zeros(1, 9, 256 * 44))
+    close(source, g["source"], 5e-4)
+
+
+def test_a_seed_gives_the_released_draws_and_the_same_samples_again(golden_token2wav, golden, close):
+    g = golden("token2wav")
+    first = golden_token2wav.synthesize(g["token"], voice_of(g), seed=int(g["seed"]))
+    close(first, g["wav_seeded"][0], 3e-3)
+    assert torch.equal(first, golden_token2wav.synthesize(g["token"], voice_of(g), seed=int(g["seed"])))
+    assert not torch.equal(first, golden_token2wav.synthesize(g["token"], voice_of(g), seed=1))
+
+
+@pytest.mark.parametrize(("n", "frames"), [(0, 0), (1, 3), (25, 86), (100, 344), (245, 844), (4480, 15434)])
+def test_length(n, frames):
+    assert FlowConfig().mel_frames(n) == frames
+
+
+def test_no_ids_no_sound(golden_token2wav, golden):
+    assert golden_token2wav.synthesize([], voice_of(golden("token2wav"))).shape == (0,)
+
+
+@pytest.mark.parametrize("n", [1, 2, 41])
+def test_any_number_of_ids(golden_token2wav, golden, n):
+    voice = voice_of(golden("token2wav")).without_prompt()
+    waveform = golden_token2wav.synthesize([7] * n, voice)
+    assert waveform.shape == (256 * golden_token2wav.config.flow.mel_frames(n),)
+    assert waveform.abs().max() <= 0.99
+
+
+@pytest.mark.parametrize("bad", [96, -1])
+def test_ids_outside_the_codebook_are_named(golden_token2wav, golden, bad):
+    with pytest.raises(ValueError, match=f"0..95, found {bad} at position 2"):
+        golden_token2wav.synthesize([1, 2, bad], voice_of(golden("token2wav")))
+
+
+@pytest.mark.parametrize("speed", [0.0, -1.0, math.nan, math.inf])
+def test_impossible_speeds(golden_token2wav, golden, speed):
+    with pytest.raises(ValueError, match="speed: expected"):
+        golden_token2wav.synthesize([1, 2], voice_of(golden("token2wav")), speed=speed)
+
+
+def test_a_folder_needs_nothing_else(golden_token2wav, golden, tmp_path):
+    voice = voice_of(golden("token2wav"))
+    golden_token2wav.voices["ann"] = voice
+    try:
+        golden_token2wav.save(tmp_path / "token2wav", dtype=None)
+    finally:
+        del golden_token2wav.voices["ann"]
+    again = Token2Wav.from_folder(tmp_path / "token2wav")
+    assert again.config == golden_token2wav.config
+    assert torch.allclose(
+        again.synthesize([3, 5, 8]), golden_token2wav.synthesize([3, 5, 8], voice), atol=1e-4
+    )
+    assert torch.equal(again.synthesize([3, 5, 8], "ann"), again.synthesize([3, 5, 8]))
+    with pytest.raises(ValueError, match="'anne' is unknown, did you mean 'ann'"):
+        again.synthesize([3], "anne")
+
+
+def test_voice_is_asked_for(golden_token2wav):
+    with pytest.raises(ValueError, match="no default voice"):
+        golden_token2wav.synthesize([1, 2])
+
+
+class CountingTokenizer:
+    """One id for every started 40 ms."""
+
+    def encode(self, waveforms, lens=None):
+        return [[3] * -(-len(w) // 640) for w in waveforms]
+
+
+@pytest.fixture
+def prompting(golden_token2wav):
+    """A token2wav that can make voices of recordings."""
+    model = Token2Wav(golden_token2wav.config.model_copy(update={"speaker": "mel_stats"}))
+    model.tokenizer = CountingTokenizer()
+    return model
+
+
+def test_voice_of_a_recording(prompting, tmp_path):
+    noise = torch.randn(24_000, generator=torch.Generator().manual_seed(0))
+    recording = noise * torch.linspace(0.05, 0.2, 24_000)
+    voice = prompting.voice_prompt(recording, 24_000)
+    assert voice.speech_ids.shape == (25,)
+    assert voice.mel.shape == (22_050 // 256, 80)
+    assert voice.embedding.shape == (192,) and torch.isfinite(voice.embedding).all()
+    voice.save(tmp_path / "a.safetensors")
+    again = VoicePrompt.load(tmp_path / "a.safetensors")
+    assert torch.equal(again.mel, voice.mel) and torch.equal(again.speech_ids, voice.speech_ids)
+    louder = prompting.voice_prompt(recording * 1.5, 24_000)
+    assert (louder.embedding - voice.embedding).abs().max() < 1e-3  # loudness is not part of a voice
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (16_000, 16_000, "at least 22050 Hz, found 16000"),
+        (100, 22_050, "expected at least"),
+        (31 * 22_050, 22_050, "at most 30"),
+    ],
+)
+def test_recordings_that_make_no_voice(prompting, samples, rate, message):
+    with pytest.raises(ValueError, match=message):
+        prompting.voice_prompt(torch.sin(torch.arange(samples) * 0.05), rate)
