@@ -220,8 +220,8 @@ class Engine:
     def _need_token2wav(self) -> "Token2Wav":
         if self.token2wav is None:
             raise ValueError(
-                f"model {self.name or 'without a name'}: expected a {TOKEN2WAV_FOLDER}/ folder to speak with, "
-                "found none; add one to the model folder"
+                f"model {self.name or 'without a name'}: expected a {TOKEN2WAV_FOLDER}/ folder to speak "
+                "with, found none; add one to the model folder"
             )
         return self.token2wav
 

@@ -61,9 +61,10 @@ class SpeechEncoder(nn.Module):
     def forward(self, mel: Tensor, lens: Tensor, released_padding: bool = False) -> tuple[Tensor, Tensor]:
         """mel (B, T, n_mels), lens (B,) valid mel frames -> frames (B, E, dim), frame lens (B,).
 
-        A padded row gives the same valid frames as the row alone. `released_padding` keeps the leak of the
-        released training code instead: the step after the last mel frame is not silenced between the
-        convolutions, and an odd-length row inside an even-length batch loses its last frame.
+        A padded row gives the same valid frames as the row alone, whatever its padding holds.
+        `released_padding` keeps the leak of the released training code instead: the step after the last mel
+        frame is not silenced between the convolutions, and an odd-length row inside an even-length batch
+        loses its last frame.
         """
         frames, lens = self.embed(mel, lens, released_padding)
         keep = keep_mask(lens, frames.shape[1])
@@ -75,11 +76,12 @@ class SpeechEncoder(nn.Module):
     def embed(self, mel: Tensor, lens: Tensor, released_padding: bool = False) -> tuple[Tensor, Tensor]:
         """The two convolutions and the positions: (B, T, n_mels) -> (B, E, dim)."""
         mel_frames = mel.shape[1]
-        channels = F.gelu(self.conv1(mel.transpose(1, 2)))  # (B, dim, T)
+        keep = None if released_padding else keep_mask(lens, mel_frames)
+        channels = mel.transpose(1, 2) if keep is None else (mel * keep[:, :, None]).transpose(1, 2)
+        channels = F.gelu(self.conv1(channels))  # (B, dim, T)
         if released_padding:
             lens = (lens + mel_frames % 2) // ENCODER_STRIDE
         else:
-            keep = keep_mask(lens, mel_frames)
             channels = channels if keep is None else channels * keep[:, None, :]
             lens = (lens + 1) // ENCODER_STRIDE
         channels = F.gelu(self.conv2(channels))  # (B, dim, E)
