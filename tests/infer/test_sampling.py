@@ -1,0 +1,84 @@
+"""Rules of decoding, each on a handful of logits."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echat.dialogue.tasks import DecodingDefaults, Sampling
+from echat.infer import sampling
+from echat.infer.sampling import AgeSlot, RepeatGuard
+
+LOGITS = torch.tensor([2.0, -1.0, 0.5, 2.0, 0.0])
+
+
+def test_penalty_divides_positive_and_multiplies_negative_scores() -> None:
+    found = sampling.penalise_repeats(LOGITS, [0, 1, 1], 2.0)
+    assert found.tolist() == [1.0, -2.0, 0.5, 2.0, 0.0]
+    assert LOGITS[0] == 2.0  # pure
+
+
+def test_top_k_keeps_ties() -> None:
+    assert torch.isfinite(sampling.keep_top_k(LOGITS, 1)).tolist() == [True, False, False, True, False]
+    assert torch.equal(sampling.keep_top_k(LOGITS, 0), LOGITS)
+    assert torch.equal(sampling.keep_top_k(LOGITS, 9), LOGITS)
+
+
+def test_top_p_keeps_the_id_that_crosses() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.2]).log()
+    assert torch.isfinite(sampling.keep_top_p(logits, 0.6)).tolist() == [True, True, False]
+    assert torch.isfinite(sampling.keep_top_p(logits, 0.01)).tolist() == [True, False, False]
+
+
+@given(st.lists(st.floats(-9, 9), min_size=2, max_size=30), st.integers(0, 10), st.floats(0.05, 1))
+def test_probabilities_are_probabilities_and_keep_the_best(values: list[float], k: int, p: float) -> None:
+    logits = torch.tensor(values)
+    found = sampling.probabilities(logits, Sampling(sample=True, top_k=k, top_p=p, temperature=0.7))
+    assert found.sum().item() == pytest.approx(1, abs=1e-4)
+    assert logits[found > 0].max() == logits.max()
+
+
+def test_greedy_ignores_chance() -> None:
+    decoding = DecodingDefaults(Sampling(sample=True, top_k=3), Sampling(sample=True, temperature=2.0))
+    quiet = sampling.greedy(decoding)
+    assert sampling.choose(LOGITS, quiet.text) == 0
+    assert (quiet.speech.temperature, quiet.speech.sample) == (2.0, False)
+
+
+def test_seeded_draws_repeat() -> None:
+    rule = Sampling(sample=True)
+    draws = [
+        [sampling.choose(LOGITS, rule, generator) for _ in range(20)]
+        for generator in (torch.Generator().manual_seed(s) for s in (5, 5, 6))
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_age_slot() -> None:
+    slot = AgeSlot(trigger=(7, 8), allowed=(1, 3))
+    assert slot.matches([0, 7, 8]) and not slot.matches([7, 8, 0]) and not slot.matches([8])
+    assert not AgeSlot((), (1,)).matches([1])
+    assert torch.isfinite(slot.constrain(LOGITS)).tolist() == [False, True, False, True, False]
+
+
+def test_guard_blocks_runs_and_crowds() -> None:
+    guard = RepeatGuard(classes=10, special_repeat={7: 10}, special_window={7: (13, 10)})
+    assert guard.blocked([3] * 4) == []
+    assert guard.blocked([3] * 5) == [3]
+    assert guard.blocked([3] * 5 + [12]) == []  # not speech
+    assert guard.blocked([7] * 9) == []
+    assert guard.blocked([3, 1, 3, 3, 2, 3, 3]) == [3]
+    assert guard.constrain(LOGITS.repeat(2), [3] * 5)[3] == sampling.BLOCKED
+    assert torch.equal(guard.constrain(LOGITS, [1, 2]), LOGITS)
+
+
+def test_loops_are_seen() -> None:
+    assert sampling.is_looping([9, 1, 2, 3, 1, 2, 3], length=3, times=2)
+    assert not sampling.is_looping([9, 1, 2, 3, 1, 2, 4], length=3, times=2)
+    assert not sampling.is_looping([1, 2], length=3, times=2)
+
+
+def test_end_of_speech_counts_boundaries_after_the_text() -> None:
+    assert sampling.is_spoken_to_the_end([40, 5, 99, 40, 3, 40], text_end=99, boundary=40)
+    assert not sampling.is_spoken_to_the_end([40, 99, 40], text_end=99, boundary=40)
+    assert not sampling.is_spoken_to_the_end([40, 40], text_end=99, boundary=40)
