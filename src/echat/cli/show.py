@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from echat.cli import record
@@ -27,14 +26,6 @@ def console() -> Console:
 
 def json_line(record: Any) -> None:
     print(json.dumps(record, ensure_ascii=False))
-
-
-def table(columns: list[str], rows: list[list[str]], title: str | None = None) -> None:
-    """A plain table that stays readable in a pipe."""
-    grid = Table(*columns, title=title, box=None, pad_edge=False, title_justify="left")
-    for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    console().print(grid)
 
 
 def reply(answer: Reply, output: Path | None) -> None:
