@@ -36,6 +36,8 @@ class DialogueBatch:
     )
     labels: Tensor  # (batch, length) class that this position must predict (speech id + text_size), -100 none
     writes_speech: Tensor  # (batch,) True where classes are the combined ones
+    heard: Tensor  # (clips, units) words and cues of each clip as text ids, padded with 0
+    heard_lens: Tensor  # (clips,) -1 = not known
 
     def to(self, device: torch.device) -> DialogueBatch:
         return _to(self, device)
@@ -85,10 +87,13 @@ def collate_dialogues(examples: Sequence[DialogueExample]) -> DialogueBatch:
         kinds[index, :size] = example.kinds
         ids[index, :size] = example.ids
         labels[index, :size] = example.labels
-        heard = np.flatnonzero(example.kinds == AUDIO)
-        ids[index, heard] = np.arange(row, row + len(heard))
-        row += len(heard)
+        audible = np.flatnonzero(example.kinds == AUDIO)
+        ids[index, audible] = np.arange(row, row + len(audible))
+        row += len(audible)
     mel, mel_lens = _stack([mel for example in examples for mel in example.mels])
+    heard, heard_lens = _stack_ids(
+        [ids for example in examples for ids in example.heard or (None,) * len(example.mels)]
+    )
     return DialogueBatch(
         keys=tuple(example.key for example in examples),
         tasks=tuple(example.task for example in examples),
@@ -98,23 +103,21 @@ def collate_dialogues(examples: Sequence[DialogueExample]) -> DialogueBatch:
         ids=torch.from_numpy(ids),
         labels=torch.from_numpy(labels),
         writes_speech=torch.tensor([example.writes_speech for example in examples]),
+        heard=heard,
+        heard_lens=heard_lens,
     )
 
 
 def collate_speech(examples: Sequence[SpeechExample]) -> SpeechBatch:
     mel, mel_lens = _stack([example.mel for example in examples])
-    longest = max(len(example.targets or ()) for example in examples)
-    targets = torch.zeros(len(examples), max(1, longest), dtype=torch.long)
-    for row, example in zip(targets, examples):
-        units = example.targets or ()
-        row[: len(units)] = torch.tensor(units, dtype=torch.long)
+    targets, target_lens = _stack_ids([example.targets for example in examples])
     return SpeechBatch(
         keys=tuple(example.key for example in examples),
         tasks=tuple(example.task for example in examples),
         mel=mel,
         mel_lens=mel_lens,
         targets=targets,
-        target_lens=torch.tensor([-1 if e.targets is None else len(e.targets) for e in examples]),
+        target_lens=target_lens,
         labels=torch.tensor([example.labels for example in examples], dtype=torch.long),
     )
 
@@ -130,6 +133,15 @@ def _stack(mels: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(stacked), torch.tensor(lens)
 
 
+def _stack_ids(rows: Sequence[tuple[int, ...] | None]) -> tuple[Tensor, Tensor]:
+    """(rows, longest) ids with zeros to the right, and the lengths; -1 where a row is not known."""
+    lens = [-1 if row is None else len(row) for row in rows]
+    stacked = torch.zeros(len(rows), max([1, *lens]), dtype=torch.long)
+    for place, row in zip(stacked, rows):
+        place[: len(row or ())] = torch.tensor(row or (), dtype=torch.long)
+    return stacked, torch.tensor(lens, dtype=torch.long)
+
+
 class HasCost(Protocol):
     @property
     def cost(self) -> int:
@@ -140,7 +152,7 @@ E = TypeVar("E", bound=HasCost)
 
 
 def cut_batches(examples: Sequence[E], budget: int, rng: random.Random) -> list[list[E]]:
-    """Group examples of like cost so that count x largest cost stays within ``budget``; batches in random order.
+    """Group examples of like cost so that count x largest cost stays within ``budget``, in random order.
 
     Nothing is lost: an example larger than the budget is a batch of its own.
     """

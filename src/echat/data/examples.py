@@ -1,14 +1,15 @@
-"""A draw becomes an example: sound is read, varied, turned into mel; the dialogue is rendered into labelled positions.
+"""A draw becomes an example: sound is read, varied, turned into mel; the dialogue is rendered.
 
-All chance comes from the draw's own seed, so an example depends on nothing but the recipe's seed and its place in
-the data.
+All chance comes from the draw's own seed, so an example depends on nothing but the recipe's seed and its
+place in the data.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from echat.config import Config
 from echat.data.sample import AudioRef, DataError, Sample
 from echat.data.stream import Draw
 from echat.dialogue.labels import VALUES, LabelKind, Labels
-from echat.dialogue.rendering import Audio, Segment, Text, render
+from echat.dialogue.rendering import Audio, Segment, Text, hearing, render
 from echat.dialogue.tasks import Profile, Task, get_task
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
 from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
@@ -30,6 +31,7 @@ from echat.dialogue.vocabulary import Tokenizer, Vocabulary
 
 PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3  # what stands at a position of the language model
 IGNORE = -100  # label of a position that predicts nothing
+NOISE_SECONDS = 20  # of each noise colour kept in memory
 ENCODER_SHARE = 4  # mel frames that cost about as much as one position of the language model
 
 
@@ -78,6 +80,13 @@ class Sounds:
         return vary_mel(mel, augment, rng).numpy()
 
 
+@lru_cache(maxsize=len(augmentation.NOISE_COLOURS))
+def noise_of(colour: str) -> np.ndarray:
+    """A fixed stretch of noise to cut from: making it anew costs more than the mel of a clip."""
+    rng = np.random.default_rng(augmentation.NOISE_COLOURS.index(colour))
+    return augmentation.noise(NOISE_SECONDS * SAMPLE_RATE, colour, rng)
+
+
 def vary_waveform(waveform: np.ndarray, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
     """Speed or pitch, gain, noise, as configured."""
     kinds = [kind for kind in ("speed", "pitch") if getattr(augment, kind)]
@@ -91,7 +100,8 @@ def vary_waveform(waveform: np.ndarray, augment: AugmentConfig, rng: np.random.G
         waveform = augmentation.gain(waveform, rng.uniform(-augment.gain_db, augment.gain_db))
     if augment.noise and rng.random() < augment.noise:
         colour = augmentation.NOISE_COLOURS[int(rng.integers(len(augmentation.NOISE_COLOURS)))]
-        sound = augmentation.noise(len(waveform), colour, rng)
+        begin = int(rng.integers(NOISE_SECONDS * SAMPLE_RATE))
+        sound = np.roll(noise_of(colour), -begin)[: len(waveform)]
         waveform = augmentation.add_noise(waveform, sound, rng.uniform(*augment.noise_snr))
     return waveform.astype(np.float32)
 
@@ -152,7 +162,7 @@ def serves(sample: Sample, task: Task, heard_as_text: bool = False) -> bool:
 
 
 def _serves_understanding(sample: Sample, task: Task) -> bool:
-    """Words where it transcribes, a known label where it labels; what is only written as given needs a target."""
+    """Words where it transcribes, a known label where it labels, a target where none can be made."""
     if sample.target is not None:
         return sample.task == task.name
     if task.name in ("asr_timestamps", "asr_punctuation"):
@@ -169,7 +179,7 @@ def _known(labels: Labels, kinds: Sequence[LabelKind]) -> bool:
 
 
 def _unmarked(labels: Labels) -> bool:
-    """Would the words alone call for this reply? Cues that are only heard would make typed answers contradict."""
+    """Would the words alone call for this reply? Typed words must not get answers to cues unseen."""
     plain = (None, "none", "neutral", "adult")
     return all(value in plain for value in (labels.age, labels.emotion, labels.sound_event))
 
@@ -177,7 +187,7 @@ def _unmarked(labels: Labels) -> bool:
 def conversation_of(sample: Sample, task: Task, audio: Any = None, past: Sequence[Any] = ()) -> Conversation:
     """The sample as a finished conversation for this task.
 
-    ``audio`` is the question's sound (None: words and cues as text in its place), ``past`` the sound of each history turn.
+    ``audio`` is the question's sound (None: words and cues as text in its place), ``past`` that of past turns.
     """
     turns: list[UserTurn | AssistantTurn] = []
     for turn, sound in zip(sample.history, past):
@@ -224,6 +234,7 @@ class DialogueExample:
     )  # (length,) class the position predicts: text id, or speech id + text_size; IGNORE = none
     mels: tuple[np.ndarray, ...]  # sound in the order heard, (frames, n_mels) each
     writes_speech: bool  # are the classes the combined ones of both heads?
+    heard: tuple[tuple[int, ...] | None, ...] = ()  # per clip: words and cues as text ids, None = not known
 
     @property
     def cost(self) -> int:
@@ -244,6 +255,7 @@ class DialogueBuilder:
         False  # pre-training of the language model: words and cues stand in the place of sound
     )
     max_positions: int = 2000  # longer dialogues are refused
+    spelled_languages: tuple[str, ...] = ()  # speech in these languages also comes with its words as text ids
 
     def __call__(self, draw: Draw) -> DialogueExample:
         task = get_task(draw.task)
@@ -256,10 +268,21 @@ class DialogueBuilder:
         example = lay_out(segments, sample.key, task, self.vocabulary)
         if len(example.ids) > self.max_positions:
             raise DataError(
-                f"{sample.source}, record {sample.key}, task {task.name}: expected at most {self.max_positions} "
-                f"positions, found {len(example.ids)}; raise data.max_positions or leave the record out"
+                f"{sample.source}, record {sample.key}, task {task.name}: expected at most "
+                f"{self.max_positions} positions, found {len(example.ids)}; "
+                "raise data.max_positions or leave the record out"
             )
+        if self.spelled_languages and audio is not None:
+            unknown = (None,) * (len(example.mels) - 1)  # clips of earlier turns
+            example = replace(example, heard=(*unknown, self._spell(sample)))
         return example
+
+    def _spell(self, sample: Sample) -> tuple[int, ...] | None:
+        """What the language model reads in the place of this sound while it learns from text."""
+        if sample.language not in (None, *self.spelled_languages):
+            return None
+        text = hearing(sample.text, sample.labels)
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else None
 
     def _mel(self, ref: AudioRef | None, rng: np.random.Generator) -> np.ndarray | None:
         if ref is None or self.heard_as_text:
@@ -268,7 +291,7 @@ class DialogueBuilder:
 
 
 def lay_out(segments: Sequence[Segment], key: str, task: Task, vocabulary: Vocabulary) -> DialogueExample:
-    """Segments as one contiguous sequence. The label of a position is what stands at the **next** one, if learnable."""
+    """Segments as one contiguous sequence; the label of a position is what stands next, if learnable."""
     kinds: list[int] = []
     ids: list[int] = []
     classes: list[int] = []
@@ -353,6 +376,6 @@ def _class_index(labels: Labels, kind: LabelKind) -> int:
 
 
 def spoken_form(text: str) -> str:
-    """Words as they sound alike in every corpus: lower case, no punctuation but apostrophes, single blanks."""
+    """Words in one form for every corpus: lower case, no punctuation but apostrophes, single blanks."""
     kept = (c if c.isalnum() or c in "' " else " " for c in text.lower().replace("’", "'"))
     return " ".join("".join(kept).split())

@@ -36,7 +36,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A question somebody asked, how it sounded, and the answer it deserves; any part may be unknown (None)."""
+    """A question somebody asked, how it sounded, and the answer it deserves; None where not known."""
 
     key: str
     audio: AudioRef | None = None  # the question as sound

@@ -1,7 +1,7 @@
 """The endless mixture: which sample serves which task next.
 
-The order is a pure function of the seed and of how many draws each (source, task) pair has had, so the state is
-one counter per pair and resuming costs nothing.
+The order is a pure function of the seed and of how many draws each (source, task) pair has had, so the state
+is one counter per pair and resuming costs nothing.
 """
 
 from __future__ import annotations
@@ -86,14 +86,15 @@ class MixtureStream:
         names = [pair.name for pair in self.pairs]
         if set(names) != set(state):
             raise DataError(
-                f"resume: expected the sources and tasks {sorted(state)} of the checkpoint, found {sorted(names)}; "
+                f"resume: expected the sources and tasks {sorted(state)} of the checkpoint, "
+                f"found {sorted(names)}; "
                 "resume with the recipe the run began with"
             )
         self._counts = [int(state[name]) for name in names]
 
 
 def once(pairs: Sequence[Pair], limit: int | None = None) -> Iterator[Draw]:
-    """Each sample of each pair exactly once (at most ``limit`` per pair), in a fixed order: for evaluation."""
+    """Each sample of each pair once (at most ``limit`` per pair), in a fixed order: for evaluation."""
     for pair in pairs:
         for position in range(min(len(pair.samples), limit or len(pair.samples))):
             yield pair.draw(position)

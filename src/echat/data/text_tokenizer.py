@@ -27,7 +27,7 @@ _SPLIT = (
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
-    """A tokenizer of ``size`` ids from corpus texts, the profile's prompts and all label strings. Any text can be encoded."""
+    """A tokenizer of ``size`` ids from corpus texts, our prompts and all labels; it encodes any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -56,8 +56,10 @@ def _fixed_texts() -> list[str]:
 
 
 def texts_of(samples: Iterable[Sample]) -> Iterable[str]:
-    """Everything in the samples that a model reads or writes, as often as it does: the frame of a label thought
-    stands in every record and so is merged into few ids."""
+    """Everything in the samples that a model reads or writes, as often as it does.
+
+    The frame of a label thought stands in every record and so is merged into few ids.
+    """
     for sample in samples:
         if sample.text:
             yield sample.text

@@ -1,7 +1,7 @@
 """What a person sees while it learns: a progress bar, TensorBoard curves, and ``metrics.jsonl``.
 
-``metrics.jsonl`` holds one line per step and nothing that depends on the clock, so that a resumed run writes the
-same file as an uninterrupted one. Speed goes to the bar and to TensorBoard.
+``metrics.jsonl`` holds one line per step and nothing that depends on the clock, so that a resumed run writes
+the same file as an uninterrupted one. Speed goes to the bar and to TensorBoard.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class RunLog:
     def step(
         self, progress: RunProgress, done: float, values: Mapping[str, float], parts: Mapping[str, float]
     ) -> None:
-        """One optimiser step: ``values`` (loss, lr, ...), ``parts`` (loss per task), ``done`` in 0..1 of the budget."""
+        """One step: ``values`` (loss, lr, ...), ``parts`` (loss per task), ``done`` share of the budget."""
         self._write({"step": progress.step, "samples": progress.samples, **values, "parts": dict(parts)})
         for name, loss in {"loss": values["loss"], **parts}.items():
             self._smooth[name] = _SMOOTH * self._smooth.get(name, loss) + (1 - _SMOOTH) * loss

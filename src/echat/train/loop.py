@@ -34,8 +34,8 @@ class TrainingStopped(ValueError):
 def train(recipe_path: Path | str, overrides: Sequence[str] = (), resume: bool = False) -> Path:
     """Run a recipe to the end of its budget; returns the exported model folder.
 
-    ``resume`` continues from the newest checkpoint of the run folder (or begins when there is none). After SIGTERM the
-    state is saved and the folder returned does not exist yet.
+    ``resume`` continues from the newest checkpoint of the run folder (or begins when there is none). After
+    SIGTERM the state is saved and the folder returned does not exist yet.
     """
     return run(load_recipe(recipe_path, overrides), resume)
 
@@ -103,7 +103,7 @@ def _loop(
 def _accumulate(
     recipe: Recipe, objective: Objective, progress: Progress
 ) -> tuple[float, float, dict[str, float]]:
-    """Gradients of one step, summed over all targets of its micro-batches: mean loss, target count, loss per part."""
+    """Gradients of one step, summed over its micro-batches: mean loss, target count, mean loss per part."""
     total, count = 0.0, 0.0
     parts: dict[str, list[float]] = {}
     for _ in range(recipe.accumulate):
@@ -113,7 +113,8 @@ def _accumulate(
         value = float(loss.total.detach())
         if not torch.isfinite(loss.total):
             raise TrainingStopped(
-                f"step {progress.step + 1}: expected a finite loss, found {value} in the batch of {', '.join(batch.keys)}; "
+                f"step {progress.step + 1}: expected a finite loss, found {value} in the batch of "
+                f"{', '.join(batch.keys)}; "
                 "the weights are untouched: look at these records, or lower optimizer.lr and resume"
             )
         loss.total.backward()  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ WHOLE = "all"
 def init_from(module: nn.Module, sources: Mapping[str, str]) -> None:
     """Copy weights in, in the order written: ``{"all": folder}`` or ``{"encoder": folder, "llm": folder}``.
 
-    A part takes the tensors under its own name from the folder's ``model.safetensors``; nothing of it may be missing.
+    A part takes the tensors under its own name from the folder's ``model.safetensors``; none may be missing.
     """
     for name, source in sources.items():
         path = Path(source) / WEIGHTS_FILE if Path(source).suffix != ".safetensors" else Path(source)

@@ -1,1 +1,1 @@
-"""What can be learnt; each module offers ``Settings`` and ``build(recipe)``, see ``echat.train.objective``."""
+"""What can be learnt. Each module has ``Settings`` and ``build(recipe)``: see ``echat.train.objective``."""

@@ -59,7 +59,7 @@ class CTCEncoder(nn.Module):
         )
 
     def forward(self, mel: Tensor, mel_lens: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(B, T, n_mels) -> character scores (B, T / 2, characters + 1), their lens, scores per label kind."""
+        """(B, T, n_mels) -> scores (B, T / 2, characters + 1), their lens, scores per label kind."""
         frames, lens = self.encoder(mel, mel_lens)
         keep = torch.arange(frames.shape[1], device=lens.device) < lens[:, None]
         mean = (frames * keep[..., None]).sum(1) / lens[:, None]

@@ -44,6 +44,7 @@ class Settings(Recipe):
     validation: tuple[str, ...] = ()
     validation_clips: int = 32
     split: str | None = None  # of `manifests`; None = all records
+    validation_split: str | None = None  # of `validation`
     batch_seconds: float = Field(30.0, gt=0)  # speech per micro-batch
     max_seconds: float = 12.0  # longer clips are left out
     cached_clips: int = 10_000  # mels kept in memory
@@ -112,7 +113,7 @@ class FlowObjective:
     def validation(self) -> list[FlowBatch]:
         if not self.recipe.validation:
             return []
-        clips = self._clips(self.recipe.validation)
+        clips = self._clips(self.recipe.validation, self.recipe.validation_split)
         chosen = in_order(clips, self.recipe.batch_seconds, self.recipe.validation_clips)
         return [self._batch(batch) for batch in chosen]
 

@@ -22,6 +22,7 @@ from echat.data.examples import (
 )
 from echat.data.sources import SourceConfig, mixture_pairs
 from echat.data.stream import MixtureStream, once
+from echat.data.text_tokenizer import END_OF_DOCUMENT
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
 from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, ModelFolderConfig, save_model
@@ -30,6 +31,8 @@ from echat.model.text_tokenizer import TextTokenizer
 from echat.train.objective import Loss
 from echat.train.recipe import Recipe
 from echat.train.start import WHOLE, init_from
+
+SPELL_SCALE = 10.0  # score of a frame that equals a text vector, in :meth:`SpeechLLMObjective._spelling`
 
 
 class DataConfig(Config):
@@ -56,6 +59,10 @@ class Settings(Recipe):
     tokenizer: str | None = None  # folder of the text tokenizer; None: that of init_from.all
     data: DataConfig
     speech_weight: float = Field(1.0, gt=0)  # of one speech target against one text target
+    spell_weight: float = Field(
+        0.0, ge=0
+    )  # of CTC that leads sound to the text vectors of its words and cues
+    spell_languages: tuple[str, ...] = ("en",)  # of the sound that is spelled
 
 
 class SpeechLLMObjective:
@@ -73,6 +80,7 @@ class SpeechLLMObjective:
         self.vocabulary = Vocabulary.from_tokenizer(
             self.tokenizer, config.speech_codec_size, config.llm.vocab_size
         )
+        self._blank = self.tokenizer.encode(END_OF_DOCUMENT)[0]
         self.module = SpeechLLM(config)
         init_from(self.module, recipe.init_from)
         self._sounds = Sounds()
@@ -93,6 +101,7 @@ class SpeechLLMObjective:
             augment,
             data.heard_as_text,
             data.max_positions,
+            self.recipe.spell_languages if self.recipe.spell_weight else (),
         )
 
     def validation(self) -> list[DialogueBatch]:
@@ -103,19 +112,43 @@ class SpeechLLMObjective:
     def loss(self, batch: DialogueBatch) -> Loss:
         model = self.module
         audio_frames = None
+        spelling = Loss(torch.zeros((), device=batch.ids.device), 0.0)
         if len(batch.mel):
             frames, lens = model.encode(batch.mel, batch.mel_lens)  # (clips, D, dim)
+            if self.recipe.spell_weight:
+                spelling = self._spelling(frames, lens, batch)
             audio_frames = frames[torch.arange(frames.shape[1], device=lens.device) < lens[:, None]]
         embeds = model.assemble(batch.kinds, batch.ids, audio_frames)
         hidden, _ = model.hidden(embeds)  # causal, padded on the right only: no mask
         losses, rows = self._target_losses(hidden, batch)
         is_speech = batch.labels[batch.labels != IGNORE] >= self.vocabulary.text_size
         weights = torch.where(is_speech, self.recipe.speech_weight, 1.0)
-        total = (losses * weights).sum()
-        return Loss(total, float(weights.sum()), _parts(batch, losses.detach(), rows, is_speech))
+        total = (losses * weights).sum() + self.recipe.spell_weight * spelling.total
+        count = float(weights.sum()) + self.recipe.spell_weight * spelling.count
+        return Loss(total, count, {**_parts(batch, losses.detach(), rows, is_speech), **spelling.parts})
+
+    def _spelling(self, frames: Tensor, lens: Tensor, batch: DialogueBatch) -> Loss:
+        """CTC of words and cues over the text table, the end-of-document id as blank.
+
+        A frame that equals a row of the table scores about ``SPELL_SCALE`` for it, so sound is drawn to where
+        the language model expects text. Clips too short for their text count 0.
+        """
+        known = batch.heard_lens >= 0
+        if not bool(known.any()):
+            return Loss(frames.sum() * 0.0, 0.0)
+        table = self.module.llm.text_embedding.weight.detach()
+        scale = SPELL_SCALE / table.square().sum(-1).mean()
+        scores = F.linear(frames[known] * scale, table).float()  # (known clips, D, V)
+        log_probs = scores.log_softmax(-1).transpose(0, 1)
+        units, unit_lens = batch.heard[known], batch.heard_lens[known]
+        loss = F.ctc_loss(
+            log_probs, units, lens[known], unit_lens, self._blank, reduction="sum", zero_infinity=True
+        )
+        count = float(unit_lens.sum())
+        return Loss(loss, count, {"spelling": (loss.detach(), count)})
 
     def _target_losses(self, hidden: Tensor, batch: DialogueBatch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each target and the dialogue it stands in; logits are made at these positions only."""
+        """Cross-entropy of each target and its dialogue's number; logits are made at these positions only."""
         targets = batch.labels != IGNORE
         rows = targets.nonzero()[:, 0]
         chosen, labels = hidden[targets], batch.labels[targets]  # (targets, dim), (targets,)
@@ -141,7 +174,8 @@ def _shape(recipe: Settings) -> tuple[SpeechLLMConfig, Path]:
     if start is None:
         if recipe.model is None or recipe.tokenizer is None:
             raise ValueError(
-                "recipe: expected `model:` and `tokenizer:`, or `init_from: {all: folder}` that has both; found neither"
+                "recipe: expected `model:` and `tokenizer:`, or `init_from: {all: folder}` with both; "
+                "found neither"
             )
         return recipe.model, Path()
     found = load_config(ModelFolderConfig, Path(start) / CONFIG_FILE).model

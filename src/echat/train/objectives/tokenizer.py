@@ -39,6 +39,7 @@ class Settings(Recipe):
     validation: tuple[str, ...] = ()
     validation_clips: int = 64
     split: str | None = None  # of `manifests`; None = all records
+    validation_split: str | None = None  # of `validation`
     batch_seconds: float = Field(50.0, gt=0)  # speech per micro-batch
     max_seconds: float = 15.0  # longer clips are left out
     cached_clips: int = 10_000  # features kept in memory
@@ -92,7 +93,7 @@ class TokenizerObjective:
     def validation(self) -> list[TokenizerBatch]:
         if not self.recipe.validation:
             return []
-        clips = self._clips(self.recipe.validation)
+        clips = self._clips(self.recipe.validation, self.recipe.validation_split)
         chosen = in_order(clips, self.recipe.batch_seconds, self.recipe.validation_clips)
         return [self._batch(batch) for batch in chosen]
 

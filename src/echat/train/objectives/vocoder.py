@@ -48,6 +48,7 @@ class Settings(Recipe):
     validation: tuple[str, ...] = ()
     validation_clips: int = 16
     split: str | None = None  # of `manifests`; None = all records
+    validation_split: str | None = None  # of `validation`
     segment_frames: int = Field(32, gt=8)  # mel frames of one cut
     batch_size: int = Field(8, gt=0)  # cuts per micro-batch
     cached_clips: int = 3_000  # clips kept in memory, about 0.2 MB each
@@ -111,7 +112,7 @@ class VocoderObjective:
         if not self.recipe.validation:
             return []
         generator = torch.Generator().manual_seed(self.recipe.seed)
-        clips = read_clips(self.recipe.validation)
+        clips = read_clips(self.recipe.validation, self.recipe.validation_split)
         chosen = clips[:: max(1, len(clips) // self.recipe.validation_clips)][: self.recipe.validation_clips]
         return [self._batch(chosen, False, generator)]
 
