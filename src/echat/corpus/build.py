@@ -18,7 +18,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +77,11 @@ class Job:
     @property
     def key(self) -> str:
         return self.item.dialogue.key if isinstance(self.item, Question) else self.item.key
+
+    def is_made_by(self, record: dict[str, Any] | None) -> bool:
+        """Whether a finished record is of this job, and not of an older scenario under the same key."""
+        wanted = asdict(self.item.dialogue if isinstance(self.item, Question) else self.item)
+        return record is not None and all(record.get(name) == value for name, value in wanted.items())
 
 
 def build(recipe: Path | str, overrides: Sequence[str] = ()) -> Path:
@@ -188,7 +193,7 @@ def _build_set(folder: Path, jobs: list[Job], workers: int, progress: Callable[[
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     notes = folder / "finished.jsonl"
     finished = {row["key"]: row for row in _read_notes(notes)}
-    missing = [job for job in jobs if job.key not in finished]
+    missing = [job for job in jobs if not job.is_made_by(finished.get(job.key))]
     progress(len(jobs) - len(missing), len(jobs))
     with notes.open("a", encoding="utf-8") as out:
         for done, record in enumerate(_run(missing, workers), 1):

@@ -30,7 +30,6 @@ PERMISSIVE_SETS = (
 )
 _LABELS = ("emotion", "gender", "age", "sound_event")
 _KEPT = ("key", "lang", "speaker", "duration_s", "split")
-_SPOKEN = re.compile(r"[a-z']+( [a-z']+)*")
 
 
 def write_real_manifest(pack: Path, path: Path, sets: tuple[str, ...] = PERMISSIVE_SETS) -> int:
@@ -68,14 +67,12 @@ def prompt_texts(pack: Path) -> list[str]:
 
 
 def spoken_words(text: str | None) -> str | None:
-    """Lower case, letters and apostrophes only; None when the text has digits or nothing to say."""
-    if not text or any(character.isdigit() for character in text):
+    """Lower case, letters and apostrophes only; None for digits, foreign letters, or nothing."""
+    plain = (text or "").lower().replace("\u2019", "'")
+    if any(character.isdigit() or (character.isalpha() and not character.isascii()) for character in plain):
         return None
-    plain = text.lower().replace("\u2019", "'")
-    words = re.sub(r"[^a-z']+", " ", plain).split()
-    words = [word.strip("'") if not word.strip("'").isalpha() else word for word in words]
-    joined = " ".join(word for word in words if word.strip("'"))
-    return joined if _SPOKEN.fullmatch(joined) else None
+    words = [word.strip("'") for word in re.sub(r"[^a-z']+", " ", plain).split()]
+    return " ".join(word for word in words if word) or None
 
 
 def _row(row: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:

@@ -106,6 +106,8 @@ def choose_training_voice(rng: np.random.Generator) -> Voice:
 
 def speak(text: str, voice: Voice, words_per_minute: int = 165) -> np.ndarray:
     """The words in a voice: float32 samples at 16 kHz. `words_per_minute` steers espeak-ng only."""
+    if not any(character.isalpha() for character in text):
+        raise VoiceError(f"voice {voice.name}: expected words to speak, found {text!r}")
     with tempfile.TemporaryDirectory(prefix="echat-voice-") as folder:
         path = Path(folder) / "speech.wav"
         if voice.engine == "espeak-ng":

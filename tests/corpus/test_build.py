@@ -1,0 +1,156 @@
+"""The build: complete, repeatable, and going on where it was killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from echat.audio.waveform import read
+from echat.config import load_config
+from echat.corpus import build as builder
+from echat.corpus.build import BuildConfig, build_corpus, build_held_out
+from echat.corpus.questions import render
+from echat.corpus.scenarios import load_scenarios
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+    not all(shutil.which(name) for name in ("espeak-ng", "flite", "festival")),
+    reason="speech engines missing",
+)
+
+
+def small(folder: Path, **changes: Any) -> BuildConfig:
+    values: dict[str, Any] = dict(folder=folder, sets=("test", "dev"), dev=3, test=3, test_pairs=1)
+    return BuildConfig(**(values | changes))
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    kept = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "build.yaml"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_corpus(small(tmp_path_factory.mktemp("corpus")))
+
+
+def test_records_are_complete_and_sounds_are_there(corpus: Path) -> None:
+    for name, count in (("test", 5), ("dev", 3)):
+        records = rows(corpus / name / "manifest.jsonl")
+        assert len(records) == count
+        for record in records:
+            waveform, rate = read(corpus / name / record["audio"])
+            assert rate == 16_000 and len(waveform) / rate == pytest.approx(record["duration_s"], abs=1e-3)
+            assert record["reply"] in record["accepted"] and record["split"] == name
+            assert {"text", "emotion", "gender", "age", "sound_event", "noise", "voice"} <= set(record)
+            assert record["reply_audio"].startswith("../answers/audio/reply-")
+
+
+def test_test_questions_are_thirds_of_held_out_voices(corpus: Path) -> None:
+    records = rows(corpus / "test" / "manifest.jsonl")
+    assert Counter(r["condition"] for r in records if "pair" not in r) == dict(espeak=1, natural=1, noise=1)
+    for record in records:
+        is_noisy = record["condition"] == "noise"
+        assert (record["noise"] is not None) == is_noisy
+        assert record["condition"] != "natural" or record["voice"] == "flite:rms"
+        assert ".h" in record["pattern"]
+
+
+def test_pairs_differ_in_a_cue_and_share_words_and_voice(corpus: Path) -> None:
+    first, second = (r for r in rows(corpus / "test" / "manifest.jsonl") if r.get("pair"))
+    assert first["pair"] == second["pair"] and first["text"] == second["text"]
+    assert first["voice"] == second["voice"] and first["reply"] != second["reply"]
+
+
+def test_a_killed_build_goes_on_to_the_same_corpus(corpus: Path, tmp_path: Path) -> None:
+    """Killed after two questions, the note of a third torn in the middle, its sound half-written."""
+    config = small(tmp_path)
+    shutil.copytree(corpus, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "dev")
+    notes = tmp_path / "test" / "finished.jsonl"
+    lines = notes.read_text().splitlines(keepends=True)
+    notes.write_text("".join(lines[:2]) + lines[2][:40])
+    (tmp_path / "test" / "manifest.jsonl").unlink()
+    for record in rows_of(lines[2:]):
+        (tmp_path / "test" / record["audio"]).unlink()
+    kept = (tmp_path / "test" / json.loads(lines[0])["audio"]).stat().st_mtime_ns
+    build_corpus(config)
+    assert contents(tmp_path) == contents(corpus)
+    assert (tmp_path / "test" / json.loads(lines[0])["audio"]).stat().st_mtime_ns == kept
+
+
+def rows_of(lines: list[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines]
+
+
+def test_workers_change_nothing(corpus: Path, tmp_path: Path) -> None:
+    build_corpus(small(tmp_path, sets=("dev",), workers=2))
+    assert contents(tmp_path / "dev") == contents(corpus / "dev")
+
+
+def test_a_question_whose_scenario_changed_is_made_again(corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus, tmp_path, dirs_exist_ok=True)
+    notes = tmp_path / "dev" / "finished.jsonl"
+    old = rows(notes)
+    old[1]["text"] = "words of last year"
+    notes.write_text("".join(json.dumps(row) + "\n" for row in old))
+    build_corpus(small(tmp_path, sets=("dev",)))
+    assert rows(tmp_path / "dev" / "manifest.jsonl") == rows(corpus / "dev" / "manifest.jsonl")
+
+
+def test_another_seed_in_the_same_folder_is_refused(corpus: Path) -> None:
+    with pytest.raises(ValueError, match="key seed: expected 1, as this corpus was begun, found 2"):
+        build_corpus(small(corpus, seed=2))
+
+
+def test_answers_hold_every_reply_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "_build_set", lambda folder, jobs, workers, progress: planned.extend(jobs))
+    planned: list[builder.Job] = []
+    build_corpus(small(tmp_path, sets=("answers",), reading=50))
+    replies = {reply for situation in load_scenarios() for reply in situation.replies.values()}
+    texts = [job.item.text for job in planned if isinstance(job.item, builder.Reading)]
+    assert set(texts) >= replies and len(texts) == len(set(texts)) == len({job.key for job in planned})
+    assert 0 < len(texts) - len(replies) <= 50
+
+
+def test_the_held_out_set_stands_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_three(**values: Any) -> BuildConfig:
+        return BuildConfig(**(values | {"test": 3, "test_pairs": 0}))
+
+    monkeypatch.setattr(builder, "BuildConfig", only_three)
+    manifest = build_held_out(tmp_path / "held-out")
+    records = rows(manifest)
+    assert manifest == tmp_path / "held-out" / "manifest.jsonl" and len(records) == 3
+    assert all((manifest.parent / record["audio"]).is_file() for record in records)
+
+
+def test_rendering_depends_on_seed_and_key_only() -> None:
+    config = small(Path("unused"))
+    question = builder._items(config, "dev")[0]
+    other = builder._items(small(Path("unused"), seed=2), "dev")[0]
+    assert isinstance(question, builder.Question) and isinstance(other, builder.Question)
+    (first, record), (again, _) = render(question, {}), render(question, {})
+    assert (first == again).all() and record["key"] == question.dialogue.key
+    assert len(render(other, {})[0]) != len(first)
+
+
+def test_the_shipped_recipe_is_a_build() -> None:
+    config = load_config(BuildConfig, ROOT / "recipes" / "tiny" / "corpus.yaml", ["train=10"])
+    assert config.train == 10 and config.test + 2 * config.test_pairs >= 330 and config.test_pairs >= 60
+
+
+def test_the_command_builds_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "corpus.yaml"
+    recipe.write_text(f"folder: {tmp_path / 'out'}\nsets: [dev]\ndev: 1\n")
+    builder.main([str(recipe), "seed=5"])
+    assert len(rows(tmp_path / "out" / "dev" / "manifest.jsonl")) == 1
+    assert "1/1" in capsys.readouterr().out
