@@ -18,17 +18,8 @@ from echat.infer.sampling import greedy
 ASSETS = Path(__file__).parent.parent / "assets" / "model"
 LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
 DRAWN = DecodingDefaults(LIVELY, LIVELY, max_new_ids=60)
+FORCED = DecodingDefaults(Sampling(sample=True, temperature=50.0), LIVELY, max_new_ids=1500)
 TASKS = ("asr", "s2t", "s2t_think_language", "s2s", "s2s_think_label", "s2s_stream", "t2t", "tts")
-    "asr",
-    "s2t",
-    "s2t_think_language",
-    "s2s",
-    "s2s_think_label",
-    "s2s_stream",
-    "t2t",
-    "tts",
-    "tts_stream",
-)
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +217,70 @@ def test_without_token2wav_nothing_is_said(engine: Engine) -> None:
     with pytest.raises(ValueError, match="token2wav"):
         engine.say("hello")
     assert engine.run(question("s2s"), "s2s", seed=1).waveform is None
+
+
+@pytest.fixture(scope="module")
+def speaking(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model folder that can speak, with one voice."""
+    from echat.token2wav.token2wav import Token2Wav, Token2WavConfig
+    from echat.token2wav.voice import VoicePrompt
+
+    config = Token2WavConfig.model_validate(
+        {
+            "speaker": "mel_stats",
+            "flow": {
+                "vocab_size": 32,
+                "input_size": 16,
+                "encoder": {
+                    "input_size": 16,
+                    "output_size": 16,
+                    "attention_heads": 2,
+                    "linear_units": 16,
+                    "num_blocks": 1,
+                },
+                "estimator": {
+                    "channels": [8, 8],
+                    "attention_head_dim": 4,
+                    "num_heads": 2,
+                    "n_blocks": 1,
+                    "num_mid_blocks": 1,
+                },
+            },
+            "vocoder": {"base_channels": 8, "f0_predictor": {"cond_channels": 8}},
+        }
+    )
+    torch.manual_seed(0)
+    token2wav = Token2Wav(config).eval()
+    token2wav.voices["anna"] = VoicePrompt(torch.tensor([1, 2, 3]), torch.zeros(10, 80), torch.randn(192))
+    folder = tmp_path_factory.mktemp("models") / "speaking"
+    replace(load(random_model), token2wav=token2wav).save(folder)
+    return folder
+
+
+def test_a_reply_is_spoken(speaking: Path) -> None:
+    engine = load(speaking)
+    told = list(engine.reply(question("s2s"), "s2s", seed=1, decoding=FORCED))
+    audio, done = told[-2:]
+    assert isinstance(audio, events.Audio) and isinstance(done, events.Done)
+    assert audio.rate == 22050
+    seconds = len(audio.waveform) / audio.rate
+    assert seconds == pytest.approx(len(done.reply.speech_ids) / 25, abs=0.05)
+    assert torch.equal(done.reply.waveform, audio.waveform)  # type: ignore[arg-type]
+    again = engine.run(question("s2s"), "s2s", seed=1, decoding=FORCED, voice="anna")
+    assert torch.equal(again.waveform, audio.waveform)  # type: ignore[arg-type]
+    silent = engine.run(question("s2s"), "s2s", seed=1, decoding=FORCED, speak=False)
+    assert silent.waveform is None and silent.speech_ids == done.reply.speech_ids
+    batch = engine.run_batch([question("s2s")], "s2s", seed=1, decoding=FORCED, speak=True)
+    assert torch.equal(batch[0].waveform, audio.waveform)  # type: ignore[arg-type]
+
+
+def test_say(speaking: Path) -> None:
+    engine = load(speaking)
+    waveform, rate = engine.say("hello there", seed=2, decoding=DRAWN)
+    assert rate == 22050 and waveform.ndim == 1 and len(waveform) > 0
+    assert torch.isfinite(waveform).all()
+    with pytest.raises(ValueError, match="'ana' is unknown, did you mean 'anna'"):
+        engine.say("hello there", voice="ana", seed=2, decoding=DRAWN)
 
 
 def test_runaway_speech_is_cut(engine: Engine) -> None:

@@ -12,11 +12,18 @@ from echat.infer.verify import verify
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
-@pytest.mark.parametrize(("folder", "count"), [("model", 526)])
+@pytest.mark.parametrize(("folder", "count"), [("model", 526), ("token2wav", 72)])
 def test_golden_folders_hold(folder: str, count: int) -> None:
     checks = verify([ASSETS / folder])
     assert [str(check) for check in checks if not check.ok] == []
     assert len(checks) == count
+
+
+def test_the_bundled_folders_hold() -> None:
+    checks = verify()
+    assert [str(check) for check in checks if not check.ok] == []
+    assert {check.name.split("/")[0] for check in checks} == {"model", "token2wav"}
+    assert len(checks) == 248
 
 
 def test_a_wrong_array_is_noticed(tmp_path: Path) -> None:
