@@ -23,7 +23,7 @@ from echat.config import Config
 from echat.data.sample import AudioRef, DataError, Sample
 from echat.data.stream import Draw
 from echat.dialogue.labels import VALUES, LabelKind, Labels
-from echat.dialogue.rendering import Audio, Segment, Text, hearing, render
+from echat.dialogue.rendering import Audio, Segment, Speech, Text, hearing, render
 from echat.dialogue.tasks import Profile, Task, get_task
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
 from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
@@ -32,6 +32,7 @@ from echat.dialogue.vocabulary import Tokenizer, Vocabulary
 PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3  # what stands at a position of the language model
 IGNORE = -100  # label of a position that predicts nothing
 NOISE_SECONDS = 20  # of each noise colour kept in memory
+SPREAD_SHARE = 0.7  # of the texts in the place of sound that are spread, when any are
 ENCODER_SHARE = 4  # mel frames that cost about as much as one position of the language model
 
 
@@ -184,10 +185,13 @@ def _unmarked(labels: Labels) -> bool:
     return all(value in plain for value in (labels.age, labels.emotion, labels.sound_event))
 
 
-def conversation_of(sample: Sample, task: Task, audio: Any = None, past: Sequence[Any] = ()) -> Conversation:
+def conversation_of(
+    sample: Sample, task: Task, audio: Any = None, past: Sequence[Any] = (), heard_as_text: bool = False
+) -> Conversation:
     """The sample as a finished conversation for this task.
 
-    ``audio`` is the question's sound (None: words and cues as text in its place), ``past`` that of past turns.
+    ``audio`` is the question's sound, ``past`` that of past turns; ``heard_as_text`` puts words and cues
+    in the place of the question's sound.
     """
     turns: list[UserTurn | AssistantTurn] = []
     for turn, sound in zip(sample.history, past):
@@ -199,7 +203,7 @@ def conversation_of(sample: Sample, task: Task, audio: Any = None, past: Sequenc
             audio=audio,
             prompt=sample.prompt,
             labels=sample.labels,
-            heard_as_text=task.hears == "audio" and audio is None,
+            heard_as_text=heard_as_text and task.hears == "audio",
         )
     )
     speech_ids = sample.speech_ids if task.writes_speech else None
@@ -256,6 +260,10 @@ class DialogueBuilder:
     )
     max_positions: int = 2000  # longer dialogues are refused
     spelled_languages: tuple[str, ...] = ()  # speech in these languages also comes with its words as text ids
+    spread: float = (
+        0.0  # heard as text: mean count of blanks before each id, so that text lies as thin as sound
+    )
+    blank: int = 0  # the id between spread ones
 
     def __call__(self, draw: Draw) -> DialogueExample:
         task = get_task(draw.task)
@@ -263,8 +271,10 @@ class DialogueBuilder:
         rng = np.random.default_rng(draw.seed)
         past = [self._mel(turn.audio, rng) for turn in sample.history]
         audio = self._mel(sample.audio, rng) if task.hears == "audio" else None
-        conversation = conversation_of(sample, task, audio, past)
+        conversation = conversation_of(sample, task, audio, past, self.heard_as_text)
         segments = render(conversation, task, self.tokenizer, self.vocabulary, self.profile)
+        if self.heard_as_text and self.spread and rng.random() < SPREAD_SHARE:
+            segments = self._spread(segments, rng)
         example = lay_out(segments, sample.key, task, self.vocabulary)
         if len(example.ids) > self.max_positions:
             raise DataError(
@@ -276,6 +286,21 @@ class DialogueBuilder:
             unknown = (None,) * (len(example.mels) - 1)  # clips of earlier turns
             example = replace(example, heard=(*unknown, self._spell(sample)))
         return example
+
+    def _spread(self, segments: Sequence[Segment], rng: np.random.Generator) -> list[Segment]:
+        """Blanks among the ids that stand between the markers of the user's sound."""
+        marker = Speech((self.vocabulary.user_audio_begin,))
+        return [
+            self._thin(segment, rng) if isinstance(segment, Text) and before == marker else segment
+            for before, segment in zip([None, *segments], segments)
+        ]
+
+    def _thin(self, text: Text, rng: np.random.Generator) -> Text:
+        gaps = rng.geometric(1.0 / (1.0 + self.spread), size=len(text.ids) + 1) - 1
+        ids: list[int] = []
+        for gap, id_ in zip(gaps, text.ids):
+            ids += [self.blank] * int(gap) + [id_]
+        return Text((*ids, *[self.blank] * int(gaps[-1])))
 
     def _spell(self, sample: Sample) -> tuple[int, ...] | None:
         """What the language model reads in the place of this sound while it learns from text."""

@@ -1,8 +1,8 @@
 """The published raw format: JSON lines with ``key``, ``wav``, ``txt``, ``task`` and a dictionary ``extra``.
 
 What ``txt`` means depends on the task: the finished target of an understanding task, otherwise the reply.
-Where the published loader and its documentation differ (an emptied label-only target, a question that replaces
-the prompt of a transcription), the documented meaning is read.
+Where the published loader and its documentation differ (an emptied label-only target, a question that takes
+the place of a transcription's prompt), the documented meaning is read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def read_raw(path: Path | str, root: Path | str | None = None) -> list[Sample]:
 
 
 def write_raw(samples: Iterable[Sample], path: Path | str) -> int:
-    """Write samples (each with ``task``) as a raw list, which appears whole or not at all; returns how many."""
+    """Write samples (each with ``task``) as a raw list, whole or not at all; returns how many."""
     count = 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
         for sample in samples:

@@ -1,7 +1,7 @@
 """`python -m echat.train.speech_ids TOKENIZER MANIFEST ...`: writes `speech_ids.jsonl` beside each manifest.
 
-Of a dialogue record the spoken reply is turned into ids, of any other record its audio; records without either are
-left out.
+Of a dialogue record the spoken reply is turned into ids, of any other record its audio; records without
+either are left out.
 """
 
 from __future__ import annotations

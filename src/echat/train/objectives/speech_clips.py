@@ -1,4 +1,4 @@
-"""What tokenizer, flow and vocoder learn from: clips of speech, cached, drawn by number so that resuming is exact."""
+"""What tokenizer, flow and vocoder learn from: clips of speech, drawn by number so that resuming is exact."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class DrawnBatches(Generic[B]):
 
 
 def neighbours(clips: Sequence[Clip], seconds: float, generator: torch.Generator) -> list[Clip]:
-    """Clips of like length from a list sorted by it, about `seconds` together: little padding, little lost."""
+    """Clips of like length from a list sorted by it, `seconds` together: little padding, little lost."""
     start = int(torch.randint(len(clips), (1,), generator=generator))
     count = max(1, int(seconds / clips[start].seconds))
     start = max(0, min(start, len(clips) - count))

@@ -44,6 +44,7 @@ class DataConfig(Config):
     heard_as_text: bool = (
         False  # words and cues as text in the place of sound: pre-training of the language model
     )
+    spread: float = Field(0.0, ge=0)  # with heard_as_text: mean count of blanks before each id heard
     augment: AugmentConfig | None = None
     batch_cost: int = 4000  # work per micro-batch: count x (longest sequence + its mel frames / 4)
     pool: int = 256  # samples sorted by length together
@@ -102,6 +103,8 @@ class SpeechLLMObjective:
             data.heard_as_text,
             data.max_positions,
             self.recipe.spell_languages if self.recipe.spell_weight else (),
+            data.spread,
+            self._blank,
         )
 
     def validation(self) -> list[DialogueBatch]:
