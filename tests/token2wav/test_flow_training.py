@@ -12,7 +12,9 @@ SMALL = FlowConfig(
     prior_weight=1.0,
     mel_mean=-5.0,
     mel_scale=2.0,
-    encoder=TokenEncoderConfig(input_size=16, output_size=16, attention_heads=2, linear_units=32, num_blocks=1),
+    encoder=TokenEncoderConfig(
+        input_size=16, output_size=16, attention_heads=2, linear_units=32, num_blocks=1
+    ),
     estimator=EstimatorConfig(
         channels=(16, 16), attention_head_dim=8, num_heads=2, n_blocks=1, num_mid_blocks=1, masked_norm=True
     ),

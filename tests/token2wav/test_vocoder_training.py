@@ -1,4 +1,4 @@
-"""Losses of the vocoder: zero where they should be, falling where they must, and critics that teach one side each."""
+"""Losses of the vocoder: zero where they should be, falling where they must; critics teach one side each."""
 
 import math
 

@@ -1,7 +1,8 @@
 """The released CosyVoice-300M-25Hz `flow.pt` and `hift.pt`, read as they are.
 
-Our modules carry the released names, so a name map is only needed for the weight-normalised convolutions of the vocoder, whose
-magnitude and direction are folded into one weight. Sizes come from `cosyvoice.yaml` beside the weights, read and never executed.
+Our modules carry the released names, so a name map is only needed for the weight-normalised convolutions of
+the vocoder, whose magnitude and direction are folded into one weight. Sizes come from `cosyvoice.yaml`
+beside the weights, which is read and never executed.
 """
 
 import re
@@ -141,7 +142,7 @@ _PermissiveLoader.add_multi_constructor("!", _plain)
 
 
 def read_cosyvoice_yaml(text: str) -> tuple[FlowConfig, VocoderConfig]:
-    """Sizes from the release's `cosyvoice.yaml`: tags become plain values, `!ref <name>` is looked up at top level."""
+    """Sizes from the release's `cosyvoice.yaml`: tags are plain values, `!ref <name>` a look-up."""
     values = yaml.load(text, _PermissiveLoader)  # a safe loader: nothing is imported or called
     values = _resolve(values, values)
     flow, hift = values["flow"], values["hift"]

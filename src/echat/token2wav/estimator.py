@@ -1,11 +1,12 @@
 """The velocity field of flow matching: a one-dimensional U-Net of residual convolutions and transformers.
 
-Legend: batch, time = mel frames, bins = 80, width = channels inside. A mask is `(batch, 1, time)` of ones and zeros;
-None means every frame is valid, which is faster and the same.
+Legend: batch, time = mel frames, bins = 80, width = channels inside. A mask is `(batch, 1, time)` of ones and
+zeros; None means every frame is valid, which is faster and the same.
 """
 
 import math
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -145,6 +146,31 @@ class Transformer(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
+class Stage(nn.ModuleList):
+    """A residual block, its transformers and, outside the middle, a convolution on to the next level."""
+
+    def __init__(
+        self, config: "EstimatorConfig", n_in: int, n_out: int, lead: nn.Module | None = None
+    ) -> None:
+        transformers = nn.ModuleList(
+            Transformer(n_out, config.num_heads, config.attention_head_dim) for _ in range(config.n_blocks)
+        )
+        parts = [ResBlock(n_in, n_out, 4 * config.channels[0]), transformers]
+        super().__init__(parts if lead is None else [*parts, lead])
+
+    def forward(self, x: Tensor, mask: Tensor | None, norm_mask: Tensor | None, time: Tensor) -> Tensor:
+        """Through the residual block and the transformers."""
+        x = self[0](x, mask, norm_mask, time).transpose(1, 2)
+        bias = None if mask is None else ((1 - mask) * -1e10).to(x.dtype)[:, None]
+        for transformer in cast(nn.ModuleList, self[1]):
+            x = transformer(x, bias)
+        return x.transpose(1, 2)
+
+    def lead(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """On to the next level."""
+        return self[2](_masked(x, mask))
+
+
 class Resample(nn.Module):
     """A strided convolution that halves time, or a transposed one that doubles it."""
 
@@ -164,32 +190,26 @@ class Estimator(nn.Module):
         self.config = config
         first = config.channels[0]
         self.time_mlp = TimeEmbedding(config.in_channels, 4 * first)
-        self.down_blocks, self.mid_blocks, self.up_blocks = (nn.ModuleList() for _ in range(3))
+        self.down_blocks = nn.ModuleList()
+        self.mid_blocks = nn.ModuleList()
+        self.up_blocks = nn.ModuleList()
         n_in = config.in_channels
         for level, width in enumerate(config.channels):
-            resample: nn.Module = nn.Conv1d(width, width, 3, padding=1)
+            lead: nn.Module = nn.Conv1d(width, width, 3, padding=1)
             if level < len(config.channels) - 1:
-                resample = Resample(nn.Conv1d(width, width, 3, 2, padding=1))
-            self.down_blocks.append(self._stage(n_in, width, resample))
+                lead = Resample(nn.Conv1d(width, width, 3, 2, padding=1))
+            self.down_blocks.append(Stage(config, n_in, width, lead))
             n_in = width
         for _ in range(config.num_mid_blocks):
-            self.mid_blocks.append(self._stage(n_in, n_in))
+            self.mid_blocks.append(Stage(config, n_in, n_in))
         widths = (*reversed(config.channels), first)
         for level, (n_in, width) in enumerate(pairwise(widths)):
-            resample = nn.Conv1d(width, width, 3, padding=1)
+            lead = nn.Conv1d(width, width, 3, padding=1)
             if level < len(config.channels) - 1:
-                resample = Resample(nn.ConvTranspose1d(width, width, 4, 2, 1))
-            self.up_blocks.append(self._stage(2 * n_in, width, resample))
+                lead = Resample(nn.ConvTranspose1d(width, width, 4, 2, 1))
+            self.up_blocks.append(Stage(config, 2 * n_in, width, lead))
         self.final_block = Block(first, first)
         self.final_proj = nn.Conv1d(first, config.out_channels, 1)
-
-    def _stage(self, n_in: int, n_out: int, resample: nn.Module | None = None) -> nn.ModuleList:
-        config = self.config
-        transformers = nn.ModuleList(
-            Transformer(n_out, config.num_heads, config.attention_head_dim) for _ in range(config.n_blocks)
-        )
-        stage = nn.ModuleList([ResBlock(n_in, n_out, 4 * config.channels[0]), transformers])
-        return stage if resample is None else stage.append(resample)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, mu: Tensor, t: Tensor, spks: Tensor, cond: Tensor
@@ -201,30 +221,20 @@ class Estimator(nn.Module):
         time = self.time_mlp(t)
         x = torch.cat([x, mu, spks[..., None].expand(-1, -1, x.shape[2]), cond], dim=1)
         masks, skips = [mask], []
-        for level, (res, transformers, resample) in enumerate(self.down_blocks):
-            x = self._attend(res, transformers, x, masks[-1], time)
+        for level, stage in enumerate(cast(list[Stage], self.down_blocks)):
+            x = stage(x, masks[-1], self._norm_mask(masks[-1]), time)
             skips.append(x)
-            x = resample(_masked(x, masks[-1]))
+            x = stage.lead(x, masks[-1])
             if level < len(self.down_blocks) - 1:
-                masks.append(None if mask is None else masks[-1][:, :, ::2])
-        for res, transformers in self.mid_blocks:
-            x = self._attend(res, transformers, x, masks[-1], time)
-        for res, transformers, resample in self.up_blocks:
+                masks.append(None if masks[-1] is None else masks[-1][:, :, ::2])
+        for stage in cast(list[Stage], self.mid_blocks):
+            x = stage(x, masks[-1], self._norm_mask(masks[-1]), time)
+        for stage in cast(list[Stage], self.up_blocks):
             skip, level_mask = skips.pop(), masks.pop()
             x = torch.cat([x[:, :, : skip.shape[2]], skip], dim=1)
-            x = self._attend(res, transformers, x, level_mask, time)
-            x = resample(_masked(x, level_mask))
+            x = stage.lead(stage(x, level_mask, self._norm_mask(level_mask), time), level_mask)
         x = self.final_block(x, mask, self._norm_mask(mask))
         return _masked(self.final_proj(_masked(x, mask)), mask)
-
-    def _attend(
-        self, res: ResBlock, transformers: nn.ModuleList, x: Tensor, mask: Tensor | None, time: Tensor
-    ) -> Tensor:
-        x = res(x, mask, self._norm_mask(mask), time).transpose(1, 2)
-        bias = None if mask is None else ((1 - mask) * -1e10).to(x.dtype)[:, None]
-        for transformer in transformers:
-            x = transformer(x, bias)
-        return x.transpose(1, 2)
 
     def _norm_mask(self, mask: Tensor | None) -> Tensor | None:
         return mask if self.config.masked_norm else None

@@ -1,6 +1,7 @@
 """Conditional flow matching: speech ids and a voice become a mel.
 
-`x0` is noise, `x1` the mel, `t` the flow time in [0, 1]; nothing else is called `t` (Lipman et al. 2023, eq. 22-23).
+`x0` is noise, `x1` the mel, `t` the flow time in [0, 1]; nothing else is called `t` (Lipman et al. 2023,
+equations 22 and 23).
 
 Legend: batch, n = speech ids, time = mel frames, bins = 80.
 """
@@ -146,8 +147,8 @@ class Flow(nn.Module):
     ) -> Tensor:
         """The mel `(1, bins, time)` of `speech_ids (1, n)`, spoken on from the prompt.
 
-        `prompt_ids (1, n1)` and `prompt_mel (1, time1, bins)` may be empty; `embedding (1, 192)` is any scale.
-        `z` is the start noise `(1, bins, time1 + time)`.
+        `prompt_ids (1, n1)` and `prompt_mel (1, time1, bins)` may be empty; `embedding (1, 192)` of any
+        scale. `z` is the start noise `(1, bins, time1 + time)`.
         """
         mu = self.regulate(speech_ids, prompt_ids, prompt_mel.shape[1])
         if z is None:

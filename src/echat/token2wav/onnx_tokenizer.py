@@ -29,7 +29,7 @@ class OnnxSpeechTokenizer:
             )
 
     def encode(self, waveforms: Sequence[Tensor] | Tensor, lens: Tensor | None = None) -> list[list[int]]:
-        """Speech ids of each clip; a list of `(samples,)`, or one padded `(batch, samples)` with its `lens`."""
+        """Speech ids of a list of `(samples,)`, or of one padded `(batch, samples)` with its `lens`."""
         if lens is not None:
             waveforms = [row[:n] for row, n in zip(waveforms, lens.tolist(), strict=True)]
         return [self._encode(waveform) for waveform in waveforms]
@@ -38,7 +38,8 @@ class OnnxSpeechTokenizer:
         mel = log_mel(waveform, N_MELS)
         if len(mel) > MAX_SECONDS * MEL_RATE:
             raise ValueError(
-                f"speech tokenizer: expected at most {MAX_SECONDS} s, found {len(mel) / MEL_RATE:.1f} s; cut the clip"
+                f"speech tokenizer: expected at most {MAX_SECONDS} s, found {len(mel) / MEL_RATE:.1f} s; "
+                "cut the clip"
             )
         features, length = self._session.get_inputs()[:2]
         inputs = {
@@ -48,7 +49,8 @@ class OnnxSpeechTokenizer:
         ids = [int(i) for i in np.asarray(self._session.run(None, inputs)[0]).flatten()]
         if abs(len(ids) - id_count(len(mel))) > 1:
             raise ValueError(
-                f"{self.path}: expected {id_count(len(mel))} ids ({SPEECH_TOKEN_RATE} a second), found {len(ids)}; "
+                f"{self.path}: expected {id_count(len(mel))} ids ({SPEECH_TOKEN_RATE} a second), "
+                f"found {len(ids)}; "
                 "this is a tokenizer of another rate, take that of CosyVoice-300M-25Hz"
             )
         return ids

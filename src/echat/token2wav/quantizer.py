@@ -1,7 +1,9 @@
 """Vector quantiser: each vector becomes the id of the nearest codebook row.
 
-The codebook is not learned by gradient but follows the mean of the vectors that chose each row (van den Oord et al.
-2017, appendix A.1); rows nobody chooses move to where vectors are. Legend: n vectors of dim values, size = codebook rows.
+The codebook is not learned by gradient but follows the mean of the vectors that chose each row (van den
+Oord et al. 2017, appendix A.1); rows nobody chooses move to where vectors are.
+
+Legend: n vectors of dim values, size = codebook rows.
 """
 
 import torch
@@ -55,7 +57,7 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantised vectors `(batch, n, dim)`, ids `(batch, n)`, commitment loss per row `(batch,)`.
 
-        `mask (batch, n)` True = valid. In training mode the codebook follows; before the end of the warm-up the
+        `mask (batch, n)` True = valid. In training mode the codebook follows; until the end of the warm-up
         vectors pass unquantised.
         """
         x = F.normalize(x.float(), dim=-1)

@@ -1,4 +1,4 @@
-"""Who speaks: 192 numbers of a voice, from the released CAM++ network or from a fixed statistic of the mel."""
+"""Who speaks: 192 numbers of a voice, from the released CAM++ network or from a statistic of the mel."""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ MEL_STATISTICS = 192
 class MelStatistics:
     """Speaker embedding without a network: how the log mel is spread.
 
-    80 means over time, 80 standard deviations, and 32 means of the frame-to-frame change over groups of bins,
-    of the frames louder than the clip's median; each part centred over its own bins, so that loudness drops out.
+    Of the frames louder than the clip's median: 80 means over time and 80 standard deviations; of all
+    frames: 32 means of the frame-to-frame change in groups of bins. Each part is centred, so that loudness
+    drops out.
     """
 
     def __call__(self, waveform_22k: Tensor, waveform_16k: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class CampPlus:
         embedding = torch.from_numpy(self._session.run(None, {name: fbank[None].numpy()})[0].flatten())
         if embedding.numel() != MEL_STATISTICS:
             raise ValueError(
-                f"{self.path}: expected a speaker embedding of {MEL_STATISTICS} values, found {embedding.numel()}; "
+                f"{self.path}: expected an embedding of {MEL_STATISTICS} values, found {embedding.numel()}; "
                 "this is another network, take the campplus.onnx of CosyVoice-300M-25Hz"
             )
         return embedding

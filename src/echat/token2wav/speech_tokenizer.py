@@ -1,6 +1,7 @@
 """Waveform -> speech ids, 25 a second: a quantiser inside a small speech recogniser.
 
-Because the words (transcription loss) and the sound (mel regression) must be read from the ids alone, the ids keep both.
+Because the words (transcription loss) and the sound (mel regression) must be read from the ids alone, the
+ids keep both.
 
 Legend: batch, time = log-mel frames (100 a second), n = ids (25 a second), dim = width.
 """
@@ -51,7 +52,8 @@ class SpeechTokenizerConfig(Config):
     def _consistent(self) -> "SpeechTokenizerConfig":
         if self.dim % (2 * self.heads) or self.kernel % 2 == 0:
             raise ValueError(
-                f"expected dim a multiple of 2 * heads and an odd kernel, found {self.dim}, {self.heads}, {self.kernel}"
+                f"expected dim a multiple of 2 * heads and an odd kernel, found {self.dim}, {self.heads}, "
+                f"{self.kernel}"
             )
         return self
 
@@ -137,7 +139,7 @@ class SpeechTokenizer(nn.Module):
         """
         vectors, mask = self.hear(mel, mel_lens)
         with torch.autocast(mel.device.type, enabled=False):
-            code, ids, commitment = self.quantizer(vectors, mask)
+            code, _, commitment = self.quantizer(vectors, mask)
         x = self.read(code, mask)
         log_probs = self.ctc_head(x).float().log_softmax(-1).transpose(0, 1)
         lens = mask.sum(1)
@@ -175,7 +177,7 @@ class SpeechTokenizer(nn.Module):
         return collapse(self.ctc_head(x)[0].argmax(-1).tolist())
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
-        """Write `config.yaml` and `model.safetensors`; what only training needs of the codebook is left out."""
+        """Write `config.yaml` and `model.safetensors`, without what only training needs of the codebook."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_config(self.config, folder / "config.yaml")

@@ -1,7 +1,8 @@
 """Synthesis in pieces, exactly as the released code does it, for comparison with it.
 
-Its seams are 8 % too loud (the halves of a Hamming window add up to 1.08) and its flow cache is misaligned at 25 ids a
-second; both are kept here because the purpose is parity. State is a value: pass in what the last piece returned.
+Its seams are 8 % too loud (the halves of a Hamming window add up to 1.08) and its flow cache is misaligned
+at 25 ids a second; both are kept here because the purpose is parity. State is a value: pass in what the
+last piece returned.
 """
 
 from collections.abc import Iterator, Sequence
@@ -97,7 +98,7 @@ def flow_piece(
 
 
 def cross_fade(new: Tensor, old: Tensor, length: int) -> Tensor:
-    """`new` with its first `length` values mixed with the last ones of `old`, under halves of a Hamming window."""
+    """`new`, its first `length` values mixed with the last ones of `old` under halves of a Hamming window."""
     window = torch.hamming_window(2 * length, periodic=False, dtype=torch.float64, device=new.device)
     mixed = new[..., :length] * window[:length] + old[..., -length:] * window[length:]
     return torch.cat([mixed.to(new.dtype), new[..., length:]], dim=-1)

@@ -78,7 +78,8 @@ class Token2Wav(nn.Module):
         """Waveform `(samples,)` at 22.05 kHz on the CPU; no ids give an empty one.
 
         `voice` may be a name of :attr:`voices`; None is the default voice.
-        The same ids, voice, seed and speed give the same samples; `seed=None` draws anew. `speed` 1.25 is faster.
+        The same ids, voice, seed and speed give the same samples; `seed=None` draws anew. `speed` 1.25 is
+        faster.
         `z`, `phase` and `noise` replace the draws of flow and vocoder.
         """
         if not (math.isfinite(speed) and 0.1 <= speed <= 10):
@@ -113,8 +114,8 @@ class Token2Wav(nn.Module):
             return next(iter(self.voices.values()))
         if name is None:
             raise ValueError(
-                f"voice: this model has no default voice; expected one of {', '.join(self.voices) or '(none)'} "
-                "or a reference recording"
+                "voice: this model has no default voice; expected a reference recording or one of "
+                + (", ".join(self.voices) or "(none)")
             )
         if name not in self.voices:
             raise ValueError(f"voice: {name!r} is unknown, {nearest(name, self.voices)}")
@@ -190,7 +191,7 @@ class Token2Wav(nn.Module):
 
     @classmethod
     def from_released(cls, folder: str | Path) -> "Token2Wav":
-        """The released `flow.pt` and `hift.pt`, with the sizes of `cosyvoice.yaml` when that lies beside them."""
+        """The released `flow.pt` and `hift.pt`, with the sizes of a `cosyvoice.yaml` beside them."""
         folder = Path(folder)
         config = Token2WavConfig()
         if (folder / "cosyvoice.yaml").is_file():

@@ -33,7 +33,7 @@ class TokenEncoderConfig(Config):
 
 
 def relative_positions(n: int, dim: int) -> Tensor:
-    """Sinusoids of the distances `n - 1 ... -(n - 1)`, `(2 n - 1, dim)`; a key to the left is at a positive one."""
+    """Sinusoids of the distances `n - 1 ... -(n - 1)`, `(2 n - 1, dim)`; positive to the left."""
     distance = torch.arange(n - 1, -n, -1, dtype=torch.float32)[:, None]
     rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * -(math.log(10000.0) / dim))
     return torch.stack([torch.sin(distance * rate), torch.cos(distance * rate)], dim=-1).flatten(1)

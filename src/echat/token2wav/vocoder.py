@@ -1,8 +1,9 @@
-"""HiFT vocoder: a mel becomes a waveform (neural source filter, then an inverse short-time Fourier transform).
+"""HiFT vocoder: a mel becomes a waveform (neural source filter, then an inverse Fourier transform).
 
 Read from leaf to root: snake, residual block, pitch predictor, harmonic source, vocoder.
 
-Legend: batch, time = mel frames (256 samples each), samples = 256 * time, harmonics = 9, bins = n_fft / 2 + 1.
+Legend: batch, time = mel frames (256 samples each), samples = 256 * time, harmonics = 9,
+bins = n_fft / 2 + 1.
 """
 
 import math
@@ -51,7 +52,8 @@ class VocoderConfig(Config):
         stages = len(self.upsample_rates)
         if not stages or self.base_channels % 2**stages:
             raise ValueError(
-                f"base_channels: expected a multiple of {2**stages} ({stages} halvings), found {self.base_channels}"
+                f"base_channels: expected a multiple of {2**stages} ({stages} halvings), "
+                f"found {self.base_channels}"
             )
         if len(self.upsample_kernel_sizes) != stages or len(self.source_resblock_kernel_sizes) != stages:
             raise ValueError(

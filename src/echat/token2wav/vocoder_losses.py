@@ -41,7 +41,7 @@ def magnitudes(waveform: Tensor, n_fft: int) -> Tensor:
 
 
 def spectral_loss(made: Tensor, real: Tensor, fft_sizes: tuple[int, ...]) -> Tensor:
-    """Spectral convergence plus log-magnitude distance, averaged over the resolutions (Yamamoto et al. 2020)."""
+    """Spectral convergence plus log-magnitude distance, mean over the resolutions (Yamamoto et al. 2020)."""
     total = made.new_zeros(())
     for n_fft in fft_sizes:
         made_magnitude, real_magnitude = magnitudes(made, n_fft), magnitudes(real, n_fft)
@@ -167,7 +167,7 @@ class Critics(nn.Module):
 
 
 def pitch_track(waveform: Tensor, rate: int, hop: int) -> Tensor:
-    """Pitch in Hz `(floor(samples / hop),)`, 0 where unvoiced, at the centres of the mel frames (WORLD's DIO)."""
+    """Pitch in Hz `(floor(samples / hop),)`, 0 where unvoiced, at the centres of the mel frames (DIO)."""
     import pyworld  # training only
 
     signal = waveform.double().numpy()
@@ -179,7 +179,7 @@ def pitch_track(waveform: Tensor, rate: int, hop: int) -> Tensor:
 
 
 def cut(clip: Cut, frames: int, hop: int, generator: torch.Generator) -> Cut:
-    """A random stretch of `frames` mel frames; a clip that is too short is padded by its last frame and silence."""
+    """A random stretch of `frames` mel frames; a short clip is padded by its last frame and silence."""
     start = int(torch.randint(max(clip.mel.shape[1] - frames, 0) + 1, (1,), generator=generator))
     mel = clip.mel[:, start : start + frames]
     missing = frames - mel.shape[1]

@@ -38,8 +38,8 @@ class VoicePrompt:
     ) -> "VoicePrompt":
         """The voice of a mono waveform `(samples,)`.
 
-        The mel is read at 22.05 kHz; ids and speaker embedding from that same wave brought to 16 kHz. A recording of
-        less than `min_rate` lacks the upper band that the voice should have and is refused.
+        The mel is read at 22.05 kHz; ids and speaker embedding from that same wave brought to 16 kHz. A
+        recording of less than `min_rate` lacks the upper band that the voice should have and is refused.
         """
         if rate < min_rate:
             raise ValueError(
