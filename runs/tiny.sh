@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# echat-tiny from nothing: corpus, tokenizers, encoder, language model, the three stages, voice. Every stage resumes:
+# run the script again after an interruption and it goes on where it was. Finished stages are skipped.
+#
+#   runs/tiny.sh                                  # everything
+#   runs/tiny.sh stage1 stage2                    # these stages only
+#   MINUTES_stage1=60 runs/tiny.sh                # a budget in minutes, per stage
+#   DEVICE=cuda PRECISION=bf16 runs/tiny.sh       # on a GPU
+#   DATA_PACK=../data runs/tiny.sh                # with real recordings beside the synthetic ones
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-.venv/bin/python}
+OUT=exp/tiny
+DEVICE=${DEVICE:-cpu}
+THREADS=${THREADS:-1} # two processes of one thread beat one process of two
+export OMP_NUM_THREADS=$THREADS
+
+all=(corpus text_tokenizer tokenizer speech_ids encoder llm_text stage1 stage2 stage3 flow vocoder)
+stages=("$@")
+[ $# -gt 0 ] || stages=("${all[@]}")
+
+corpus() {
+  "$PYTHON" -m echat.corpus.build recipes/tiny/corpus.yaml ${DATA_PACK:+data_pack=$DATA_PACK}
+}
+
+text_tokenizer() {
+  [ -f $OUT/text_tokenizer/tokenizer.json ] ||
+    "$PYTHON" -m echat.data.text_tokenizer $OUT/text_tokenizer $OUT/corpus/text/manifest.jsonl --size 2560
+}
+
+speech_ids() {
+  local manifest
+  for manifest in $OUT/corpus/{answers,train,dev}/manifest.jsonl; do
+    [ -f "$manifest" ] || continue
+    [ "$(dirname "$manifest")/speech_ids.jsonl" -nt "$manifest" ] ||
+      "$PYTHON" -m echat.train.speech_ids $OUT/tokenizer/model "$manifest"
+  done
+}
+
+learn() { # one training stage: recipe of the same name, resumed when it had begun
+  local name=$1 minutes=MINUTES_$1
+  if [ -d "$OUT/$name/model" ]; then
+    echo "$name: done, $OUT/$name/model"
+    return
+  fi
+  local overrides=("device=$DEVICE" "threads=$THREADS")
+  [ -n "${PRECISION:-}" ] && overrides+=("precision=$PRECISION")
+  [ -n "${!minutes:-}" ] && overrides+=("budget={minutes: ${!minutes}}")
+  "$PYTHON" -m echat.train "recipes/tiny/$name.yaml" "${overrides[@]}" --resume
+  [ -d "$OUT/$name/model" ] || { echo "$name: stopped before its end; run again to go on"; exit 1; }
+}
+
+for stage in "${stages[@]}"; do
+  case $stage in
+    corpus | text_tokenizer | speech_ids) "$stage" ;;
+    tokenizer | encoder | llm_text | stage1 | stage2 | stage3 | flow | vocoder) learn "$stage" ;;
+    *) echo "stage: expected one of ${all[*]}, found $stage" >&2; exit 2 ;;
+  esac
+done

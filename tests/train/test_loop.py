@@ -1,0 +1,177 @@
+"""Killed and resumed equals uninterrupted, for everything that learns; and what the loop refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from echat.checkpoint import read_tensors
+from echat.train import loop
+from echat.train.loop import TrainingStopped, train
+from echat.train.objectives import ctc as ctc_objective
+from echat.train.recipe import OBJECTIVES, objective_module
+
+
+def metrics(path: Path) -> list[dict]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def die_in_micro_batch(objective: str, recipe: Path, number: int, resume: bool = False) -> None:
+    """Train in a process of its own that is killed, SIGKILL, in the loss of micro-batch ``number``."""
+    child = os.fork()
+    if child == 0:
+        try:
+            module = objective_module(objective)
+            build, seen = module.build, [0]
+
+            def deadly(settings):
+                built = build(settings)
+                loss = built.loss
+
+                def count(batch):
+                    seen[0] += 1
+                    if seen[0] == number:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return loss(batch)
+
+                built.loss = count
+                return built
+
+            module.build = deadly
+            train(recipe, resume=resume)
+        finally:
+            os._exit(3)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_killed_in_mid_step_resumes_to_the_same_curve(objective, recipe, tmp_path):
+    whole = train(recipe(objective, "whole"))
+    killed = recipe(objective, "killed")
+    # two micro-batches a step; those of validation come after steps 3 and 6
+    die_in_micro_batch(objective, killed, 6)
+    assert [p.name for p in sorted((tmp_path / "killed" / "checkpoints").iterdir())] == ["step-00000002.pt"]
+    die_in_micro_batch(objective, killed, 2, resume=True)
+    resumed = train(killed, resume=True)
+    assert (whole.parent / "metrics.jsonl").read_bytes() == (resumed.parent / "metrics.jsonl").read_bytes()
+    assert len([row for row in metrics(whole.parent) if "loss" in row]) == 6
+    for path in whole.glob("*.safetensors"):
+        tensors, again = read_tensors(path), read_tensors(resumed / path.name)
+        assert tensors.keys() == again.keys()
+        assert all(torch.equal(tensor, again[name]) for name, tensor in tensors.items())
+
+
+def test_the_loss_falls_and_parts_are_logged(recipe):
+    folder = train(recipe("ctc", budget={"steps": 40}, accumulate=1)).parent
+    losses = [row["loss"] for row in metrics(folder) if "loss" in row]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert {"characters", "emotion", "emotion_accuracy"} <= metrics(folder)[0]["parts"].keys()
+    assert any("validation" in row for row in metrics(folder))
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_only_the_newest_checkpoints_stay(recipe, tmp_path):
+    train(recipe("ctc", checkpoint={"every_steps": 1, "keep": 3}))
+    names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    assert names == ["step-00000004.pt", "step-00000005.pt", "step-00000006.pt"]
+
+
+def test_micro_batches_weigh_by_their_targets(recipe, monkeypatch):
+    """Two micro-batches give the gradient of one batch that holds both."""
+    from echat.train.checkpoints import Progress
+    from echat.train.recipe import load_recipe
+
+    settings = load_recipe(
+        recipe(
+            "ctc",
+            precision="fp32",
+            augment=None,
+            encoder={"dim": 16, "blocks": 1, "heads": 2, "dropout": 0.0},
+        )
+    )
+    objective = ctc_objective.build(settings)
+    first, second = objective.batches.next(), objective.batches.next()
+    losses = [objective.loss(batch) for batch in (first, second)]
+    expected = sum(loss.total for loss in losses) / sum(loss.count for loss in losses)
+    expected.backward()
+    want = objective.module.head.weight.grad.clone()
+    objective.module.zero_grad()
+    monkeypatch.setattr(objective.batches, "next", iter([first, second]).__next__)
+    _, count, _ = loop._accumulate(settings, objective, Progress())
+    torch.testing.assert_close(objective.module.head.weight.grad / count, want)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(recipe, monkeypatch, tmp_path):
+    build = ctc_objective.build
+
+    def poisoned(settings):
+        objective = build(settings)
+        loss, calls = objective.loss, []
+
+        def third_is_nan(batch):
+            calls.append(batch)
+            good = loss(batch)
+            return good if len(calls) != 3 else type(good)(good.total * float("nan"), good.count)
+
+        objective.loss = third_is_nan
+        return objective
+
+    monkeypatch.setattr(ctc_objective, "build", poisoned)
+    with pytest.raises(
+        TrainingStopped, match="step 2: expected a finite loss, found nan in the batch of clip-"
+    ):
+        train(recipe("ctc"))
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [1]
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_run_folder_in_use_needs_resume(recipe):
+    path = recipe("ctc")
+    train(path)
+    with pytest.raises(TrainingStopped, match="add --resume"):
+        train(path)
+    assert (train(path, resume=True) / "model.safetensors").is_file()
+
+
+def test_a_longer_budget_goes_on_where_the_run_ended(recipe):
+    path = recipe("ctc")
+    train(path)
+    folder = train(path, ["budget.steps=9"], resume=True).parent
+    assert [row["step"] for row in metrics(folder) if "loss" in row] == list(range(1, 10))
+
+
+def test_the_clock_ends_a_run_too(recipe):
+    folder = train(recipe("ctc", budget={"minutes": 0.02})).parent
+    assert len(metrics(folder)) >= 1 and (folder / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_ends_well(recipe, tmp_path):
+    path = recipe("ctc", budget={"steps": 100_000}, checkpoint={"every_steps": 100_000})
+    command = [sys.executable, "-m", "echat.train", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    log = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (log.is_file() and log.stat().st_size):
+        time.sleep(0.1)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "go on with --resume" in output
+    saved = list((tmp_path / "run" / "checkpoints").iterdir())
+    assert [path.name for path in saved] == [f"step-{metrics(tmp_path / 'run')[-1]['step']:08d}.pt"]
+
+
+def test_the_command_says_what_to_mend_in_one_line(recipe, capsys):
+    from echat.train.__main__ import main
+
+    assert main([str(recipe("ctc")), "optimizer.learning_rate=1"]) == 2
+    assert "unknown key 'learning_rate'" in capsys.readouterr().err
+    assert main([str(recipe("ctc")), "budget.steps=1", "accumulate=1"]) == 0
