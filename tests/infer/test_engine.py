@@ -206,7 +206,15 @@ def test_bfloat16_engine_replies(random_model: Path) -> None:
     assert len(engine.run(question("s2s"), "s2s", seed=1, decoding=DRAWN).text_ids) > 0
 
 
-def test_a_released_file_loads_with_its_folder() -> None:
+@pytest.mark.parametrize("path", [ASSETS, ASSETS / "tiny_echat.pt"])
+def test_a_released_file_loads_with_its_folder(path: Path) -> None:
+    engine = load(path)
+    assert (engine.profile, engine.name) == ("osum", "tiny_echat")
+    decoding = greedy(DecodingDefaults(max_new_ids=100))
+    assert engine.run(ask(audio=wave_a()), "s2s", decoding=decoding).text == "thank you."
+
+
+def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(CheckpointError, match="found nothing there"):
         load("no-such-model")
     with pytest.raises(CheckpointError, match=r"found 0 .pt files"):

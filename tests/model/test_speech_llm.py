@@ -156,6 +156,12 @@ def test_parts_keep_the_names_that_recipes_use(model: SpeechLLM) -> None:
     }  # fmt: skip
 
 
+def test_rotary_frequencies_keep_their_precision(model: SpeechLLM) -> None:
+    low = SpeechLLM(CONFIG).to(torch.bfloat16)
+    assert low.projection.weight.dtype == torch.bfloat16
+    assert torch.equal(low.llm.model.rotary_emb.inv_freq, model.llm.model.rotary_emb.inv_freq)
+
+
 def test_bfloat16_autocast_trains() -> None:
     model = SpeechLLM(CONFIG)
     with torch.autocast("cpu", torch.bfloat16):

@@ -51,8 +51,8 @@ def same(name: str, found: Any, golden: Any) -> Check:
 
 
 def relative(name: str, found: float, golden: float, tolerance: float) -> Check:
-    """Difference in parts of the golden value."""
-    return Check(name, abs(found - golden) / max(abs(golden), 1e-12) if found != golden else 0.0, tolerance)
+    """Difference in parts of the golden value, which counts as at least a millionth."""
+    return Check(name, abs(found - golden) / max(abs(golden), 1e-6), tolerance)
 
 
 def _array(value: Tensor | np.ndarray | Sequence[Any]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """One loaded model, many conversations: every call takes its state as arguments and leaves nothing behind."""
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -312,7 +313,15 @@ def _load_released(path: Path) -> Engine:
         )
     home = weights[0].parent
     llm_folder = home / "llm" if (home / "llm").is_dir() else home
-    return load_released(weights[0], llm_folder)
+    return load_released(weights[0], llm_folder, **_stated_heads(home / "config.json"))
+
+
+def _stated_heads(path: Path) -> dict[str, int]:
+    """Attention heads, where a `config.json` of the training code lies beside the weights."""
+    stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {
+        f"{part}_heads": stated[part]["attention_heads"] for part in ("encoder", "adapter") if part in stated
+    }
 
 
 def load_released(

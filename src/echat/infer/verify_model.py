@@ -210,7 +210,7 @@ def _forward_case(
     mask = values["attention_mask"]
     yield close("inputs_embeds_sum", embeds.sum(-1), values["inputs_embeds_sum"], SUM_OF_EMBEDDING, mask)
     yield close("hidden_sum", hidden.sum(-1), values["hidden_sum"], 2 * SUM_OF_EMBEDDING, mask)
-    yield close("logits_sum", logits.sum(-1), values["logits_sum"], 20 * LOGITS, mask)
+    yield close("logits_sum", logits.sum(-1), values["logits_sum"], LOGITS * logits.shape[-1] / 20, mask)
     yield close("logits_logsumexp", logits.logsumexp(-1), values["logits_logsumexp"], LOGITS, mask)
     best = logits.gather(-1, values["logits_argmax"][..., None])[..., 0]  # a tie may be broken either way
     yield close("logits_argmax", best, logits.amax(-1), LOGITS, mask)

@@ -129,6 +129,16 @@ class LanguageModel(nn.Module):
         """Compute the rotary frequencies again (after construction on the meta device)."""
         self.model.rotary_emb = type(self.model.rotary_emb)(self.model.config)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "LanguageModel":
+        """Moves and casts as any module, but rotary frequencies stay in float32: rounding them bends every
+        angle."""
+        super()._apply(fn, recurse)
+        device = self.model.embed_tokens.weight.device
+        if device.type != "meta" and self.model.rotary_emb.inv_freq.dtype != torch.float32:
+            self.reset_tables()
+            self.model.rotary_emb.to(device)
+        return self
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Text scores H_t: (..., dim) -> (..., vocab_size)."""
         if self.config.tie_embeddings:
