@@ -316,7 +316,7 @@ def _load_released(path: Path) -> Engine:
     return load_released(weights[0], llm_folder, **_stated_heads(home / "config.json"))
 
 
-def _stated_heads(path: Path) -> dict[str, int]:
+def _stated_heads(path: Path) -> dict[str, Any]:
     """Attention heads, where a `config.json` of the training code lies beside the weights."""
     stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return {
