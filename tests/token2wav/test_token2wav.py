@@ -105,7 +105,7 @@ class CountingTokenizer:
 def prompting(golden_token2wav):
     """A token2wav that can make voices of recordings."""
     model = Token2Wav(golden_token2wav.config.model_copy(update={"speaker": "mel_stats"}))
-    model.tokenizer = CountingTokenizer()
+    model.use_tokenizer(CountingTokenizer())
     return model
 
 

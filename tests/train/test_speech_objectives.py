@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from echat.audio.waveform import write
+from echat.token2wav.token2wav import Token2Wav
 from echat.train.loop import train
+from echat.train.speech_folder import main as join
 from echat.train.speech_ids import main as write_ids
 
 pytest.importorskip("pyworld")
@@ -102,3 +104,18 @@ def test_a_flow_needs_ids(corpus, tmp_path):
     )
     with pytest.raises(ValueError, match="write them first"):
         train(RECIPES / "flow.yaml", settings("flow", tmp_path / "manifest.jsonl", tmp_path / "run", 1))
+
+
+def test_three_trainings_make_a_voice(corpus, tmp_path):
+    names = ("tokenizer", "flow", "vocoder")
+    made = {n: train(RECIPES / f"{n}.yaml", settings(n, corpus, tmp_path / n, 1)) for n in names}
+    arguments = [text for name, folder in made.items() for text in (f"--{name}", str(folder))]
+    voice = f"hum={corpus.parent / '3.wav'}"
+    assert join([*arguments, "--voice", voice, str(tmp_path / "model")]) == 0
+    token2wav = Token2Wav.from_folder(tmp_path / "model" / "token2wav")
+    (ids,) = token2wav.tokenizer.encode([torch.randn(8000) * 0.1])
+    assert len(ids) == 13
+    assert token2wav.synthesize(ids).shape == (256 * token2wav.config.flow.mel_frames(13),)
+    assert list(token2wav.voices) == ["hum"] and not len(token2wav.voices["hum"].mel)
+    assert join([*arguments, "--voice", "x=missing.wav", str(tmp_path / "other")]) == 2
+    assert not (tmp_path / "other").exists()

@@ -127,12 +127,13 @@ class Token2Wav(nn.Module):
         if self._tokenizer is None:
             if self._folder is None:
                 raise ValueError("voice prompt: this token2wav came from no folder, give it a tokenizer")
-            self._tokenizer = load_speech_tokenizer(self._folder.parent / TOKENIZER_FOLDER)
+            self.use_tokenizer(load_speech_tokenizer(self._folder.parent / TOKENIZER_FOLDER))
+            assert self._tokenizer is not None
         return self._tokenizer
 
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: AnySpeechTokenizer) -> None:
-        self._tokenizer = tokenizer
+    def use_tokenizer(self, tokenizer: AnySpeechTokenizer) -> None:
+        """Make voice prompts with this tokenizer, which does not become a part of the synthesis."""
+        object.__setattr__(self, "_tokenizer", tokenizer)  # past the registration of submodules
 
     @property
     def speaker(self) -> Callable[[Tensor, Tensor], Tensor]:
