@@ -15,7 +15,7 @@ from echat.config import load_config
 from echat.corpus import build as builder
 from echat.corpus.build import BuildConfig, build_corpus, build_held_out
 from echat.corpus.questions import render
-from echat.corpus.scenarios import load_scenarios
+from echat.corpus.scenarios import dialogues, load_scenarios
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -154,3 +154,12 @@ def test_the_command_builds_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixtu
     builder.main([str(recipe), "seed=5"])
     assert len(rows(tmp_path / "out" / "dev" / "manifest.jsonl")) == 1
     assert "1/1" in capsys.readouterr().out
+
+
+def test_dialogues_to_read_have_no_sound_and_are_not_those_spoken(tmp_path: Path) -> None:
+    folder = build_corpus(small(tmp_path / "corpus", sets=("text",), text=40))
+    rows = [json.loads(line) for line in (folder / "text" / "manifest.jsonl").read_text().splitlines()]
+    spoken = {d.key for d in dialogues("train", 40, 1)}
+    assert len(rows) == 40
+    assert all("audio" not in row and row["split"] == "train" and row["reply"] for row in rows)
+    assert not spoken & {row["key"] for row in rows}

@@ -6,6 +6,7 @@ A build that was stopped, even killed, goes on where it was. Layout of the folde
     build.yaml                       the resolved configuration
     answers/{manifest.jsonl,audio/}  every reply and some reading matter in the reply voice
     {test,dev,train}/...             spoken questions; `reply_audio` points into answers/audio
+    text/{manifest,dev}.jsonl        many more dialogues without sound, for a language model to read
     real/manifest.jsonl              recordings of people, when a data pack is given
 """
 
@@ -36,8 +37,9 @@ from echat.corpus.scenarios import dialogues, load_scenarios, pairs
 from echat.corpus.voices import REPLY_VOICE, speak
 
 Progress = Callable[[str, int, int], None]  # set, done, total
-SetName = Literal["answers", "test", "dev", "train", "real"]
-SETS: tuple[SetName, ...] = ("answers", "test", "dev", "train", "real")
+SetName = Literal["text", "answers", "test", "dev", "train", "real"]
+SETS: tuple[SetName, ...] = ("text", "answers", "test", "dev", "train", "real")
+_SILENT: tuple[SetName, ...] = ("text", "real")  # sets of which no sound is made here
 
 
 class BuildConfig(Config):
@@ -49,6 +51,7 @@ class BuildConfig(Config):
     audio: Literal["flac", "wav"] = "flac"
     data_pack: Path | None = None  # of real recordings: sound events, prompts to read, real speech
     sets: tuple[SetName, ...] = SETS
+    text: int = Field(40000, ge=1)  # dialogues to read
     train: int = Field(8000, ge=1)  # questions
     dev: int = Field(200, ge=1)
     test: int = Field(360, ge=3)  # besides the pairs
@@ -92,7 +95,7 @@ def build(recipe: Path | str, overrides: Sequence[str] = ()) -> Path:
     config = load_config(BuildConfig, recipe, overrides)
     columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns) as bars:
-        tasks = {str(name): bars.add_task(name, total=None) for name in config.sets if name != "real"}
+        tasks = {str(name): bars.add_task(name, total=None) for name in config.sets if name not in _SILENT}
         return build_corpus(
             config, lambda name, done, total: bars.update(tasks[name], completed=done, total=total)
         )
@@ -107,10 +110,22 @@ def build_corpus(config: BuildConfig, progress: Progress | None = None) -> Path:
             if config.data_pack is not None:
                 write_real_manifest(config.data_pack, config.folder / "real" / "manifest.jsonl")
             continue
+        if name == "text":
+            _write_text(config)
+            continue
         folder = config.folder / name
         jobs = [Job(item, folder, config.audio, config.data_pack) for item in _items(config, name)]
         _build_set(folder, jobs, config.workers, partial(progress or _silently, name))
     return config.folder
+
+
+def _write_text(config: BuildConfig) -> None:
+    """Dialogues without sound; other ones than those spoken."""
+    folder = config.folder / "text"
+    folder.mkdir(exist_ok=True)
+    for split, file, count in (("train", "manifest.jsonl", config.text), ("dev", "dev.jsonl", config.dev)):
+        rows = dialogues(split, count, config.seed + 1)
+        _write_lines(folder / file, [{**asdict(dialogue), "split": split} for dialogue in rows])
 
 
 def build_held_out(folder: Path | str, seed: int = 1, workers: int = 1) -> Path:
