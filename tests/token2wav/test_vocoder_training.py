@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from echat.audio.features import mel_22k, mel_filterbank
-from echat.token2wav.vocoder import F0PredictorConfig, Vocoder, VocoderConfig
+from echat.token2wav.vocoder import F0PredictorConfig, Snake, Vocoder, VocoderConfig
 from echat.token2wav.vocoder_losses import (
     Critics,
     Cut,
@@ -98,3 +98,16 @@ def test_critics_teach_one_side_each():
 def test_impossible_sizes(change):
     with pytest.raises(ValueError, match="expected"):
         VocoderConfig(**change)
+
+
+def test_snake_has_the_derivative_autograd_would_find():
+    torch.manual_seed(0)
+    snake, x = Snake(3), torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    alpha = (torch.rand(3, dtype=torch.float64) + 0.3).requires_grad_()
+    snake.alpha = torch.nn.Parameter(alpha.detach().clone())
+    weights = torch.randn(2, 3, 5, dtype=torch.float64)
+    ((x + torch.sin(alpha[:, None] * x).square() / (alpha[:, None] + 1e-9)) * weights).sum().backward()
+    expected, x.grad = x.grad, None
+    (snake(x) * weights).sum().backward()
+    assert torch.allclose(x.grad, expected)
+    assert torch.allclose(snake.alpha.grad, alpha.grad)

@@ -8,11 +8,13 @@ bins = n_fft / 2 + 1.
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from echat.config import Config
 
@@ -69,6 +71,26 @@ class VocoderConfig(Config):
         return math.prod(self.upsample_rates) * self.istft_hop
 
 
+class _SnakeFunction(torch.autograd.Function):
+    """Snake with a derivative in closed form: a third of the memory traffic of the one autograd composes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
+        ctx.save_for_backward(x, alpha)
+        return torch.sin(x * alpha).square_().div_(alpha + 1e-9).add_(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, alpha = ctx.saved_tensors
+        angle = x * (2 * alpha)
+        waves = torch.sin(angle)  # 2 sin(alpha x) cos(alpha x)
+        by_x = torch.addcmul(grad, grad, waves)
+        # d/d alpha of sin^2(alpha x) / alpha; sin^2 = (1 - cos 2 alpha x) / 2
+        by_alpha = waves.mul_(x).sub_(angle.cos_().neg_().add_(1).mul_(0.5 / (alpha + 1e-9)))
+        return by_x, by_alpha.mul_(grad).sum((0, 2), keepdim=True)[0] / (alpha + 1e-9)
+
+
 class Snake(nn.Module):
     """`x + sin(alpha x)^2 / alpha`, one learned frequency per channel."""
 
@@ -77,8 +99,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        alpha = self.alpha[:, None]
-        return x + torch.sin(x * alpha).square() / (alpha + 1e-9)
+        return _SnakeFunction.apply(x, self.alpha[:, None])  # type: ignore[no-any-return]
 
 
 class ResBlock(nn.Module):

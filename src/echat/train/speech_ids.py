@@ -22,14 +22,18 @@ BATCH = 8  # clips of like length encoded together
 def write_speech_ids(tokenizer: AnySpeechTokenizer, manifest: Path, max_seconds: float = 30.0) -> int:
     """Ids of every utterance of the manifest, in a sidecar that appears whole; returns how many."""
     clips = read_clips([str(manifest)], min_seconds=0.1, max_seconds=max_seconds)
+    sounds = list({clip.path: clip for clip in clips}.values())  # many records may share one reply
+    ids: dict[str, list[int]] = {}
+    for start in range(0, len(sounds), BATCH):
+        batch = sounds[start : start + BATCH]
+        encoded = tokenizer.encode([heard(clip) for clip in batch])
+        ids |= {clip.path: row for clip, row in zip(batch, encoded, strict=True)}
     with (
         atomic_path(manifest.with_name(SPEECH_IDS)) as temporary,
         temporary.open("w", encoding="utf-8") as lines,
     ):
-        for start in range(0, len(clips), BATCH):
-            batch = clips[start : start + BATCH]
-            for clip, ids in zip(batch, tokenizer.encode([heard(clip) for clip in batch]), strict=True):
-                lines.write(json.dumps({"key": clip.key, "speech_ids": ids}) + "\n")
+        for clip in clips:
+            lines.write(json.dumps({"key": clip.key, "speech_ids": ids[clip.path]}) + "\n")
     return len(clips)
 
 
