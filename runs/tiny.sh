@@ -16,7 +16,7 @@ DEVICE=${DEVICE:-cpu}
 THREADS=${THREADS:-1} # two processes of one thread beat one process of two
 export OMP_NUM_THREADS=$THREADS
 
-all=(corpus text_tokenizer tokenizer speech_ids encoder llm_text stage1 stage2 stage3 flow vocoder)
+all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder llm_text llm_tts stage1 stage2 stage3 flow vocoder pack)
 stages=("$@")
 [ $# -gt 0 ] || stages=("${all[@]}")
 
@@ -51,10 +51,17 @@ learn() { # one training stage: recipe of the same name, resumed when it had beg
   [ -d "$OUT/$name/model" ] || { echo "$name: stopped before its end; run again to go on"; exit 1; }
 }
 
+pack() { # the folder that the package ships; the voice is that of any recorded answer
+  local answer
+  answer=$(find $OUT/corpus/answers/audio -name 'prompt-*' -o -name 'user-*' | sort | head -n 1)
+  "$PYTHON" -m echat.train.pack --dialogue $OUT/stage3/model --tokenizer $OUT/tokenizer/model \
+    --flow $OUT/flow/model --vocoder $OUT/vocoder/model --voice slt="$answer" "${MODEL:-$OUT/echat-tiny}"
+}
+
 for stage in "${stages[@]}"; do
   case $stage in
-    corpus | text_tokenizer | speech_ids) "$stage" ;;
-    tokenizer | encoder | llm_text | stage1 | stage2 | stage3 | flow | vocoder) learn "$stage" ;;
+    corpus | text_tokenizer | speech_ids | pack) "$stage" ;;
+    tokenizer | encoder_first | encoder | llm_text | llm_tts | stage1 | stage2 | stage3 | flow | vocoder) learn "$stage" ;;
     *) echo "stage: expected one of ${all[*]}, found $stage" >&2; exit 2 ;;
   esac
 done

@@ -12,7 +12,7 @@ import torch
 from echat.audio.waveform import write
 from echat.token2wav.token2wav import Token2Wav
 from echat.train.loop import train
-from echat.train.speech_folder import main as join
+from echat.train.pack import main as join
 from echat.train.speech_ids import main as write_ids
 
 pytest.importorskip("pyworld")

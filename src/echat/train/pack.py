@@ -1,7 +1,7 @@
-"""`python -m echat.train.speech_folder --tokenizer T --flow F --vocoder V --voice NAME=RECORDING OUTPUT`.
+"""`python -m echat.train.pack [--dialogue D] --tokenizer T --flow F --vocoder V --voice NAME=WAV OUTPUT`.
 
-Joins what three trainings exported to the two folders of a model that speaks: `OUTPUT/speech_tokenizer` and
-`OUTPUT/token2wav` with its voices.
+Joins what the trainings exported to one model folder: the speech language model, rounded to 16 bits, and what
+makes it speak, `OUTPUT/speech_tokenizer` and `OUTPUT/token2wav` with its voices.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from echat.audio.waveform import read
 from echat.checkpoint import atomic_path, load_strict, read_tensors
 from echat.config import load_config
+from echat.model.model_folder import load_model, save_model
 from echat.token2wav.flow import FlowConfig
 from echat.token2wav.speech_tokenizer import SpeechTokenizer
 from echat.token2wav.token2wav import TOKENIZER_FOLDER, Token2Wav, Token2WavConfig
@@ -55,11 +58,20 @@ def write_speech_folders(
     return token2wav
 
 
+def write_dialogue_model(output: Path, dialogue: Path) -> None:
+    """Copy the speech language model in half precision, which halves the folder."""
+    loaded = load_model(dialogue)
+    save_model(
+        output, loaded.model, loaded.tokenizer, loaded.config.profile, name=output.name, dtype=torch.float16
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """0 when all was written, 2 when something has to be mended first."""
     parser = argparse.ArgumentParser(
-        prog="python -m echat.train.speech_folder", description="Join the parts of a model that speaks."
+        prog="python -m echat.train.pack", description="Join the parts of a model that speaks."
     )
+    parser.add_argument("--dialogue", type=Path, help="what the last stage exported; none: a voice alone")
     for part in ("tokenizer", "flow", "vocoder"):
         parser.add_argument(f"--{part}", type=Path, required=True, help=f"what training the {part} exported")
     parser.add_argument("--voice", action="append", default=[], metavar="NAME=RECORDING", help="repeatable")
@@ -68,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     voices = {name: Path(path) for name, _, path in (voice.partition("=") for voice in options.voice)}
     try:
+        if options.dialogue is not None:
+            write_dialogue_model(options.output, options.dialogue)
         write_speech_folders(
             options.output, options.tokenizer, options.flow, options.vocoder, voices, options.prompt
         )
