@@ -19,6 +19,9 @@ from torch.autograd.function import once_differentiable
 from echat.config import Config
 
 
+LOUDEST = math.log(100.0)  # largest log magnitude of the spectrum
+
+
 class F0PredictorConfig(Config):
     """Sizes of the convolution stack that reads the pitch from the mel."""
 
@@ -260,7 +263,7 @@ class Vocoder(nn.Module):
         """Waveform `(batch, samples)` of a mel and the source of the same length."""
         y = self.spectrum(mel, source).float()
         bins = self.config.istft_n_fft // 2 + 1
-        magnitude = y[:, :bins].exp().clamp(max=100)
+        magnitude = y[:, :bins].clamp(max=LOUDEST).exp()  # clamped first: the gradient of an overflow is nan
         angle = torch.sin(y[:, bins:])  # yes: the sine of the network's output is the phase angle
         spectrum = torch.complex(magnitude * torch.cos(angle), magnitude * torch.sin(angle))
         waveform = torch.istft(spectrum, self.config.istft_n_fft, self.config.istft_hop, window=self.window)
