@@ -18,7 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from echat.config import Config
 
-
 LOUDEST = math.log(100.0)  # largest log magnitude of the spectrum
 
 
