@@ -28,13 +28,23 @@ def verify(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Folders of golden numbers (default: the bundled ones).")
     ] = None,
+    device: Device = "cpu",
+    precision: Annotated[str, typer.Option(help="Of the networks: fp32 or bf16.")] = "fp32",
 ) -> None:
-    """Does this machine reproduce golden numbers? One line per array; exit code 1 when one differs."""
+    """Does this machine reproduce golden numbers, on this device and in this precision?
+
+    The first line says where; then one line per array. Exit code 1 when one differs by more than its
+    tolerance.
+    """
+    from echat.infer.place import Place
     from echat.infer.verify import bundled, verify_folder
 
+    place = Place.of(device, precision)
     passed = failed = 0
-    for folder in folders or bundled():
-        for check in verify_folder(folder):
+    for number, folder in enumerate(folders or bundled()):
+        for check in verify_folder(folder, place):
+            if not number and not passed + failed:
+                print(place)
             print(check, flush=True)
             passed, failed = passed + check.ok, failed + (not check.ok)
     print(f"{passed} passed, {failed} failed")

@@ -22,17 +22,10 @@ SPEECH_SUFFIXES = (".wav", ".flac", ".ogg")
 
 def open_engine(model: str, device: str, speaks: bool = False) -> Engine:
     """The engine of a shipped model or a folder, on a device that exists; ``speaks``: with a voice."""
-    import torch
-
     import echat
+    from echat.infer.place import present_device
 
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"--device: expected a device of this machine, found {device!r} ({reason}); use --device cpu"
-        ) from error
+    present_device(device)
     engine = echat.load(model, device=device)
     if speaks and engine.token2wav is None:
         raise ValueError(

@@ -40,6 +40,13 @@ def close(name: str, found: Any, golden: Any, tolerance: float, mask: Any = None
     return Check(name, math.inf if math.isnan(error) else error, tolerance)
 
 
+def scale(golden: Any, mask: Any = None) -> float:
+    """Largest absolute golden value, where `mask` is True, infinities aside."""
+    values = np.abs(_array(golden).astype(np.float64))
+    values = values if mask is None else values[_array(mask).astype(bool)]
+    return float(values[np.isfinite(values)].max(initial=0.0))
+
+
 def same(name: str, found: Any, golden: Any) -> Check:
     """Ids, lengths, masks and strings: the number of places that differ must be 0."""
     if isinstance(golden, str):

@@ -71,7 +71,11 @@ def generate(
 ) -> Iterator[tuple[Step, Writing]]:
     """Write a reply to the prompt `embeds` (1, L, dim): one step at a time, and the reply as far as it is
     written."""
-    writing = Writing(plan, generator)
+    yield from write(model, embeds, Writing(plan, generator))
+
+
+def write(model: SpeechLLM, embeds: Tensor, writing: Writing) -> Iterator[tuple[Step, Writing]]:
+    """`generate` into a reply that has its own way of choosing."""
     hidden, cache = prefill(model, embeds)
     while True:
         step = write_next(model, hidden, writing)

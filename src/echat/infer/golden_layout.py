@@ -7,7 +7,7 @@ Legend: B items, L padded positions.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ class GoldenBatch:
     labels: Tensor  # (B, L) at the place of the label, not shifted
     mask: Tensor  # (B, L) True = keep
     positions: Tensor  # (B, L)
+
+    def to(self, device: torch.device) -> "GoldenBatch":
+        """The same batch where the model is."""
+        return GoldenBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""Checks of a model folder: front end, encoder, training forward passes, greedy generations, rules of
-decoding."""
+"""Checks of a model folder: encoder and training forward passes; what else the folder records, by other
+modules."""
 
-import json
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,22 +9,26 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from echat.audio.features import HOP, N_MELS, SAMPLE_RATE, WINDOW, log_mel, mel_filterbank
-from echat.audio.waveform import resample
-from echat.infer.check import Check, close, relative, same
+from echat.infer.bounds import (
+    FRAMES,
+    GRADIENT,
+    LOGITS,
+    LOSS,
+    SUM_OF_EMBEDDING,
+    SUM_OF_HIDDEN,
+    SUM_OF_LOGITS,
+)
+from echat.infer.check import Check, relative, same
 from echat.infer.engine import Engine, load_released
+from echat.infer.golden_folder import GoldenFolder
 from echat.infer.golden_layout import IGNORE, GoldenBatch, LayoutReader
+from echat.infer.place import Place
 from echat.model.speech_llm import SpeechLLM
 
-LOG_MEL, FRAMES, LOGITS, LOSS, GRADIENT = 1e-4, 2e-5, 2e-4, 1e-5, 1e-3
-SUM_OF_EMBEDDING = 2e-4  # sums over the width of one position
-# Two bfloat16 programs round in different places; this is a few times what equivalent runs differ by.
-BFLOAT16 = 5e-2
 MODULES = {
     "encoder": "encoder",
     "down_sample_2": "subsampler",
@@ -37,21 +41,15 @@ MODULES = {
 
 
 @dataclass(frozen=True)
-class GoldenModel:
-    """A model folder, its parts read when first needed."""
-
-    folder: Path
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return self.read_json("config.json")
+class GoldenModel(GoldenFolder):
+    """A model folder."""
 
     @cached_property
     def engine(self) -> Engine:
-        """The checkpoint in float32, decoding as the reference does, with the ids of `config.json`."""
+        """The checkpoint at its place, decoding as the reference does, with the ids of `config.json`."""
         config = self.config
         engine = load_released(
-            next(self.folder.glob("*.pt")),
+            self.weights("*.pt"),
             self.folder / config["llm_path"],
             profile="reference",
             encoder_heads=config["encoder"]["attention_heads"],
@@ -64,19 +62,12 @@ class GoldenModel:
             age_trigger=tuple(config["generation"]["text_trigger_sequence"]),
             age_allowed=tuple(config["generation"]["text_trigger_allowed"]),
         )
-        return replace(engine, vocabulary=vocabulary)
+        model = engine.model.to(self.place.device, self.place.dtype)
+        return replace(engine, model=model, vocabulary=vocabulary)
 
     @property
     def model(self) -> SpeechLLM:
         return self.engine.model
-
-    def arrays(self, name: str) -> dict[str, Tensor]:
-        """All arrays of an `.npz`; 0-dimensional ones too."""
-        with np.load(self.folder / name) as archive:
-            return {key: torch.from_numpy(np.asarray(archive[key])) for key in archive.files}
-
-    def read_json(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def mel(self, wave: str) -> Tensor:
         """The recorded log-mel of a waveform by name."""
@@ -87,45 +78,22 @@ class GoldenModel:
         return self.arrays("frontend.npz")
 
 
-def checks(folder: Path) -> Iterator[Check]:
+def checks(folder: Path, place: Place) -> Iterator[Check]:
     """Everything that the folder records."""
-    from echat.infer import verify_decoding
+    from echat.infer import verify_decoding, verify_features, verify_generation
 
-    golden = GoldenModel(folder)
+    golden = GoldenModel(folder, place)
     parts = (
-        ("frontend.npz", frontend_checks),
+        ("frontend.npz", verify_features.frontend_checks),
         ("encoder.npz", encoder_checks),
         ("forward.json", forward_checks),
-        ("generate.json", verify_decoding.generate_checks),
+        ("generate.json", verify_generation.generate_checks),
         ("processors.json", verify_decoding.processor_checks),
     )
     for file, part in parts:
         if (folder / file).is_file():
             for check in part(golden):
                 yield replace(check, name=f"{folder.name}/{Path(file).stem}/{check.name}")
-
-
-# --- front end
-
-
-def frontend_checks(golden: GoldenModel) -> Iterator[Check]:
-    """Waveform -> mono -> 16 kHz -> log-mel."""
-    config, arrays = golden.config, golden.arrays("frontend.npz")
-    yield same(
-        "sizes", [SAMPLE_RATE, WINDOW, HOP], [config[k] for k in ("sample_rate", "n_fft", "hop_length")]
-    )
-    for name in [key.removesuffix("_pcm") for key in arrays if key.endswith("_pcm")]:
-        rate = int(arrays[f"{name}_rate"])
-        waveform = resample((arrays[f"{name}_pcm"].float() / 32768).mean(dim=0), rate, SAMPLE_RATE)
-        if f"{name}_resampled" in arrays:
-            yield close(f"{name}_resampled", waveform, arrays[f"{name}_resampled"], LOG_MEL)
-        mel = log_mel(waveform, config["num_mel_bins"])
-        yield same(f"{name}_len", len(mel), arrays[f"{name}_len"])
-        yield close(f"{name}_logmel", mel, arrays[f"{name}_logmel"], LOG_MEL)
-        if f"{name}_logmel_bf16" in arrays:
-            yield close(f"{name}_logmel_bf16", mel.bfloat16(), arrays[f"{name}_logmel_bf16"], BFLOAT16)
-    bank = mel_filterbank(config.get("num_mel_bins", N_MELS), WINDOW, SAMPLE_RATE)
-    yield close("mel_filters", bank, arrays["mel_filters"], 1e-6)
 
 
 # --- encoder to projection
@@ -136,13 +104,14 @@ def encoder_checks(golden: GoldenModel) -> Iterator[Check]:
     arrays = golden.arrays("encoder.npz")
     for case in dict.fromkeys(key.split("/")[0] for key in arrays):
         values = {key.split("/")[1]: value for key, value in arrays.items() if key.startswith(f"{case}/")}
-        for check in _encoder_case(golden.model, values):
+        for check in _encoder_case(golden, values):
             yield replace(check, name=f"{case}/{check.name}")
 
 
 @torch.no_grad()
-def _encoder_case(model: SpeechLLM, values: dict[str, Tensor]) -> list[Check]:
-    mel, lens = values["feats"], values["feats_lengths"].long()
+def _encoder_case(golden: GoldenModel, values: dict[str, Tensor]) -> list[Check]:
+    model, place = golden.model, golden.place
+    mel, lens = place.put(values["feats"]), place.put(values["feats_lengths"].long())
     embedded, _ = model.encoder.embed(mel, lens, released_padding=True)
     heard, heard_lens = model.encoder(mel, lens, released_padding=True)
     frames, frame_lens = model.subsampler(heard, heard_lens)
@@ -156,7 +125,7 @@ def _encoder_case(model: SpeechLLM, values: dict[str, Tensor]) -> list[Check]:
         "proj": (projected, "proj_mask"),
     }
     found = [
-        close(name, value, values[name], FRAMES, values[mask].reshape(value.shape[:2]))
+        place.close(name, value, values[name], FRAMES, values[mask].reshape(len(lens), -1))
         for name, (value, mask) in stages.items()
     ]
     for name, found_lens in (
@@ -166,19 +135,23 @@ def _encoder_case(model: SpeechLLM, values: dict[str, Tensor]) -> list[Check]:
         ("proj_mask", projected_lens),
     ):
         golden_mask = values[name].reshape(len(lens), -1)
-        mask = torch.arange(golden_mask.shape[1]) < found_lens[:, None]
+        mask = torch.arange(golden_mask.shape[1]) < found_lens[:, None].cpu()
         found.append(same(name, mask, golden_mask))
     found.append(same("adapter_lengths", frame_lens, values["adapter_lengths"]))
     if "proj_bf16" in values:
-        found.append(_bfloat16_check(model, mel, lens, values))
+        found.append(_recorded_bfloat16_check(golden, mel, lens, values))
     return found
 
 
-def _bfloat16_check(model: SpeechLLM, mel: Tensor, lens: Tensor, values: dict[str, Tensor]) -> Check:
-    low = SpeechLLM(model.config).bfloat16().eval()
-    low.load_state_dict(model.state_dict())
-    projected, _ = low.encode(mel.bfloat16(), lens, released_padding=True)
-    return close("proj_bf16", projected, values["proj_bf16"], BFLOAT16, values["proj_mask"])
+def _recorded_bfloat16_check(
+    golden: GoldenModel, mel: Tensor, lens: Tensor, values: dict[str, Tensor]
+) -> Check:
+    """The front part in bfloat16, which the folder records too; on the device, whatever the precision."""
+    model, place = golden.model, replace(golden.place, precision="bf16")
+    if model.projection.weight.dtype != place.dtype:
+        model = copy.deepcopy(model).to(place.dtype)
+    projected, _ = model.encode(place.put(mel), lens, released_padding=True)
+    return place.close("proj_bf16", projected, values["proj_bf16"], FRAMES, values["proj_mask"])
 
 
 # --- training forward passes
@@ -196,47 +169,56 @@ def forward_checks(golden: GoldenModel) -> Iterator[Check]:
 def _forward_case(
     golden: GoldenModel, arrays: dict[str, Tensor], values: dict[str, Tensor], about: dict[str, Any]
 ) -> Iterator[Check]:
-    model = golden.model
+    model, place = golden.model, golden.place
     model.requires_grad_(True).zero_grad(set_to_none=True)
     batch, embeds = _golden_inputs(golden, arrays, values, about)
     hidden, _ = model.hidden(embeds, batch.mask, batch.positions)
     is_text_only = about["n_classes"] == golden.engine.vocabulary.text_size
-    logits = model.text_logits(hidden) if is_text_only else model.combined_logits(hidden)
+    logits = (model.text_logits(hidden) if is_text_only else model.combined_logits(hidden)).float()
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORE)
     loss.backward()
     yield same("attention_mask", batch.mask, values["attention_mask"])
     yield same("position_ids", batch.positions, values["position_ids"])
     yield same("labels", batch.labels, values["labels"])
-    mask = values["attention_mask"]
-    yield close("inputs_embeds_sum", embeds.sum(-1), values["inputs_embeds_sum"], SUM_OF_EMBEDDING, mask)
-    yield close("hidden_sum", hidden.sum(-1), values["hidden_sum"], 2 * SUM_OF_EMBEDDING, mask)
-    yield close("logits_sum", logits.sum(-1), values["logits_sum"], LOGITS * logits.shape[-1] / 20, mask)
-    yield close("logits_logsumexp", logits.logsumexp(-1), values["logits_logsumexp"], LOGITS, mask)
-    best = logits.gather(-1, values["logits_argmax"][..., None])[..., 0]  # a tie may be broken either way
-    yield close("logits_argmax", best, logits.amax(-1), LOGITS, mask)
-    if "label_logits" in values:
-        item, place = values["label_pos"].T
-        yield close("label_logits", logits[item, place], values["label_logits"], LOGITS)
-    yield close("loss", loss, about["loss"], LOSS)
+    yield from _forward_values(place, values, embeds, hidden, logits)
+    yield place.close("loss", loss, about["loss"], LOSS)
     for theirs, norm in about["grad_norm"].items():
-        yield relative(f"grad_norm/{theirs}", _gradient_norm(model, MODULES[theirs]), norm, GRADIENT)
+        found, allowed = _gradient_norm(model, MODULES[theirs]), GRADIENT[place.is_rounded]
+        yield relative(f"grad_norm/{theirs}", found, norm, allowed)
     model.zero_grad(set_to_none=True)
+
+
+def _forward_values(
+    place: Place, values: dict[str, Tensor], embeds: Tensor, hidden: Tensor, logits: Tensor
+) -> Iterator[Check]:
+    mask = values["attention_mask"]
+    embed_sums, hidden_sums = embeds.float().sum(-1), hidden.float().sum(-1)
+    yield place.close("inputs_embeds_sum", embed_sums, values["inputs_embeds_sum"], SUM_OF_EMBEDDING, mask)
+    yield place.close("hidden_sum", hidden_sums, values["hidden_sum"], SUM_OF_HIDDEN, mask)
+    sum_of_logits = SUM_OF_LOGITS._replace(fp32=SUM_OF_LOGITS.fp32 * logits.shape[-1])
+    yield place.close("logits_sum", logits.sum(-1), values["logits_sum"], sum_of_logits, mask)
+    yield place.close("logits_logsumexp", logits.logsumexp(-1), values["logits_logsumexp"], LOGITS, mask)
+    best = logits.gather(-1, place.put(values["logits_argmax"])[..., None])[..., 0]
+    yield place.close("logits_argmax", best, logits.amax(-1), LOGITS, mask)  # a tie may be broken either way
+    if "label_logits" in values:
+        item, rows = values["label_pos"].to(place.device).T
+        yield place.close("label_logits", logits[item, rows], values["label_logits"], LOGITS)
 
 
 def _golden_inputs(
     golden: GoldenModel, arrays: dict[str, Tensor], values: dict[str, Tensor], about: dict[str, Any]
 ) -> tuple[GoldenBatch, Tensor]:
     """The batch of a case, and its embeddings with all sounds encoded as the reference did."""
-    model, vocabulary = golden.model, golden.engine.vocabulary
-    mel = arrays[about["inputs"]["feats"]]
-    frames, frame_lens = model.encode(mel, values["in_feats_lengths"].long(), released_padding=True)
+    model, vocabulary, place = golden.model, golden.engine.vocabulary, golden.place
+    mel, lens = place.put(arrays[about["inputs"]["feats"]]), place.put(values["in_feats_lengths"].long())
+    frames, frame_lens = model.encode(mel, lens, released_padding=True)
     sounds = {
         f"row {item} of the batch features": row[:length]
         for item, (row, length) in enumerate(zip(frames, frame_lens.tolist()))
     }
     for turn in chain(*about["inputs"].get("history", [])):
-        alone = arrays[turn["feat"]][None]
-        past, _ = model.encode(alone, torch.tensor([alone.shape[1]]), released_padding=True)
+        alone = place.put(arrays[turn["feat"]][None])
+        past, _ = model.encode(alone, torch.tensor([alone.shape[1]]).to(alone.device), released_padding=True)
         sounds[turn["feat"]] = past[0]
     ends = list(accumulate(map(len, sounds.values())))
     rows = {name: range(end - len(sounds[name]), end) for name, end in zip(sounds, ends)}
@@ -248,10 +230,10 @@ def _golden_inputs(
         frames_of=lambda name: rows[name],
         labels_of=lambda item: values["in_target"][item].tolist(),
     )
-    batch = reader.read(about["layout"])
+    batch = reader.read(about["layout"]).to(place.device)
     return batch, model.assemble(batch.kinds, batch.ids, torch.cat(list(sounds.values())))
 
 
 def _gradient_norm(model: SpeechLLM, module: str) -> float:
     gradients = [p.grad for p in model.get_submodule(module).parameters() if p.grad is not None]
-    return float(torch.stack([g.norm() for g in gradients]).norm()) if gradients else 0.0
+    return float(torch.stack([g.float().norm() for g in gradients]).norm()) if gradients else 0.0

@@ -1,0 +1,81 @@
+"""Checks of what comes before every network: resampling, mels, filter banks. Always in float32 on the CPU."""
+
+from collections.abc import Iterator
+
+from echat.audio.features import (
+    HOP,
+    N_MELS,
+    SAMPLE_RATE,
+    VOCODER_N_MELS,
+    VOCODER_RATE,
+    VOCODER_WINDOW,
+    WINDOW,
+    kaldi_fbank,
+    log_mel,
+    mel_22k,
+    mel_filterbank,
+)
+from echat.audio.waveform import resample
+from echat.infer.bounds import FBANK, FEATURE, FILTERS, LOG_MAGNITUDE, LOG_MEL, ROUNDED_LOG_MEL
+from echat.infer.check import Check, same
+from echat.infer.golden_folder import GoldenFolder
+
+# --- of a model folder
+
+
+def frontend_checks(golden: GoldenFolder) -> Iterator[Check]:
+    """Waveform -> mono -> 16 kHz -> log-mel."""
+    config, arrays, home = golden.config, golden.arrays("frontend.npz"), golden.place.at_home
+    yield same(
+        "sizes", [SAMPLE_RATE, WINDOW, HOP], [config[k] for k in ("sample_rate", "n_fft", "hop_length")]
+    )
+    for name in [key.removesuffix("_pcm") for key in arrays if key.endswith("_pcm")]:
+        rate = int(arrays[f"{name}_rate"])
+        waveform = resample((arrays[f"{name}_pcm"].float() / 32768).mean(dim=0), rate, SAMPLE_RATE)
+        if f"{name}_resampled" in arrays:
+            yield home.close(f"{name}_resampled", waveform, arrays[f"{name}_resampled"], LOG_MEL)
+        mel = log_mel(waveform, config["num_mel_bins"])
+        yield same(f"{name}_len", len(mel), arrays[f"{name}_len"])
+        yield home.close(f"{name}_logmel", mel, arrays[f"{name}_logmel"], LOG_MEL)
+        if f"{name}_logmel_bf16" in arrays:
+            rounded = arrays[f"{name}_logmel_bf16"]
+            yield home.close(f"{name}_logmel_bf16", mel.bfloat16(), rounded, ROUNDED_LOG_MEL)
+    bank = mel_filterbank(config.get("num_mel_bins", N_MELS), WINDOW, SAMPLE_RATE)
+    yield home.close("mel_filters", bank, arrays["mel_filters"], FILTERS)
+
+
+# --- of a token2wav folder
+
+
+def resample_checks(golden: GoldenFolder) -> Iterator[Check]:
+    """Windowed-sinc resampling between the rates in the names."""
+    arrays, home = golden.arrays("resample.npz"), golden.place.at_home
+    for key in [key for key in arrays if key.startswith("in_")]:
+        rates = key.removeprefix("in_")
+        old, new = map(int, rates.split("_"))
+        yield home.close(f"out_{rates}", resample(arrays[key], old, new), arrays[f"out_{rates}"], FEATURE)
+
+
+def mel_checks(golden: GoldenFolder) -> Iterator[Check]:
+    """The vocoder's mel."""
+    arrays, home = golden.arrays("mel22k.npz"), golden.place.at_home
+    for key in [key for key in arrays if key.startswith("wav")]:
+        name = key.replace("wav", "mel")
+        yield home.close(name, mel_22k(arrays[key][0]).T[None], arrays[name], LOG_MAGNITUDE)
+    bank = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE)
+    yield home.close("mel_basis", bank, arrays["mel_basis"], FEATURE)
+
+
+def whisper_checks(golden: GoldenFolder) -> Iterator[Check]:
+    """The log-mel of the released speech tokenizer."""
+    arrays, home = golden.arrays("whisper128.npz"), golden.place.at_home
+    mel = log_mel(arrays["wav0"][0], int(arrays["n_mels"]))
+    yield home.close("logmel0", mel.T[None], arrays["logmel0"], LOG_MEL)
+
+
+def fbank_checks(golden: GoldenFolder) -> Iterator[Check]:
+    """The filter bank of the released speaker network, of the same waveform."""
+    arrays, home = golden.arrays("fbank80.npz"), golden.place.at_home
+    waveform = golden.arrays("whisper128.npz")["wav0"][0]
+    yield home.close("fbank0", kaldi_fbank(waveform), arrays["fbank0"], FBANK)
+    yield home.close("fbank_cmn0", kaldi_fbank(waveform, subtract_mean=True), arrays["fbank_cmn0"], FBANK)
