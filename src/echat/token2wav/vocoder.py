@@ -259,14 +259,23 @@ class Vocoder(nn.Module):
         return self.decode(mel, source), source
 
     def decode(self, mel: Tensor, source: Tensor) -> Tensor:
-        """Waveform `(batch, samples)` of a mel and the source of the same length."""
+        """Waveform `(batch, samples)` of a mel and the source of the same length.
+
+        While learning, the two limits keep a slope: behind a flat one a network that once became too loud
+        gets no gradient back and stays there.
+        """
         y = self.spectrum(mel, source).float()
         bins = self.config.istft_n_fft // 2 + 1
-        magnitude = y[:, :bins].clamp(max=LOUDEST).exp()  # clamped first: the gradient of an overflow is nan
+        loudness = y[:, :bins].clamp(max=LOUDEST)  # before exp: the gradient of an overflow is nan
+        if self.training:
+            loudness = loudness + 0.1 * (y[:, :bins] - LOUDEST).clamp_min(0)
+        magnitude = loudness.exp()
         angle = torch.sin(y[:, bins:])  # yes: the sine of the network's output is the phase angle
         spectrum = torch.complex(magnitude * torch.cos(angle), magnitude * torch.sin(angle))
         waveform = torch.istft(spectrum, self.config.istft_n_fft, self.config.istft_hop, window=self.window)
-        return waveform.clamp(-self.config.audio_limit, self.config.audio_limit)
+        return (
+            waveform if self.training else waveform.clamp(-self.config.audio_limit, self.config.audio_limit)
+        )
 
     def source_spectrum(self, source: Tensor) -> Tensor:
         """Real and imaginary parts of the source, `(batch, 2 * bins, 64 * time + 1)`."""
