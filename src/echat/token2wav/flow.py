@@ -42,6 +42,7 @@ class FlowConfig(Config):
     inference_cfg_rate: float = Field(0.7, description="strength of guidance")
     t_scheduler: Literal["cosine", "linear"] = "cosine"
     steps: int = Field(10, gt=0, description="Euler steps")
+    temperature: float = Field(1.0, ge=0, description="scale of the start noise that is drawn; 0 = none")
     prior_weight: float = Field(
         0.0, ge=0, description="weight of the distance of mu from the mel (Popov 2021)"
     )
@@ -152,7 +153,7 @@ class Flow(nn.Module):
         """
         mu = self.regulate(speech_ids, prompt_ids, prompt_mel.shape[1])
         if z is None:
-            z = torch.randn(mu.shape, generator=generator).to(mu)
+            z = torch.randn(mu.shape, generator=generator).to(mu) * self.config.temperature
         return self.mel_from(mu, prompt_mel, embedding, z)
 
     def mel_from(self, mu: Tensor, prompt_mel: Tensor, embedding: Tensor, z: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ def flow_piece(
     prompt_ids, prompt_mel, embedding = model.placed(voice)
     prompt_frames = prompt_mel.shape[1]
     mu = model.flow.regulate(model.checked_ids(speech_ids)[None], prompt_ids, prompt_frames)
-    z = torch.randn(mu.shape, generator=generator).to(mu) if z is None else z
+    if z is None:
+        z = torch.randn(mu.shape, generator=generator).to(mu) * model.config.flow.temperature
     if state is not None:
         z, mu = (
             torch.cat([old, new[:, :, old.shape[2] :]], dim=2) for old, new in ((state.z, z), (state.mu, mu))
