@@ -53,7 +53,7 @@ learn() { # one training stage: recipe of the same name, resumed when it had beg
 
 pack() { # the folder that the package ships; the voice is that of any recorded answer
   local answer
-  answer=$(find $OUT/corpus/answers/audio -name 'prompt-*' -o -name 'user-*' | sort | head -n 1)
+  answer=$(find $OUT/corpus/answers/audio -name 'prompt-*' -o -name 'user-*' | sort | sed -n 1p)
   "$PYTHON" -m echat.train.pack --dialogue $OUT/stage3/model --tokenizer $OUT/tokenizer/model \
     --flow $OUT/flow/model --vocoder $OUT/vocoder/model --voice slt="$answer" "${MODEL:-$OUT/echat-tiny}"
 }
