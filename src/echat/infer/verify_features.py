@@ -16,7 +16,7 @@ from echat.audio.features import (
     mel_filterbank,
 )
 from echat.audio.waveform import resample
-from echat.infer.bounds import FBANK, FEATURE, FILTERS, LOG_MAGNITUDE, LOG_MEL, ROUNDED_LOG_MEL
+from echat.infer.bounds import FBANK, FEATURE, FILTERS, LOG_MEL, ROUNDED_LOG_MEL
 from echat.infer.check import Check, same
 from echat.infer.golden_folder import GoldenFolder
 
@@ -61,7 +61,7 @@ def mel_checks(golden: GoldenFolder) -> Iterator[Check]:
     arrays, home = golden.arrays("mel22k.npz"), golden.place.at_home
     for key in [key for key in arrays if key.startswith("wav")]:
         name = key.replace("wav", "mel")
-        yield home.close(name, mel_22k(arrays[key][0]).T[None], arrays[name], LOG_MAGNITUDE)
+        yield home.close(name, mel_22k(arrays[key][0]).T[None], arrays[name], FEATURE)
     bank = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE)
     yield home.close("mel_basis", bank, arrays["mel_basis"], FEATURE)
 
@@ -70,7 +70,7 @@ def whisper_checks(golden: GoldenFolder) -> Iterator[Check]:
     """The log-mel of the released speech tokenizer."""
     arrays, home = golden.arrays("whisper128.npz"), golden.place.at_home
     mel = log_mel(arrays["wav0"][0], int(arrays["n_mels"]))
-    yield home.close("logmel0", mel.T[None], arrays["logmel0"], LOG_MEL)
+    yield home.close("logmel0", mel.T[None], arrays["logmel0"], FEATURE)
 
 
 def fbank_checks(golden: GoldenFolder) -> Iterator[Check]:
