@@ -16,13 +16,12 @@ from echat.data.examples import (
     AUDIO,
     IGNORE,
     PAD,
-    AugmentConfig,
     CachedTokenizer,
     DialogueBuilder,
-    Sounds,
     SpeechExample,
 )
 from echat.data.sample import DataError, Sample
+from echat.data.sounds import AugmentConfig, Sounds
 from echat.data.sources import SourceConfig, mixture, mixture_pairs
 from echat.data.stream import Draw, MixtureStream, Pair, once
 

@@ -14,16 +14,15 @@ from echat.data.examples import (
     IGNORE,
     SPEECH,
     TEXT,
-    AugmentConfig,
     CachedTokenizer,
     DialogueBuilder,
-    Sounds,
     SpeechBuilder,
     conversation_of,
     serves,
     spoken_form,
 )
 from echat.data.sample import DataError, Sample, Turn
+from echat.data.sounds import AugmentConfig, Sounds
 from echat.data.stream import Draw
 from echat.dialogue.labels import Labels
 from echat.dialogue.rendering import Audio, Text, render

@@ -6,21 +6,15 @@ place in the data.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from echat.audio import augmentation
-from echat.audio.features import SAMPLE_RATE, llm_frames, log_mel
-from echat.audio.waveform import read
-from echat.config import Config
+from echat.audio.features import llm_frames
 from echat.data.sample import AudioRef, DataError, Sample
+from echat.data.sounds import AugmentConfig, Sounds
 from echat.data.stream import Draw
 from echat.dialogue.labels import VALUES, LabelKind, Labels
 from echat.dialogue.rendering import Audio, Segment, Speech, Text, hearing, render
@@ -31,94 +25,8 @@ from echat.dialogue.vocabulary import Tokenizer, Vocabulary
 
 PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3  # what stands at a position of the language model
 IGNORE = -100  # label of a position that predicts nothing
-NOISE_SECONDS = 20  # of each noise colour kept in memory
 SPREAD_SHARE = 0.7  # of the texts in the place of sound that are spread, when any are
 ENCODER_SHARE = 4  # mel frames that cost about as much as one position of the language model
-
-
-class AugmentConfig(Config):
-    """Variation of the user's sound while learning. Zero switches a kind off."""
-
-    speed: float = 0.0  # play faster or slower by up to this share (pitch and formants follow)
-    pitch: float = 0.0  # raise or lower pitch and formants by up to this share at unchanged tempo
-    formants: float = 0.0  # stretch the mel axis by up to this share: another vocal tract
-    gain_db: float = 0.0  # louder or softer by up to this many decibels
-    noise: float = 0.0  # probability of added noise
-    noise_snr: tuple[float, float] = (5.0, 30.0)  # decibels, drawn evenly
-    probability: float = 1.0  # of speed and of pitch (at most one of the two) being applied
-    time_masks: int = 0  # stretches of mel set to 0
-    max_time: int = 30  # longest such stretch, frames
-    mel_masks: int = 0  # bands of mel set to 0
-    max_mels: int = 10  # widest such band, bins
-    substitutions: int = 0  # stretches replaced by an earlier stretch
-
-
-class Sounds:
-    """Reads sound as 16 kHz; keeps what it read in memory as int16 (6 h take 0.7 GB)."""
-
-    def __init__(self, keep: bool = True) -> None:
-        self._keep = keep
-        self._memory: dict[AudioRef, np.ndarray] = {}
-
-    def read(self, ref: AudioRef) -> np.ndarray:
-        """(samples,) float32 in [-1, 1]."""
-        stored = self._memory.get(ref)
-        if stored is None:
-            waveform, _ = read(ref.path, SAMPLE_RATE)
-            begin = round((ref.start_seconds or 0.0) * SAMPLE_RATE)
-            end = None if ref.end_seconds is None else round(ref.end_seconds * SAMPLE_RATE)
-            stored = np.clip(np.round(waveform[begin:end].numpy() * 32768.0), -32768, 32767).astype(np.int16)
-            if self._keep:
-                self._memory[ref] = stored
-        return stored.astype(np.float32) / 32768.0
-
-    def mel(self, ref: AudioRef, augment: AugmentConfig | None, rng: np.random.Generator) -> np.ndarray:
-        """(frames, n_mels) float32; varied when ``augment`` is given."""
-        waveform = self.read(ref)
-        if augment is None:
-            return log_mel(torch.from_numpy(waveform)).numpy()
-        mel = log_mel(torch.from_numpy(vary_waveform(waveform, augment, rng)))
-        return vary_mel(mel, augment, rng).numpy()
-
-
-@lru_cache(maxsize=len(augmentation.NOISE_COLOURS))
-def noise_of(colour: str) -> np.ndarray:
-    """A fixed stretch of noise to cut from: making it anew costs more than the mel of a clip."""
-    rng = np.random.default_rng(augmentation.NOISE_COLOURS.index(colour))
-    return augmentation.noise(NOISE_SECONDS * SAMPLE_RATE, colour, rng)
-
-
-def vary_waveform(waveform: np.ndarray, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """Speed or pitch, gain, noise, as configured."""
-    kinds = [kind for kind in ("speed", "pitch") if getattr(augment, kind)]
-    if kinds and rng.random() < augment.probability:
-        kind = kinds[int(rng.integers(len(kinds)))]
-        share = getattr(augment, kind)
-        factor = math.exp(rng.uniform(-1.0, 1.0) * math.log1p(share))
-        change = augmentation.speed if kind == "speed" else augmentation.pitch
-        waveform = change(waveform, factor)
-    if augment.gain_db:
-        waveform = augmentation.gain(waveform, rng.uniform(-augment.gain_db, augment.gain_db))
-    if augment.noise and rng.random() < augment.noise:
-        colour = augmentation.NOISE_COLOURS[int(rng.integers(len(augmentation.NOISE_COLOURS)))]
-        begin = int(rng.integers(NOISE_SECONDS * SAMPLE_RATE))
-        sound = np.roll(noise_of(colour), -begin)[: len(waveform)]
-        waveform = augmentation.add_noise(waveform, sound, rng.uniform(*augment.noise_snr))
-    return waveform.astype(np.float32)
-
-
-def vary_mel(mel: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Formants, masks, substitutions, as configured."""
-    if augment.formants:
-        mel = augmentation.warp_mel(mel, math.exp(rng.uniform(-1.0, 1.0) * math.log1p(augment.formants)))
-    if augment.time_masks or augment.mel_masks:
-        longest = min(augment.max_time, max(1, len(mel) // 4))  # a mask must not swallow a short clip
-        mel = augmentation.spec_augment(
-            mel, rng, augment.time_masks, longest, augment.mel_masks, augment.max_mels
-        )
-    if augment.substitutions:
-        mel = augmentation.spec_substitute(mel, rng, augment.substitutions)
-    return mel
 
 
 class CachedTokenizer:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from echat.checkpoint import write_tensors
 from echat.config import save_config
 from echat.data.batching import PooledBatches, SpeechBatch, collate_speech, fixed_batches
-from echat.data.examples import CTC_LABELS, IGNORE, AugmentConfig, Sounds, SpeechBuilder, SpeechExample
+from echat.data.examples import CTC_LABELS, IGNORE, SpeechBuilder, SpeechExample
 from echat.data.sample import Sample
+from echat.data.sounds import AugmentConfig, Sounds
 from echat.data.sources import SourceConfig, read_source
 from echat.data.stream import MixtureStream, Pair, once
 from echat.dialogue.labels import VALUES

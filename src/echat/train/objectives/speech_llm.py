@@ -14,12 +14,11 @@ from echat.config import Config, load_config
 from echat.data.batching import DialogueBatch, PooledBatches, collate_dialogues, fixed_batches
 from echat.data.examples import (
     IGNORE,
-    AugmentConfig,
     CachedTokenizer,
     DialogueBuilder,
     DialogueExample,
-    Sounds,
 )
+from echat.data.sounds import AugmentConfig, Sounds
 from echat.data.sources import SourceConfig, mixture_pairs
 from echat.data.stream import MixtureStream, once
 from echat.data.text_tokenizer import END_OF_DOCUMENT
