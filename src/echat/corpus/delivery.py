@@ -60,7 +60,7 @@ class Delivery:
 def draw_speaker(age: str, gender: str | None, rng: np.random.Generator) -> Speaker:
     """A throat of that age and gender; for children the gender is left open."""
     if age == "child":
-        return Speaker(rng.uniform(265.0, 340.0), rng.uniform(1.32, 1.42), False)
+        return Speaker(rng.uniform(262.0, 330.0), rng.uniform(1.22, 1.31), False)
     is_old = age == "old"
     if gender == "female":
         f0, tract = rng.uniform(172.0, 228.0), rng.uniform(1.10, 1.19)
@@ -87,8 +87,8 @@ _MOODS: dict[str, dict[str, tuple[float, float]]] = {
         tilt=(0.8, 1.6), formants=(1.02, 1.05), tempo=(1.12, 1.22), loudness_db=(1.0, 3.0),
     ),
     "sad": dict(
-        pitch=(0.86, 0.92), spread=(0.4, 0.7), glide=(-4.0, -2.5), breath=(0.10, 0.20), tilt=(-4.0, -2.6),
-        tempo=(0.76, 0.84), loudness_db=(-7.0, -4.5),
+        pitch=(0.86, 0.92), spread=(0.4, 0.7), glide=(-4.0, -2.5), breath=(0.06, 0.12), tilt=(-2.6, -1.6),
+        tempo=(0.82, 0.90), loudness_db=(-7.0, -4.5),
     ),
     "angry": dict(
         pitch=(1.00, 1.08), spread=(2.4, 3.2), glide=(-5.0, -3.5), jitter=(0.35, 0.55), rough=(0.35, 0.55),
@@ -96,11 +96,11 @@ _MOODS: dict[str, dict[str, tuple[float, float]]] = {
     ),
     "fear": dict(
         pitch=(1.15, 1.23), spread=(1.0, 1.5), glide=(0.0, 1.0), tremor=(0.9, 1.3), tremor_hz=(6.8, 8.2),
-        shake_db=(2.0, 3.5), breath=(0.28, 0.42), tilt=(-0.8, 0.2), tempo=(1.06, 1.16),
+        shake_db=(2.0, 3.5), breath=(0.22, 0.34), tilt=(-0.8, 0.2), tempo=(1.06, 1.16),
         loudness_db=(-4.5, -2.5),
     ),
     "surprise": dict(
-        pitch=(1.10, 1.18), spread=(2.2, 2.8), glide=(-1.0, 0.0), final_rise=(10.0, 13.0),
+        pitch=(1.10, 1.18), spread=(2.2, 2.8), glide=(-1.0, 0.0), final_rise=(8.0, 11.0),
         tilt=(0.0, 1.0), tempo=(0.94, 1.02), loudness_db=(0.5, 2.5),
     ),
 }  # fmt: skip
@@ -110,12 +110,12 @@ def _aged(delivery: Delivery, rng: np.random.Generator) -> Delivery:
     """Slow, hoarse, and shaking four to five times a second in pitch and loudness."""
     return replace(
         delivery,
-        tempo=delivery.tempo * rng.uniform(0.72, 0.80),
+        tempo=delivery.tempo * rng.uniform(0.84, 0.91),
         tremor=max(delivery.tremor, rng.uniform(0.8, 1.2)),
         tremor_hz=rng.uniform(4.0, 5.0) if not delivery.tremor else delivery.tremor_hz,
-        shake_db=rng.uniform(4.0, 6.0),
+        shake_db=rng.uniform(3.5, 5.0),
         jitter=delivery.jitter + rng.uniform(0.2, 0.35),
-        breath=min(0.5, delivery.breath + rng.uniform(0.10, 0.18)),
+        breath=min(0.45, delivery.breath + rng.uniform(0.06, 0.12)),
         tilt=delivery.tilt - rng.uniform(0.3, 0.8),
     )
 

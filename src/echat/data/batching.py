@@ -187,6 +187,7 @@ class PooledBatches(Generic[E, B]):
         self._start = stream.state_dict()
         self._given = 0
         self._batches: list[list[E]] = []
+        self._rank, self._world = 0, 1
         self.skipped: dict[str, str] = {}  # key -> why the record cannot be used
 
     def __iter__(self) -> PooledBatches[E, B]:
@@ -206,13 +207,14 @@ class PooledBatches(Generic[E, B]):
         return batch
 
     def _fill(self) -> None:
-        examples = [e for e in (self._try(self._stream.next()) for _ in range(self._pool)) if e is not None]
+        draws = [self._stream.next() for _ in range(self._pool * self._world)][self._rank :: self._world]
+        examples = [e for e in map(self._try, draws) if e is not None]
         if not examples:
             raise DataError(
                 f"data: expected usable records, found none in {self._pool} draws; last reasons: "
                 + "; ".join(f"{key}: {reason}" for key, reason in [*self.skipped.items()][-3:])
             )
-        rng = random.Random(self._seed * 1_000_003 + self._pool_number)
+        rng = random.Random((self._seed * 1_000_003 + self._pool_number) * self._world + self._rank)
         self._batches = cut_batches(examples, self._budget, rng)
 
     def _try(self, draw: Draw) -> E | None:
@@ -224,6 +226,18 @@ class PooledBatches(Generic[E, B]):
                 _LOG.warning("left out %s: %s", draw.sample.key, error)
             self.skipped[draw.sample.key] = str(error)
             return None
+
+    def share(self, rank: int, world: int) -> None:
+        """Of every ``world`` draws take one: this process's share."""
+        self._rank, self._world = rank, world
+
+    def go_behind(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Begin a pool behind the furthest of these states; what was left of older pools comes next epoch."""
+        furthest = max(states, key=lambda state: int(state["pool"]))
+        self._stream.load_state_dict(furthest["stream"])
+        for _ in range(self._pool * len(states) if furthest["pool"] >= 0 else 0):
+            self._stream.next()
+        self._pool_number, self._batches, self._given = int(furthest["pool"]), [], 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"stream": self._start, "pool": self._pool_number, "given": self._given}

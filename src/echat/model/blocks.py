@@ -111,19 +111,56 @@ class FeedForward(nn.Module):
         return self.contract(self.dropout(self.activation(self.expand(frames))))
 
 
+class ConvolutionModule(nn.Module):
+    """What the neighbouring frames say: a gated pointwise map, a filter per channel over time, a map back.
+
+    Conformer (Gulati et al. 2020), section 2.2, with layer norm in the place of batch norm.
+    """
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        if kernel % 2 == 0:
+            raise ValueError(f"convolution: expected an odd kernel, found {kernel}; it looks both ways alike")
+        self.gate = nn.Linear(dim, 2 * dim)
+        self.over_time = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """frames (B, T, dim), mask (B, 1, 1, T) or None -> (B, T, dim); padding is silent."""
+        gated = F.glu(self.gate(frames), dim=-1)
+        if mask is not None:
+            gated = gated * mask[:, 0, 0, :, None]
+        heard = self.over_time(gated.transpose(1, 2)).transpose(1, 2)
+        return self.out(F.silu(self.norm(heard)))
+
+
 class TransformerBlock(nn.Module):
-    """Pre-norm block: attention and feed-forward, each added to what came in."""
+    """Pre-norm block: attention, with `conv_kernel` a convolution, feed-forward; all residual."""
 
     def __init__(
-        self, dim: int, heads: int, hidden: int, activation: Activation, key_bias: bool, dropout: float
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        activation: Activation,
+        key_bias: bool,
+        dropout: float,
+        conv_kernel: int = 0,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.attention = SelfAttention(dim, heads, key_bias)
+        if conv_kernel:
+            self.convolution_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+            self.convolution = ConvolutionModule(dim, conv_kernel)
+        self.has_convolution = conv_kernel > 0
         self.feed_forward_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.feed_forward = FeedForward(dim, hidden, activation, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
         frames = frames + self.dropout(self.attention(self.attention_norm(frames), mask))
+        if self.has_convolution:
+            frames = frames + self.dropout(self.convolution(self.convolution_norm(frames), mask))
         return frames + self.dropout(self.feed_forward(self.feed_forward_norm(frames)))

@@ -28,6 +28,7 @@ class EncoderConfig(Config):
     heads: int = 16  # attention heads
     ffn: int = 4096  # hidden width of the feed-forward layers
     max_frames: int = 30000  # rows of the position table, 20 ms each: longer audio is refused
+    conv_kernel: int = 0  # of a convolution in each block, which a small encoder learns from sooner; 0: none
     dropout: float = 0.1  # on positions, attention and feed-forward outputs, in training only
 
 
@@ -52,7 +53,7 @@ class SpeechEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             TransformerBlock(
-                config.dim, config.heads, config.ffn, "gelu", key_bias=False, dropout=config.dropout
+                config.dim, config.heads, config.ffn, "gelu", False, config.dropout, config.conv_kernel
             )
             for _ in range(config.blocks)
         )

@@ -13,7 +13,9 @@ import torch
 
 from echat.checkpoint import atomic_path
 from echat.train.objective import Objective
+from echat.train.ranks import Ranks
 
+ALONE = Ranks()
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -27,16 +29,23 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, progress: Progress, objective: Objective, optimizer: torch.optim.Optimizer, keep: int
+    folder: Path,
+    progress: Progress,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+    ranks: Ranks = ALONE,
 ) -> Path:
-    """Write ``folder/step-N.pt``, then remove all but the newest ``keep``."""
+    """Write ``folder/step-N.pt`` (the leading rank; all call), then remove all but the newest ``keep``."""
     path = folder / f"step-{progress.step:08d}.pt"
+    shares = ranks.gather({"batches": objective.batches.state_dict(), "random": random_state()})
+    if not ranks.leads:
+        return path
     state = {
         "progress": vars(progress),
         "module": objective.module.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "batches": objective.batches.state_dict(),
-        "random": random_state(),
+        "ranks": shares,
     }
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
@@ -45,13 +54,22 @@ def save_checkpoint(
     return path
 
 
-def load_checkpoint(path: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> Progress:
-    """Bring module, optimiser, data position and random states back to where the checkpoint was written."""
+def load_checkpoint(
+    path: Path, objective: Objective, optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE
+) -> Progress:
+    """Bring module, optimiser, data position and random states back to where the checkpoint was written.
+
+    On another number of ranks the data goes on behind what any rank had begun, and chance begins anew.
+    """
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     objective.module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])
-    objective.batches.load_state_dict(state["batches"])
-    restore_random_state(state["random"])  # last: rebuilding data must not use the restored states up
+    shares = state["ranks"]
+    if len(shares) == ranks.world:
+        objective.batches.load_state_dict(shares[ranks.rank]["batches"])
+        restore_random_state(shares[ranks.rank]["random"])  # last: rebuilding data must not use these up
+    else:
+        objective.batches.go_behind([share["batches"] for share in shares])
     return Progress(**state["progress"])
 
 

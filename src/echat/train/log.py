@@ -110,6 +110,19 @@ class RunLog:
             print(f"{self._name} {min(1.0, done):.0%} {status}", flush=True)
 
 
+class SilentLog:
+    """The log of a process that does not lead: nothing."""
+
+    def step(self, *_: object) -> None:
+        """Nothing."""
+
+    def validation(self, *_: object) -> None:
+        """Nothing."""
+
+    def say(self, *_: object) -> None:
+        """Nothing."""
+
+
 def keep_steps(path: Path, last: int) -> None:
     """Drop the lines of ``metrics.jsonl`` after step ``last``: they are about to be written again."""
     if not path.is_file():

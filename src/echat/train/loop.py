@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from echat.train.checkpoints import (
     save_checkpoint,
     seed_everything,
 )
-from echat.train.log import RunLog
+from echat.train.log import RunLog, SilentLog
 from echat.train.objective import Loss, Objective
 from echat.train.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from echat.train.ranks import Ranks, add_up, join, leave
 from echat.train.recipe import Recipe, choose_learning, load_recipe, objective_module
 
 
@@ -44,25 +46,27 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
     """Train, checkpoint, log and export as the recipe says."""
     folder = Path(recipe.output)
     torch.set_num_threads(recipe.threads)
-    seed_everything(recipe.seed)
+    ranks = join()
+    seed_everything(recipe.seed)  # alike on all ranks until the weights are made
     objective: Objective = objective_module(recipe.objective).build(recipe)
+    objective.batches.share(ranks.rank, ranks.world)
+    seed_everything(recipe.seed + ranks.rank)
     objective.module.to(recipe.device).train()
     learning = choose_learning(objective.module, recipe.learn)
     optimizer = build_optimizer(objective.module, recipe.optimizer)
-    progress = _start(folder, objective, optimizer, resume)
-    save_config(recipe, folder / "recipe.yaml")
-    with RunLog(folder, folder.name, progress.step) as log, _termination() as terminated:
+    progress = _start(folder, objective, optimizer, resume, ranks)
+    if ranks.leads:
+        save_config(recipe, folder / "recipe.yaml")
+    with _log(folder, progress.step, ranks) as log, _termination() as terminated:
         if progress.step == 0:
             log.say(to_yaml(recipe))
         log.say(_describe(objective, learning, progress))
-        _loop(recipe, objective, optimizer, progress, log, terminated)
+        _loop(recipe, objective, optimizer, progress, log, terminated, ranks)
         if _done(recipe, progress) < 1.0:
             log.say(f"stopped after step {progress.step}, all saved; go on with --resume")
-            return folder / "model"
-    objective.module.eval()
-    with atomic_path(folder / "model") as temporary:
-        temporary.mkdir()
-        objective.export(temporary)
+        elif ranks.leads:
+            _export(objective, folder / "model")
+    leave(ranks)
     return folder / "model"
 
 
@@ -71,8 +75,9 @@ def _loop(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
-    log: RunLog,
+    log: RunLog | SilentLog,
     terminated: threading.Event,
+    ranks: Ranks,
 ) -> None:
     """Steps until the budget is used up or somebody ends the run; the last act is a checkpoint."""
     checkpoints = Path(recipe.output) / "checkpoints"
@@ -80,71 +85,92 @@ def _loop(
     clock = time.monotonic() - progress.seconds
     last_saved = time.monotonic()
     saved_step = progress.step
-    while (done := _done(recipe, progress)) < 1.0 and not terminated.is_set():
+    ends = False
+    while (done := _done(recipe, progress)) < 1.0 and not ends:
         lr = learning_rate(recipe.optimizer, progress.step, done)
         set_learning_rate(optimizer, lr)
-        loss, count, parts = _accumulate(recipe, objective, progress)
+        step = _accumulate(recipe, objective, progress)
+        ranks.sum_gradients(objective.module)
+        shares = ranks.gather((vars(step), time.monotonic() - clock, terminated.is_set()))
+        step = _joined([share[0] for share in shares])
+        ends = any(share[2] for share in shares)
+        count = max(step.count, 1.0)
         norm = clip_gradients(objective.module, count, recipe.optimizer.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
-        progress.seconds = time.monotonic() - clock
-        values = {"loss": loss, "targets": count, "lr": lr, "grad_norm": norm}
-        log.step(progress, _done(recipe, progress), values, parts)
-        if validation and progress.step % recipe.validate_steps == 0:
+        progress.samples += step.samples
+        progress.seconds = shares[0][1]  # one clock for all ranks
+        values = {"loss": step.total / count, "targets": count, "lr": lr, "grad_norm": norm}
+        log.step(progress, _done(recipe, progress), values, step.means())
+        if validation and progress.step % recipe.validate_steps == 0 and ranks.leads:
             log.validation(progress.step, validate(recipe, objective, validation))
-        if _checkpoint_due(recipe, progress.step, last_saved):
-            save_checkpoint(checkpoints, progress, objective, optimizer, recipe.checkpoint.keep)
+        if any(ranks.gather(_checkpoint_due(recipe, progress.step, last_saved))):
+            save_checkpoint(checkpoints, progress, objective, optimizer, recipe.checkpoint.keep, ranks)
             last_saved, saved_step = time.monotonic(), progress.step
     if progress.step != saved_step:
-        save_checkpoint(checkpoints, progress, objective, optimizer, recipe.checkpoint.keep)
+        save_checkpoint(checkpoints, progress, objective, optimizer, recipe.checkpoint.keep, ranks)
 
 
-def _accumulate(
-    recipe: Recipe, objective: Objective, progress: Progress
-) -> tuple[float, float, dict[str, float]]:
-    """Gradients of one step, summed over its micro-batches: mean loss, target count, mean loss per part."""
-    total, count = 0.0, 0.0
-    parts: dict[str, list[float]] = {}
+@dataclass
+class StepSums:
+    """What one optimiser step saw: summed loss, targets and samples, sums and counts per part."""
+
+    total: float = 0.0
+    count: float = 0.0
+    samples: int = 0
+    parts: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def add(self, loss: Loss, samples: int) -> None:
+        self.total += float(loss.total.detach())
+        self.count += loss.count
+        self.samples += samples
+        found = {name: (float(part), float(size)) for name, (part, size) in loss.parts.items()}
+        self.parts = add_up([self.parts, found])
+
+    def means(self) -> dict[str, float]:
+        return {name: part / max(size, 1.0) for name, (part, size) in sorted(self.parts.items())}
+
+
+def _joined(shares: Sequence[dict[str, Any]]) -> StepSums:
+    """The step of all ranks together."""
+    return StepSums(
+        sum(share["total"] for share in shares),
+        sum(share["count"] for share in shares),
+        sum(share["samples"] for share in shares),
+        add_up([share["parts"] for share in shares]),
+    )
+
+
+def _accumulate(recipe: Recipe, objective: Objective, progress: Progress) -> StepSums:
+    """Gradients of one step, summed over its micro-batches."""
+    sums = StepSums()
     for _ in range(recipe.accumulate):
         batch = objective.batches.next().to(torch.device(recipe.device))
         with _autocast(recipe):
             loss: Loss = objective.loss(batch)
-        value = float(loss.total.detach())
         if not torch.isfinite(loss.total):
             raise TrainingStopped(
-                f"step {progress.step + 1}: expected a finite loss, found {value} in the batch of "
-                f"{', '.join(batch.keys)}; "
+                f"step {progress.step + 1}: expected a finite loss, found {float(loss.total)} "
+                f"in the batch of {', '.join(batch.keys)}; "
                 "the weights are untouched: look at these records, or lower optimizer.lr and resume"
             )
         loss.total.backward()  # type: ignore[no-untyped-call]
-        total, count = total + value, count + loss.count
-        progress.samples += len(batch.keys)
-        for name, (part, size) in loss.parts.items():
-            sums = parts.setdefault(name, [0.0, 0.0])
-            sums[0] += float(part)
-            sums[1] += size
-    return (
-        total / max(count, 1.0),
-        max(count, 1.0),
-        {n: s / max(c, 1.0) for n, (s, c) in sorted(parts.items())},
-    )
+        sums.add(loss, len(batch.keys))
+    return sums
 
 
 @torch.no_grad()
 def validate(recipe: Recipe, objective: Objective, batches: Sequence[Any]) -> dict[str, float]:
     """Mean loss, and mean loss per part, over the validation batches."""
     objective.module.eval()
-    sums: dict[str, list[float]] = {}
+    sums = StepSums()
     for batch in batches:
         with _autocast(recipe):
             loss = objective.loss(batch.to(torch.device(recipe.device)))
-        for name, (part, size) in {**loss.parts, "loss": (loss.total, loss.count)}.items():
-            pair = sums.setdefault(name, [0.0, 0.0])
-            pair[0] += float(part)
-            pair[1] += size
+        sums.add(replace(loss, parts={**loss.parts, "loss": (loss.total, loss.count)}), len(batch.keys))
     objective.module.train()
-    return {name: part / max(size, 1.0) for name, (part, size) in sorted(sums.items())}
+    return sums.means()
 
 
 def _autocast(recipe: Recipe) -> torch.autocast:
@@ -164,7 +190,26 @@ def _checkpoint_due(recipe: Recipe, step: int, last_saved: float) -> bool:
     return often or time.monotonic() - last_saved > 60.0 * recipe.checkpoint.every_minutes
 
 
-def _start(folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, resume: bool) -> Progress:
+@contextlib.contextmanager
+def _log(folder: Path, step: int, ranks: Ranks) -> Iterator[RunLog | SilentLog]:
+    """The leading rank writes, the others keep silent."""
+    if not ranks.leads:
+        yield SilentLog()
+        return
+    with RunLog(folder, folder.name, step) as log:
+        yield log
+
+
+def _export(objective: Objective, folder: Path) -> None:
+    objective.module.eval()
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        objective.export(temporary)
+
+
+def _start(
+    folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, resume: bool, ranks: Ranks
+) -> Progress:
     found = list_checkpoints(folder / "checkpoints")
     if not found:
         return Progress()
@@ -173,7 +218,7 @@ def _start(folder: Path, objective: Objective, optimizer: torch.optim.Optimizer,
             f"{folder}: expected an empty run folder, found checkpoints up to {found[-1].name}; "
             "add --resume to go on with that run, or choose another output"
         )
-    return load_checkpoint(found[-1], objective, optimizer)
+    return load_checkpoint(found[-1], objective, optimizer, ranks)
 
 
 def _describe(objective: Objective, learning: Sequence[str], progress: Progress) -> str:

@@ -10,7 +10,7 @@ The loop owns everything else: accumulation, clipping, optimiser, schedule, chec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,6 +47,12 @@ class BatchSource(Protocol):
         """Plain values; after ``load_state_dict`` of them the batch that would have come comes."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+    def share(self, rank: int, world: int) -> None:
+        """Before the first batch: give only the share of this process, one of ``world``."""
+
+    def go_behind(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Begin behind everything that sources in these states had begun, on whatever number of processes."""
 
 
 class Objective(Protocol):

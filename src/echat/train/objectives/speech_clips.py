@@ -81,17 +81,25 @@ class DrawnBatches(Generic[B]):
 
     def __init__(self, draw: Callable[[torch.Generator], B], seed: int) -> None:
         self._draw, self._seed, self._number = draw, seed, 0
+        self._rank, self._world = 0, 1
 
     def next(self) -> B:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._number)
-        self._number += 1
+        self._number += self._world
         return self._draw(generator)
+
+    def share(self, rank: int, world: int) -> None:
+        self._number += rank
+        self._rank, self._world = rank, world
 
     def state_dict(self) -> dict[str, Any]:
         return {"number": self._number}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._number = int(state["number"])
+
+    def go_behind(self, states: Sequence[Mapping[str, Any]]) -> None:
+        self._number = max(int(state["number"]) for state in states) + self._rank
 
 
 def neighbours(clips: Sequence[Clip], seconds: float, generator: torch.Generator) -> list[Clip]:

@@ -62,6 +62,7 @@ class Settings(Recipe):
     spell_weight: float = Field(
         0.0, ge=0
     )  # of CTC that leads sound to the text vectors of its words and cues
+    spells_only: bool = False  # nothing but that CTC: the sound side by itself, a fraction of the work
     spell_languages: tuple[str, ...] = ("en",)  # of the sound that is spelled
 
 
@@ -119,6 +120,8 @@ class SpeechLLMObjective:
             frames, lens = model.encode(batch.mel, batch.mel_lens)  # (clips, D, dim)
             if self.recipe.spell_weight:
                 spelling = self._spelling(frames, lens, batch)
+            if self.recipe.spells_only:
+                return spelling
             audio_frames = frames[torch.arange(frames.shape[1], device=lens.device) < lens[:, None]]
         embeds = model.assemble(batch.kinds, batch.ids, audio_frames)
         hidden, _ = model.hidden(embeds)  # causal, padded on the right only: no mask
