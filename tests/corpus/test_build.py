@@ -157,9 +157,11 @@ def test_the_command_builds_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_dialogues_to_read_have_no_sound_and_are_not_those_spoken(tmp_path: Path) -> None:
-    folder = build_corpus(small(tmp_path / "corpus", sets=("text",), text=40))
+    folder = build_corpus(small(tmp_path / "corpus", sets=("text",), text=40, jumbles=10))
     rows = [json.loads(line) for line in (folder / "text" / "manifest.jsonl").read_text().splitlines()]
     spoken = {d.key for d in dialogues("train", 40, 1)}
-    assert len(rows) == 40
-    assert all("audio" not in row and row["split"] == "train" and row["reply"] for row in rows)
+    read, jumbled = rows[:40], rows[40:]
+    assert len(jumbled) == 10 and not any("reply" in row for row in jumbled)
+    assert all("audio" not in row and row["split"] == "train" for row in rows)
+    assert all(row["reply"] and row["text"] in row["thought"] for row in read)
     assert not spoken & {row["key"] for row in rows}

@@ -115,7 +115,7 @@ def test_the_old_speak_slowly_and_shake() -> None:
     old = Speaker(120.0, 1.0, True)
     for mood in MOODS:
         manner, young = (draw_delivery(mood, who, np.random.default_rng(3)) for who in (old, ADULT))
-        assert manner.tempo < 0.85 * young.tempo and manner.tremor > 0.5 and manner.breath > young.breath
+        assert manner.tempo < 0.92 * young.tempo and manner.tremor > 1.0 and manner.breath > young.breath
 
 
 def test_delivery_repeats_with_its_seed_and_survives_silence() -> None:

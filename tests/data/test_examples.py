@@ -90,21 +90,20 @@ def test_chance_comes_from_the_draw_alone(builder, samples):
 
 
 def test_words_and_cues_stand_in_the_place_of_sound(builder, samples, tokenizer):
-    example = replace(builder, heard_as_text=True)(Draw(samples[1], "s2t", 0, 7))
+    example = builder(Draw(samples[1], "s2t", 0, 7, as_text=True))
     assert not example.mels and (example.kinds != AUDIO).all()
     read_text = tokenizer.decode(example.ids[example.kinds == TEXT].tolist())
     assert f"sad old male cough: {samples[1].text}" in read_text
 
 
 def test_spread_text_is_the_same_text_between_blanks(builder, samples, tokenizer):
-    plain = replace(builder, heard_as_text=True)
     blank = tokenizer.encode("<|endoftext|>")[0]
-    spread = replace(plain, spread=2.0, blank=blank)
+    spread = replace(builder, spread=2.0, blank=blank)
     lengths = set()
     for seed in range(8):
-        draw = Draw(samples[1], "s2t", 0, seed)
+        draw = Draw(samples[1], "s2t", 0, seed, as_text=True)
         ids = spread(draw).ids
-        assert ids[ids != blank].tolist() == plain(draw).ids.tolist()
+        assert ids[ids != blank].tolist() == builder(draw).ids.tolist()
         lengths.add(len(ids))
     assert len(lengths) > 2
 

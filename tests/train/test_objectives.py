@@ -107,8 +107,8 @@ def test_the_text_stage_needs_no_sound(recipe, corpus, tmp_path):
     manifest = tmp_path / "text.jsonl"
     rows = (corpus / "manifest.jsonl").read_text().replace('"audio"', '"no_audio"')
     manifest.write_text(rows)
-    data = {"sources": [{"path": str(manifest), "tasks": {"s2t_think_label": 1, "asr": 1}}]}
-    objective = build(recipe("speech_llm", data=data | {"heard_as_text": True, "spread": 1.5, "pool": 4}))
+    data = {"sources": [{"path": str(manifest), "tasks": {"s2t_think_label": 1, "asr": 1}, "as_text": True}]}
+    objective = build(recipe("speech_llm", data=data | {"spread": 1.5, "pool": 4}))
     batch = objective.batches.next()
     assert not len(batch.mel) and torch.isfinite(objective.loss(batch).total)
 

@@ -17,6 +17,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,8 +32,9 @@ from echat.audio.waveform import write
 from echat.checkpoint import atomic_path
 from echat.config import Config, load_config, save_config
 from echat.corpus.events import real_clips
+from echat.corpus.loosening import jumble, loosen
 from echat.corpus.questions import CONDITIONS, Question, render
-from echat.corpus.real import prompt_texts, write_real_manifest
+from echat.corpus.real import prompt_texts, real_rows, write_real_manifest
 from echat.corpus.scenarios import dialogues, load_scenarios, pairs
 from echat.corpus.voices import REPLY_VOICE, speak
 
@@ -52,6 +54,8 @@ class BuildConfig(Config):
     data_pack: Path | None = None  # of real recordings: sound events, prompts to read, real speech
     sets: tuple[SetName, ...] = SETS
     text: int = Field(40000, ge=1)  # dialogues to read
+    text_loose: float = Field(0.5, ge=0, le=1)  # share of them in a freer wording
+    jumbles: int = Field(20000, ge=0)  # texts of words in no order, to learn to copy from
     train: int = Field(8000, ge=1)  # questions
     dev: int = Field(200, ge=1)
     test: int = Field(360, ge=3)  # besides the pairs
@@ -120,12 +124,32 @@ def build_corpus(config: BuildConfig, progress: Progress | None = None) -> Path:
 
 
 def _write_text(config: BuildConfig) -> None:
-    """Dialogues without sound; other ones than those spoken."""
+    """Dialogues without sound, other ones than those spoken, half of them in freer words; and jumbles."""
     folder = config.folder / "text"
     folder.mkdir(exist_ok=True)
-    for split, file, count in (("train", "manifest.jsonl", config.text), ("dev", "dev.jsonl", config.dev)):
-        rows = dialogues(split, count, config.seed + 1)
-        _write_lines(folder / file, [{**asdict(dialogue), "split": split} for dialogue in rows])
+    rng = random.Random(config.seed)
+    words = _words(config)
+    train = [
+        loosen(dialogue, words, rng) if rng.random() < config.text_loose else dialogue
+        for dialogue in dialogues("train", config.text, config.seed + 1)
+    ]
+    rows = [{**asdict(dialogue), "split": "train"} for dialogue in train]
+    rows += [
+        jumble(f"jumble-{index:06d}", words, rng) | {"split": "train"} for index in range(config.jumbles)
+    ]
+    _write_lines(folder / "manifest.jsonl", rows)
+    dev = dialogues("dev", config.dev, config.seed + 1)
+    _write_lines(folder / "dev.jsonl", [{**asdict(dialogue), "split": "dev"} for dialogue in dev])
+
+
+def _words(config: BuildConfig) -> list[str]:
+    """Every word of the training sentences, the replies and the real recordings."""
+    texts = [text for one in load_scenarios() for made in one.wordings("train").values() for text in made]
+    texts += [reply for one in load_scenarios() for reply in one.replies.values()]
+    if config.data_pack is not None:
+        rows = real_rows(config.data_pack)
+        texts += [row["text"] for row in rows if row["split"] == "train" and row["text"]]
+    return sorted({word for text in texts for word in text.replace(",", " ").split()})
 
 
 def build_held_out(folder: Path | str, seed: int = 1, workers: int = 1) -> Path:

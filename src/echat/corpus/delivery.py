@@ -66,7 +66,7 @@ def draw_speaker(age: str, gender: str | None, rng: np.random.Generator) -> Spea
         f0, tract = rng.uniform(172.0, 228.0), rng.uniform(1.10, 1.19)
     else:
         f0, tract = rng.uniform(86.0, 134.0), rng.uniform(0.94, 1.03)
-    return Speaker(f0, tract * (0.97 if is_old else 1.0), is_old)
+    return Speaker(f0, tract * (0.95 if is_old else 1.0), is_old)
 
 
 def draw_delivery(emotion: str, speaker: Speaker, rng: np.random.Generator) -> Delivery:
@@ -96,12 +96,12 @@ _MOODS: dict[str, dict[str, tuple[float, float]]] = {
     ),
     "fear": dict(
         pitch=(1.15, 1.23), spread=(1.0, 1.5), glide=(0.0, 1.0), tremor=(0.9, 1.3), tremor_hz=(6.8, 8.2),
-        shake_db=(2.0, 3.5), breath=(0.22, 0.34), tilt=(-0.8, 0.2), tempo=(1.06, 1.16),
+        shake_db=(2.0, 3.5), breath=(0.28, 0.40), tilt=(-0.8, 0.2), tempo=(1.06, 1.16),
         loudness_db=(-4.5, -2.5),
     ),
     "surprise": dict(
-        pitch=(1.10, 1.18), spread=(2.2, 2.8), glide=(-1.0, 0.0), final_rise=(8.0, 11.0),
-        tilt=(0.0, 1.0), tempo=(0.94, 1.02), loudness_db=(0.5, 2.5),
+        pitch=(1.14, 1.22), spread=(2.2, 2.8), glide=(-1.0, 0.0), final_rise=(11.0, 14.0),
+        tilt=(0.4, 1.4), tempo=(0.92, 1.00), loudness_db=(1.0, 3.0),
     ),
 }  # fmt: skip
 
@@ -111,12 +111,12 @@ def _aged(delivery: Delivery, rng: np.random.Generator) -> Delivery:
     return replace(
         delivery,
         tempo=delivery.tempo * rng.uniform(0.84, 0.91),
-        tremor=max(delivery.tremor, rng.uniform(0.8, 1.2)),
+        tremor=max(delivery.tremor, rng.uniform(1.1, 1.6)),
         tremor_hz=rng.uniform(4.0, 5.0) if not delivery.tremor else delivery.tremor_hz,
-        shake_db=rng.uniform(3.5, 5.0),
-        jitter=delivery.jitter + rng.uniform(0.2, 0.35),
-        breath=min(0.45, delivery.breath + rng.uniform(0.06, 0.12)),
-        tilt=delivery.tilt - rng.uniform(0.3, 0.8),
+        shake_db=rng.uniform(4.0, 6.0),
+        jitter=delivery.jitter + rng.uniform(0.3, 0.45),
+        breath=min(0.5, delivery.breath + rng.uniform(0.12, 0.20)),
+        tilt=delivery.tilt - rng.uniform(0.8, 1.4),
     )
 
 

@@ -163,9 +163,6 @@ class DialogueBuilder:
     sounds: Sounds
     profile: Profile = "echat"
     augment: AugmentConfig | None = None
-    heard_as_text: bool = (
-        False  # pre-training of the language model: words and cues stand in the place of sound
-    )
     max_positions: int = 2000  # longer dialogues are refused
     spelled_languages: tuple[str, ...] = ()  # speech in these languages also comes with its words as text ids
     spread: float = (
@@ -177,11 +174,12 @@ class DialogueBuilder:
         task = get_task(draw.task)
         sample = draw.sample
         rng = np.random.default_rng(draw.seed)
-        past = [self._mel(turn.audio, rng) for turn in sample.history]
-        audio = self._mel(sample.audio, rng) if task.hears == "audio" else None
-        conversation = conversation_of(sample, task, audio, past, self.heard_as_text)
+        hears = task.hears == "audio" and not draw.as_text
+        past = [None if draw.as_text else self._mel(turn.audio, rng) for turn in sample.history]
+        audio = self._mel(sample.audio, rng) if hears else None
+        conversation = conversation_of(sample, task, audio, past, draw.as_text)
         segments = render(conversation, task, self.tokenizer, self.vocabulary, self.profile)
-        if self.heard_as_text and self.spread and rng.random() < SPREAD_SHARE:
+        if draw.as_text and self.spread and rng.random() < SPREAD_SHARE:
             segments = self._spread(segments, rng)
         example = lay_out(segments, sample.key, task, self.vocabulary)
         if len(example.ids) > self.max_positions:
@@ -218,7 +216,7 @@ class DialogueBuilder:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else None
 
     def _mel(self, ref: AudioRef | None, rng: np.random.Generator) -> np.ndarray | None:
-        if ref is None or self.heard_as_text:
+        if ref is None:
             return None
         return self.sounds.mel(ref, self.augment, rng)
 

@@ -27,6 +27,7 @@ class SourceConfig(Config):
     spoken_form: bool = False  # texts to lower case without punctuation
     min_seconds: float = 0.1  # records outside these bounds are left out (where the duration is stated)
     max_seconds: float = 30.0
+    as_text: bool = False  # words and cues as text in the place of the question's sound
     optional: bool = False  # the mixture goes on without the source when its file is not there
 
 
@@ -51,12 +52,12 @@ def _wanted(sample: Sample, config: SourceConfig) -> bool:
     return sample.seconds is None or config.min_seconds <= sample.seconds <= config.max_seconds
 
 
-def mixture_pairs(configs: Sequence[SourceConfig], seed: int, heard_as_text: bool = False) -> list[Pair]:
+def mixture_pairs(configs: Sequence[SourceConfig], seed: int) -> list[Pair]:
     """(source, task) pairs with the samples that can serve the task."""
-    return [pair for config in configs for pair in _source_pairs(config, seed, heard_as_text)]
+    return [pair for config in configs for pair in _source_pairs(config, seed)]
 
 
-def _source_pairs(config: SourceConfig, seed: int, heard_as_text: bool) -> list[Pair]:
+def _source_pairs(config: SourceConfig, seed: int) -> list[Pair]:
     from pathlib import Path
 
     if config.optional and not Path(config.path).is_file():
@@ -67,8 +68,8 @@ def _source_pairs(config: SourceConfig, seed: int, heard_as_text: bool) -> list[
     pairs = []
     for name, weight in tasks.items():
         task = get_task(name)
-        able = [s for s in samples if s.task in (None, name) and serves(s, task, heard_as_text)]
-        pairs.append(Pair(config.path, name, able, config.weight * weight / total, seed))
+        able = [s for s in samples if s.task in (None, name) and serves(s, task, config.as_text)]
+        pairs.append(Pair(config.path, name, able, config.weight * weight / total, seed, config.as_text))
     return pairs
 
 
@@ -83,6 +84,6 @@ def _own_tasks(samples: Sequence[Sample]) -> dict[str, float]:
     return counts
 
 
-def mixture(configs: Sequence[SourceConfig], seed: int, heard_as_text: bool = False) -> MixtureStream:
+def mixture(configs: Sequence[SourceConfig], seed: int) -> MixtureStream:
     """The endless mixture of all sources."""
-    return MixtureStream(mixture_pairs(configs, seed, heard_as_text))
+    return MixtureStream(mixture_pairs(configs, seed))

@@ -24,19 +24,29 @@ class Draw:
     task: str
     epoch: int  # how many times the pair had been through before
     seed: int  # of the sample's own random stream
+    as_text: bool = False  # words and cues as text in the place of the question's sound
 
 
 class Pair:
     """The samples of one source that can serve one task, in an order reshuffled each epoch."""
 
-    def __init__(self, name: str, task: str, samples: Sequence[Sample], weight: float, seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        task: str,
+        samples: Sequence[Sample],
+        weight: float,
+        seed: int,
+        as_text: bool = False,
+    ) -> None:
         if not samples:
             raise DataError(
                 f"source {name}, task {task}: no record has what the task needs; remove it or add data"
             )
         if weight <= 0:
             raise DataError(f"source {name}, task {task}: expected a weight above 0, found {weight}")
-        self.name = f"{name}:{task}"
+        self.name = f"{name}:{task}:text" if as_text else f"{name}:{task}"
+        self.as_text = as_text
         self.task = task
         self.samples = samples
         self.weight = weight
@@ -51,9 +61,8 @@ class Pair:
     def draw(self, position: int) -> Draw:
         epoch, index = divmod(position, len(self.samples))
         chosen = self.order(epoch)[index]
-        return Draw(
-            self.samples[chosen], self.task, epoch, (self.seed * 1_000_003 + epoch) * 1_000_003 + chosen
-        )
+        seed = (self.seed * 1_000_003 + epoch) * 1_000_003 + chosen
+        return Draw(self.samples[chosen], self.task, epoch, seed, self.as_text)
 
 
 class MixtureStream:

@@ -40,10 +40,7 @@ class DataConfig(Config):
     sources: tuple[SourceConfig, ...]
     validation: tuple[SourceConfig, ...] = ()
     validation_records: int = 32  # per source and task
-    heard_as_text: bool = (
-        False  # words and cues as text in the place of sound: pre-training of the language model
-    )
-    spread: float = Field(0.0, ge=0)  # with heard_as_text: mean count of blanks before each id heard
+    spread: float = Field(0.0, ge=0)  # of sources as text: mean count of blanks before each id heard
     augment: AugmentConfig | None = None
     batch_cost: int = 4000  # work per micro-batch: count x (longest sequence + its mel frames / 4)
     pool: int = 256  # samples sorted by length together
@@ -87,7 +84,7 @@ class SpeechLLMObjective:
         self._sounds = Sounds()
         self._encoder_side = CachedTokenizer(self.tokenizer)
         data = recipe.data
-        stream = MixtureStream(mixture_pairs(data.sources, recipe.seed, data.heard_as_text))
+        stream = MixtureStream(mixture_pairs(data.sources, recipe.seed))
         self.batches: PooledBatches[DialogueExample, DialogueBatch] = PooledBatches(
             stream, self._builder(data.augment), collate_dialogues, data.batch_cost, data.pool, recipe.seed
         )
@@ -100,7 +97,6 @@ class SpeechLLMObjective:
             self._sounds,
             self.recipe.profile,
             augment,
-            data.heard_as_text,
             data.max_positions,
             self.recipe.spell_languages if self.recipe.spell_weight else (),
             data.spread,
@@ -109,7 +105,7 @@ class SpeechLLMObjective:
 
     def validation(self) -> list[DialogueBatch]:
         data = self.recipe.data
-        draws = once(mixture_pairs(data.validation, 0, data.heard_as_text), data.validation_records)
+        draws = once(mixture_pairs(data.validation, 0), data.validation_records)
         return fixed_batches(draws, self._builder(None), collate_dialogues, data.batch_cost)
 
     def loss(self, batch: DialogueBatch) -> Loss:
