@@ -5,6 +5,7 @@
 #   runs/tiny.sh                                  # everything
 #   runs/tiny.sh stage1 stage2                    # these stages only
 #   MINUTES_stage1=60 runs/tiny.sh                # a budget in minutes, per stage
+#   RANKS=2 runs/tiny.sh                          # every stage in two processes, gradients summed
 #   DEVICE=cuda PRECISION=bf16 runs/tiny.sh       # on a GPU
 #   DATA_PACK=../data runs/tiny.sh                # with real recordings beside the synthetic ones
 set -euo pipefail
@@ -15,8 +16,9 @@ OUT=exp/tiny
 DEVICE=${DEVICE:-cpu}
 THREADS=${THREADS:-1} # two processes of one thread beat one process of two
 export OMP_NUM_THREADS=$THREADS
+RANKS=${RANKS:-1}
 
-all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder llm_text llm_tts stage1 stage2 stage3 flow vocoder pack)
+all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder llm spelling stage1 stage2 stage3 flow vocoder pack)
 stages=("$@")
 [ $# -gt 0 ] || stages=("${all[@]}")
 
@@ -26,7 +28,7 @@ corpus() {
 
 text_tokenizer() {
   [ -f $OUT/text_tokenizer/tokenizer.json ] ||
-    "$PYTHON" -m echat.data.text_tokenizer $OUT/text_tokenizer $OUT/corpus/text/manifest.jsonl --size 2560
+    "$PYTHON" -m echat.data.text_tokenizer $OUT/text_tokenizer $OUT/corpus/text/manifest.jsonl --size 800
 }
 
 speech_ids() {
@@ -47,7 +49,9 @@ learn() { # one training stage: recipe of the same name, resumed when it had beg
   local overrides=("device=$DEVICE" "threads=$THREADS")
   [ -n "${PRECISION:-}" ] && overrides+=("precision=$PRECISION")
   [ -n "${!minutes:-}" ] && overrides+=("budget={minutes: ${!minutes}}")
-  "$PYTHON" -m echat.train "recipes/tiny/$name.yaml" "${overrides[@]}" --resume
+  local launcher=("$PYTHON")
+  [ "$RANKS" -gt 1 ] && launcher+=(-m torch.distributed.run --standalone --nproc-per-node "$RANKS")
+  "${launcher[@]}" -m echat.train "recipes/tiny/$name.yaml" "${overrides[@]}" --resume
   [ -d "$OUT/$name/model" ] || { echo "$name: stopped before its end; run again to go on"; exit 1; }
 }
 
@@ -61,7 +65,7 @@ pack() { # the folder that the package ships; the voice is that of any recorded 
 for stage in "${stages[@]}"; do
   case $stage in
     corpus | text_tokenizer | speech_ids | pack) "$stage" ;;
-    tokenizer | encoder_first | encoder | llm_text | llm_tts | stage1 | stage2 | stage3 | flow | vocoder) learn "$stage" ;;
+    tokenizer | encoder_first | encoder | llm | spelling | stage1 | stage2 | stage3 | flow | vocoder) learn "$stage" ;;
     *) echo "stage: expected one of ${all[*]}, found $stage" >&2; exit 2 ;;
   esac
 done

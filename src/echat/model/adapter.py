@@ -41,6 +41,8 @@ class Adapter(nn.Module):
             for _ in range(config.blocks)
         )
         self.final_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+        if not self.input_norm.weight.is_meta:  # from nothing: or what the blocks add is drowned by the scale
+            nn.init.constant_(self.input_norm.weight, 1.0 / self.scale)
 
     def embed(self, frames: Tensor) -> Tensor:
         """(B, D, input_dim) -> (B, D, dim), before the first block."""

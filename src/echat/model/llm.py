@@ -33,6 +33,7 @@ class LLMConfig(Config):
     norm_eps: float = 1e-6  # of every RMSNorm
     max_positions: int = 32768  # longest sequence
     tie_embeddings: bool = True  # the text head is the text table
+    table_std: float = 0.02  # of a fresh text table; dim ** -0.5 gives rows of length 1
 
     def to_transformers(self) -> "Qwen2Config":
         """The same shape as a transformers configuration."""
@@ -117,6 +118,8 @@ class LanguageModel(nn.Module):
         settings._attn_implementation = "sdpa"
         self.model = Qwen2Model(settings)
         self.head_dim = config.dim // config.heads
+        if not self.model.embed_tokens.weight.is_meta:
+            nn.init.normal_(self.model.embed_tokens.weight, std=config.table_std)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
 

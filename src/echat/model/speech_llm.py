@@ -55,6 +55,7 @@ class SpeechLLM(nn.Module):
             nn.init.normal_(self.speech_embedding.weight, std=0.02)  # as the text table of Qwen2
             nn.init.normal_(self.speech_head.weight, std=0.02)
             nn.init.zeros_(self.speech_head.bias)
+            nn.init.normal_(self.projection.weight, std=0.1 * config.adapter.dim**-0.5)  # as small as text
 
     def encode(self, mel: Tensor, mel_lens: Tensor, released_padding: bool = False) -> tuple[Tensor, Tensor]:
         """Hear: mel (B, T, n_mels), mel_lens (B,) -> frames (B, D, dim), lens (B,), D = `llm_frames(T)`.
