@@ -32,7 +32,8 @@ from echat.train.objective import Loss
 from echat.train.recipe import Recipe
 from echat.train.start import WHOLE, init_from
 
-SPELL_SCALE = 10.0  # score of a frame that equals a text vector, in :meth:`SpeechLLMObjective._spelling`
+SPELL_SCALE = 12.0  # score of a frame that points where a text vector points
+SPELL_LENGTH = 0.02  # weight of the squared distance of a frame's length from that of the text vectors
 
 
 class DataConfig(Config):
@@ -135,22 +136,26 @@ class SpeechLLMObjective:
     def _spelling(self, frames: Tensor, lens: Tensor, batch: DialogueBatch) -> Loss:
         """CTC of words and cues over the text table, the end-of-document id as blank.
 
-        A frame that equals a row of the table scores about ``SPELL_SCALE`` for it, so sound is drawn to where
-        the language model expects text. Clips too short for their text count 0.
+        The score is that of the angle, so the only way to be sure of an id is to point where its row points,
+        and the length is drawn to that of the rows: sound comes to lie where the language model expects text.
+        (Free scores would be learnt by frames that lie elsewhere.) Clips too short for their text count 0.
         """
         known = batch.heard_lens >= 0
         if not bool(known.any()):
             return Loss(frames.sum() * 0.0, 0.0)
         table = self.module.llm.text_embedding.weight.detach()
-        scale = SPELL_SCALE / table.square().sum(-1).mean()
-        scores = F.linear(frames[known] * scale, table).float()  # (known clips, D, V)
+        spelled = frames[known].float()  # (known clips, D, dim)
+        scores = SPELL_SCALE * F.linear(F.normalize(spelled, dim=-1), F.normalize(table.float(), dim=-1))
         log_probs = scores.log_softmax(-1).transpose(0, 1)
         units, unit_lens = batch.heard[known], batch.heard_lens[known]
         loss = F.ctc_loss(
             log_probs, units, lens[known], unit_lens, self._blank, reduction="sum", zero_infinity=True
         )
         count = float(unit_lens.sum())
-        return Loss(loss, count, {"spelling": (loss.detach(), count)})
+        heard = torch.arange(frames.shape[1], device=lens.device) < lens[known][:, None]
+        beyond = spelled.norm(dim=-1) / table.float().norm(dim=1).mean() - 1.0
+        total = loss + SPELL_LENGTH * (beyond.square() * heard).sum()
+        return Loss(total, count, {"spelling": (loss.detach(), count)})
 
     def _target_losses(self, hidden: Tensor, batch: DialogueBatch) -> tuple[Tensor, Tensor]:
         """Cross-entropy of each target and its dialogue's number; logits are made at these positions only."""
