@@ -6,7 +6,7 @@ place in the data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from echat.dialogue.vocabulary import Tokenizer, Vocabulary
 
 PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3  # what stands at a position of the language model
 IGNORE = -100  # label of a position that predicts nothing
-SPREAD_SHARE = 0.7  # of the texts in the place of sound that are spread, when any are
+SPREAD_SHARE = 0.6  # of the texts in the place of sound that are spread, when any are
 ENCODER_SHARE = 4  # mel frames that cost about as much as one position of the language model
 
 
@@ -169,6 +169,7 @@ class DialogueBuilder:
         0.0  # heard as text: mean count of blanks before each id, so that text lies as thin as sound
     )
     blank: int = 0  # the id between spread ones
+    learn_heard: bool = False  # text in the place of sound is itself to be predicted, where it is not spread
 
     def __call__(self, draw: Draw) -> DialogueExample:
         task = get_task(draw.task)
@@ -180,7 +181,9 @@ class DialogueBuilder:
         conversation = conversation_of(sample, task, audio, past, draw.as_text)
         segments = render(conversation, task, self.tokenizer, self.vocabulary, self.profile)
         if draw.as_text and self.spread and rng.random() < SPREAD_SHARE:
-            segments = self._spread(segments, rng)
+            segments = self._at_heard(segments, lambda text: self._thin(text, rng))
+        elif draw.as_text and self.learn_heard and sample.reply:
+            segments = self._at_heard(segments, lambda text: replace(text, learn=True))
         example = lay_out(segments, sample.key, task, self.vocabulary)
         if len(example.ids) > self.max_positions:
             raise DataError(
@@ -193,15 +196,16 @@ class DialogueBuilder:
             example = replace(example, heard=(*unknown, self._spell(sample)))
         return example
 
-    def _spread(self, segments: Sequence[Segment], rng: np.random.Generator) -> list[Segment]:
-        """Blanks among the ids that stand between the markers of the user's sound."""
+    def _at_heard(self, segments: Sequence[Segment], change: Callable[[Text], Text]) -> list[Segment]:
+        """The segments, the text between the markers of the user's sound changed."""
         marker = Speech((self.vocabulary.user_audio_begin,))
         return [
-            self._thin(segment, rng) if isinstance(segment, Text) and before == marker else segment
+            change(segment) if isinstance(segment, Text) and before == marker else segment
             for before, segment in zip([None, *segments], segments)
         ]
 
     def _thin(self, text: Text, rng: np.random.Generator) -> Text:
+        """Blanks among the ids."""
         gaps = rng.geometric(1.0 / (1.0 + self.spread), size=len(text.ids) + 1) - 1
         ids: list[int] = []
         for gap, id_ in zip(gaps, text.ids):

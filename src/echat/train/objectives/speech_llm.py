@@ -43,6 +43,7 @@ class DataConfig(Config):
     validation: tuple[SourceConfig, ...] = ()
     validation_records: int = 32  # per source and task
     spread: float = Field(0.0, ge=0)  # of sources as text: mean count of blanks before each id heard
+    learn_heard: bool = False  # predict the words of sources as text as well: what is said belongs together
     augment: AugmentConfig | None = None
     batch_cost: int = 4000  # work per micro-batch: count x (longest sequence + its mel frames / 4)
     pool: int = 256  # samples sorted by length together
@@ -90,11 +91,12 @@ class SpeechLLMObjective:
         self._encoder_side = CachedTokenizer(self.tokenizer)
         data = recipe.data
         stream = MixtureStream(mixture_pairs(data.sources, recipe.seed))
+        build = self._builder(data.augment, data.learn_heard)
         self.batches: PooledBatches[DialogueExample, DialogueBatch] = PooledBatches(
-            stream, self._builder(data.augment), collate_dialogues, data.batch_cost, data.pool, recipe.seed
+            stream, build, collate_dialogues, data.batch_cost, data.pool, recipe.seed
         )
 
-    def _builder(self, augment: AugmentConfig | None) -> DialogueBuilder:
+    def _builder(self, augment: AugmentConfig | None, learn_heard: bool = False) -> DialogueBuilder:
         data = self.recipe.data
         return DialogueBuilder(
             self._encoder_side,
@@ -106,6 +108,7 @@ class SpeechLLMObjective:
             self.recipe.spell_languages if self.recipe.spell_weight else (),
             data.spread,
             self._blank,
+            learn_heard,
         )
 
     def validation(self) -> list[DialogueBatch]:
