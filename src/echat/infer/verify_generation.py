@@ -106,7 +106,7 @@ class Dictated(Writing):
 
     def next_id(self, logits: Tensor) -> int:
         self.choices.append(self._choose_speech(logits) if self.next_is_speech else self._choose_text(logits))
-        self._push(self.script[len(self.ids)])
+        self.push(self.script[len(self.ids)])
         if len(self.ids) == len(self.script):
             self.finish_reason = self.finish_reason or "length"
         return self.ids[-1]
