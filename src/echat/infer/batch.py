@@ -81,9 +81,9 @@ class Batch:
             if strand.is_over:
                 strand.end(self.model, self.rows.row(row))
                 self.rows.leave(row)
-                for kept in (self.strands, self._hidden):  # the last row takes the number
-                    kept[row] = kept[-1]
-                    kept.pop()
+                self.strands[row], self._hidden[row] = self.strands[-1], self._hidden[-1]  # as the rows do
+                self.strands.pop()
+                self._hidden.pop()
                 over.append(strand)
         return over
 

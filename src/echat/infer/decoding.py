@@ -4,6 +4,7 @@
 slow uncached loops all drive the same one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -160,3 +161,18 @@ class Writing:
         """What can be spoken: the speech ids without boundaries."""
         boundary = self.plan.vocabulary.speech_boundary
         return [id_ for id_ in self.speech_ids if id_ != boundary]
+
+
+@dataclass
+class Dictated(Writing):
+    """Writes the ids of a script whatever it would have chosen, and keeps those choices."""
+
+    script: Sequence[int] = ()
+    choices: list[int] = field(default_factory=list)
+
+    def next_id(self, logits: Tensor) -> int:
+        self.choices.append(self._choose_speech(logits) if self.next_is_speech else self._choose_text(logits))
+        self.push(self.script[len(self.ids)])
+        if len(self.ids) == len(self.script):
+            self.finish_reason = self.finish_reason or "length"
+        return self.ids[-1]

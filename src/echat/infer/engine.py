@@ -120,8 +120,8 @@ class Engine:
 
         def strands() -> Iterator[Strand]:
             for start in range(0, len(requests), rows):  # sounds are encoded `rows` at a time
-                for strand in self.strands(requests[start : start + rows], shared):
-                    rows_of[strand] = len(rows_of) + len(replies)
+                for row, strand in enumerate(self.strands(requests[start : start + rows], shared), start):
+                    rows_of[strand] = row
                     yield strand
 
         for strand in Batch(self.model, rows).run(strands()):

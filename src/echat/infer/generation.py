@@ -89,7 +89,13 @@ def write(model: SpeechLLM, embeds: Tensor, writing: Writing) -> Iterator[tuple[
 def run(model: SpeechLLM, strand: Strand) -> Iterator[Step]:
     """Write the reply of a strand, step by step, until it is over."""
     read_prompt(model, strand)
-    yield from _run(model, strand)
+    step = None
+    while not strand.is_over:
+        if step is not None:
+            _read_back(model, strand, step)
+        assert strand.hidden is not None
+        (step,) = write_next(model, strand.hidden[None], [strand.writing])
+        yield step
     strand.end(model, strand.cache)
 
 
@@ -99,18 +105,11 @@ def read_prompt(model: SpeechLLM, strand: Strand) -> None:
         read(model, strand, READ_CHUNK, ROOM)
 
 
-def _run(model: SpeechLLM, strand: Strand) -> Iterator[Step]:
-    while not strand.is_over:
-        assert strand.hidden is not None
-        (step,) = write_next(model, strand.hidden[None], [strand.writing])
-        yield step
-        if strand.is_over:
-            return
-        with torch.inference_mode():
-            assert strand.cache is not None
-            embeds = embed_id(model, step.id, step.is_speech)
-            hidden, strand.cache = model.llm.extend(embeds, strand.cache)
-        strand.hidden = hidden[0, -1]
+@torch.inference_mode()
+def _read_back(model: SpeechLLM, strand: Strand, step: Step) -> None:
+    assert strand.cache is not None
+    hidden, strand.cache = model.llm.extend(embed_id(model, step.id, step.is_speech), strand.cache)
+    strand.hidden = hidden[0, -1]
 
 
 @torch.inference_mode()

@@ -50,7 +50,7 @@ def fingerprint(audio: Any) -> bytes:
         digest.update(_bytes_of(Path(audio)))
     elif isinstance(audio, Tensor):
         digest.update(f"{audio.dtype} {tuple(audio.shape)}".encode())
-        digest.update(audio.detach().cpu().flatten().view(torch.uint8).numpy())
+        digest.update(audio.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     elif isinstance(audio, np.ndarray):
         digest.update(f"{audio.dtype} {audio.shape}".encode() + audio.tobytes())
     else:  # refused by name where it is read
