@@ -12,7 +12,7 @@ from echat.dialogue.tasks import DecodingDefaults, Sampling, get_task
 from echat.dialogue.thinking import LanguageThought
 from echat.dialogue.turns import AssistantTurn, Conversation, ask
 from echat.infer import decoding, events, generation, reference
-from echat.infer.engine import Engine, load, load_released
+from echat.infer.engine import Engine, load
 from echat.infer.sampling import greedy
 
 ASSETS = Path(__file__).parent.parent / "assets" / "model"
@@ -20,14 +20,6 @@ LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
 DRAWN = DecodingDefaults(LIVELY, LIVELY, max_new_ids=60)
 FORCED = DecodingDefaults(Sampling(sample=True, temperature=50.0), LIVELY, max_new_ids=1500)
 TASKS = ("asr", "s2t", "s2t_think_language", "s2s", "s2s_think_label", "s2s_stream", "t2t", "tts")
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    """The golden checkpoint: it ends its replies, thinks and speaks."""
-    engine = load_released(ASSETS / "tiny_echat.pt", ASSETS / "llm", "osum", encoder_heads=4)
-    engine.model.requires_grad_(False)
-    return engine
 
 
 def sound(samples: int, seed: int = 0) -> torch.Tensor:
@@ -100,13 +92,16 @@ def test_events_come_in_order_and_add_up(engine: Engine) -> None:
     golden_like = replace(engine, profile="reference")
     decoding = greedy(get_task("s2s_think_language").decoding_for("reference"))
     told = list(golden_like.reply(ask(audio=wave_a()), "s2s_think_language", decoding=decoding))
-    assert [type(event) for event in told] == [events.Thought, events.Text, events.SpeechIds, events.Done]
-    thought, text, speech, done = told
+    pieces = [event for event in told if isinstance(event, events.TextPiece)]
+    thought, text, speech, done = (event for event in told if event not in pieces)
+    assert told == [thought, *pieces, text, speech, done]
+    assert isinstance(text, events.Text) and isinstance(speech, events.SpeechIds)
     assert thought == events.Thought(LanguageThought("the speaker sounds happy"), wellformed=True)
     assert isinstance(done, events.Done) and done.finish_reason == "end"
     assert done.reply.thought == thought.thought and done.reply.text == text.text == "thank you"
     assert done.reply.speech_ids == speech.ids
-    assert set(done.seconds) == {"listen", "write", "speak", "total"}
+    assert set(done.seconds) == {"listen", "read", "write", "speak", "total"}
+    assert "".join(piece.text for piece in pieces) == text.text
 
 
 def wave_a() -> torch.Tensor:
@@ -225,44 +220,6 @@ def test_without_token2wav_nothing_is_said(engine: Engine) -> None:
     with pytest.raises(ValueError, match="token2wav"):
         engine.say("hello")
     assert engine.run(question("s2s"), "s2s", seed=1).waveform is None
-
-
-@pytest.fixture(scope="module")
-def speaking(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model folder that can speak, with one voice."""
-    from echat.token2wav.token2wav import Token2Wav, Token2WavConfig
-    from echat.token2wav.voice import VoicePrompt
-
-    config = Token2WavConfig.model_validate(
-        {
-            "speaker": "mel_stats",
-            "flow": {
-                "vocab_size": 32,
-                "input_size": 16,
-                "encoder": {
-                    "input_size": 16,
-                    "output_size": 16,
-                    "attention_heads": 2,
-                    "linear_units": 16,
-                    "num_blocks": 1,
-                },
-                "estimator": {
-                    "channels": [8, 8],
-                    "attention_head_dim": 4,
-                    "num_heads": 2,
-                    "n_blocks": 1,
-                    "num_mid_blocks": 1,
-                },
-            },
-            "vocoder": {"base_channels": 8, "f0_predictor": {"cond_channels": 8}},
-        }
-    )
-    torch.manual_seed(0)
-    token2wav = Token2Wav(config).eval()
-    token2wav.voices["anna"] = VoicePrompt(torch.tensor([1, 2, 3]), torch.zeros(10, 80), torch.randn(192))
-    folder = tmp_path_factory.mktemp("models") / "speaking"
-    replace(load(random_model), token2wav=token2wav).save(folder)
-    return folder
 
 
 def test_a_reply_is_spoken(speaking: Path) -> None:

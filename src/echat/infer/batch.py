@@ -1,63 +1,116 @@
-"""Many replies in one pass: prompts are padded on the left, rows leave the batch as they finish.
+"""Many replies side by side: new ones join and finished ones leave at any step.
 
-Legend: B rows still being written, L longest prompt, S positions read so far, dim width of the language
-model.
+Each reply has its own plan, its own chance and its own length; what it writes does not depend on who else is
+written. A round reads a bounded part of the prompts that wait, then writes one id of every reply.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from echat.infer.decoding import Plan, Writing
-from echat.infer.generation import embed_id, write_next
-from echat.model.llm import KVCache
+from echat.infer.decoding import Writing
+from echat.infer.generation import READ_CHUNK, Step, Strand, embed_id, read, write_next
+from echat.infer.rows import Rows
 from echat.model.speech_llm import SpeechLLM
 
-
-@torch.inference_mode()
-def generate_batch(
-    model: SpeechLLM,
-    prompts: Sequence[Tensor],
-    plans: Sequence[Plan],
-    generators: Sequence[torch.Generator | None],
-) -> list[Writing]:
-    """Prompts (1, L_i, dim) -> finished replies, row by row what `generate` writes for the prompt alone."""
-    writings = [Writing(plan, generator) for plan, generator in zip(plans, generators, strict=True)]
-    if not writings:
-        return []
-    embeds, mask = _pad_left(prompts)
-    positions = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
-    cache = model.llm.new_cache(len(writings), capacity=embeds.shape[1] + 256)
-    hidden, cache = model.llm.extend(embeds, cache, None if bool(mask.all()) else mask, positions)
-    rows = list(writings)
-    while True:
-        steps = [write_next(model, hidden[row, -1], writing) for row, writing in enumerate(rows)]
-        alive = [row for row, writing in enumerate(rows) if writing.finish_reason is None]
-        if not alive:
-            return writings
-        embeds = torch.cat([embed_id(model, steps[row].id, steps[row].is_speech) for row in alive])
-        positions = positions[:, -1:] + 1  # (B, 1)
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        if len(alive) < len(rows):
-            kept = torch.tensor(alive, device=mask.device)
-            cache, mask, positions = _select(cache, kept), mask[kept], positions[kept]
-            rows = [rows[row] for row in alive]
-        hidden, cache = model.llm.extend(embeds, cache, None if bool(mask.all()) else mask, positions)
+ROWS = 16
 
 
-def _pad_left(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(1, L_i, dim) each -> embeds (B, L, dim) and mask (B, L), True = keep; the last positions stand in
-    line."""
-    longest = max(prompt.shape[1] for prompt in prompts)
-    embeds = prompts[0].new_zeros(len(prompts), longest, prompts[0].shape[2])
-    mask = torch.zeros(len(prompts), longest, dtype=torch.bool, device=embeds.device)
-    for row, prompt in enumerate(prompts):
-        embeds[row, longest - prompt.shape[1] :] = prompt[0]
-        mask[row, longest - prompt.shape[1] :] = True
-    return embeds, mask
+class Batch:
+    """The replies of one loop. Not for several threads: see `scheduler` for that."""
 
+    def __init__(self, model: SpeechLLM, rows: int = ROWS, read_chunk: int = READ_CHUNK) -> None:
+        """At most `rows` are written at once, the others wait in line; a round reads at most `read_chunk`
+        positions."""
+        if rows < 1 or read_chunk < 1:
+            raise ValueError(f"batch: expected at least one row and position, found {rows} and {read_chunk}")
+        self.model, self.max_rows, self.read_chunk = model, rows, read_chunk
+        self.line: deque[Strand] = deque()  # prompts not yet read, the first perhaps in part
+        self.strands: list[Strand] = []  # being written, as the rows of the storage
+        self.rows = Rows(model.llm)
+        self._hidden: list[Tensor] = []  # (dim,) each: last position of every row
 
-def _select(cache: KVCache, rows: Tensor) -> KVCache:
-    return replace(cache, keys=cache.keys[:, rows], values=cache.values[:, rows])
+    @property
+    def is_idle(self) -> bool:
+        """Is there nothing to do?"""
+        return not self.line and not self.strands
+
+    def add(self, strand: Strand) -> None:
+        """Put a reply in line."""
+        self.line.append(strand)
+
+    def step(self) -> list[tuple[Strand, Step | None]]:
+        """One round: what was written, and without a step whatever is over, after its last step."""
+        told: list[tuple[Strand, Step | None]] = [(strand, None) for strand in self._drop()]
+        self._read()
+        if self.strands:
+            told += zip(self.strands, write_next(self.model, torch.stack(self._hidden), self._writings()))
+            told += [(strand, None) for strand in self._drop()]
+            self._extend()
+        return told
+
+    def run(self, strands: Iterable[Strand]) -> Iterator[Strand]:
+        """Write all of them, taking from `strands` only when there is room; each as soon as it is over."""
+        waiting = iter(strands)
+        while True:
+            free = self.max_rows - len(self.strands) - len(self.line)
+            for strand in islice(waiting, free):
+                self.add(strand)
+            if self.is_idle:
+                return
+            yield from [strand for strand, step in self.step() if step is None]
+
+    def clear(self) -> list[Strand]:
+        """Give up everything; what was under way."""
+        left = [*self.line, *self.strands]
+        self.line.clear()
+        self.strands, self._hidden, self.rows = [], [], Rows(self.model.llm)
+        return left
+
+    def _drop(self) -> list[Strand]:
+        """Take out what is finished or cancelled, and free its memory."""
+        over = [strand for strand in self.line if strand.is_over]
+        for strand in over:
+            self.line.remove(strand)
+            strand.end(self.model, strand.cache)
+        for row in reversed(range(len(self.strands))):
+            strand = self.strands[row]
+            if strand.is_over:
+                strand.end(self.model, self.rows.row(row))
+                self.rows.leave(row)
+                self.strands[row], self._hidden[row] = self.strands[-1], self._hidden[-1]  # as the rows do
+                self.strands.pop()
+                self._hidden.pop()
+                over.append(strand)
+        return over
+
+    def _read(self) -> None:
+        """Read prompts from the head of the line, as far as there are rows and positions left."""
+        budget = self.read_chunk
+        while self.line and budget > 0 and len(self.strands) < self.max_rows:
+            strand = self.line[0]
+            budget -= read(self.model, strand, budget)
+            if strand.is_read:
+                self._join(self.line.popleft())
+
+    def _join(self, strand: Strand) -> None:
+        """The prompt is read: from here on the shared storage holds it."""
+        assert strand.cache is not None and strand.hidden is not None
+        self.rows.join(strand.cache)
+        self.strands.append(strand)
+        self._hidden.append(strand.hidden)
+        strand.cache = strand.hidden = None
+
+    @torch.inference_mode()
+    def _extend(self) -> None:
+        """Read what every row has just written."""
+        if not self.strands:
+            return
+        embeds = [embed_id(self.model, w.ids[-1], w.is_speech[-1]) for w in self._writings()]
+        self._hidden = list(self.rows.extend(torch.cat(embeds)).unbind())
+
+    def _writings(self) -> list[Writing]:
+        return [strand.writing for strand in self.strands]

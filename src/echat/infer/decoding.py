@@ -4,6 +4,7 @@
 slow uncached loops all drive the same one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,10 +17,10 @@ from echat.dialogue.vocabulary import Vocabulary
 from echat.infer import sampling
 from echat.infer.sampling import AgeSlot, RepeatGuard
 
-FinishReason = Literal["end", "length", "loop"]
+FinishReason = Literal["end", "length", "loop", "cancelled"]
 
-# Limits against runaway speech in our own profile. A spoken text id takes about 6 speech ids; silence may
-# last.
+# Limits against runaway speech, which the reference lacks. A spoken text id takes about 6 speech ids;
+# silence may last.
 GUARD_RUN = 15  # the same id in a row: 0.6 s
 GUARD_WINDOW, GUARD_COUNT = 40, 30
 LOOP_LENGTHS = range(2, 26)  # ids in a repeated stretch: up to 1 s
@@ -49,18 +50,23 @@ class Plan:
         decoding: DecodingDefaults | None = None,
         read_aloud: int = 0,
     ) -> "Plan":
-        """The rules of a profile: the reference as it is; ours guard against what can go wrong."""
+        """The rules of a profile: the reference as it is; the others guard against what can go wrong there.
+
+        The reference forces an age after any text that reads like the age slot; a slot is in label thoughts
+        alone.
+        """
         decoding = decoding or task.decoding_for(profile)
         slot = AgeSlot(vocabulary.age_trigger, vocabulary.age_allowed)
-        ours = profile == "echat"
+        ours = profile != "reference"
+        has_slot = decoding.constrain_age and (task.thinks == "label" or not ours)
         guard = RepeatGuard(vocabulary.codec_size, GUARD_RUN, GUARD_WINDOW, GUARD_COUNT)
         return cls(
             task,
             vocabulary,
             decoding,
-            age_slot=slot if decoding.constrain_age and slot.trigger and slot.allowed else None,
+            age_slot=slot if has_slot and slot.trigger and slot.allowed else None,
             guard=guard if ours else None,
-            force_boundary=profile != "reference" and task.writes_text,
+            force_boundary=ours and task.writes_text,
             bound_speech=ours,
             read_aloud=read_aloud,
         )
@@ -93,7 +99,7 @@ class Writing:
     def next_id(self, logits: Tensor) -> int:
         """Choose from the scores of the head that `next_is_speech` names, and take note."""
         chosen = self._choose_speech(logits) if self.next_is_speech else self._choose_text(logits)
-        self._push(chosen)
+        self.push(chosen)
         return chosen
 
     def _choose_text(self, logits: Tensor) -> int:
@@ -113,7 +119,8 @@ class Writing:
             logits = plan.guard.constrain(logits, self.speech_ids)
         return sampling.choose(logits, rule, self.generator)
 
-    def _push(self, chosen: int) -> None:
+    def push(self, chosen: int) -> None:
+        """Take note of an id, whoever chose it."""
         is_speech, vocabulary = self.next_is_speech, self.plan.vocabulary
         self.ids.append(chosen)
         self.is_speech.append(is_speech)
@@ -154,3 +161,18 @@ class Writing:
         """What can be spoken: the speech ids without boundaries."""
         boundary = self.plan.vocabulary.speech_boundary
         return [id_ for id_ in self.speech_ids if id_ != boundary]
+
+
+@dataclass
+class Dictated(Writing):
+    """Writes the ids of a script whatever it would have chosen, and keeps those choices."""
+
+    script: Sequence[int] = ()
+    choices: list[int] = field(default_factory=list)
+
+    def next_id(self, logits: Tensor) -> int:
+        self.choices.append(self._choose_speech(logits) if self.next_is_speech else self._choose_text(logits))
+        self.push(self.script[len(self.ids)])
+        if len(self.ids) == len(self.script):
+            self.finish_reason = self.finish_reason or "length"
+        return self.ids[-1]

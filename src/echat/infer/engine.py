@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -14,18 +15,20 @@ from torch import Tensor
 from echat.audio.waveform import read
 from echat.checkpoint import CheckpointError
 from echat.dialogue import thinking
-from echat.dialogue.rendering import Audio as AudioSegment
 from echat.dialogue.rendering import Segment, render
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task, get_task
-from echat.dialogue.turns import Conversation, UserTurn
+from echat.dialogue.turns import Conversation, Turn, UserTurn
 from echat.dialogue.understanding import parse_understanding
 from echat.dialogue.vocabulary import Vocabulary
 from echat.infer import events
+from echat.infer.batch import ROWS, Batch
 from echat.infer.decoding import Plan, Writing
 from echat.infer.events import Event, Reply, Understanding
-from echat.infer.generation import embed_prompt, generate
-from echat.infer.hearing import listen, to_mel
-from echat.infer.telling import Clock, Teller
+from echat.infer.generation import Strand, read_prompt, run
+from echat.infer.memory import Memory
+from echat.infer.prompting import prepare, shared_segments
+from echat.infer.replying import Request, finished, tell
+from echat.infer.telling import Clock
 from echat.model.model_folder import CONFIG_FILE, load_model, save_model
 from echat.model.osum_weights import load_osum
 from echat.model.speech_llm import SpeechLLM
@@ -63,35 +66,29 @@ class Engine:
         decoding: DecodingDefaults | None = None,
         voice: "VoicePrompt | str | None" = None,
         speak: bool = True,
+        stream: bool = False,
+        memory: Memory | None = None,
+        cancel: threading.Event | None = None,
     ) -> Iterator[Event]:
-        """Answer the last user turn: Thought, Text, SpeechIds ..., Audio, Done, each as soon as it is known.
+        """Answer the last user turn: Thought, TextPiece ..., Text, SpeechIds ..., Audio, Done, each as soon
+        as it is known.
 
         A user turn's `audio` is a path, a 16 kHz waveform (samples,) or a mel (frames, n_mels). `seed` makes
         chance repeatable. `decoding` replaces the task's defaults. `voice` is a voice of the model or a
-        prompt for another. Without `speak` the ids of speech are still written, but no waveform is made.
+        prompt for another. Without `speak` the ids of speech are still written, but no waveform is made; with
+        `stream` it comes in pieces while the ids are written.
+
+        `memory` spares work: what the reply to an earlier turn left (`Reply.memory`), what `read_ahead` gave,
+        or `Memory()` to begin a conversation that shall be remembered. Once `cancel` is set, the reply stops
+        before its next id; closing the iterator stops it as well.
         """
-        task = get_task(task)
         clock = Clock()
-        segments = self.render(conversation, task)
-        embeds = self.embed(segments)
+        request = Request(conversation, get_task(task), seed, decoding, voice, speak, stream, memory, cancel)
+        (strand,) = self.strands([request])
         clock.lap("listen")
-        plan = self.plan(conversation, task, decoding)
-        teller = Teller(self, task)
-        writing = None
-        for step, writing in generate(self.model, embeds, plan, _generator(seed)):
-            if step.is_speech and "write" not in clock.seconds:
-                clock.lap("write")
-            yield from teller.tell(writing)
-        assert writing is not None
-        yield from teller.tell(writing, is_last=True)
-        clock.lap("speak" if task.writes_speech and "write" in clock.seconds else "write")
-        reply = self.finish(writing, task)
-        if speak and self.token2wav is not None and reply.speech_ids:
-            reply = replace(reply, **self._synthesise(reply.speech_ids, voice, seed))
-            clock.lap("synthesise")
-            assert reply.waveform is not None and reply.rate is not None
-            yield events.Audio(reply.waveform, reply.rate)
-        yield events.Done(replace(reply, seconds=clock.total()))
+        read_prompt(self.model, strand)
+        clock.lap("read")
+        yield from tell(self, request, strand, run(self.model, strand), clock)
 
     def run(self, conversation: Conversation, task: str | Task, **settings: Any) -> Reply:
         """The finished reply; settings as for `reply`."""
@@ -108,22 +105,46 @@ class Engine:
         decoding: DecodingDefaults | None = None,
         voice: "VoicePrompt | str | None" = None,
         speak: bool = False,
+        rows: int = ROWS,
     ) -> list[Reply]:
-        """Many replies at once, each what `run` would give alone. Row i is drawn with `seed + i`."""
-        from echat.infer.batch import generate_batch
-
+        """Many replies, at most `rows` side by side, each what `run` would give alone. Row i is drawn with
+        `seed + i`."""
         task = get_task(task)
-        embeds = self.embed_many([self.render(conversation, task) for conversation in conversations])
-        plans = [self.plan(conversation, task, decoding) for conversation in conversations]
-        seeds = [None if seed is None else seed + row for row in range(len(plans))]
-        writings = generate_batch(self.model, embeds, plans, [_generator(s) for s in seeds])
-        replies = [self.finish(writing, task) for writing in writings]
-        if speak and self.token2wav is not None:
-            replies = [
-                replace(reply, **self._synthesise(reply.speech_ids, voice, s)) if reply.speech_ids else reply
-                for reply, s in zip(replies, seeds)
-            ]
-        return replies
+        requests = [
+            Request(conversation, task, None if seed is None else seed + row, decoding, voice, speak)
+            for row, conversation in enumerate(conversations)
+        ]
+        shared = [self.read_ahead((), task)] if len(requests) > 1 else []
+        rows_of: dict[Strand, int] = {}
+        replies: dict[int, Reply] = {}
+
+        def strands() -> Iterator[Strand]:
+            for start in range(0, len(requests), rows):  # sounds are encoded `rows` at a time
+                for row, strand in enumerate(self.strands(requests[start : start + rows], shared), start):
+                    rows_of[strand] = row
+                    yield strand
+
+        for strand in Batch(self.model, rows).run(strands()):
+            row = rows_of.pop(strand)
+            replies[row] = finished(self, requests[row], strand, Clock())
+        return [replies[row] for row in range(len(requests))]
+
+    def read_ahead(self, turns: Sequence[Turn], task: str | Task, memory: Memory | None = None) -> Memory:
+        """Read what comes before the next question, whatever it may be: system prompt and finished turns.
+
+        To be called while nobody waits. Most layouts leave nothing to do after `Reply.memory`; where the
+        history of a turn differs from what was written (thoughts are not kept, text and speech are no longer
+        mixed), this moves the cost of reading it out of the next reply.
+        """
+        task = get_task(task)
+        guesses = [UserTurn(text=word) if task.hears == "text" else UserTurn(audio=object()) for word in "ab"]
+        first, second = (self.render(Conversation([*turns, guess]), task) for guess in guesses)
+        (prompt,) = prepare(self.model, [shared_segments(first, second)], [[memory or Memory()]])
+        strand = Strand(prompt, Writing(Plan.make(task, self.vocabulary, self.profile)), remembers=True)
+        read_prompt(self.model, strand)
+        strand.end(self.model, strand.cache)
+        assert strand.memory is not None
+        return strand.memory
 
     def understand(self, audio: Any, task: str | Task = "understand", **settings: Any) -> Understanding:
         """Words and labels of a path, a 16 kHz waveform or a mel; settings as for `reply`."""
@@ -143,7 +164,7 @@ class Engine:
         self, text: str, voice: "VoicePrompt | str | None" = None, *, seed: int | None = None, **settings: Any
     ) -> tuple[Tensor, int]:
         """Read a text aloud -> waveform (samples,), rate in Hz."""
-        self._need_token2wav()
+        self.need_token2wav()
         reply = self.run(Conversation([UserTurn(text=text)]), "tts", seed=seed, voice=voice, **settings)
         if reply.waveform is None or reply.rate is None:
             raise ValueError(f"text {text!r}: expected speech, found none; give words that can be read aloud")
@@ -152,7 +173,7 @@ class Engine:
     def voice_from(self, path: str | Path) -> "VoicePrompt":
         """The voice of a recording, to speak with."""
         waveform, rate = read(str(path))
-        return self._need_token2wav().voice_prompt(waveform, rate, where=str(path))
+        return self.need_token2wav().voice_prompt(waveform, rate, where=str(path))
 
     # --- steps of a reply, also used by the batch, the verification and the tests
 
@@ -160,22 +181,33 @@ class Engine:
         """The prompt as segments, in the dialect of this engine."""
         return render(conversation, task, self.tokenizer, self.vocabulary, self.profile)
 
+    def strands(self, requests: Sequence[Request], shared: Sequence[Memory] = ()) -> list[Strand]:
+        """Replies ready to be read and written; all their new sounds are encoded in one batch. Each starts
+        from its request's memory or from one of the `shared`, whichever spares most."""
+        prompts = prepare(
+            self.model,
+            [self.render(request.conversation, request.task) for request in requests],
+            [[*shared, *([request.memory] if request.memory else [])] for request in requests],
+        )
+        return [
+            Strand(
+                prompt,
+                Writing(
+                    self.plan(request.conversation, request.task, request.decoding), _generator(request.seed)
+                ),
+                request.cancel,
+                remembers=request.memory is not None,
+            )
+            for prompt, request in zip(prompts, requests)
+        ]
+
     def embed(self, segments: Sequence[Segment]) -> Tensor:
         """Segments -> embeds (1, L, dim); sounds are encoded here."""
         return self.embed_many([segments])[0]
 
     def embed_many(self, prompts: Sequence[Sequence[Segment]]) -> list[Tensor]:
         """Prompts -> embeds (1, L_i, dim) each; all sounds of all prompts are encoded in one batch."""
-        n_mels = self.model.config.encoder.n_mels
-        sounds = [s.audio for segments in prompts for s in segments if isinstance(s, AudioSegment)]
-        frames = iter(listen(self.model, [to_mel(sound, n_mels) for sound in sounds]))
-        with torch.inference_mode():
-            return [
-                embed_prompt(
-                    self.model, segments, [next(frames) for s in segments if isinstance(s, AudioSegment)]
-                )
-                for segments in prompts
-            ]
+        return [prompt.embeds for prompt in prepare(self.model, prompts)]
 
     def plan(
         self, conversation: Conversation, task: str | Task, decoding: DecodingDefaults | None = None
@@ -205,20 +237,17 @@ class Engine:
         )
 
     def decode(self, writing: Writing, task: Task) -> str:
-        """The text written so far. The reference loses the last id of a text that is followed by speech."""
-        ids = writing.text_ids
-        if self.profile == "reference" and task.writes_speech:
-            ids = ids[:-1]
-        return self.tokenizer.decode(ids)
+        """The text written so far."""
+        return self.tokenizer.decode(self.told_ids(writing, task))
 
-    def _synthesise(
-        self, speech_ids: Sequence[int], voice: "VoicePrompt | str | None", seed: int | None
-    ) -> dict[str, Any]:
-        token2wav = self._need_token2wav()
-        waveform = token2wav.synthesize(speech_ids, voice, seed=seed)
-        return {"waveform": waveform, "rate": token2wav.rate}
+    def told_ids(self, writing: Writing, task: Task) -> list[int]:
+        """Ids of the text written so far. The reference loses the last one of a text that is followed by
+        speech."""
+        is_cut = self.profile == "reference" and task.writes_speech
+        return writing.text_ids[:-1] if is_cut else writing.text_ids
 
-    def _need_token2wav(self) -> "Token2Wav":
+    def need_token2wav(self) -> "Token2Wav":
+        """What speaks; a model without it is refused by name."""
         if self.token2wav is None:
             raise ValueError(
                 f"model {self.name or 'without a name'}: expected a {TOKEN2WAV_FOLDER}/ folder to speak "

@@ -9,6 +9,7 @@ from echat.dialogue import thinking
 from echat.dialogue.labels import Labels
 from echat.dialogue.turns import AssistantTurn
 from echat.infer.decoding import FinishReason
+from echat.infer.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,17 @@ class Text:
 
     text: str
     reply_emotion: str | None = None
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """The next words of the reply, to be shown while it is written.
+
+    Pieces end between characters, hold no thought and no tag, and add up to the `Text` that follows (to its
+    beginning, where a malformed thought let nobody know better).
+    """
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -56,9 +68,11 @@ class Reply:
     waveform: Tensor | None = None  # (samples,) float32
     rate: int | None = None  # Hz, of `waveform`
     finish_reason: FinishReason = "end"
-    seconds: Mapping[str, float] = field(
-        default_factory=dict
-    )  # time spent: listen, write, speak, synthesise, total
+    # Time spent: listen, read (the prompt), write, speak, synthesise, total; first_audio: from the start on.
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    # Work done and spared: positions_prefilled, positions_reused, mel_frames_encoded.
+    counts: Mapping[str, int] = field(default_factory=dict)
+    memory: Memory | None = field(default=None, repr=False, compare=False)  # if the request brought one
 
     def as_turn(self) -> AssistantTurn:
         """The reply as history of the next question."""
@@ -76,7 +90,7 @@ class Done:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """`end`: the model came to an end; `length` or `loop`: it was cut."""
+        """`end`: the model came to an end; `length`, `loop`: it was cut; `cancelled`: it was told to stop."""
         return self.reply.finish_reason
 
     @property
@@ -85,7 +99,7 @@ class Done:
         return self.reply.seconds
 
 
-Event = Thought | Text | SpeechIds | Audio | Done
+Event = Thought | TextPiece | Text | SpeechIds | Audio | Done
 
 
 @dataclass(frozen=True)

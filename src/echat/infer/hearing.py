@@ -3,6 +3,7 @@
 Legend: T mel frames (10 ms), D frames for the language model (80 ms), dim its width.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,26 @@ def to_mel(audio: Any, n_mels: int) -> Tensor:
             f"mel: expected (frames, {n_mels}) with at least one frame, found {tuple(audio.shape)}"
         )
     return audio
+
+
+def fingerprint(audio: Any) -> bytes:
+    """Equal for equal sounds: a digest of the file or of the samples, whatever object holds them."""
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(audio, str | Path):
+        digest.update(_bytes_of(Path(audio)))
+    elif isinstance(audio, Tensor):
+        digest.update(f"{audio.dtype} {tuple(audio.shape)}".encode())
+        digest.update(audio.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    elif isinstance(audio, np.ndarray):
+        digest.update(f"{audio.dtype} {audio.shape}".encode() + audio.tobytes())
+    else:  # refused by name where it is read
+        digest.update(str(id(audio)).encode())
+    return digest.digest()
+
+
+def _bytes_of(path: Path) -> bytes:
+    """What stands in a file; a file that cannot be read is refused by name where it is decoded."""
+    return path.read_bytes() if path.is_file() else str(path).encode()
 
 
 @torch.inference_mode()

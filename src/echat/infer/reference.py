@@ -21,6 +21,6 @@ def generate(
     writing = Writing(plan, generator)
     while writing.finish_reason is None:
         hidden, _ = model.hidden(embeds)
-        step = write_next(model, hidden[0, -1], writing)
+        (step,) = write_next(model, hidden[0, -1:], [writing])
         yield step, writing
         embeds = torch.cat([embeds, embed_id(model, step.id, step.is_speech)], dim=1)

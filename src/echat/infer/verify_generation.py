@@ -5,8 +5,8 @@ logits are compared at each of them, and an id counts only where rounding cannot
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from echat.dialogue.tasks import DecodingDefaults, Sampling, Task, get_task
 from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn
 from echat.infer.bounds import LOGITS, SUM_OF_EMBEDDING
 from echat.infer.check import Check, same
-from echat.infer.decoding import Plan, Writing
+from echat.infer.decoding import Dictated, Plan, Writing
 from echat.infer.generation import write
 
 if TYPE_CHECKING:
@@ -95,21 +95,6 @@ def _returned(golden: "GoldenModel", task: Task, returned: Run, writing: Writing
         boundary = golden.engine.vocabulary.speech_boundary
         spoken = [id_ for id_ in returned["speech_ids"] if id_ != boundary]
         yield same("reference_return/speech_ids", list(reply.speech_ids), spoken)
-
-
-@dataclass
-class Dictated(Writing):
-    """Writes the ids of a script whatever it would have chosen, and keeps those choices."""
-
-    script: Sequence[int] = ()
-    choices: list[int] = field(default_factory=list)
-
-    def next_id(self, logits: Tensor) -> int:
-        self.choices.append(self._choose_speech(logits) if self.next_is_speech else self._choose_text(logits))
-        self._push(self.script[len(self.ids)])
-        if len(self.ids) == len(self.script):
-            self.finish_reason = self.finish_reason or "length"
-        return self.ids[-1]
 
 
 def _certain_ids(golden: "GoldenModel", plan: Plan, writing: Dictated, values: Values) -> Check:

@@ -1,0 +1,113 @@
+"""From the end of a question to the first sample of the answer, by stage.
+
+    python benchmarks/first_audio.py --size tiny
+    python benchmarks/first_audio.py --size 0.5b --dtype bfloat16
+
+Both paths run the same weights and write the same ids (forced: a text, then speech) in the same process:
+
+whole     everything is read, written, then synthesised in one go; the way of the published code
+streamed  the system prompt is read ahead, and sound is made piece by piece while ids are written
+
+`cpu` are the seconds that the process computed until then: on a busy machine they tell more than the clock.
+The answers of the streamed path come in several lengths: the first sound must not wait for the last id.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+from shapes import engine_of
+
+from echat.dialogue.tasks import get_task
+from echat.dialogue.turns import ask
+from echat.infer import events
+from echat.infer.decoding import Dictated
+from echat.infer.engine import Engine
+from echat.infer.generation import read_prompt, run
+from echat.infer.replying import Request, tell
+from echat.infer.telling import Clock
+
+STAGES = ("listen", "read", "write", "speak", "synthesise")
+RESULTS = Path(__file__).parent / "results"
+Times = dict[str, float]
+
+
+def script(engine: Engine, n_text: int, n_speech: int) -> list[int]:
+    """A text with its end, and speech between its boundaries."""
+    vocabulary, chance = engine.vocabulary, torch.Generator().manual_seed(1)
+    text = torch.randint(300, 2000, (n_text,), generator=chance).tolist()
+    speech = torch.randint(vocabulary.codec_size, (n_speech,), generator=chance).tolist()
+    boundary = vocabulary.speech_boundary
+    return [*text, vocabulary.text_end, boundary, *speech, boundary]
+
+
+def first_audio(engine: Engine, seconds: float, n_text: int, n_speech: int, stream: bool) -> Times:
+    """Seconds of each stage up to the first sample."""
+    sound = 0.1 * torch.randn(int(16000 * seconds), generator=torch.Generator().manual_seed(0))
+    request = Request(ask(audio=sound), get_task("s2s"), seed=0, stream=stream)
+    shared = [engine.read_ahead((), "s2s")] if stream else []
+    clock, computed = Clock(), time.process_time()
+    (strand,) = engine.strands([request], shared)
+    strand.writing = Dictated(strand.writing.plan, script=script(engine, n_text, n_speech))
+    clock.lap("listen")
+    read_prompt(engine.model, strand)
+    clock.lap("read")
+    for event in tell(engine, request, strand, run(engine.model, strand), clock):
+        if isinstance(event, events.Audio):
+            return {**clock.total(), "cpu": time.process_time() - computed}  # to leave the loop is to cancel
+    raise AssertionError("no sound came")
+
+
+def measure(engine: Engine, args: argparse.Namespace) -> dict[str, Times]:
+    """The best of the repetitions (others were disturbed), paths by turns; the first round warms up."""
+    paths = {"whole": (args.speech, False), "streamed": (args.speech, True)}
+    paths |= {f"streamed, {n} ids": (n, True) for n in (2 * args.speech, 4 * args.speech)}
+    rounds: dict[str, list[Times]] = {name: [] for name in paths}
+    for number in range(args.repeat + 1):
+        for name, (n_speech, stream) in paths.items():
+            times = first_audio(engine, args.seconds, args.text, n_speech, stream)
+            if number or not args.repeat:
+                rounds[name].append(times)
+    best = {name: min(times, key=lambda t: t["total"]) for name, times in rounds.items()}
+    columns = (*STAGES, "total", "cpu")
+    return {name: {column: t.get(column, 0.0) for column in columns} for name, t in best.items()}
+
+
+def show(found: dict[str, Times]) -> None:
+    """A row per path, a column per stage, and the ratios to the whole-utterance path."""
+    headings = (*STAGES, "first audio", "cpu")
+    print(f"{'seconds':<20}" + "".join(f"{heading:>12}" for heading in headings) + "   ratios of both")
+    for name, times in found.items():
+        ratios = "".join(f"{times[kind] / found['whole'][kind]:8.3f}" for kind in ("total", "cpu"))
+        print(f"{name:<20}" + "".join(f"{seconds:12.3f}" for seconds in times.values()) + ratios)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--size", default="tiny", choices=("tiny", "0.5b", "3b"))
+    parser.add_argument("--dtype", default="bfloat16", help="of the larger shapes")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of the question")
+    parser.add_argument("--text", type=int, default=40, help="text ids of the answer")
+    parser.add_argument("--speech", type=int, default=150, help="speech ids of the answer")
+    parser.add_argument("--repeat", type=int, default=3, help="0: once, without warming up")
+    parser.add_argument("--json", type=Path, help="where the numbers go")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    engine = engine_of(args.size, getattr(torch, args.dtype), args.device)
+    found = measure(engine, args)
+    show(found)
+    path = args.json or RESULTS / f"first_audio-{args.size}-{args.device}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = {name: str(value) for name, value in vars(args).items() if name != "json"}
+    about = {"torch": torch.__version__, "processor": platform.processor() or platform.machine(), **settings}
+    path.write_text(json.dumps({"about": about, "seconds": found}, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()

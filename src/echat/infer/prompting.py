@@ -1,0 +1,132 @@
+"""Segments -> what the language model has yet to read: only new sounds are encoded, only new positions
+embedded.
+
+Legend: L positions still to be read, D frames of a sound, dim width of the language model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from echat.dialogue.rendering import Audio, Segment, Speech, Text
+from echat.infer.hearing import fingerprint, listen, to_mel
+from echat.infer.memory import Memory, Place, copy_of, places_of, shared_length
+from echat.model.llm import KVCache
+from echat.model.speech_llm import AUDIO, SPEECH, TEXT, SpeechLLM
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a reply answers: the places of the whole prompt, and the embeddings of what is not yet read."""
+
+    embeds: Tensor  # (1, L, dim) of the last L places
+    places: tuple[Place, ...] = ()
+    memory: Memory = field(default_factory=Memory)  # begins with the places before these
+    # Of this prompt: fingerprint -> frames (D, dim).
+    sounds: Mapping[bytes, Tensor] = field(default_factory=dict)
+    mel_frames_encoded: int = 0
+
+    @property
+    def reused(self) -> int:
+        """Positions that need not be read again."""
+        return len(self.places) - self.embeds.shape[1] if self.places else 0
+
+    def cache(self, model: SpeechLLM, room: int) -> KVCache:
+        """A cache of its own that holds the reused positions, with room for the others and `room` more."""
+        capacity = self.reused + self.embeds.shape[1] + room
+        if self.memory.cache is None or not self.reused:
+            return model.llm.new_cache(capacity=capacity)
+        return copy_of(self.memory.cache, self.reused, capacity)
+
+
+@torch.inference_mode()
+def prepare(
+    model: SpeechLLM,
+    prompts: Sequence[Sequence[Segment]],
+    memories: Sequence[Sequence[Memory]] | None = None,
+) -> list[Prompt]:
+    """Prompts that start from the memory which holds most of them; all new sounds are encoded in one batch.
+
+    `memories`: candidates for each prompt.
+    """
+    memories = [()] * len(prompts) if memories is None else memories
+    for memory in (memory for row in memories for memory in row):
+        if memory.model is not None and memory.model is not model:
+            raise ValueError(
+                "memory: expected one that this model made, found one of another model; begin with Memory()"
+            )
+    heard = [[(fingerprint(s.audio), s.audio) for s in row if isinstance(s, Audio)] for row in prompts]
+    known = {key: frames for row in memories for memory in row for key, frames in memory.sounds.items()}
+    new = {key: audio for row in heard for key, audio in row if key not in known}
+    mels = {key: to_mel(audio, model.config.encoder.n_mels) for key, audio in new.items()}
+    known |= zip(mels, listen(model, list(mels.values())))
+    ready = []
+    for segments, sounds, candidates in zip(prompts, heard, memories, strict=True):
+        keys = [key for key, _ in sounds]
+        encoded = sum(len(mels.pop(key)) for key in dict.fromkeys(keys) if key in mels)
+        ready.append(_start(model, segments, keys, known, candidates, encoded))
+    return ready
+
+
+def _start(
+    model: SpeechLLM,
+    segments: Sequence[Segment],
+    keys: Sequence[bytes],
+    known: Mapping[bytes, Tensor],
+    candidates: Sequence[Memory],
+    encoded: int,
+) -> Prompt:
+    frames = [known[key] for key in keys]
+    places = tuple(places_of(segments, keys, [len(rows) for rows in frames]))
+    lengths = [shared_length(places, memory.places) for memory in candidates]
+    best = max(range(len(lengths)), key=lengths.__getitem__, default=None)
+    # The last place is always read: the first id is chosen from what the model makes of it.
+    reused = 0 if best is None else min(lengths[best], len(places) - 1)
+    embeds = embed_prompt(model, segments, frames, reused)
+    memory = candidates[best] if best is not None and reused else Memory()
+    return Prompt(embeds, places, memory, dict(zip(keys, frames)), encoded)
+
+
+def embed_prompt(
+    model: SpeechLLM, segments: Sequence[Segment], frames: Sequence[Tensor], start: int = 0
+) -> Tensor:
+    """Segments and, in their order, the encoded frames (D, dim) of each `Audio` -> embeds (1, L, dim) from
+    position `start` on."""
+    kinds: list[int] = []
+    ids: list[int] = []
+    heard = iter(frames)
+    n_frames = 0
+    for segment in segments:
+        if isinstance(segment, Audio):
+            length = next(heard).shape[0]
+            kinds += [AUDIO] * length
+            ids += range(n_frames, n_frames + length)
+            n_frames += length
+        else:
+            kinds += [SPEECH if isinstance(segment, Speech) else TEXT] * len(segment.ids)
+            ids += segment.ids
+    device = model.speech_embedding.weight.device
+    audio_frames = torch.cat(list(frames)) if frames else None
+    return model.assemble(
+        torch.tensor([kinds[start:]], device=device), torch.tensor([ids[start:]], device=device), audio_frames
+    )
+
+
+def shared_segments(segments: Sequence[Segment], others: Sequence[Segment]) -> list[Segment]:
+    """What two prompts have in common at their beginning; a sound is itself and no other."""
+    shared: list[Segment] = []
+    for segment, other in zip(segments, others):
+        if isinstance(segment, Audio) or isinstance(other, Audio):
+            if not (isinstance(segment, Audio) and isinstance(other, Audio) and segment.audio is other.audio):
+                break
+            shared.append(segment)
+            continue
+        if type(segment) is not type(other):
+            break
+        length = shared_length(segment.ids, other.ids)
+        shared.append((Speech if isinstance(segment, Speech) else Text)(segment.ids[:length]))
+        if length < max(len(segment.ids), len(other.ids)):
+            break
+    return shared

@@ -1,0 +1,137 @@
+"""A later turn pays for what is new, and is answered as if nothing were remembered."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from echat.dialogue.tasks import DecodingDefaults, Sampling, get_task
+from echat.dialogue.turns import Conversation, ask
+from echat.infer import generation
+from echat.infer.engine import Engine, load
+from echat.infer.events import Reply
+from echat.infer.hearing import fingerprint
+from echat.infer.memory import Memory
+
+ASSETS = Path(__file__).parent.parent / "assets" / "model"
+LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
+DRAWN = DecodingDefaults(LIVELY, LIVELY, max_new_ids=120)
+PLAIN = ("s2s", "s2t", "t2t")
+# History differs from what was written: thoughts and instructions are not kept, streams are no longer mixed.
+CHANGED = ("s2s_think_label", "s2t_think_language", "s2s_stream", "asr")
+WAVE = torch.from_numpy(np.load(ASSETS / "frontend.npz")["wave_a_logmel"])  # answered to the end
+
+
+def question(task: str, seed: int, frames: int = 119) -> Conversation:
+    if get_task(task).hears == "text":
+        return ask(text="how are you"[seed:])
+    return ask(audio=WAVE.roll(seed, dims=0)[:frames])
+
+
+def run(engine: Engine, conversation: Conversation, task: str, memory: Memory | None = None) -> Reply:
+    return engine.run(conversation, task, seed=4, decoding=DRAWN, memory=memory)
+
+
+def second_turn(task: str, first: Reply) -> Conversation:
+    return Conversation([*question(task, 0).turns, first.as_turn(), *question(task, 1, frames=37).turns])
+
+
+def same(reply: Reply, other: Reply) -> bool:
+    return (reply.text_ids, reply.speech_ids, reply.finish_reason) == (
+        other.text_ids,
+        other.speech_ids,
+        other.finish_reason,
+    )
+
+
+@pytest.mark.parametrize("task", PLAIN)
+def test_a_second_turn_reads_nothing_of_the_first_again(engine: Engine, task: str) -> None:
+    first = run(engine, question(task, 0), task, Memory())
+    assert first.finish_reason == "end" and first.memory is not None
+    assert first.counts["positions_reused"] == 0
+    longer = second_turn(task, first)
+    cold, warm = run(engine, longer, task), run(engine, longer, task, first.memory)
+    assert same(cold, warm)
+    assert cold.memory is None and warm.memory is not None
+    assert warm.counts["positions_reused"] == len(first.memory.places)
+    assert (
+        sum(warm.counts[f"positions_{kind}"] for kind in ("reused", "prefilled"))
+        == (cold.counts["positions_prefilled"])
+    )
+    hears = get_task(task).hears == "audio"
+    assert cold.counts["mel_frames_encoded"] == (119 + 37) * hears
+    assert warm.counts["mel_frames_encoded"] == 37 * hears
+
+
+@pytest.mark.parametrize("task", CHANGED)
+def test_a_changed_history_is_read_ahead(engine: Engine, task: str) -> None:
+    first = run(engine, question(task, 0), task, Memory())
+    assert first.memory is not None
+    longer = second_turn(task, first)
+    cold, warm = run(engine, longer, task), run(engine, longer, task, first.memory)
+    assert same(cold, warm) and warm.counts["mel_frames_encoded"] == 37
+    ahead = engine.read_ahead(longer.turns[:-1], task, first.memory)
+    settled = run(engine, longer, task, ahead)
+    assert same(cold, settled) and settled.counts["mel_frames_encoded"] == 37
+    assert settled.counts["positions_reused"] == len(ahead.places)
+    change = engine.tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
+    frames, marker = -(-37 // 8), 1
+    assert settled.counts["positions_prefilled"] == frames + marker + len(change)
+
+
+def test_three_turns(engine: Engine) -> None:
+    turns, memory = [*question("s2s", 0).turns], Memory()
+    for number in (1, 2, 3):
+        cold = run(engine, Conversation(turns), "s2s")
+        warm = run(engine, Conversation(turns), "s2s", memory)
+        assert same(cold, warm) and warm.memory is not None
+        assert warm.counts["positions_reused"] == len(memory.places)
+        memory = warm.memory
+        turns += [warm.as_turn(), *question("s2s", number).turns]
+
+
+def test_a_memory_is_a_value(engine: Engine) -> None:
+    memory = run(engine, question("s2s", 0), "s2s", Memory()).memory
+    assert memory is not None and memory.cache is not None and memory.n_bytes > 0
+    keys, values = memory.cache.keys.clone(), memory.cache.values.clone()
+    replies = [run(engine, question("s2s", seed), "s2s", memory) for seed in (0, 1, 0)]
+    assert same(replies[0], replies[2]) and same(replies[1], run(engine, question("s2s", 1), "s2s"))
+    assert torch.equal(memory.cache.keys, keys) and torch.equal(memory.cache.values, values)
+
+
+def test_the_system_prompt_is_read_once_for_a_batch(engine: Engine) -> None:
+    stem = engine.read_ahead((), "s2s")
+    replies = engine.run_batch([question("s2s", seed) for seed in range(3)], "s2s", seed=1, decoding=DRAWN)
+    assert [reply.counts["positions_reused"] for reply in replies] == [len(stem.places)] * 3
+    alone = engine.run(question("s2s", 0), "s2s", seed=1, decoding=DRAWN, memory=stem)
+    assert alone.text_ids == replies[0].text_ids
+
+
+def test_equal_sounds_are_encoded_once(engine: Engine) -> None:
+    replies = engine.run_batch([question("s2s", 0), question("s2s", 0)], "s2s", seed=1, decoding=DRAWN)
+    assert [reply.counts["mel_frames_encoded"] for reply in replies] == [119, 0]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+def test_a_prompt_may_be_read_in_chunks(engine: Engine, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(engine, question("s2s", 0), "s2s")
+    monkeypatch.setattr(generation, "READ_CHUNK", chunk)
+    assert same(run(engine, question("s2s", 0), "s2s"), whole)
+
+
+def test_another_models_memory_is_refused(engine: Engine, random_model: Path) -> None:
+    memory = engine.read_ahead((), "s2s")
+    with pytest.raises(ValueError, match="found one of another model"):
+        load(random_model).run(question("s2s", 0), "s2s", memory=memory)
+
+
+def test_fingerprints(tmp_path: Path) -> None:
+    wave = torch.arange(8, dtype=torch.float32)
+    path, copy = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"1")
+    copy.write_bytes(b"1")
+    sounds = [wave, wave[:7], wave.double(), wave.view(2, 4), wave.bfloat16(), wave.numpy() + 1, path]
+    assert len({fingerprint(sound) for sound in sounds}) == len(sounds)
+    for sound, other in ((wave, wave.clone()), (wave.numpy(), np.arange(8, dtype="f4")), (path, str(copy))):
+        assert fingerprint(sound) == fingerprint(other)
