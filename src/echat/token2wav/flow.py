@@ -67,6 +67,11 @@ class FlowConfig(Config):
             )
         return self
 
+    @property
+    def ids_per_frame(self) -> float:
+        """Speech ids that pass in one mel frame."""
+        return self.input_frame_rate / FRAMES_PER_SECOND
+
     def mel_frames(self, n: int) -> int:
         """Mel frames of `n` speech ids, truncated as the released code does, in floating point."""
         return int(n / self.input_frame_rate * 22050 / 256)

@@ -2,7 +2,7 @@
 
 import torch
 
-from echat.token2wav.streaming import speak_in_pieces, speak_piece
+from echat.token2wav.released_streaming import speak_in_pieces, speak_piece
 from echat.token2wav.voice import VoicePrompt
 
 
