@@ -40,7 +40,7 @@ def begin_sound(bins: int, phase: Tensor) -> SoundStream:
 def go_on(
     vocoder: Vocoder, sound: SoundStream, mel: Tensor, now: int, seed: int
 ) -> tuple[Tensor, SoundStream]:
-    """Waveform `(samples,)` of the first `now` frames of `mel (1, bins, time)`; the others are provisional."""
+    """Waveform `(samples,)` of the first `now` frames of `mel (1, bins, time)`; the rest is provisional."""
     hop, kept = vocoder.config.samples_per_frame, sound.mel.shape[2]
     if not now:
         return mel.new_zeros(0), sound

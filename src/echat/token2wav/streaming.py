@@ -36,7 +36,7 @@ class StreamConfig(Config):
     pieces: tuple[int, ...] = Field(
         (15, 25, 50, 100), description="ids of the pieces, the first sounds soonest; the last repeats"
     )
-    context: int = Field(75, description="ids before a piece that the flow hears again")
+    context: int = Field(50, description="ids before a piece that the flow hears again")
     lookahead: int = Field(4, ge=0, description="ids at the end of a piece that sound with the next one")
 
     @model_validator(mode="after")
@@ -47,9 +47,7 @@ class StreamConfig(Config):
                 f"found {self.pieces}"
             )
         if self.context < self.lookahead:
-            raise ValueError(
-                f"context: expected at least lookahead {self.lookahead}, found {self.context}"
-            )
+            raise ValueError(f"context: expected at least lookahead {self.lookahead}, found {self.context}")
         return self
 
 
@@ -147,9 +145,7 @@ def speak_stream(
         yield sound
 
 
-def _piece(
-    model: Token2Wav, stream: SpeechStream, count: int, is_last: bool
-) -> tuple[Tensor, SpeechStream]:
+def _piece(model: Token2Wav, stream: SpeechStream, count: int, is_last: bool) -> tuple[Tensor, SpeechStream]:
     """Sound of the next `count` ids, and the state without what is not needed any more."""
     end = stream.seen + count
     mel = stream.ahead

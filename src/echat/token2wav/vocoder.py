@@ -151,7 +151,9 @@ class HarmonicSource(nn.Module):
         return torch.tanh(self.l_linear(excitation.transpose(1, 2))).transpose(1, 2)
 
     def draw_phase(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
-        """Start phases `(batch, harmonics, 1)`; the first is drawn too, though the fundamental starts at 0."""
+        """Start phases `(batch, harmonics, 1)`; the first is drawn too, though the fundamental starts at
+        0.
+        """
         shape = (batch, self.config.nb_harmonics + 1, 1)
         if not self.config.random_phase:
             return torch.zeros(shape)
