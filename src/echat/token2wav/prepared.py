@@ -75,6 +75,6 @@ def prepare(model: Token2Wav, precision: Precision = "fp32") -> Token2Wav:
     found = model.flow.input_embedding.weight.dtype
     if found != torch.float32:
         raise ValueError(
-            f"prepare: expected weights in float32, found {found}; load the model so and name the precision here"
+            f"prepare: expected weights in float32, found {found}; load them so, name the precision here"
         )
     return PreparedToken2Wav(model, precision)
