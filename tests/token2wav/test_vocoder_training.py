@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from echat.audio.features import mel_22k, mel_filterbank
-from echat.token2wav.vocoder import F0PredictorConfig, Snake, Vocoder, VocoderConfig
+from echat.token2wav.snake import Snake
+from echat.token2wav.vocoder import F0PredictorConfig, Vocoder, VocoderConfig
 from echat.token2wav.vocoder_losses import (
     Critics,
     Cut,

@@ -31,7 +31,7 @@ from echat.infer.check import Check, same
 from echat.infer.golden_folder import GoldenFolder
 from echat.infer.place import Place
 from echat.token2wav.cosyvoice_weights import flow_config, fold_vocoder, read_weights, vocoder_config
-from echat.token2wav.streaming import StreamState, flow_piece, speak_piece
+from echat.token2wav.released_streaming import StreamState, flow_piece, speak_piece
 from echat.token2wav.token2wav import Token2Wav, Token2WavConfig
 from echat.token2wav.token_encoder import relative_positions
 from echat.token2wav.voice import VoicePrompt

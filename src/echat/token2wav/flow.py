@@ -7,6 +7,7 @@ Legend: batch, n = speech ids, time = mel frames, bins = 80.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -25,6 +26,7 @@ from echat.token2wav.token_encoder import (
 )
 
 FRAMES_PER_SECOND = 22050 / 256  # mel frames of the vocoder
+Velocity = Callable[[Tensor, int, Tensor], Tensor]
 SEAM_TOKENS = 20  # head and tail that are stretched on their own, so that streamed pieces line up
 
 
@@ -67,6 +69,11 @@ class FlowConfig(Config):
             )
         return self
 
+    @property
+    def ids_per_frame(self) -> float:
+        """Speech ids that pass in one mel frame."""
+        return self.input_frame_rate / FRAMES_PER_SECOND
+
     def mel_frames(self, n: int) -> int:
         """Mel frames of `n` speech ids, truncated as the released code does, in floating point."""
         return int(n / self.input_frame_rate * 22050 / 256)
@@ -82,19 +89,35 @@ class FlowMatching(nn.Module):
 
     def solve(self, x0: Tensor, mu: Tensor, spks: Tensor, cond: Tensor) -> Tensor:
         """From noise to mel by Euler steps, guided away from the unconditional field; all of one length."""
-        x, guidance = x0, self.config.inference_cfg_rate
-        grid = self._warp(torch.linspace(0, 1, self.config.steps + 1, device=x0.device, dtype=x0.dtype))
-        t, dt = grid[0], grid[1] - grid[0]
-        mu, spks, cond = (torch.cat([given, torch.zeros_like(given)]) for given in (mu, spks, cond))
-        for step in range(1, len(grid)):
-            times = t.expand(2 * x.shape[0])
-            velocity = self.estimator(torch.cat([x, x]), None, mu, times, spks, cond)
-            guided, free = velocity.chunk(2)
-            x = x + dt * ((1 + guidance) * guided - guidance * free)
-            t = t + dt
-            if step < len(grid) - 1:
-                dt = grid[step + 1] - t
+        velocity, x = self.field(mu, spks, cond), x0
+        for step, (t, dt) in enumerate(self.steps(x0)):
+            x = x + dt * velocity(x, step, t)
         return x
+
+    def steps(self, like: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Time and width of each Euler step; times are added up, as the released code does."""
+        grid = self._warp(torch.linspace(0, 1, self.config.steps + 1, device=like.device, dtype=like.dtype))
+        t, dt = grid[0], grid[1] - grid[0]
+        steps = [(t, dt)]
+        for stop in grid[2:]:
+            t = t + dt
+            dt = stop - t
+            steps.append((t, dt))
+        return steps
+
+    def field(self, mu: Tensor, spks: Tensor, cond: Tensor) -> Velocity:
+        """The velocity at `(x, number of the step, its time)` under a condition."""
+        guidance = self.config.inference_cfg_rate
+        if not guidance:  # the unconditional half would count nothing
+            return lambda x, _, t: self.estimator(x, None, mu, t.expand(len(x)), spks, cond)
+        both = [torch.cat([given, torch.zeros_like(given)]) for given in (mu, spks, cond)]
+
+        def guided(x: Tensor, _: int, t: Tensor) -> Tensor:
+            velocity = self.estimator(torch.cat([x, x]), None, both[0], t.expand(2 * len(x)), *both[1:])
+            with_condition, free = velocity.chunk(2)
+            return (1 + guidance) * with_condition - guidance * free
+
+        return guided
 
     def loss(
         self,

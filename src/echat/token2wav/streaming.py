@@ -1,123 +1,199 @@
-"""Synthesis in pieces, exactly as the released code does it, for comparison with it.
+"""Synthesis while the ids still come: `push` ids, get the sound that is now certain.
 
-Its seams are 8 % too loud (the halves of a Hamming window add up to 1.08) and its flow cache is misaligned
-at 25 ids a second; both are kept here because the purpose is parity. State is a value: pass in what the
-last piece returned.
+The ids are cut into pieces inside, always at the same places, so the sound does not depend on how a caller
+slices them. For each piece the flow hears the voice prompt, some ids from before it and the ids of the
+piece; what it makes of the last few ids is provisional until the next piece has seen what follows them:
+
+    ids      ... said before | context | ------ new ids ------ | lookahead |
+    mel          final       |  made again, dropped  | fade | new | provisional
+    sound        emitted                          | new: as far as the mel is final
+
+Every frame starts from noise of its own (:mod:`echat.token2wav.noise`), so that what is made twice is nearly
+the same; where it differs, old and new are mixed with weights that add up to 1. The vocoder goes on with the
+source of the last piece in phase. The cost of a piece does not grow with what was said before it.
+
+Legend: bins = 80, time = mel frames, samples = 256 * time at 22.05 kHz.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from echat.token2wav.token2wav import Token2Wav, seeded
+from echat.config import Config
+from echat.token2wav.noise import block_generator, frame_noise
+from echat.token2wav.sound_stream import SoundStream, begin_sound, fade, go_on
+from echat.token2wav.token2wav import Token2Wav
+from echat.token2wav.token_encoder import stretch, stretch_at
 from echat.token2wav.voice import VoicePrompt
 
-TOKEN_HOP = 50  # ids that each piece adds
-TOKEN_OVERLAP = 20  # ids that two pieces share
-FLOW_CACHE_FRAMES = 34  # 20 ids at 50 a second: right for the older model, kept for this one
-MEL_CACHE_FRAMES = 20  # frames that the vocoder hears again
+
+class StreamConfig(Config):
+    """How the ids are cut into pieces."""
+
+    pieces: tuple[int, ...] = Field(
+        (15, 25, 50, 100), description="ids of the pieces, the first sounds soonest; the last repeats"
+    )
+    context: int = Field(50, description="ids before a piece that the flow hears again")
+    lookahead: int = Field(4, ge=0, description="ids at the end of a piece that sound with the next one")
+
+    @model_validator(mode="after")
+    def _pieces_are_longer(self) -> "StreamConfig":
+        if not self.pieces or min(self.pieces) <= self.lookahead:
+            raise ValueError(
+                f"pieces: expected at least one, each longer than lookahead {self.lookahead}, "
+                f"found {self.pieces}"
+            )
+        if self.context < self.lookahead:
+            raise ValueError(f"context: expected at least lookahead {self.lookahead}, found {self.context}")
+        return self
 
 
 @dataclass(frozen=True)
-class StreamState:
-    """What one piece hands to the next."""
+class SpeechStream:
+    """One utterance between two pieces. A value: the same stream pushed twice gives the same sound twice."""
 
-    z: Tensor  # (1, bins, prompt + 34) start noise
-    mu: Tensor  # (1, bins, prompt + 34) regulated ids
-    mel_overlap: Tensor  # (1, bins, 68) end of the last mel, not yet spoken
-    mel: Tensor  # (1, bins, 20) end of the spoken mel
-    source: Tensor  # (1, 1, 5120) and its source
-    speech: Tensor  # (1, 5120) and its sound, not yet emitted
+    config: StreamConfig
+    voice: VoicePrompt
+    seed: int
+    ids: tuple[int, ...]  # context of the next piece, then ids that wait for it
+    first: int  # place of `ids[0]` in the utterance
+    seen: int  # ids that the flow has seen
+    pieces: int  # pieces made
+    ahead: Tensor  # (1, bins, time) provisional mel behind the final one
+    sound: SoundStream  # what the vocoder goes on from
+    is_finished: bool = False
+
+    @property
+    def waiting(self) -> int:
+        """Ids that the flow has not seen yet."""
+        return self.first + len(self.ids) - self.seen
+
+    @property
+    def next_piece(self) -> int:
+        """Ids that the next piece takes."""
+        return self.config.pieces[min(self.pieces, len(self.config.pieces) - 1)]
+
+
+def begin(
+    model: Token2Wav,
+    voice: VoicePrompt | str | None = None,
+    seed: int | None = 0,
+    config: StreamConfig | None = None,
+) -> SpeechStream:
+    """An utterance of which nothing was said yet.
+
+    `voice` may be a name of `model.voices`; None is the default voice. `seed=None` draws one.
+    """
+    if seed is None:
+        seed = int(torch.randint(2**62, ()).item())
+    phase = model.vocoder.m_source.draw_phase(1, block_generator(seed, "phase"))
+    bins = model.config.flow.output_size
+    return SpeechStream(
+        config=config or StreamConfig(),
+        voice=model.voice(voice),
+        seed=seed,
+        ids=(),
+        first=0,
+        seen=0,
+        pieces=0,
+        ahead=torch.zeros(1, bins, 0, device=model.device),
+        sound=begin_sound(bins, phase.to(model.device)),
+    )
 
 
 @torch.inference_mode()
-def speak_piece(
-    model: Token2Wav,
-    speech_ids: Sequence[int] | Tensor,
-    voice: VoicePrompt,
-    state: StreamState | None,
-    final: bool,
-    z: Tensor | None = None,
-    phase: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    quiet_source: bool = False,
-) -> tuple[Tensor, StreamState | None]:
-    """Sound `(samples,)` of one piece, and the state for the next (None after the final one).
+def push(
+    model: Token2Wav, stream: SpeechStream, speech_ids: Sequence[int] | Tensor, final: bool = False
+) -> tuple[Tensor, SpeechStream]:
+    """Add ids; the waveform `(samples,)` on the CPU that is certain now, maybe empty, and the next state.
 
-    `z`, `phase` and `quiet_source` (no noise in the source) replace draws.
+    `final` says that no more ids will come and gives the rest of the sound; the state is then finished.
     """
-    mel, z, mu = flow_piece(model, speech_ids, voice, state, z, generator)
-    overlap = model.config.flow.mel_frames(TOKEN_OVERLAP)
-    if state is not None:
-        mel = cross_fade(mel, state.mel_overlap, overlap)
-    mel_overlap = mel[:, :, -overlap:]
-    if not final:
-        mel = mel[:, :, :-overlap]
-    if state is not None:
-        mel = torch.cat([state.mel, mel], dim=2)
-    config = model.config.vocoder
-    noise = None
-    if quiet_source:
-        noise = mel.new_zeros(1, config.nb_harmonics + 1, mel.shape[2] * config.samples_per_frame)
-    cache = None if state is None else state.source
-    speech, source = model.vocoder(mel, cache, phase, noise, generator)
-    samples = MEL_CACHE_FRAMES * config.samples_per_frame
-    if state is not None:
-        speech = cross_fade(speech, state.speech, samples)
+    if stream.is_finished:
+        raise ValueError("speech stream: expected no ids after the final push; begin a new stream")
+    ids = tuple(model.checked_ids(speech_ids).tolist())
+    stream = replace(stream, ids=stream.ids + ids)
+    sounds = []
+    while stream.waiting >= stream.next_piece:
+        sound, stream = _piece(model, stream, stream.next_piece, is_last=False)
+        sounds.append(sound)
     if final:
-        return speech[0], None
-    rest = StreamState(
-        z, mu, mel_overlap, mel[:, :, -MEL_CACHE_FRAMES:], source[:, :, -samples:], speech[:, -samples:]
-    )
-    return speech[0, :-samples], rest
+        sound, stream = _piece(model, stream, stream.waiting, is_last=True)
+        sounds.append(sound)
+        stream = replace(stream, is_finished=True)
+    return torch.cat(sounds).float().cpu() if sounds else torch.zeros(0), stream
 
 
-def flow_piece(
+def speak_stream(
     model: Token2Wav,
-    speech_ids: Sequence[int] | Tensor,
-    voice: VoicePrompt,
-    state: StreamState | None,
-    z: Tensor | None,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mel of a piece, and the caches of noise and condition it leaves behind."""
-    prompt_ids, prompt_mel, embedding = model.placed(voice)
-    prompt_frames = prompt_mel.shape[1]
-    mu = model.flow.regulate(model.checked_ids(speech_ids)[None], prompt_ids, prompt_frames)
-    if z is None:
-        z = torch.randn(mu.shape, generator=generator).to(mu) * model.config.flow.temperature
-    if state is not None:
-        z, mu = (
-            torch.cat([old, new[:, :, old.shape[2] :]], dim=2) for old, new in ((state.z, z), (state.mu, mu))
-        )
-    kept_z, kept_mu = (
-        torch.cat([x[:, :, :prompt_frames], x[:, :, -FLOW_CACHE_FRAMES:]], dim=2) for x in (z, mu)
-    )
-    return model.flow.mel_from(mu, prompt_mel, embedding, z), kept_z, kept_mu
-
-
-def cross_fade(new: Tensor, old: Tensor, length: int) -> Tensor:
-    """`new`, its first `length` values mixed with the last ones of `old` under halves of a Hamming window."""
-    window = torch.hamming_window(2 * length, periodic=False, dtype=torch.float64, device=new.device)
-    mixed = new[..., :length] * window[:length] + old[..., -length:] * window[length:]
-    return torch.cat([mixed.to(new.dtype), new[..., length:]], dim=-1)
-
-
-def speak_in_pieces(
-    model: Token2Wav,
-    speech_ids: Sequence[int],
-    voice: VoicePrompt,
+    ids: Iterable[Sequence[int]],
+    voice: VoicePrompt | str | None = None,
     seed: int | None = 0,
-    hop: int = TOKEN_HOP,
+    config: StreamConfig | None = None,
 ) -> Iterator[Tensor]:
-    """Sound of the ids, piece by piece, the way the released code cuts them."""
-    generator, state, start = seeded(seed), None, 0
-    while len(speech_ids) - start >= hop + TOKEN_OVERLAP:
-        piece = speech_ids[start : start + hop + TOKEN_OVERLAP]
-        sound, state = speak_piece(model, piece, voice, state, final=False, generator=generator)
+    """Waveforms `(samples,)`, none of them empty, while the ids come in slices of any size."""
+    stream = begin(model, voice, seed, config)
+    for some in ids:
+        sound, stream = push(model, stream, some)
+        if len(sound):
+            yield sound
+    sound, stream = push(model, stream, (), final=True)
+    if len(sound):
         yield sound
-        start += hop
-    if start < len(speech_ids):
-        yield speak_piece(model, speech_ids[start:], voice, state, final=True, generator=generator)[0]
+
+
+def _piece(model: Token2Wav, stream: SpeechStream, count: int, is_last: bool) -> tuple[Tensor, SpeechStream]:
+    """Sound of the next `count` ids, and the state without what is not needed any more."""
+    end = stream.seen + count
+    mel = stream.ahead
+    if count:
+        mel = fade(stream.ahead, piece_mel(model, stream, end))
+    done = model.config.flow.mel_frames(end if is_last else end - stream.config.lookahead)
+    now = done - stream.sound.frames
+    waveform, sound = go_on(model.vocoder, stream.sound, mel, now, stream.seed)
+    first = max(stream.first, end - stream.config.context)
+    return waveform, replace(
+        stream,
+        ids=stream.ids[first - stream.first :],
+        first=first,
+        seen=end,
+        pieces=stream.pieces + 1,
+        ahead=mel[:, :, now:],
+        sound=sound,
+    )
+
+
+def piece_mel(model: Token2Wav, stream: SpeechStream, end: int) -> Tensor:
+    """Mel `(1, bins, time)` from the first frame that has not sounded to the last one of id `end - 1`."""
+    flow = model.flow
+    prompt_ids, prompt_mel, embedding = model.placed(stream.voice)
+    ids = model.checked_ids(stream.ids[: end - stream.first])[None]
+    start = first_frame(model, stream.first)
+    stop = flow.config.mel_frames(end)
+    h = flow.encode(torch.cat([prompt_ids, ids], dim=1))
+    prompt, reply = h[:, : prompt_ids.shape[1]], h[:, prompt_ids.shape[1] :]
+    frames = torch.arange(start, stop, device=h.device, dtype=torch.float64)
+    places = (frames + 0.5) * flow.config.ids_per_frame - 0.5 - stream.first
+    stretched = torch.cat([stretch(prompt, prompt_mel.shape[1]), stretch_at(reply, places)], dim=1)
+    mu = flow.length_regulator(stretched.transpose(1, 2))
+    z = torch.cat(
+        [
+            frame_noise(stream.seed, "flow", mu.shape[1], -prompt_mel.shape[1], 0),
+            frame_noise(stream.seed, "flow", mu.shape[1], start, stop),
+        ],
+        dim=2,
+    )
+    mel = flow.mel_from(mu, prompt_mel, embedding, z.to(mu) * flow.config.temperature)
+    return mel[:, :, stream.sound.frames - start :]
+
+
+def first_frame(model: Token2Wav, first: int) -> int:
+    """The frame at which a piece starts whose ids start at `first`.
+
+    The estimator pairs frames when it halves time; a piece must pair the same ones as every other.
+    """
+    step = 2 ** (len(model.config.flow.estimator.channels) - 1)
+    return model.config.flow.mel_frames(first) // step * step

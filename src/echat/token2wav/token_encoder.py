@@ -181,6 +181,14 @@ def stretch(x: Tensor, frames: int) -> Tensor:
     return F.interpolate(x.transpose(1, 2), size=frames, mode="linear").transpose(1, 2)
 
 
+def stretch_at(x: Tensor, places: Tensor) -> Tensor:
+    """Linear interpolation at `places (frames,)`, counted in steps of `x (batch, n, dim)`; ends are held."""
+    places = places.clamp(0, x.shape[1] - 1)
+    left = places.floor().long().clamp(max=max(0, x.shape[1] - 2))
+    share = (places - left).to(x)[:, None]
+    return torch.lerp(x[:, left], x[:, (left + 1).clamp(max=x.shape[1] - 1)], share)
+
+
 def stretch_rows(x: Tensor, lens: Tensor, frame_lens: Tensor) -> Tensor:
     """`stretch` for padded rows: row `b` goes from `lens[b]` to `frame_lens[b]`, zeros behind."""
     if lens.unique().numel() == 1 and frame_lens.unique().numel() == 1:

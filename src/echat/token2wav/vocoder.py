@@ -1,6 +1,6 @@
 """HiFT vocoder: a mel becomes a waveform (neural source filter, then an inverse Fourier transform).
 
-Read from leaf to root: snake, residual block, pitch predictor, harmonic source, vocoder.
+Read from leaf to root: pitch predictor, harmonic source, vocoder.
 
 Legend: batch, time = mel frames (256 samples each), samples = 256 * time, harmonics = 9,
 bins = n_fft / 2 + 1.
@@ -8,15 +8,14 @@ bins = n_fft / 2 + 1.
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from echat.config import Config
+from echat.token2wav.snake import ResBlock
 
 LOUDEST = math.log(100.0)  # largest log magnitude of the spectrum
 
@@ -72,59 +71,31 @@ class VocoderConfig(Config):
         """Waveform samples made from one mel frame."""
         return math.prod(self.upsample_rates) * self.istft_hop
 
-
-class _SnakeFunction(torch.autograd.Function):
-    """Snake with a derivative in closed form: a third of the memory traffic of the one autograd composes."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
-        ctx.save_for_backward(x, alpha)
-        return torch.sin(x * alpha).square_().div_(alpha + 1e-9).add_(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, alpha = ctx.saved_tensors
-        angle = x * (2 * alpha)
-        waves = torch.sin(angle)  # 2 sin(alpha x) cos(alpha x)
-        by_x = torch.addcmul(grad, grad, waves)
-        # d/d alpha of sin^2(alpha x) / alpha; sin^2 = (1 - cos 2 alpha x) / 2
-        by_alpha = waves.mul_(x).sub_(angle.cos_().neg_().add_(1).mul_(0.5 / (alpha + 1e-9)))
-        return by_x, by_alpha.mul_(grad).sum((0, 2), keepdim=True)[0] / (alpha + 1e-9)
-
-
-class Snake(nn.Module):
-    """`x + sin(alpha x)^2 / alpha`, one learned frequency per channel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _SnakeFunction.apply(x, self.alpha[:, None])  # type: ignore[no-any-return]
-
-
-class ResBlock(nn.Module):
-    """Pairs of a dilated and a plain convolution, each behind a snake, added to the input."""
-
-    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
-        super().__init__()
-        self.convs1 = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, dilation=d, padding=(kernel - 1) * d // 2)
-            for d in dilations
-        )
-        self.convs2 = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations
-        )
-        self.activations1 = nn.ModuleList(Snake(channels) for _ in dilations)
-        self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for snake1, conv1, snake2, conv2 in zip(
-            self.activations1, self.convs1, self.activations2, self.convs2, strict=True
+    @property
+    def reach(self) -> int:
+        """Mel frames on each side that the sound of one frame depends on, given the source."""
+        frames, rate = 3.0, 1  # the first convolution
+        for stage, (factor, kernel) in enumerate(
+            zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True)
         ):
-            x = x + conv2(snake2(conv1(snake1(x))))
-        return x
+            frames += kernel / (factor * rate)
+            rate *= factor
+            source = _block_reach(
+                self.source_resblock_kernel_sizes[stage], self.source_resblock_dilation_sizes[stage]
+            )
+            main = max(
+                _block_reach(size, dilations)
+                for size, dilations in zip(
+                    self.resblock_kernel_sizes, self.resblock_dilation_sizes, strict=True
+                )
+            )
+            frames += (main + source) / rate
+        return math.ceil(frames + (3 + 1 + self.istft_n_fft / self.istft_hop) / rate)
+
+
+def _block_reach(kernel: int, dilations: tuple[int, ...]) -> int:
+    """Steps on each side that a residual block looks at."""
+    return sum((kernel - 1) // 2 * (dilation + 1) for dilation in dilations)
 
 
 class F0Predictor(nn.Module):
@@ -157,40 +128,59 @@ class HarmonicSource(nn.Module):
         phase: Tensor | None = None,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
+        cycles: Tensor | None = None,
     ) -> Tensor:
         """`f0 (batch, time) -> (batch, 1, samples)`; what is not given of phase and noise is drawn.
 
         `phase (batch, harmonics, 1)` is the start phase (the fundamental always starts at 0), `noise
-        (batch, harmonics, samples)` standard normal.
+        (batch, harmonics, samples)` standard normal; `cycles` is what `cycles_after` said of earlier frames.
         """
         config = self.config
         samples = f0.shape[1] * config.samples_per_frame
         shape = (f0.shape[0], config.nb_harmonics + 1, samples)
         if phase is None:
-            phase = torch.zeros(shape[0], shape[1], 1)
-            if config.random_phase:
-                phase = torch.rand(phase.shape, generator=generator) * 2 * math.pi - math.pi
+            phase = self.draw_phase(shape[0], generator)
         phase = phase.to(f0).index_fill(1, torch.zeros(1, dtype=torch.long, device=f0.device), 0.0)
         if noise is None:
             noise = torch.randn(shape, generator=generator).to(f0)
-        sines = config.nsf_alpha * torch.sin(2 * math.pi * self._cycles(f0) + phase)
+        sines = config.nsf_alpha * torch.sin(2 * math.pi * self._cycles(f0, cycles) + phase)
         voiced = (f0 > config.nsf_voiced_threshold).to(f0.dtype)
         voiced = voiced.repeat_interleave(config.samples_per_frame, dim=1)[:, None]  # (batch, 1, samples)
         gain = voiced * config.nsf_sigma + (1 - voiced) * (config.nsf_alpha / 3)
         excitation = sines * voiced + gain * noise  # (batch, harmonics, samples)
         return torch.tanh(self.l_linear(excitation.transpose(1, 2))).transpose(1, 2)
 
-    def _cycles(self, f0: Tensor) -> Tensor:
+    def draw_phase(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """Start phases `(batch, harmonics, 1)`; the first is drawn too, though the fundamental starts at
+        0.
+        """
+        shape = (batch, self.config.nb_harmonics + 1, 1)
+        if not self.config.random_phase:
+            return torch.zeros(shape)
+        return torch.rand(shape, generator=generator) * 2 * math.pi - math.pi
+
+    def cycles_after(self, f0: Tensor, cycles: Tensor | None = None) -> Tensor:
+        """Fraction of the cycle in which each harmonic ends, `(batch, harmonics)`: the next `cycles`."""
+        total = self._per_sample(f0).sum(-1) * self.config.samples_per_frame
+        return (total if cycles is None else total + cycles) % 1
+
+    def _per_sample(self, f0: Tensor) -> Tensor:
+        """Cycles that each harmonic runs through in one sample, `(batch, harmonics, time)`."""
+        harmonic = torch.arange(1, self.config.nb_harmonics + 2, device=f0.device, dtype=f0.dtype)
+        return (f0[:, None] * harmonic[:, None] / self.config.sampling_rate).double()
+
+    def _cycles(self, f0: Tensor, before: Tensor | None = None) -> Tensor:
         """Fraction of the cycle each harmonic has run through, `(batch, harmonics, samples)`.
 
         The sum reaches thousands of cycles, so it is kept in double precision, frame by frame.
         """
         hop = self.config.samples_per_frame
-        harmonic = torch.arange(1, self.config.nb_harmonics + 2, device=f0.device, dtype=f0.dtype)
-        per_sample = (f0[:, None] * harmonic[:, None] / self.config.sampling_rate).double()
-        start = (per_sample.cumsum(-1) - per_sample) * hop % 1  # (batch, harmonics, time)
+        per_sample = self._per_sample(f0)
+        start = (per_sample.cumsum(-1) - per_sample) * hop  # (batch, harmonics, time)
+        if before is not None:
+            start = start + before[..., None]
         steps = torch.arange(1, hop + 1, device=f0.device, dtype=torch.float64)
-        return ((start[..., None] + per_sample[..., None] * steps) % 1).flatten(2).to(f0.dtype)
+        return ((start[..., None] % 1 + per_sample[..., None] * steps) % 1).flatten(2).to(f0.dtype)
 
 
 class Vocoder(nn.Module):

@@ -1,0 +1,89 @@
+"""The vocoder of :mod:`echat.token2wav.vocoder` for inference: the same numbers, channels innermost.
+
+Legend: sound inside is `(batch, channels, 1, time)`, channels last in memory.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from echat.token2wav.fast_conv import Layer, fast_conv, fast_transposed, image
+from echat.token2wav.snake import ResBlock, Snake
+from echat.token2wav.vocoder import F0Predictor, Vocoder
+
+
+class FastVocoder(Vocoder):
+    """A vocoder whose convolutions read their input as it lies; source and Fourier transforms are shared."""
+
+    def __init__(self, plain: Vocoder) -> None:
+        nn.Module.__init__(self)
+        self.config = plain.config
+        self.m_source = plain.m_source
+        self.f0_predictor = FastF0Predictor(plain.f0_predictor)
+        self.register_buffer("window", plain.window, persistent=False)
+        self._pre, self._post = fast_conv(plain.conv_pre), fast_conv(plain.conv_post)
+        self._ups = [fast_transposed(cast(nn.ConvTranspose1d, up)) for up in plain.ups]
+        self._source_downs = [fast_conv(cast(nn.Conv1d, down)) for down in plain.source_downs]
+        self._source_blocks = [fast_block(cast(ResBlock, block)) for block in plain.source_resblocks]
+        self._blocks = [fast_block(cast(ResBlock, block)) for block in plain.resblocks]
+
+    def spectrum(self, mel: Tensor, source: Tensor) -> Tensor:
+        source_bins = image(self.source_spectrum(source))
+        blocks = len(self.config.resblock_kernel_sizes)
+        x = self._pre(image(mel))
+        for stage, up in enumerate(self._ups):
+            x = up(F.leaky_relu(x, self.config.lrelu_slope))
+            if stage == len(self._ups) - 1:
+                x = torch.cat([x[..., 1:2], x], dim=3)  # one frame is reflected at the left
+            x = x + self._source_blocks[stage](self._source_downs[stage](source_bins))
+            first, *others = self._blocks[stage * blocks : (stage + 1) * blocks]
+            total = first(x)
+            for block in others:
+                total = total.add_(block(x))
+            x = total.div_(blocks)
+        return self._post(F.leaky_relu(x)).squeeze(2)
+
+
+class FastF0Predictor(F0Predictor):
+    """The pitch predictor."""
+
+    def __init__(self, plain: F0Predictor) -> None:
+        nn.Module.__init__(self)
+        self.classifier = plain.classifier
+        self._convs = [fast_conv(layer) for layer in plain.condnet if isinstance(layer, nn.Conv1d)]
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = image(mel)
+        for conv in self._convs:
+            x = F.elu(conv(x))
+        return self.classifier(x.squeeze(2).transpose(1, 2)).squeeze(-1).abs()
+
+
+def fast_block(block: ResBlock) -> Layer:
+    """A residual block."""
+    steps = [
+        [fast_snake(cast(Snake, snake1)), fast_conv(cast(nn.Conv1d, conv1)),
+         fast_snake(cast(Snake, snake2)), fast_conv(cast(nn.Conv1d, conv2))]
+        for snake1, conv1, snake2, conv2 in zip(
+            block.activations1, block.convs1, block.activations2, block.convs2, strict=True
+        )
+    ]  # fmt: skip
+
+    def run(x: Tensor) -> Tensor:
+        for step in steps:
+            y = x
+            for layer in step:
+                y = layer(y)
+            x = y.add_(x)
+        return x
+
+    return run
+
+
+def fast_snake(snake: Snake) -> Layer:
+    """The activation, in place as far as its input allows."""
+    alpha = snake.alpha.detach()[:, None, None]
+    share = 1 / (alpha + 1e-9)
+    return lambda x: torch.addcmul(x, torch.mul(x, alpha).sin_().square_(), share)
