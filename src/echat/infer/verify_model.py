@@ -23,9 +23,10 @@ from echat.infer.bounds import (
     SUM_OF_LOGITS,
 )
 from echat.infer.check import Check, relative, same
-from echat.infer.engine import Engine, load_released
+from echat.infer.engine import Engine
 from echat.infer.golden_folder import GoldenFolder
 from echat.infer.golden_layout import IGNORE, GoldenBatch, LayoutReader
+from echat.infer.loading import load_released
 from echat.infer.place import Place
 from echat.model.speech_llm import SpeechLLM
 
