@@ -1,4 +1,4 @@
-"""A file written tensor by tensor is the file written at once; weights given to an empty module are not copied."""
+"""A file written tensor by tensor is the file written at once; empty modules take weights without a copy."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def _format_name(dtype: torch.dtype) -> str:
 def _bytes(tensor: Tensor) -> memoryview:
     import torch
 
-    return memoryview(tensor.contiguous().view(torch.uint8).numpy())
+    return tensor.contiguous().view(torch.uint8).numpy().data
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(404, {"X-Error-Code": "RevisionNotFound"})
         elif key not in self.server.files:
             self._head(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-        elif key in self.server.large:
+        elif key in self.server.large:  # they lie on another host, as those of real hubs
             content = self.server.files[key]
             headers = {
                 "X-Repo-Commit": COMMIT,
                 "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
                 "X-Linked-Size": str(len(content)),
-                "Location": f"{self.server.url}/large/{key}",
+                "Location": f"http://localhost:{self.server.server_port}/large/{key}",
             }
             self._head(302, headers)
         else:
@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(206 if asked else 200, headers, len(content) - start)
         if is_large:
             self.server.ranges.append(asked)
-            if self.server.stall_after is not None:
+            if self.server.stall_after is not None and self.server.stall_after < len(content):
                 stop, self.server.stall_after = self.server.stall_after, None
                 self.wfile.write(content[start:stop])
                 self.server.go_on.wait(60)

@@ -18,8 +18,7 @@ WEIGHTS, LLM = ASSETS / "tiny_echat.pt", ASSETS / "llm"
 HEADS = {"encoder_heads": 4, "adapter_heads": 4}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("part", [1, 1 << 30])
+@pytest.mark.parametrize(("dtype", "part"), [(torch.float32, 1 << 30), (torch.bfloat16, 1 << 18)])
 def test_converted_is_direct(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, part: int
 ) -> None:
@@ -39,8 +38,10 @@ def test_converted_is_direct(
 def test_stored_weights_are_mapped_and_not_copied(tmp_path: Path) -> None:
     convert_osum(WEIGHTS, LLM, tmp_path, torch.bfloat16, **HEADS)
     model = load_model(tmp_path, None).model
-    storages = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    assert len(storages) == 1  # one mapping of one file holds them all
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    assert (
+        max(places) - min(places) < (tmp_path / "model.safetensors").stat().st_size
+    )  # one mapping of one file
     with torch.no_grad():
         model.projection.bias += 1
     again = load_model(tmp_path, None).model

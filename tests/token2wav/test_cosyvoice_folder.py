@@ -5,6 +5,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -16,6 +17,10 @@ from echat.token2wav.token2wav import Token2Wav
 from echat.token2wav.voice import VoicePrompt
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "token2wav"
+
+
+def tone(samples: int) -> np.ndarray:
+    return np.sin(np.arange(samples) / 10.0)
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def release(tmp_path: Path) -> Path:
     (home / "campplus.onnx").write_bytes(b"speaker")
     (home / "speech_tokenizer_v1.onnx").write_bytes(b"tokenizer")
     (home / "llm.pt").write_bytes(b"not needed")
-    soundfile.write(home / "prompt.wav", torch.zeros(22050).numpy(), 22050)
+    soundfile.write(home / "prompt.wav", tone(22050), 22050)
     return home
 
 
@@ -78,8 +83,8 @@ def test_converted_is_direct(tmp_path: Path, release: Path, hearing: None, form:
 
 
 def test_a_recording_becomes_the_default_voice(tmp_path: Path, release: Path, hearing: None) -> None:
-    soundfile.write(tmp_path / "anna.wav", torch.zeros(48000).numpy(), 24000)
-    soundfile.write(release / "short.wav", torch.zeros(100).numpy(), 22050)
+    soundfile.write(tmp_path / "anna.wav", tone(48000), 24000)
+    soundfile.write(release / "short.wav", tone(1000), 22050)
     report = str(convert_cosyvoice(release, tmp_path, tmp_path / "anna.wav"))
     assert "short.wav: left out: " in report and "voices: prompt, anna; default anna" in report
     assert Token2Wav.from_folder(tmp_path / "token2wav").voice(None).speech_ids.tolist() == [0, 1]

@@ -124,7 +124,7 @@ def read_llm_config(llm_folder: Path) -> LLMConfig:
     return LLMConfig.from_transformers(json.loads(path.read_text(encoding="utf-8")))
 
 
-def stated_heads(weights: Path) -> dict[str, int]:
+def stated_heads(weights: Path) -> dict[str, Any]:
     """Attention heads, which leave no trace in the weights, where a `config.json` of the training code lies
     beside them; the released numbers otherwise."""
     path = weights.parent / "config.json"

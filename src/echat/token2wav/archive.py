@@ -37,7 +37,7 @@ def unpack(archive: Path, is_wanted: Callable[[str], bool], folder: Path) -> lis
     except (tarfile.TarError, EOFError, OverflowError, zlib.error) as error:
         raise ValueError(
             f"{archive}: expected a whole tar archive, found {archive.stat().st_size} bytes that cannot be "
-            f"read ({error}); download it again"
+            f"read ({' '.join(str(error).split())}); download it again"
         ) from error
     return left
 
