@@ -186,7 +186,7 @@ def stated(flow: FlowConfig, vocoder: VocoderConfig) -> dict[str, dict[str, obje
     cfm = ("sigma_min", "training_cfg_rate", "inference_cfg_rate", "t_scheduler")
     values["cfm"] = {name: values[name] for name in cfm}
     values["length_regulator"] = {"sampling_ratios": [1] * flow.regulator_layers}
-    hift = vocoder.model_dump(mode="json")
+    hift = vocoder.model_dump(mode="json", exclude={"istft_n_fft", "istft_hop"})
     hift["istft_params"] = {"n_fft": vocoder.istft_n_fft, "hop_len": vocoder.istft_hop}
     return {"flow": values, "hift": hift}
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,7 @@ def test_full_size_has_the_released_keys():
     assert shapes == {name: tuple(shape) for name, shape in released}
 
 
+@pytest.mark.slow
 def test_the_whole_path_runs(tmp_path):
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "full_size_path.py"), str(tmp_path), "--size", "tiny"],

@@ -43,13 +43,14 @@ def download(
 
     HF_ENDPOINT names a mirror, HF_HOME another place, HF_HUB_OFFLINE=1 uses only what is there.
     """
-    from echat.cli import show
     from echat.infer import hub
 
     if release != hub.RELEASE:
         raise ValueError(f"release: expected {hub.RELEASE}, found {release!r}; other models are not known")
     found = hub.download(think.value, revision)
     if json:
+        from echat.cli import show
+
         show.json_line(
             {
                 "weights": str(found.weights.path),
