@@ -9,9 +9,10 @@ from torch import Tensor
 
 from echat.checkpoint import CheckpointError
 from echat.model import osum_conversion
+from echat.model.blocks import Rounding, rounded
 from echat.model.model_folder import load_model, stored_dtype
 from echat.model.osum_conversion import convert_osum
-from echat.model.osum_weights import load_osum, read_state
+from echat.model.osum_weights import ROUNDINGS, load_osum, read_state
 
 ASSETS = Path(__file__).parent.parent / "assets" / "model"
 WEIGHTS, LLM = ASSETS / "tiny_echat.pt", ASSETS / "llm"
@@ -54,7 +55,7 @@ def test_the_report_counts_every_key(tmp_path: Path) -> None:
     counted = report.parameters + len(report.aliases) + len(report.unused) + len(report.tables)
     assert report.keys == counted == len(state)
     assert set(report.aliases) == {"llama_model.lm_head.weight", "embed_tokens.weight", "lm_head.weight"}
-    assert report.shapes.ok and max(report.tables.values()) < 1e-5
+    assert report.shapes.ok and max(report.tables.values()) < 1e-7
     lines = str(report).splitlines()
     assert lines[0] == f"tiny_echat.pt: {len(state)} keys, 0 missing, 0 left over, 0 of another shape"
     assert "float32 -> bfloat16" in lines[1]
@@ -72,7 +73,10 @@ def test_the_report_counts_every_key(tmp_path: Path) -> None:
             "key lm_head.weight: expected the val",
         ),
         (lambda s: s.update({"lm_head.weight": s["lm_head.weight"].half()}), "the file mixes two models"),
-        (lambda s: s["encoder.embed.pos_enc.pe"].add_(0.1), "encoder.positions: expected sinusoids"),
+        (
+            lambda s: s["encoder.embed.pos_enc.pe"].add_(0.1),
+            "key encoder.embed.pos_enc.pe: expected sinusoids",
+        ),
         (lambda s: s["encoder.embed.pos_enc.pe"].fill_(torch.nan), "found values nan away"),
     ],
 )
@@ -85,6 +89,17 @@ def test_anything_else_is_refused_before_a_weight_is_written(
     with pytest.raises(CheckpointError, match=complaint):
         convert_osum(tmp_path / "changed.pt", LLM, tmp_path / "out", **HEADS)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("ways", ROUNDINGS)
+def test_rounded_position_tables_are_kept_to_the_bit(tmp_path: Path, ways: Rounding) -> None:
+    key = "encoder.embed.pos_enc.pe"
+    state = dict(read_state(WEIGHTS))
+    state[key] = rounded(state[key], ways)
+    torch.save(state, tmp_path / "rounded.pt")
+    convert_osum(tmp_path / "rounded.pt", LLM, tmp_path, **HEADS)
+    positions = load_model(tmp_path).model.encoder.positions
+    assert positions.rounding == ways and torch.equal(positions.table, state[key][0])
 
 
 def test_the_old_file_format_is_read_too(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_runtime_names_are_aliases(state: dict[str, Tensor], tmp_path: Path) -> 
         (lambda s: s.pop("speech_token_emded.weight"), "found no speech_token_emded.weight"),
         (
             lambda s: s.update({"encoder.embed.pos_enc.pe": s["encoder.embed.pos_enc.pe"] + 0.1}),
-            "encoder.positions: expected sinusoids",
+            "key encoder.embed.pos_enc.pe: expected sinusoids",
         ),
     ],
 )

@@ -25,11 +25,11 @@ from echat.model.osum_weights import (
     BELONG_TOGETHER,
     KeyMap,
     check_alias,
-    check_table,
     empty_model,
     infer_config,
     read_llm_config,
     read_state,
+    with_position_tables,
 )
 from echat.model.speech_llm import SpeechLLM
 from echat.model.text_tokenizer import TextTokenizer
@@ -83,16 +83,15 @@ def convert_osum(
     state = read_state(weights)
     shapes = {name: tensor.shape for name, tensor in state.items()}
     config = infer_config(shapes, read_llm_config(llm_folder), encoder_heads, adapter_heads)
+    config, tables = with_position_tables(config, state, str(weights))
     tokenizer = TextTokenizer.from_folder(llm_folder)
     check_tokenizer(tokenizer, config, llm_folder)
     keys, model = KeyMap.of(state), empty_model(config)
-    report = _report(weights, state, keys, model, dtype)
+    report = _report(weights, state, keys, tables, model, dtype)
     report.shapes.require(str(weights), type(model).__name__, BELONG_TOGETHER)
     del state
     for alias, key in keys.aliases.items():
         check_alias(read_state(weights), alias, key, str(weights))
-    for key, module in keys.tables.items():
-        report.tables[module] = check_table(model, module, read_state(weights)[key], str(weights))
     tokenizer.save(folder / TOKENIZER_FOLDER)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     stream_tensors(folder / WEIGHTS_FILE, expected, dtype, _one_by_one(weights, keys))
@@ -101,7 +100,12 @@ def convert_osum(
 
 
 def _report(
-    weights: Path, state: dict[str, Tensor], keys: KeyMap, model: SpeechLLM, dtype: torch.dtype
+    weights: Path,
+    state: dict[str, Tensor],
+    keys: KeyMap,
+    tables: dict[str, float],
+    model: SpeechLLM,
+    dtype: torch.dtype,
 ) -> OsumReport:
     parameters = keys.parameters(state)
     return OsumReport(
@@ -113,7 +117,7 @@ def _report(
         dtype=_name(dtype),
         aliases=keys.aliases,
         unused=keys.unused,
-        tables={},
+        tables=tables,
         shapes=KeyReport.compare(model.state_dict(), parameters),
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from echat.checkpoint import CheckpointError, assign_strict
 from echat.model.adapter import AdapterConfig
-from echat.model.blocks import PositionTable, sinusoids
+from echat.model.blocks import PositionLayout, Rounding, rounded, sinusoids
 from echat.model.llm import LLMConfig
 from echat.model.speech_encoder import EncoderConfig
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
@@ -33,11 +33,12 @@ ALIASES = {
     "llama_model.speech_head.bias": "speech_head.bias",
 }
 UNUSED = ("ln_speech.weight", "ln_speech.bias")  # saved, never computed with
-POSITION_TABLES = {
-    "encoder.embed.pos_enc.pe": "encoder.positions",
-    "speech_transformer.embed.pos_enc.pe": "adapter.positions",
+POSITION_TABLES: dict[str, tuple[str, PositionLayout]] = {  # part of the configuration, form of the sinusoids
+    "encoder.embed.pos_enc.pe": ("encoder", "halves"),
+    "speech_transformer.embed.pos_enc.pe": ("adapter", "interleaved"),
 }
-# A stored table may have passed through bf16 (one rounding of values up to 1); more is another table.
+ROUNDINGS: tuple[Rounding, ...] = ((), ("fp16",), ("bf16",), ("fp16", "bf16"))
+# One rounding to bf16 of values up to 1; more is another table.
 POSITION_TABLE_TOLERANCE = 2**-8
 # Attention heads leave no trace in the shapes; these are the released choices.
 ENCODER_HEAD_DIM = 64
@@ -177,7 +178,7 @@ class KeyMap:
     sources: dict[str, str]  # our parameter -> the key that holds it
     aliases: dict[str, str]  # further names -> the key with the same values
     unused: tuple[str, ...]  # saved, never computed with
-    tables: dict[str, str]  # key of a stored position table -> our module
+    tables: tuple[str, ...]  # stored position tables
 
     @classmethod
     def of(cls, names: Iterable[str]) -> "KeyMap":
@@ -194,7 +195,7 @@ class KeyMap:
             sources,
             aliases,
             tuple(name for name in names if name in UNUSED),
-            {name: POSITION_TABLES[name] for name in names if name in POSITION_TABLES},
+            tuple(name for name in names if name in POSITION_TABLES),
         )
 
     def parameters(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -213,20 +214,34 @@ def check_alias(state: Mapping[str, Tensor], alias: str, key: str, where: str) -
         )
 
 
-def check_table(model: SpeechLLM, module_name: str, stored: Tensor, where: str) -> float:
-    """How far a stored position table (1, rows, dim) is from the computed one, which is used; any other
-    table than that is refused."""
-    positions = model.get_submodule(module_name)
-    assert isinstance(positions, PositionTable)
-    rows, dim = stored.shape[1:]
-    computed = sinusoids(rows, dim, positions.layout)
-    error = float(computed.sub_(stored[0]).abs_().max())
-    if not error <= POSITION_TABLE_TOLERANCE:
-        raise CheckpointError(
-            f"{where}, position table of {module_name}: expected sinusoids, found values {error:.3g} away; "
-            "the file was made by another encoder"
-        )
-    return error
+def with_position_tables(
+    config: SpeechLLMConfig, state: Mapping[str, Tensor], where: str
+) -> tuple[SpeechLLMConfig, dict[str, float]]:
+    """The configuration whose computed position tables are those of the file, and how far they are by key.
+
+    A stored table (1, rows, dim) is sinusoids that may have passed through lower precisions, which then shows
+    in float32; any other table is refused.
+    """
+    parts: dict[str, Any] = {"encoder": config.encoder, "adapter": config.adapter}
+    errors: dict[str, float] = {}
+    for key, (part, layout) in POSITION_TABLES.items():
+        if key in state:
+            rounding, errors[key] = _rounding(state[key][0], layout)
+            if not errors[key] <= POSITION_TABLE_TOLERANCE:
+                raise CheckpointError(
+                    f"{where}, key {key}: expected sinusoids, found values {errors[key]:.3g} away; the file "
+                    "was made by another encoder"
+                )
+            parts[part] = parts[part].model_copy(update={"position_rounding": rounding})
+    return config.model_copy(update=parts), errors
+
+
+def _rounding(stored: Tensor, layout: PositionLayout) -> tuple[Rounding, float]:
+    """What the sinusoids of a stored table (rows, dim) went through, and the distance that is left."""
+    exact, stored = sinusoids(*stored.shape, layout), stored.float()
+    errors = {way: float((rounded(exact, way) - stored).abs().max()) for way in ROUNDINGS}
+    best = min(errors, key=lambda way: errors[way])
+    return best, errors[best]
 
 
 def load_osum(
@@ -243,11 +258,11 @@ def load_osum(
     state = read_state(path)
     keys = KeyMap.of(state)
     shapes = {name: tensor.shape for name, tensor in state.items()}
-    model = empty_model(infer_config(shapes, read_llm_config(llm_folder), encoder_heads, adapter_heads))
+    config = infer_config(shapes, read_llm_config(llm_folder), encoder_heads, adapter_heads)
+    config, _ = with_position_tables(config, state, str(path))
+    model = empty_model(config)
     for alias, key in keys.aliases.items():
         check_alias(state, alias, key, str(path))
-    for key, module_name in keys.tables.items():
-        check_table(model, module_name, state[key], str(path))
     assign_strict(model, keys.parameters(state), str(path), dtype, BELONG_TOGETHER)
     model.reset_tables()
     return model if dtype is None else model.to(dtype)
