@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from echat.audio.waveform import read
+from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.dialogue import thinking
 from echat.dialogue.rendering import Audio as AudioSegment
 from echat.dialogue.rendering import Segment, render
@@ -22,7 +23,6 @@ from echat.infer.decoding import Plan, Writing
 from echat.infer.events import Event, Reply, Understanding
 from echat.infer.generation import embed_prompt, generate
 from echat.infer.hearing import listen, to_mel
-from echat.infer.loading import TOKEN2WAV_FOLDER
 from echat.infer.loading import load as load
 from echat.infer.loading import load_released as load_released
 from echat.infer.telling import Clock, Teller

@@ -95,8 +95,8 @@ def _bring(repo: str, name: str, revision: str) -> None:
         raise
     except Exception:  # no connection, in one of many forms: the library then looks into its cache
         return
-    if not found.etag or not found.commit_hash:
-        return
+    if not found.commit_hash or not found.etag or Path(found.etag).name != found.etag:
+        return  # no hub, or one that names files by paths: the library says so
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
     if not (folder / found.etag).exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,6 +114,8 @@ def _transfer(url: str, found: HfFileMetadata, blob: Path, what: str) -> None:
         headers.pop("authorization", None)  # a signed address elsewhere: the token is none of its business
     part = blob.with_name(f"{blob.name}.part")
     with FileLock(f"{part}.lock"):
+        if blob.exists():
+            return  # another process brought it meanwhile
         if found.size is not None:
             _make_room(part, found.size, what)
         with open(part, "ab") as file:

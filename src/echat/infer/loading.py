@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from echat.checkpoint import CheckpointError
+from echat.checkpoint import TOKEN2WAV_FOLDER, CheckpointError
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
 from echat.model import osum_weights
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from echat.infer.engine import Engine
 
 MODELS_FOLDER = "models"  # of the package: the built-in models
-TOKEN2WAV_FOLDER = "token2wav"
 
 
 def load(name_or_path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> "Engine":

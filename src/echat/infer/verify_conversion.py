@@ -7,11 +7,12 @@ from typing import Any
 
 import yaml
 
+from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.infer.conversion import DTYPES, convert
 from echat.infer.engine import Engine
 from echat.infer.loading import load
 from echat.infer.place import Place
-from echat.token2wav.cosyvoice_folder import TOKEN2WAV_FOLDER, convert_cosyvoice
+from echat.token2wav.cosyvoice_folder import convert_cosyvoice
 from echat.token2wav.token2wav import Token2Wav
 
 

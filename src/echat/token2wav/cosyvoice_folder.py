@@ -14,13 +14,13 @@ from pathlib import Path
 from torch import Tensor
 
 from echat.audio.waveform import read
+from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.token2wav.archive import unpack
 from echat.token2wav.cosyvoice_weights import read_weights
 from echat.token2wav.onnx_model import TOKENIZER_25HZ_SHA256, TOKENIZER_50HZ_SHA256_START, sha256
 from echat.token2wav.speech_tokenizer import load_speech_tokenizer
 from echat.token2wav.token2wav import SPEAKER_FILE, TOKENIZER_FOLDER, Token2Wav
 
-TOKEN2WAV_FOLDER = "token2wav"
 TOKENIZER_FILE = "speech_tokenizer_v1.onnx"
 NETWORKS = ("flow.pt", "hift.pt")
 WANTED = (*NETWORKS, "cosyvoice.yaml", SPEAKER_FILE, TOKENIZER_FILE)
