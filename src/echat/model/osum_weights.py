@@ -238,7 +238,8 @@ def with_position_tables(
 
 def _rounding(stored: Tensor, layout: PositionLayout) -> tuple[Rounding, float]:
     """What the sinusoids of a stored table (rows, dim) went through, and the distance that is left."""
-    exact, stored = sinusoids(*stored.shape, layout), stored.float()
+    rows, dim = stored.shape
+    exact, stored = sinusoids(rows, dim, layout), stored.float()
     errors = {way: float((rounded(exact, way) - stored).abs().max()) for way in ROUNDINGS}
     best = min(errors, key=lambda way: errors[way])
     return best, errors[best]
