@@ -19,9 +19,10 @@ __all__ = ["__version__", "load"]
 def load(name_or_path: str | Path, device: str = "cpu", dtype: Any = None) -> Engine:
     """A model ready to listen and answer.
 
-    ``name_or_path`` is the name of a model that ships with the package ("echat-tiny") or a model folder.
-    ``dtype`` is a ``torch.dtype`` (or None for the fastest that the device computes well).
+    ``name_or_path`` is the name of a model that ships with the package ("echat-tiny"), a model folder, or a
+    released ``.pt`` beside its Qwen2 folder. ``dtype`` is a ``torch.dtype``; None: bfloat16 where the weights
+    are stored so or the device is no CPU, else float32.
     """
-    from echat.infer import engine
+    from echat.infer import loading
 
-    return engine.load(name_or_path, device=device, dtype=dtype)
+    return loading.load(name_or_path, device=device, dtype=dtype)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from echat.cli import app
 from echat.infer.check import Check, close, relative, same
 from echat.infer.place import Bound, Place, full_float32
-from echat.infer.verify import verify
+from echat.infer.verify import bundled, verify
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -29,6 +29,15 @@ def test_the_bundled_folders_hold() -> None:
     assert [str(check) for check in checks if not check.ok] == []
     assert {check.name.split("/")[0] for check in checks} == {"model", "token2wav"}
     assert len(checks) == 248
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", "model"), ("bf16", "model"), ("fp32", "token2wav")])
+def test_they_hold_through_a_converted_folder(precision: str, kind: str) -> None:
+    folder = next(path for path in bundled() if path.name == kind)
+    place = Place.of("cpu", precision)
+    direct, converted = verify([folder], place), verify([folder], place, converted=True)
+    assert [str(check) for check in converted] == [str(check) for check in direct]  # the same numbers
+    assert all(check.ok for check in converted)
 
 
 def part_of(kind: str, target: Path, *names: str) -> Path:

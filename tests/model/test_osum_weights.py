@@ -72,12 +72,12 @@ def test_runtime_names_are_aliases(state: dict[str, Tensor], tmp_path: Path) -> 
     ("change", "complaint"),
     [
         (lambda s: s.pop("adapter_norm", s.pop("speech_transformer.after_norm.bias")), "1 missing"),
-        (lambda s: s.update(mystery=torch.zeros(1)), "1 left over .'mystery'"),
+        (lambda s: s.update(mystery=torch.zeros(1)), "1 left over .mystery."),
         (lambda s: s.update({"speech_head.bias": torch.zeros(3)}), "1 of another shape"),
         (lambda s: s.pop("speech_token_emded.weight"), "found no speech_token_emded.weight"),
         (
             lambda s: s.update({"encoder.embed.pos_enc.pe": s["encoder.embed.pos_enc.pe"] + 0.1}),
-            "encoder.positions: expected sinusoids",
+            "key encoder.embed.pos_enc.pe: expected sinusoids",
         ),
     ],
 )

@@ -116,6 +116,15 @@ hift: !new:cosyvoice.hifigan.generator.HiFTGenerator
 """
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["flow: 1", "a: !ref <a>\nflow: {}\nhift: {}", "- 1", "flow: [", RELEASED_YAML.replace("hift:", "h:")],
+)
+def test_another_yaml_is_one_line(text):
+    with pytest.raises(ValueError, match="cosyvoice.yaml: expected the sizes of flow and hift"):
+        read_cosyvoice_yaml(text)
+
+
 def test_sizes_come_from_the_yaml_beside_the_weights():
     flow, vocoder = read_cosyvoice_yaml(RELEASED_YAML)
     assert flow == FlowConfig(inference_cfg_rate=0.6)

@@ -49,6 +49,7 @@ def quieten() -> None:
         "OMP_WAIT_POLICY": "PASSIVE",
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_VERBOSITY": "error",
     }.items():
         os.environ.setdefault(name, value)
 

@@ -30,6 +30,9 @@ def verify(
     ] = None,
     device: Device = "cpu",
     precision: Annotated[str, typer.Option(help="Of the networks: fp32 or bf16.")] = "fp32",
+    converted: Annotated[
+        bool, typer.Option("--converted", help="First convert the weights, then check the model folder.")
+    ] = False,
 ) -> None:
     """Does this machine reproduce golden numbers, on this device and in this precision?
 
@@ -42,7 +45,7 @@ def verify(
     place = Place.of(device, precision)
     passed = failed = 0
     for number, folder in enumerate(folders or bundled()):
-        for check in verify_folder(folder, place):
+        for check in verify_folder(folder, place, converted):
             if not number and not passed + failed:
                 print(place)
             print(check, flush=True)

@@ -1,11 +1,9 @@
 """One loaded model, many conversations: every call takes its state as arguments and leaves nothing behind."""
 
-import json
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from echat.audio.waveform import read
-from echat.checkpoint import CheckpointError
+from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.dialogue import thinking
 from echat.dialogue.rendering import Segment, render
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task, get_task
@@ -25,12 +23,13 @@ from echat.infer.batch import ROWS, Batch
 from echat.infer.decoding import Plan, Writing
 from echat.infer.events import Event, Reply, Understanding
 from echat.infer.generation import Strand, read_prompt, run
+from echat.infer.loading import load as load
+from echat.infer.loading import load_released as load_released
 from echat.infer.memory import Memory
 from echat.infer.prompting import prepare, shared_segments
 from echat.infer.replying import Request, finished, tell
 from echat.infer.telling import Clock
-from echat.model.model_folder import CONFIG_FILE, load_model, save_model
-from echat.model.osum_weights import load_osum
+from echat.model.model_folder import save_model
 from echat.model.speech_llm import SpeechLLM
 from echat.model.text_tokenizer import TextTokenizer
 
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from echat.token2wav.token2wav import Token2Wav
     from echat.token2wav.voice import VoicePrompt
 
-MODELS_FOLDER = "models"  # of the package: the built-in models
-TOKEN2WAV_FOLDER = "token2wav"
 SPEECH_TOKENIZER_FOLDER = "speech_tokenizer"
 
 
@@ -280,89 +277,3 @@ def _generator(seed: int | None) -> torch.Generator:
     else:
         generator.manual_seed(seed)
     return generator
-
-
-# --- loading
-
-
-def load(name_or_path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Engine:
-    """An engine from a built-in name (`echat-tiny`), a model folder, or a released `.pt` with its Qwen2
-    folder.
-
-    Without `dtype` it computes in float32 on a CPU and in bfloat16 elsewhere.
-    """
-    path = find_model(name_or_path)
-    engine = _load_echat(path, device) if (path / CONFIG_FILE).is_file() else _load_released(path)
-    if dtype is None:
-        dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-    return replace(engine, model=engine.model.to(device=device, dtype=dtype).eval().requires_grad_(False))
-
-
-def find_model(name_or_path: str | Path) -> Path:
-    """The folder or `.pt` file of a built-in name or a path."""
-    path = Path(name_or_path)
-    if path.exists():
-        return path
-    built_in = Path(str(files("echat"))) / MODELS_FOLDER
-    names = sorted(p.name for p in built_in.iterdir() if p.is_dir()) if built_in.is_dir() else []
-    if str(name_or_path) in names:
-        return built_in / str(name_or_path)
-    raise CheckpointError(
-        f"model {str(name_or_path)!r}: expected a model folder, a released .pt file or a built-in name "
-        f"({', '.join(names) or 'none is installed'}), found nothing there; check the path"
-    )
-
-
-def _load_echat(folder: Path, device: str) -> Engine:
-    loaded = load_model(folder)
-    token2wav = None
-    if (folder / TOKEN2WAV_FOLDER).is_dir():
-        from echat.token2wav.token2wav import Token2Wav
-
-        token2wav = Token2Wav.from_folder(folder / TOKEN2WAV_FOLDER).requires_grad_(False).to(device)
-    return Engine(
-        loaded.model,
-        loaded.tokenizer,
-        loaded.vocabulary,
-        loaded.config.profile,
-        token2wav,
-        name=loaded.config.name or folder.name,
-        home=folder,
-    )
-
-
-def _load_released(path: Path) -> Engine:
-    """A released `.pt`, or the folder with one; the Qwen2 folder (config.json, tokenizer.json) lies beside
-    or in `llm`."""
-    weights = sorted(path.glob("*.pt")) if path.is_dir() else [path]
-    if len(weights) != 1 or weights[0].suffix != ".pt":
-        raise CheckpointError(
-            f"{path}: expected a model folder with {CONFIG_FILE}, or one released .pt file beside its Qwen2 "
-            f"folder, found {len(weights)} .pt files; check the path"
-        )
-    home = weights[0].parent
-    llm_folder = home / "llm" if (home / "llm").is_dir() else home
-    return load_released(weights[0], llm_folder, **_stated_heads(home / "config.json"))
-
-
-def _stated_heads(path: Path) -> dict[str, Any]:
-    """Attention heads, where a `config.json` of the training code lies beside the weights."""
-    stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {
-        f"{part}_heads": stated[part]["attention_heads"] for part in ("encoder", "adapter") if part in stated
-    }
-
-
-def load_released(
-    weights: Path,
-    llm_folder: Path,
-    profile: Profile = "osum",
-    encoder_heads: int | None = None,
-    adapter_heads: int | None = None,
-) -> Engine:
-    """A released `.pt` and its Qwen2 folder. Heads are needed only at sizes other than the released ones."""
-    model = load_osum(weights, llm_folder, encoder_heads, adapter_heads)
-    tokenizer = TextTokenizer.from_folder(llm_folder)
-    config = model.config
-    vocabulary = Vocabulary.from_tokenizer(tokenizer, config.speech_codec_size, config.llm.vocab_size)
-    return Engine(model.eval(), tokenizer, vocabulary, profile, name=weights.stem)

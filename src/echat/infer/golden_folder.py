@@ -19,6 +19,7 @@ class GoldenFolder:
 
     folder: Path
     place: Place
+    converted: bool = False  # whether weights first become a model folder and are loaded from there
 
     @cached_property
     def config(self) -> dict[str, Any]:

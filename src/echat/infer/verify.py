@@ -17,9 +17,11 @@ MODEL_MARK = "encoder.npz"
 TOKEN2WAV_MARK = "hift.npz"
 
 
-def verify(folders: Sequence[Path] = (), place: Place | None = None) -> list[Check]:
+def verify(folders: Sequence[Path] = (), place: Place | None = None, converted: bool = False) -> list[Check]:
     """All checks of the folders; of the bundled ones when none is given."""
-    return [check for folder in folders or bundled() for check in verify_folder(Path(folder), place)]
+    return [
+        check for folder in folders or bundled() for check in verify_folder(Path(folder), place, converted)
+    ]
 
 
 def bundled() -> list[Path]:
@@ -28,21 +30,24 @@ def bundled() -> list[Path]:
     return sorted(path for path in home.iterdir() if path.is_dir())
 
 
-def verify_folder(folder: Path, place: Place | None = None) -> Iterator[Check]:
-    """Checks of one folder, which is recognised by its files; without a place on the CPU in float32."""
+def verify_folder(folder: Path, place: Place | None = None, converted: bool = False) -> Iterator[Check]:
+    """Checks of one folder, which is recognised by its files; without a place on the CPU in float32.
+
+    `converted`: its weights become a model folder first, which is then loaded and checked.
+    """
     with full_float32():
-        yield from _checks(folder, place or Place())
+        yield from _checks(folder, place or Place(), converted)
 
 
-def _checks(folder: Path, place: Place) -> Iterator[Check]:
+def _checks(folder: Path, place: Place, converted: bool) -> Iterator[Check]:
     if (folder / MODEL_MARK).is_file():
         from echat.infer.verify_model import checks
 
-        yield from checks(folder, place)
+        yield from checks(folder, place, converted)
     elif (folder / TOKEN2WAV_MARK).is_file():
         from echat.infer.verify_token2wav import checks as token2wav_checks
 
-        yield from token2wav_checks(folder, place)
+        yield from token2wav_checks(folder, place, converted)
     else:
         found = "no such folder" if not folder.is_dir() else "neither"
         raise ValueError(

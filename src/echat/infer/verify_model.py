@@ -23,10 +23,12 @@ from echat.infer.bounds import (
     SUM_OF_LOGITS,
 )
 from echat.infer.check import Check, relative, same
-from echat.infer.engine import Engine, load_released
+from echat.infer.engine import Engine
 from echat.infer.golden_folder import GoldenFolder
 from echat.infer.golden_layout import IGNORE, GoldenBatch, LayoutReader
+from echat.infer.loading import load_released
 from echat.infer.place import Place
+from echat.model.osum_weights import stated_heads
 from echat.model.speech_llm import SpeechLLM
 
 MODULES = {
@@ -48,13 +50,13 @@ class GoldenModel(GoldenFolder):
     def engine(self) -> Engine:
         """The checkpoint at its place, decoding as the reference does, with the ids of `config.json`."""
         config = self.config
-        engine = load_released(
-            self.weights("*.pt"),
-            self.folder / config["llm_path"],
-            profile="reference",
-            encoder_heads=config["encoder"]["attention_heads"],
-            adapter_heads=config["adapter"]["attention_heads"],
-        )
+        weights, llm_folder = self.weights("*.pt"), self.folder / config["llm_path"]
+        if self.converted:
+            from echat.infer.verify_conversion import converted_engine
+
+            engine = converted_engine(weights, llm_folder, self.place)
+        else:
+            engine = load_released(weights, llm_folder, "reference", **stated_heads(weights))
         vocabulary = replace(
             engine.vocabulary,
             unknown=config["ids"]["unk_label"],
@@ -78,11 +80,11 @@ class GoldenModel(GoldenFolder):
         return self.arrays("frontend.npz")
 
 
-def checks(folder: Path, place: Place) -> Iterator[Check]:
+def checks(folder: Path, place: Place, converted: bool = False) -> Iterator[Check]:
     """Everything that the folder records."""
     from echat.infer import verify_decoding, verify_features, verify_generation
 
-    golden = GoldenModel(folder, place)
+    golden = GoldenModel(folder, place, converted)
     parts = (
         ("frontend.npz", verify_features.frontend_checks),
         ("encoder.npz", encoder_checks),

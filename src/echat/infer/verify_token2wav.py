@@ -46,13 +46,19 @@ class GoldenToken2Wav(GoldenFolder):
     @cached_property
     def exact(self) -> Token2Wav:
         """The tiny networks in float32, on the device."""
-        config = Token2WavConfig(
-            flow=flow_config(self.config["flow"]), vocoder=vocoder_config(self.config["hift"])
-        )
-        model = Token2Wav(config).eval().requires_grad_(False)
-        model.flow.load_state_dict(read_weights(self.weights("*flow.pt")))
-        model.vocoder.load_state_dict(fold_vocoder(read_weights(self.weights("*hift.pt"))))
-        return model.to(self.place.device)
+        flow, vocoder = self.weights("*flow.pt"), self.weights("*hift.pt")
+        if self.converted:
+            from echat.infer.verify_conversion import converted_token2wav
+
+            model = converted_token2wav(flow, vocoder, self.config)
+        else:
+            config = Token2WavConfig(
+                flow=flow_config(self.config["flow"]), vocoder=vocoder_config(self.config["hift"])
+            )
+            model = Token2Wav(config).eval()
+            model.flow.load_state_dict(read_weights(flow))
+            model.vocoder.load_state_dict(fold_vocoder(read_weights(vocoder)))
+        return model.requires_grad_(False).to(self.place.device)
 
     @cached_property
     def model(self) -> Token2Wav:
@@ -90,9 +96,9 @@ def round_linears(module: nn.Module) -> None:
             layer.register_forward_hook(lambda _, inputs, output: output.float())
 
 
-def checks(folder: Path, place: Place) -> Iterator[Check]:
+def checks(folder: Path, place: Place, converted: bool = False) -> Iterator[Check]:
     """Everything that the folder records."""
-    golden = GoldenToken2Wav(folder, place)
+    golden = GoldenToken2Wav(folder, place, converted)
     parts = (
         ("resample.npz", features.resample_checks),
         ("mel22k.npz", features.mel_checks),

@@ -8,7 +8,7 @@ import math
 from torch import Tensor, nn
 
 from echat.config import Config
-from echat.model.blocks import LAYER_NORM_EPS, PositionTable, TransformerBlock, keep_mask
+from echat.model.blocks import LAYER_NORM_EPS, PositionTable, Rounding, TransformerBlock, keep_mask
 from echat.model.speech_encoder import LLM_FRAME_SECONDS
 
 
@@ -21,6 +21,7 @@ class AdapterConfig(Config):
     ffn: int = 2560  # hidden width of the feed-forward layers
     max_frames: int = 5000  # rows of the position table, 80 ms each
     dropout: float = 0.1  # in training only
+    position_rounding: Rounding = ()  # of the position table that the weights were trained with
 
 
 class Adapter(nn.Module):
@@ -32,7 +33,9 @@ class Adapter(nn.Module):
         self.input = nn.Linear(input_dim, config.dim)
         self.input_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
         self.scale = math.sqrt(config.dim)
-        self.positions = PositionTable(config.max_frames, config.dim, "interleaved", LLM_FRAME_SECONDS)
+        self.positions = PositionTable(
+            config.max_frames, config.dim, "interleaved", LLM_FRAME_SECONDS, config.position_rounding
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             TransformerBlock(

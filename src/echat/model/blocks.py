@@ -15,6 +15,8 @@ LONGEST_PERIOD = 10000.0
 
 PositionLayout = Literal["halves", "interleaved"]
 Activation = Literal["gelu", "relu"]
+Rounding = tuple[Literal["fp16", "bf16"], ...]  # precisions that values passed through, in this order
+ROUNDED_TO = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def sinusoids(length: int, dim: int, layout: PositionLayout) -> Tensor:
@@ -46,20 +48,39 @@ def keep_mask(lens: Tensor, size: int) -> Tensor | None:
     return torch.arange(size, device=lens.device)[None, :] < lens[:, None]
 
 
+def rounded(table: Tensor, rounding: Rounding) -> Tensor:
+    """Float32 values as they came through lower precisions."""
+    for name in rounding:
+        table = table.to(ROUNDED_TO[name]).float()
+    return table
+
+
 class PositionTable(nn.Module):
     """Adds a fixed sinusoidal table; the table is recomputed at construction and never stored with the
     weights."""
 
     table: Tensor
 
-    def __init__(self, max_frames: int, dim: int, layout: PositionLayout, frame_seconds: float) -> None:
+    def __init__(
+        self,
+        max_frames: int,
+        dim: int,
+        layout: PositionLayout,
+        frame_seconds: float,
+        rounding: Rounding = (),
+    ) -> None:
         super().__init__()
-        self.max_frames, self.dim, self.layout, self.frame_seconds = max_frames, dim, layout, frame_seconds
-        self.register_buffer("table", sinusoids(max_frames, dim, layout), persistent=False)
+        self.max_frames, self.dim, self.layout = max_frames, dim, layout
+        self.frame_seconds, self.rounding = frame_seconds, rounding
+        self.register_buffer("table", self.computed(), persistent=False)
+
+    def computed(self) -> Tensor:
+        """The table (max_frames, dim) in float32."""
+        return rounded(sinusoids(self.max_frames, self.dim, self.layout), self.rounding)
 
     def reset(self) -> None:
         """Compute the table again (after the module was built without memory on the meta device)."""
-        self.table = sinusoids(self.max_frames, self.dim, self.layout)
+        self.table = self.computed()
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, T, dim) -> (B, T, dim)."""

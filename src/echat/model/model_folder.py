@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from echat.checkpoint import load_strict, read_tensors, write_tensors
+from echat.checkpoint import assign_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, save_config
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
@@ -59,16 +59,31 @@ def save_model(
     save_config(ModelFolderConfig(name=name, profile=profile, model=model.config), folder / CONFIG_FILE)
 
 
-def load_model(folder: str | Path) -> ModelFolder:
-    """Read the three parts, strictly; the weights come in float32 whatever their precision on disk."""
+def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> ModelFolder:
+    """Read the three parts, strictly. Weights stored in `dtype` (None: any) stay memory-mapped, others are
+    cast."""
     folder = Path(folder)
     config = load_config(ModelFolderConfig, folder / CONFIG_FILE)
     tokenizer = TextTokenizer.from_folder(folder / TOKENIZER_FOLDER)
-    model = SpeechLLM(config.model)
-    load_strict(model, read_tensors(folder / WEIGHTS_FILE), where=str(folder / WEIGHTS_FILE))
-    if len(tokenizer) > config.model.llm.vocab_size:
+    check_tokenizer(tokenizer, config.model, folder)
+    with torch.device("meta"):
+        model = SpeechLLM(config.model)
+    tensors = read_tensors(folder / WEIGHTS_FILE)
+    assign_strict(model, tensors, str(folder / WEIGHTS_FILE), dtype)
+    model.reset_tables()
+    return ModelFolder(config, model.to(dtype or model.projection.weight.dtype).eval(), tokenizer)
+
+
+def check_tokenizer(tokenizer: TextTokenizer, config: SpeechLLMConfig, where: str | Path) -> None:
+    """Every id of the tokenizer must have a row in the text table."""
+    if len(tokenizer) > config.llm.vocab_size:
         raise ValueError(
-            f"{folder}: expected a tokenizer of at most {config.model.llm.vocab_size} ids (rows of the text "
+            f"{where}: expected a tokenizer of at most {config.llm.vocab_size} ids (rows of the text "
             f"table), found {len(tokenizer)}; copy the tokenizer that the model was trained with"
         )
-    return ModelFolder(config, model.eval(), tokenizer)
+
+
+def stored_dtype(folder: str | Path) -> torch.dtype:
+    """The precision of the weights of a model folder; their first pages are all that is read."""
+    tensors = read_tensors(Path(folder) / WEIGHTS_FILE)
+    return next(iter(tensors.values())).dtype

@@ -6,15 +6,18 @@ never used, two position tables are stored; everything else maps one to one onto
 
 import json
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from echat.checkpoint import CheckpointError
+from echat.checkpoint import CheckpointError, assign_strict
 from echat.model.adapter import AdapterConfig
+from echat.model.blocks import PositionLayout, Rounding, rounded, sinusoids
 from echat.model.llm import LLMConfig
 from echat.model.speech_encoder import EncoderConfig
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
@@ -30,15 +33,17 @@ ALIASES = {
     "llama_model.speech_head.bias": "speech_head.bias",
 }
 UNUSED = ("ln_speech.weight", "ln_speech.bias")  # saved, never computed with
-POSITION_TABLES = {
-    "encoder.embed.pos_enc.pe": "encoder.positions",
-    "speech_transformer.embed.pos_enc.pe": "adapter.positions",
+POSITION_TABLES: dict[str, tuple[str, PositionLayout]] = {  # part of the configuration, form of the sinusoids
+    "encoder.embed.pos_enc.pe": ("encoder", "halves"),
+    "speech_transformer.embed.pos_enc.pe": ("adapter", "interleaved"),
 }
-# A stored table may have passed through bf16 (one rounding of values up to 1); more is another table.
+ROUNDINGS: tuple[Rounding, ...] = ((), ("fp16",), ("bf16",), ("fp16", "bf16"))
+# One rounding to bf16 of values up to 1; more is another table.
 POSITION_TABLE_TOLERANCE = 2**-8
 # Attention heads leave no trace in the shapes; these are the released choices.
 ENCODER_HEAD_DIM = 64
 ADAPTER_HEADS = 4
+BELONG_TOGETHER = "the weights and the language model folder must belong together"
 
 RENAMES = (
     (r"^encoder\.embed\.conv\.0\.", "encoder.conv1."),
@@ -120,13 +125,23 @@ def read_llm_config(llm_folder: Path) -> LLMConfig:
     return LLMConfig.from_transformers(json.loads(path.read_text(encoding="utf-8")))
 
 
+def stated_heads(weights: Path) -> dict[str, Any]:
+    """Attention heads, which leave no trace in the weights, where a `config.json` of the training code lies
+    beside them; the released numbers otherwise."""
+    path = weights.parent / "config.json"
+    stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {
+        f"{part}_heads": stated[part]["attention_heads"] for part in ("encoder", "adapter") if part in stated
+    }
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """The flat dictionary of a released `.pt`, memory-mapped where the file allows; pickled code is never
     run."""
     if not path.is_file():
         raise CheckpointError(f"{path}: expected a released .pt file, found none; check the path")
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # unpickling fails in many ways; all of them mean the same to the user
         raise CheckpointError(
             f"{path}: expected a torch file of plain tensors, found {path.stat().st_size} bytes that "
@@ -134,48 +149,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path}: expected a flat dictionary of tensors, found another structure")
+    _require_landmarks(state, path)
     return state
 
 
-def convert(state: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Released names -> (our parameters, stored position tables by module). Aliases are checked to agree."""
-    parameters: dict[str, Tensor] = {}
-    tables: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        canonical = ALIASES.get(name)
-        if canonical is None and name not in UNUSED:
-            if name in POSITION_TABLES:
-                tables[POSITION_TABLES[name]] = tensor[0]
-            else:
-                parameters[our_name(name)] = tensor
-    for name in ALIASES.keys() & state.keys():
-        canonical = ALIASES[name]
-        twin = parameters.setdefault(our_name(canonical), state[name])
-        same = twin.data_ptr() == state[name].data_ptr() or torch.equal(twin, state[name])
-        if not same:
-            raise CheckpointError(
-                f"{where}, key {name}: expected the values of {canonical} (one tied table), found others; "
-                "the file mixes two models"
-            )
-    return parameters, tables
-
-
-def load_osum(
-    path: Path, llm_folder: Path, encoder_heads: int | None = None, adapter_heads: int | None = None
-) -> SpeechLLM:
-    """A released `.pt` and its Qwen2 folder -> model in float32, nothing missing and nothing left over."""
-    state = read_state(path)
-    shapes = {name: tensor.shape for name, tensor in state.items()}
-    _require_landmarks(shapes, path)
-    config = infer_config(shapes, read_llm_config(llm_folder), encoder_heads, adapter_heads)
-    parameters, tables = convert(state, str(path))
-    model = build(config, parameters, str(path))
-    for module_name, table in tables.items():
-        _take_table(model, module_name, table.float(), path)
-    return model
-
-
-def _require_landmarks(shapes: Mapping[str, torch.Size], path: Path) -> None:
+def _require_landmarks(names: Iterable[str], path: Path) -> None:
     """The names from which sizes are read must be there before anything else can be said."""
     landmarks = (
         "encoder.embed.conv.0.weight",
@@ -184,54 +162,124 @@ def _require_landmarks(shapes: Mapping[str, torch.Size], path: Path) -> None:
         "speech_transformer.encoders.0.feed_forward.w_1.weight",
         "speech_token_emded.weight",
     )
-    missing = [name for name in landmarks if name not in shapes]
+    found = set(names)
+    missing = [name for name in landmarks if name not in found]
     if missing:
         raise CheckpointError(
             f"{path}: expected the keys of a released speech dialogue model, found no {missing[0]} among "
-            f"{len(shapes)} keys; is it another kind of checkpoint?"
+            f"{len(found)} keys; is it another kind of checkpoint?"
         )
 
 
-def build(config: SpeechLLMConfig, parameters: Mapping[str, Tensor], where: str) -> SpeechLLM:
-    """A float32 model around given parameters, without first filling it with random ones."""
-    with torch.device("meta"):
-        model = SpeechLLM(config)
-    own = model.state_dict()
-    missing = [name for name in own if name not in parameters]
-    extra = [name for name in parameters if name not in own]
-    shapes = [
-        f"{name} expected {tuple(own[name].shape)} found {tuple(parameters[name].shape)}"
-        for name in own.keys() & parameters.keys()
-        if own[name].shape != parameters[name].shape
-    ]
-    if missing or extra or shapes:
+@dataclass(frozen=True)
+class KeyMap:
+    """Where a released file keeps what."""
+
+    sources: dict[str, str]  # our parameter -> the key that holds it
+    aliases: dict[str, str]  # further names -> the key with the same values
+    unused: tuple[str, ...]  # saved, never computed with
+    tables: tuple[str, ...]  # stored position tables
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "KeyMap":
+        """Sort the keys of a file; one that is none of ours stands among the sources under its own name."""
+        names = list(names)
+        sources = {our_name(n): n for n in names if n not in {*ALIASES, *UNUSED, *POSITION_TABLES}}
+        aliases: dict[str, str] = {}
+        for name in names:
+            if name in ALIASES:
+                twin = sources.setdefault(our_name(ALIASES[name]), name)
+                if twin != name:
+                    aliases[name] = twin
+        return cls(
+            sources,
+            aliases,
+            tuple(name for name in names if name in UNUSED),
+            tuple(name for name in names if name in POSITION_TABLES),
+        )
+
+    def parameters(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file under our names."""
+        return {ours: state[key] for ours, key in self.sources.items()}
+
+
+def check_alias(state: Mapping[str, Tensor], alias: str, key: str, where: str) -> None:
+    """Two names of one tensor must hold the same values, shared in the file or not."""
+    one, other = state[alias], state[key]
+    is_one = one.data_ptr() == other.data_ptr()
+    if not is_one and (one.dtype != other.dtype or not torch.equal(one, other)):
         raise CheckpointError(
-            f"{where}: expected the {len(own)} tensors of a speech dialogue model; {len(missing)} missing "
-            f"{missing[:3]}, {len(extra)} left over {extra[:3]}, {len(shapes)} of another shape "
-            f"{shapes[:3]}; the weights and the language model folder must belong together"
+            f"{where}, key {alias}: expected the values of {key} (one tied table), found others; "
+            "the file mixes two models"
         )
-    fresh = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in parameters.items()}
-    model.load_state_dict(fresh, assign=True)
+
+
+def with_position_tables(
+    config: SpeechLLMConfig, state: Mapping[str, Tensor], where: str
+) -> tuple[SpeechLLMConfig, dict[str, float]]:
+    """The configuration whose computed position tables are those of the file, and how far they are by key.
+
+    A stored table (1, rows, dim) is sinusoids that may have passed through lower precisions, which then shows
+    in float32; any other table is refused.
+    """
+    parts: dict[str, Any] = {"encoder": config.encoder, "adapter": config.adapter}
+    errors: dict[str, float] = {}
+    for key, (part, layout) in POSITION_TABLES.items():
+        if key in state:
+            rounding, errors[key] = _rounding(state[key][0], layout)
+            if not errors[key] <= POSITION_TABLE_TOLERANCE:
+                raise CheckpointError(
+                    f"{where}, key {key}: expected sinusoids, found values {errors[key]:.3g} away; the file "
+                    "was made by another encoder"
+                )
+            parts[part] = parts[part].model_copy(update={"position_rounding": rounding})
+    return config.model_copy(update=parts), errors
+
+
+def _rounding(stored: Tensor, layout: PositionLayout) -> tuple[Rounding, float]:
+    """What the sinusoids of a stored table (rows, dim) went through, and the distance that is left."""
+    rows, dim = stored.shape
+    exact, stored = sinusoids(rows, dim, layout), stored.float()
+    errors = {way: float((rounded(exact, way) - stored).abs().max()) for way in ROUNDINGS}
+    best = min(errors, key=lambda way: errors[way])
+    return best, errors[best]
+
+
+def load_osum(
+    path: Path,
+    llm_folder: Path,
+    encoder_heads: int | None = None,
+    adapter_heads: int | None = None,
+    dtype: torch.dtype | None = torch.float32,
+) -> SpeechLLM:
+    """A released `.pt` and its Qwen2 folder -> model, nothing missing and nothing left over.
+
+    Parameters that the file stores in `dtype` (None: any) stay memory-mapped.
+    """
+    state = read_state(path)
+    keys = KeyMap.of(state)
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    config = infer_config(shapes, read_llm_config(llm_folder), encoder_heads, adapter_heads)
+    config, _ = with_position_tables(config, state, str(path))
+    model = empty_model(config)
+    for alias, key in keys.aliases.items():
+        check_alias(state, alias, key, str(path))
+    assign_strict(model, keys.parameters(state), str(path), dtype, BELONG_TOGETHER)
     model.reset_tables()
-    return model.requires_grad_(True)
+    return model if dtype is None else model.to(dtype)
 
 
-def _take_table(model: SpeechLLM, module_name: str, stored: Tensor, path: Path) -> None:
-    """Use the stored position table when it is the computed one up to rounding; refuse any other."""
-    positions: Any = model.get_submodule(module_name)
-    if stored.shape != positions.table.shape:
-        return
-    error = float((stored - positions.table).abs().max())
-    if error > POSITION_TABLE_TOLERANCE:
-        raise CheckpointError(
-            f"{path}, position table of {module_name}: expected sinusoids, found values {error:.3g} away; "
-            "the file was made by another encoder"
-        )
-    positions.table = stored.clone()
+def empty_model(config: SpeechLLMConfig) -> SpeechLLM:
+    """A model of any size without memory, to be given its parameters."""
+    with torch.device("meta"):
+        return SpeechLLM(config)
+
+
+def stored_dtype(path: Path) -> torch.dtype:
+    """The precision of the language model in a released file, by far its largest part."""
+    return next(tensor.dtype for name, tensor in read_state(path).items() if name.startswith("llama_model."))
 
 
 def released_shapes(config: SpeechLLMConfig) -> dict[str, tuple[int, ...]]:
     """Our name -> shape at any size, without allocating memory."""
-    with torch.device("meta"):
-        model = SpeechLLM(config)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in empty_model(config).state_dict().items()}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echat.config import Config
-from echat.model.blocks import LAYER_NORM_EPS, PositionTable, TransformerBlock, keep_mask
+from echat.model.blocks import LAYER_NORM_EPS, PositionTable, Rounding, TransformerBlock, keep_mask
 
 MEL_FRAME_SECONDS = 0.01
 ENCODER_STRIDE = 2
@@ -30,6 +30,7 @@ class EncoderConfig(Config):
     max_frames: int = 30000  # rows of the position table, 20 ms each: longer audio is refused
     conv_kernel: int = 0  # of a convolution in each block, which a small encoder learns from sooner; 0: none
     dropout: float = 0.1  # on positions, attention and feed-forward outputs, in training only
+    position_rounding: Rounding = ()  # of the position table that the weights were trained with
 
 
 def encoder_frames(mel_frames: int) -> int:
@@ -49,7 +50,9 @@ class SpeechEncoder(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv1d(config.n_mels, config.dim, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(config.dim, config.dim, kernel_size=3, stride=ENCODER_STRIDE, padding=1)
-        self.positions = PositionTable(config.max_frames, config.dim, "halves", ENCODER_FRAME_SECONDS)
+        self.positions = PositionTable(
+            config.max_frames, config.dim, "halves", ENCODER_FRAME_SECONDS, config.position_rounding
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             TransformerBlock(

@@ -126,7 +126,7 @@ def _known(values: Mapping[str, Any], cls: Any, leave_out: set[str] | None = Non
 
 
 class _PermissiveLoader(yaml.SafeLoader):
-    """Reads the tags of HyperPyYAML as plain data."""
+    """Reads every tag, those of HyperPyYAML and of Python among them, as plain data."""
 
 
 def _plain(loader: _PermissiveLoader, _suffix: str, node: yaml.Node) -> Any:
@@ -138,13 +138,23 @@ def _plain(loader: _PermissiveLoader, _suffix: str, node: yaml.Node) -> Any:
     return loader.construct_scalar(node)
 
 
-_PermissiveLoader.add_multi_constructor("!", _plain)
+_PermissiveLoader.add_multi_constructor("", _plain)  # all that the safe loader does not know
 
 
 def read_cosyvoice_yaml(text: str) -> tuple[FlowConfig, VocoderConfig]:
     """Sizes from the release's `cosyvoice.yaml`: tags are plain values, `!ref <name>` a look-up."""
-    values = yaml.load(text, _PermissiveLoader)  # a safe loader: nothing is imported or called
-    values = _resolve(values, values)
+    try:
+        values = yaml.load(text, _PermissiveLoader)  # a safe loader: nothing is imported or called
+        return _sizes(_resolve(values, values))
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            "cosyvoice.yaml: expected the sizes of flow and hift as the release states them, found "
+            f"{type(error).__name__} {' '.join(str(error).split())[:120]}; take the file that came with the "
+            "weights"
+        ) from error
+
+
+def _sizes(values: Mapping[str, Any]) -> tuple[FlowConfig, VocoderConfig]:
     flow, hift = values["flow"], values["hift"]
     cfm = flow["decoder"]["cfm_params"]
     cfm = cfm.get("content", cfm) if isinstance(cfm, dict) else cfm

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from echat.audio.waveform import read
-from echat.checkpoint import atomic_path, load_strict, read_tensors
+from echat.checkpoint import TOKEN2WAV_FOLDER, atomic_path, load_strict, read_tensors
 from echat.config import load_config
 from echat.model.model_folder import load_model, save_model
 from echat.token2wav.flow import FlowConfig
@@ -23,7 +23,6 @@ from echat.token2wav.speech_tokenizer import SpeechTokenizer
 from echat.token2wav.token2wav import TOKENIZER_FOLDER, Token2Wav, Token2WavConfig
 from echat.token2wav.vocoder import VocoderConfig
 
-TOKEN2WAV_FOLDER = "token2wav"
 LOWEST_PROMPT_RATE = 16_000  # Hz; voices of our own models were learned from recordings of this rate
 
 

@@ -1,0 +1,108 @@
+"""The doors to an engine: a built-in name, a model folder, or a released `.pt` with its Qwen2 folder."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from echat.checkpoint import TOKEN2WAV_FOLDER, CheckpointError
+from echat.dialogue.tasks import Profile
+from echat.dialogue.vocabulary import Vocabulary
+from echat.model import osum_weights
+from echat.model.model_folder import CONFIG_FILE, load_model, stored_dtype
+from echat.model.text_tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from echat.infer.engine import Engine
+
+MODELS_FOLDER = "models"  # of the package: the built-in models
+
+
+def load(name_or_path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> "Engine":
+    """An engine from a built-in name (`echat-tiny`), a model folder, or a released `.pt` with its Qwen2
+    folder.
+
+    Weights are memory-mapped; those stored in `dtype` are used where they lie, others are cast. Without
+    `dtype` it computes in bfloat16 where the weights are stored so or the device is no CPU, else in float32.
+    """
+    path = find_model(name_or_path)
+    if (path / CONFIG_FILE).is_file():
+        return _load_folder(path, device, dtype)
+    return _load_released(path, device, dtype)
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The folder or `.pt` file of a built-in name or a path."""
+    path = Path(name_or_path)
+    if path.exists():
+        return path
+    built_in = Path(str(files("echat"))) / MODELS_FOLDER
+    names = sorted(p.name for p in built_in.iterdir() if p.is_dir()) if built_in.is_dir() else []
+    if str(name_or_path) in names:
+        return built_in / str(name_or_path)
+    raise CheckpointError(
+        f"model {str(name_or_path)!r}: expected a model folder, a released .pt file or a built-in name "
+        f"({', '.join(names) or 'none is installed'}), found nothing there; check the path"
+    )
+
+
+def _load_folder(folder: Path, device: str, dtype: torch.dtype | None) -> "Engine":
+    from echat.infer.engine import Engine
+
+    loaded = load_model(folder, dtype or _fitting(stored_dtype(folder), device))
+    token2wav = None
+    if (folder / TOKEN2WAV_FOLDER).is_dir():
+        from echat.token2wav.token2wav import Token2Wav
+
+        token2wav = Token2Wav.from_folder(folder / TOKEN2WAV_FOLDER).requires_grad_(False).to(device)
+    return Engine(
+        loaded.model.to(device).requires_grad_(False),
+        loaded.tokenizer,
+        loaded.vocabulary,
+        loaded.config.profile,
+        token2wav,
+        name=loaded.config.name or folder.name,
+        home=folder,
+    )
+
+
+def _fitting(stored: torch.dtype, device: str) -> torch.dtype:
+    """The precision to compute in when none is asked for."""
+    is_cpu = torch.device(device).type == "cpu"
+    return torch.float32 if is_cpu and stored != torch.bfloat16 else torch.bfloat16
+
+
+def _load_released(path: Path, device: str, dtype: torch.dtype | None) -> "Engine":
+    """A released `.pt`, or the folder with one; the Qwen2 folder (config.json, tokenizer.json) lies beside
+    or in `llm`."""
+    weights = sorted(path.glob("*.pt")) if path.is_dir() else [path]
+    if len(weights) != 1 or weights[0].suffix != ".pt":
+        raise CheckpointError(
+            f"{path}: expected a model folder with {CONFIG_FILE}, or one released .pt file beside its Qwen2 "
+            f"folder, found {len(weights)} .pt files; check the path"
+        )
+    home = weights[0].parent
+    llm_folder = home / "llm" if (home / "llm").is_dir() else home
+    dtype = dtype or _fitting(osum_weights.stored_dtype(weights[0]), device)
+    engine = load_released(weights[0], llm_folder, dtype=dtype, **osum_weights.stated_heads(weights[0]))
+    engine.model.to(device).requires_grad_(False)
+    return engine
+
+
+def load_released(
+    weights: Path,
+    llm_folder: Path,
+    profile: Profile = "osum",
+    encoder_heads: int | None = None,
+    adapter_heads: int | None = None,
+    dtype: torch.dtype | None = torch.float32,
+) -> "Engine":
+    """A released `.pt` and its Qwen2 folder. Heads are needed only at sizes other than the released ones."""
+    from echat.infer.engine import Engine
+
+    model = osum_weights.load_osum(weights, llm_folder, encoder_heads, adapter_heads, dtype)
+    tokenizer = TextTokenizer.from_folder(llm_folder)
+    config = model.config
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, config.speech_codec_size, config.llm.vocab_size)
+    return Engine(model.eval(), tokenizer, vocabulary, profile, name=weights.stem)
