@@ -1,10 +1,12 @@
 """The way of the published code, over the same weights: what `infer.py` measures against.
 
 Language model: transformers' Qwen2 with a static cache of 8000 positions. Key/value heads are expanded to the
-query heads and attention reads every column of the cache, masked or not. The prompt gets logits at all positions,
-in float32. Encoder and adapter: attention weights are written out, softmax in float32, GELU in elementary steps.
+query heads and attention reads every column of the cache, masked or not. The prompt gets logits at all
+positions, in float32. Encoder and adapter: attention weights are written out, softmax in float32, GELU in
+elementary steps.
 """
 
+import copy
 import math
 
 import torch
@@ -40,16 +42,7 @@ class Published:
 
     def encode(self, mel: Tensor) -> Tensor:
         """mel (1, T, n_mels) -> frames (1, D, dim)."""
-        model, dtype = self.model, self.model.projection.weight.dtype
-        lens = torch.tensor([mel.shape[1]])
-        frames, lens = model.encoder.embed(mel.to(dtype), lens)
-        for block in model.encoder.blocks:
-            frames = written_out_block(block, frames, gelu_in_steps)
-        frames, lens = model.subsampler(model.encoder.final_norm(frames), lens)
-        frames = model.adapter.embed(frames)
-        for block in model.adapter.blocks:
-            frames = written_out_block(block, frames, F.relu)
-        return model.projection(model.adapter.final_norm(frames))
+        return encode(self.model, mel)
 
     def prefill(self, embeds: Tensor) -> Tensor:
         """embeds (1, L, dim) -> last hidden state (1, dim); logits at all positions are made and dropped."""
@@ -67,10 +60,10 @@ class Published:
         """Scores (1, classes) of one head, float32."""
         return (self.model.speech_head if speech else self.llm.lm_head)(hidden).float()
 
-    def embed(self, id_: int, speech: bool) -> Tensor:
-        """(1, 1, dim)."""
+    def embed(self, ids: Tensor, speech: bool) -> Tensor:
+        """ids (1,) -> (1, 1, dim)."""
         table = self.model.speech_embedding if speech else self.model.llm.text_embedding
-        return table(torch.tensor([[id_]]))
+        return table(ids)[:, None]
 
     def _read(self, embeds: Tensor) -> Tensor:
         length = embeds.shape[1]
@@ -86,6 +79,28 @@ class Published:
             use_cache=True,
         )
         return output.last_hidden_state
+
+
+def encode(model: SpeechLLM, mel: Tensor) -> Tensor:
+    """mel (1, T, n_mels) -> frames (1, D, dim), in the precision of the weights."""
+    lens = torch.tensor([mel.shape[1]])
+    frames, lens = model.encoder.embed(mel.to(model.projection.weight.dtype), lens)
+    for block in model.encoder.blocks:
+        frames = written_out_block(block, frames, gelu_in_steps)
+    frames, lens = model.subsampler(model.encoder.final_norm(frames), lens)
+    frames = model.adapter.embed(frames)
+    for block in model.adapter.blocks:
+        frames = written_out_block(block, frames, F.relu)
+    return model.projection(model.adapter.final_norm(frames))
+
+
+def hearing_in_float32(model: SpeechLLM) -> SpeechLLM:
+    """A model of which only the parts that hear are there. Published inference is bf16 throughout, but on a
+    CPU without AMX float32 hears faster, so that both are shown."""
+    shell = copy.copy(model)
+    parts = ("encoder", "subsampler", "adapter", "projection")
+    shell._modules = {name: copy.deepcopy(getattr(model, name)).float() for name in parts}
+    return shell
 
 
 def expanded_attention(
