@@ -61,14 +61,17 @@ class Int8Linear(PackedLinear):
         self.scale = weight.abs().amax(dim=1).clamp_min(SMALLEST_SCALE) / INT8_MOST  # (out,)
         codes = (weight / self.scale[:, None]).round().to(torch.int8)
         self.zero = torch.zeros(len(codes), dtype=torch.int32)
+        self.smallest = torch.tensor(SMALLEST_SCALE)
+        # Conversion cuts off, so that half a step more rounds. oneDNN is fast with unsigned inputs only.
+        self.middle = torch.tensor(UINT8_MIDDLE + 0.5)
         self.weight_bytes = codes.nbytes + self.scale.nbytes
         self.weight = torch.ops.onednn.qlinear_prepack(codes, None)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).float()  # (n, in)
-        scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_SCALE) / INT8_MOST
-        # Conversion cuts off, so that half a step more rounds. oneDNN is fast with unsigned inputs only.
-        codes = (rows / scale).add_(UINT8_MIDDLE + 0.5).to(torch.uint8)
+        # Few operations, for over one row each of them costs more in calling than in computing.
+        scale = torch.add(self.smallest, rows.abs().amax(dim=1, keepdim=True), alpha=1 / INT8_MOST)
+        codes = torch.addcdiv(self.middle, rows, scale).to(torch.uint8)
         sums = _int8_product(codes, self.weight, self.scale, self.zero)  # (n, out)
         y = sums.mul_(scale) if self.bias is None else torch.addcmul(self.bias, sums, scale)
         return y.view(*x.shape[:-1], -1)
@@ -114,7 +117,7 @@ def pack_linear(
 
 def _int8_product(codes: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """(n, in) unsigned codes around `UINT8_MIDDLE`, weights packed by oneDNN -> (n, out) float32."""
-    return torch.ops.onednn.qlinear_pointwise(
+    return torch.ops.onednn.qlinear_pointwise.default(
         codes, 1.0, UINT8_MIDDLE, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
     )
 
