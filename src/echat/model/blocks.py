@@ -109,13 +109,17 @@ class SelfAttention(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
         """frames (B, T, dim), mask (B, 1, 1, T) or None -> (B, T, dim)."""
-        batch, length, dim = frames.shape
-        shape = (batch, length, self.heads, dim // self.heads)
-        query = self.query(frames).view(shape).transpose(1, 2)  # (B, H, T, dim / H)
-        key = self.key(frames).view(shape).transpose(1, 2)
-        value = self.value(frames).view(shape).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, dim))
+        query, key, value = self.query(frames), self.key(frames), self.value(frames)
+        return self.out(attend(query, key, value, self.heads, mask))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+    """Attention of several heads over (B, T, dim) each, mask (B, 1, 1, T) True = keep -> (B, T, dim)."""
+    batch, length, dim = query.shape
+    shape = (batch, length, heads, dim // heads)
+    query, key, value = (x.view(shape).transpose(1, 2) for x in (query, key, value))  # (B, H, T, dim / H)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return mixed.transpose(1, 2).reshape(batch, length, dim)
 
 
 class FeedForward(nn.Module):

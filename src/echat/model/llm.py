@@ -1,13 +1,12 @@
 """The language model: Qwen2 of transformers, wrapped once, with an explicit key/value cache.
 
 Two paths over the same weights. `forward` is transformers' own and is what trains; `extend` is a lean step
-for generation that takes a cache and gives one back (at small sizes Python overhead, not arithmetic, costs
-the time). Tests hold the two equal.
+for generation that takes a cache and gives one back (`decoder`; at small sizes Python overhead, not
+arithmetic, costs the time). Tests hold the two equal. `packed_llm` is the form for fast inference on a CPU.
 
-Legend: B batch, L new positions, S cached and new positions, H query heads, K key/value heads, dim width.
+Legend: B batch, L new positions, S cached and new positions, dim width.
 """
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echat.config import Config
+from echat.model.decoder import Decoder, KVCache, Layer
 
 if TYPE_CHECKING:
     from transformers import Qwen2Config
@@ -70,39 +70,6 @@ class LLMConfig(Config):
             norm_eps=raw.get("rms_norm_eps", 1e-6),
             max_positions=raw.get("max_position_embeddings", 32768),
             tie_embeddings=raw.get("tie_word_embeddings", False),
-        )
-
-
-@dataclass(frozen=True)
-class KVCache:
-    """Keys and values of the positions read so far, a value that goes in and comes out of `extend`.
-
-    The storage is shared between a cache and the one that `extend` returns; use `fork` to continue one cache
-    twice.
-    """
-
-    keys: Tensor  # (layers, B, K, capacity, head_dim)
-    values: Tensor  # (layers, B, K, capacity, head_dim)
-    length: int = 0  # positions in use
-
-    def fork(self) -> "KVCache":
-        """An independent copy."""
-        return replace(self, keys=self.keys.clone(), values=self.values.clone())
-
-    def expand(self, batch: int) -> "KVCache":
-        """One row repeated `batch` times, independent copies."""
-        return replace(
-            self, keys=self.keys.repeat(1, batch, 1, 1, 1), values=self.values.repeat(1, batch, 1, 1, 1)
-        )
-
-    def reserve(self, positions: int) -> "KVCache":
-        """Room for `positions` in all; doubles the storage so that growing is rare."""
-        capacity = self.keys.shape[3]
-        if positions <= capacity:
-            return self
-        room = max(positions, 2 * capacity) - capacity
-        return replace(
-            self, keys=F.pad(self.keys, (0, 0, 0, room)), values=F.pad(self.values, (0, 0, 0, room))
         )
 
 
@@ -172,85 +139,28 @@ class LanguageModel(nn.Module):
 
         S counts the cached and the new positions. Without `positions` they continue from the cache's length.
         """
-        length = embeds.shape[1]
-        total = cache.length + length
-        cache = cache.reserve(total)
-        if positions is None:
-            positions = torch.arange(cache.length, total, device=embeds.device)[None]
-        attention = _attention_mask(mask, cache.length, length, embeds.device)
-        cos, sin = self._rotary(positions, embeds.dtype)
-        hidden = embeds
+        return self._decoder().extend(embeds, cache, mask, positions)
+
+    def _decoder(self) -> Decoder:
+        """The layers as they are now: moved, cast, or wrapped by an adapter since the last call."""
         layers: Any = self.model.layers
-        for index, layer in enumerate(layers):
-            normed = _rms_norm(hidden, layer.input_layernorm)
-            hidden = hidden + self._attend(index, layer.self_attn, normed, cos, sin, cache, attention)
-            normed = _rms_norm(hidden, layer.post_attention_layernorm)
-            mlp = layer.mlp
-            hidden = hidden + mlp.down_proj(F.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed))
-        return _rms_norm(hidden, self.model.norm), replace(cache, length=total)
-
-    def _rotary(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin of the rotary angles, (B, 1, L, head_dim) each."""
-        angles = positions[:, None, :, None].float() * self.model.rotary_emb.inv_freq
-        angles = torch.cat([angles, angles], dim=-1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
-
-    def _attend(
-        self,
-        index: int,
-        attention: Any,
-        hidden: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        cache: KVCache,
-        mask: Tensor | None,
-    ) -> Tensor:
-        """Attention of one layer over cached and new positions; writes the new keys and values into the
-        cache."""
-        batch, length, _ = hidden.shape
-        start, total = cache.length, cache.length + length
-        split = (batch, length, -1, self.head_dim)
-        query = _rotate(attention.q_proj(hidden).view(split).transpose(1, 2), cos, sin)  # (B, H, L, head_dim)
-        key = _rotate(attention.k_proj(hidden).view(split).transpose(1, 2), cos, sin)  # (B, K, L, head_dim)
-        value = attention.v_proj(hidden).view(split).transpose(1, 2)
-        cache.keys[index, :, :, start:total] = key
-        cache.values[index, :, :, start:total] = value
-        keys = cache.keys[index, :, :, :total]
-        values = cache.values[index, :, :, :total]
-        groups = self.config.heads // self.config.kv_heads
-        if (
-            length == 1
-        ):  # the query heads of a group become rows that share one key/value head: nothing is copied
-            query = query.view(batch, self.config.kv_heads, groups, self.head_dim)
-            mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-            return attention.o_proj(mixed.reshape(batch, 1, -1))
-        keys = keys.repeat_interleave(groups, dim=1)
-        values = values.repeat_interleave(groups, dim=1)
-        causal = mask is None
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=causal)
-        return attention.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return Decoder(
+            [_layer(layer) for layer in layers],
+            self.model.norm.weight,
+            self.config.norm_eps,
+            self.config.kv_heads,
+            self.model.rotary_emb.inv_freq,
+        )
 
 
-def _attention_mask(mask: Tensor | None, past: int, length: int, device: torch.device) -> Tensor | None:
-    """(B, 1, L, S) True = attend; None where plain causal attention (or a single new position) says the
-    same."""
-    if mask is None and (length == 1 or past == 0):
-        return None
-    if length == 1:
-        return mask[:, None, None, :]  # type: ignore[index]
-    causal = torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
-    if mask is None:
-        return causal[None, None]
-    # A padded query still needs one key, or its softmax is undefined: it attends to itself.
-    itself = torch.eye(length, past + length, dtype=torch.bool, device=device).roll(past, dims=1)
-    return (causal & mask[:, None, :] | itself)[:, None]
-
-
-def _rms_norm(hidden: Tensor, norm: Any) -> Tensor:
-    return F.rms_norm(hidden, (hidden.shape[-1],), norm.weight, norm.variance_epsilon)
-
-
-def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions, rotate-half form."""
-    first, second = heads.chunk(2, dim=-1)
-    return heads * cos + torch.cat([-second, first], dim=-1) * sin
+def _layer(layer: Any) -> Layer:
+    """A decoder layer of transformers, weights as they lie."""
+    attention, mlp = layer.self_attn, layer.mlp
+    return Layer(
+        attention_norm=layer.input_layernorm.weight,
+        qkv=lambda x: torch.cat([attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)], dim=-1),
+        out=attention.o_proj,
+        mlp_norm=layer.post_attention_layernorm.weight,
+        gated=lambda x: F.silu(mlp.gate_proj(x)) * mlp.up_proj(x),
+        down=mlp.down_proj,
+    )

@@ -1,0 +1,146 @@
+"""Linear maps with weights laid out for one of torch's own CPU kernels, in four precisions.
+
+Activations are float32 between the maps; a kernel that wants less converts at its own door. A row of the
+input is never scaled by what stands in other rows, so a row in a batch is the row alone.
+
+Legend: in, out features; n rows of the input.
+"""
+
+from functools import cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Precision = Literal["fp32", "bf16", "int8", "int4"]
+
+INT4_GROUPS = (256, 128, 64, 32)  # inputs that may share a scale, as the kernel allows
+INT4_OUT_MULTIPLE = 32  # of outputs, as the kernel allows
+INT4_MIDDLE = 8  # the code that stands for a group's zero point
+INT8_MOST, UINT8_MIDDLE = 127, 128
+SMALLEST_SCALE = 1e-12  # keeps the scale of an all-zero row usable
+
+
+class PackedLinear(nn.Module):
+    """(..., in) -> (..., out). The weights are no parameters: they cannot be trained, moved or saved."""
+
+    weight_bytes: int  # read for one row
+
+    def __init__(self, bias: Tensor | None) -> None:
+        super().__init__()
+        self.bias = None if bias is None else bias.detach().float()
+
+
+class FloatLinear(PackedLinear):
+    """float32 or bfloat16 weights in the blocked layout of oneDNN; plain where torch has no oneDNN."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__(bias)
+        weight = weight.detach().to(dtype)
+        self.dtype, self.weight_bytes = dtype, weight.nbytes
+        self.bias = None if bias is None else bias.detach().to(dtype)
+        self.is_blocked = _has_blocked(dtype)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1) if self.is_blocked else weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype)
+        if not self.is_blocked:
+            return F.linear(x, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+class Int8Linear(PackedLinear):
+    """8-bit weights with a scale per output; each row of the input is brought to 8 bits by a scale of its
+    own."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(bias)
+        _need_exact_int8()
+        weight = weight.detach().float()
+        self.scale = weight.abs().amax(dim=1).clamp_min(SMALLEST_SCALE) / INT8_MOST  # (out,)
+        codes = (weight / self.scale[:, None]).round().to(torch.int8)
+        self.zero = torch.zeros(len(codes), dtype=torch.int32)
+        self.smallest = torch.tensor(SMALLEST_SCALE)
+        # Conversion cuts off, so that half a step more rounds. oneDNN is fast with unsigned inputs only.
+        self.middle = torch.tensor(UINT8_MIDDLE + 0.5)
+        self.weight_bytes = codes.nbytes + self.scale.nbytes
+        self.weight = torch.ops.onednn.qlinear_prepack(codes, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).float()  # (n, in)
+        # Few operations, for over one row each of them costs more in calling than in computing.
+        scale = torch.add(self.smallest, rows.abs().amax(dim=1, keepdim=True), alpha=1 / INT8_MOST)
+        codes = torch.addcdiv(self.middle, rows, scale).to(torch.uint8)
+        sums = _int8_product(codes, self.weight, self.scale, self.zero)  # (n, out)
+        y = sums.mul_(scale) if self.bias is None else torch.addcmul(self.bias, sums, scale)
+        return y.view(*x.shape[:-1], -1)
+
+
+class Int4Linear(PackedLinear):
+    """4-bit weights; `group` neighbouring inputs of an output share a scale and a zero point."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, group: int) -> None:
+        super().__init__(bias)
+        out, width = weight.shape
+        groups = weight.detach().float().view(out, width // group, group)
+        low, high = groups.amin(dim=2), groups.amax(dim=2)
+        scale = ((high - low) / 15).clamp_min(SMALLEST_SCALE).bfloat16()
+        zero = (low + INT4_MIDDLE * scale.float()).bfloat16()
+        # Codes are chosen for the scale and the zero as rounded, so that their rounding costs nothing extra.
+        codes = (groups - zero.float()[..., None]) / scale.float()[..., None] + INT4_MIDDLE
+        codes = codes.round().clamp(0, 15).to(torch.int32).view(out, width)
+        self.group = group
+        self.scale_zero = torch.stack([scale, zero], dim=2).transpose(0, 1).contiguous()  # (groups, out, 2)
+        self.weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+        self.weight_bytes = codes.numel() // 2 + self.scale_zero.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).bfloat16()  # the kernel is slow in float32
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, self.group, self.scale_zero)
+        y = y.float() if self.bias is None else y + self.bias
+        return y.view(*x.shape[:-1], -1)
+
+
+def pack_linear(
+    weight: Tensor, bias: Tensor | None, precision: Precision, int4_group: int = 32
+) -> PackedLinear:
+    """weight (out, in), bias (out,) -> the packed map. Shapes that int4 cannot take become int8."""
+    if precision == "int4":
+        group = next((g for g in INT4_GROUPS if g <= int4_group and weight.shape[1] % g == 0), None)
+        if group and weight.shape[0] % INT4_OUT_MULTIPLE == 0:
+            return Int4Linear(weight, bias, group)
+    if precision in ("int8", "int4"):
+        return Int8Linear(weight, bias)
+    return FloatLinear(weight, bias, torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+def _int8_product(codes: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """(n, in) unsigned codes around `UINT8_MIDDLE`, weights packed by oneDNN -> (n, out) float32."""
+    return torch.ops.onednn.qlinear_pointwise.default(
+        codes, 1.0, UINT8_MIDDLE, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+def _has_blocked(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@cache
+def _int8_is_exact() -> bool:
+    """Whether the largest products add up: CPUs without VNNI instructions saturate a sum of two."""
+    codes = torch.full((1, 64), 255, dtype=torch.uint8)
+    weight = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), INT8_MOST, dtype=torch.int8), None)
+    ones, zero = torch.ones(16), torch.zeros(16, dtype=torch.int32)
+    expected = float(64 * INT8_MOST * (255 - UINT8_MIDDLE))
+    return bool((_int8_product(codes, weight, ones, zero) == expected).all())
+
+
+def _need_exact_int8() -> None:
+    if not torch.backends.mkldnn.is_available() or not _int8_is_exact():
+        raise ValueError(
+            "precision int8 or int4: expected a CPU with 8-bit dot products (VNNI), found one without, on "
+            "which sums of products overflow; choose bf16 or fp32"
+        )
