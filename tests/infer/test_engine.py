@@ -283,3 +283,16 @@ def test_unknown_task_and_wrong_hearing(engine: Engine) -> None:
         engine.run(question("s2s"), "s2ss")
     with pytest.raises(ValueError, match="expected a user turn with audio"):
         engine.run(ask(text="hi"), "s2s")
+
+
+def test_a_packed_twin_writes_and_speaks_nearly_alike(tmp_path):
+    shipped = load("echat-tiny")
+    plain = shipped.run(ask(text="i am glad"), "tts", seed=0)
+    twin = shipped.packed("fp32")
+    packed = twin.run(ask(text="i am glad"), "tts", seed=0)
+    assert packed.speech_ids == plain.speech_ids
+    assert torch.allclose(packed.waveform, plain.waveform, atol=0.02)
+    assert shipped.packed("int4").run(ask(text="i am glad"), "tts", seed=0).waveform.numel()
+    with pytest.raises((ValueError, RuntimeError), match="packed|prepared|pack"):
+        twin.save(tmp_path / "twin")
+    assert not list((tmp_path / "twin").iterdir())

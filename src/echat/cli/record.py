@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SPEECH_SUFFIXES = (".wav", ".flac", ".ogg")
 
 
-def open_engine(model: str, device: str, speaks: bool = False) -> Engine:
+def open_engine(model: str, device: str, speaks: bool = False, precision: str | None = None) -> Engine:
     """The engine of a shipped model or a folder, on a device that exists; ``speaks``: with a voice."""
     import echat
     from echat.infer.place import present_device
@@ -31,7 +31,21 @@ def open_engine(model: str, device: str, speaks: bool = False) -> Engine:
         raise ValueError(
             f"model {model}: expected a token2wav folder to speak with, found none; leave out -o or add one"
         )
-    return engine
+    return engine if precision is None else packed(engine, precision)
+
+
+def packed(engine: Engine, precision: str) -> Engine:
+    """The engine in another precision, which only a CPU offers."""
+    from typing import get_args
+
+    from echat.model.packed_linear import Precision
+
+    known = get_args(Precision)
+    if precision not in known:
+        raise ValueError(f"--precision: expected one of {', '.join(known)}, found {precision!r}")
+    if engine.model.speech_embedding.weight.device.type != "cpu":
+        raise ValueError(f"--precision {precision}: expected --device cpu, found another; leave it out there")
+    return engine.packed(precision)  # type: ignore[arg-type]
 
 
 def listen(path: Path) -> UserTurn:

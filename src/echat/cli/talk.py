@@ -18,6 +18,9 @@ DEFAULT_MODEL = "echat-tiny"
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a shipped model, or a model folder.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, npu ...")]
+Precision = Annotated[
+    str | None, typer.Option(help="Compute with packed weights on the CPU: fp32, bf16, int8 or int4.")
+]
 Seed = Annotated[int | None, typer.Option(help="Any number: the same seed gives the same answer.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Output = Annotated[
@@ -53,6 +56,7 @@ def reply(
     seed: Seed = None,
     model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
+    precision: Precision = None,
     json: Json = False,
 ) -> None:
     """Answer a spoken question: thought, reply and, with -o, speech."""
@@ -64,7 +68,7 @@ def reply(
         raise ValueError("--voice: expected -o FILE for the speech, found none; add -o answer.wav")
     past = [turn for path in history or [] for turn in record.read_history(path)]
     conversation = Conversation([*past, record.listen(question)])
-    engine = record.open_engine(model, device, speaks=output is not None)
+    engine = record.open_engine(model, device, output is not None, precision)
     task = ("s2s" if output else "s2t") + ("" if think is Think.off else f"_think_{think.value}")
     answer = engine.run(conversation, task, seed=seed, voice=record.voice(engine, voice))
     if output:
@@ -82,6 +86,7 @@ def understand(
     ),
     model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
+    precision: Precision = None,
     json: Json = False,
 ) -> None:
     """Say what was said in a clip and how it was said."""
@@ -92,7 +97,7 @@ def understand(
         names = ", ".join(name for name, row in TASKS.items() if row.understands)
         raise ValueError(f"--task: expected one of {names}, found {task!r}, which answers; use echat reply")
     heard = record.listen(clip)
-    found = record.open_engine(model, device).understand(heard.audio, task)
+    found = record.open_engine(model, device, precision=precision).understand(heard.audio, task)
     if json:
         show.json_line(record.understanding_record(found, task, clip))
     else:
@@ -108,6 +113,7 @@ def say(
     seed: Seed = None,
     model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
+    precision: Precision = None,
     json: Json = False,
 ) -> None:
     """Read a text aloud."""
@@ -117,7 +123,7 @@ def say(
     record.check_output(output)
     if not text.strip():
         raise ValueError("text: expected words to speak, found none; write them in quotes")
-    engine = record.open_engine(model, device, speaks=True)
+    engine = record.open_engine(model, device, True, precision)
     waveform, rate = engine.say(text, voice=record.voice(engine, voice), seed=seed)
     write(output, waveform, rate)
     seconds = round(len(waveform) / rate, 3)
@@ -131,13 +137,14 @@ def chat(
     seed: Seed = None,
     model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
+    precision: Precision = None,
     json: Json = False,
 ) -> None:
     """Talk by typing, one line a turn; an empty line or the end of input says goodbye."""
     from echat.cli import record, show
     from echat.dialogue.turns import Conversation, UserTurn
 
-    engine = record.open_engine(model, device)
+    engine = record.open_engine(model, device, precision=precision)
     turns: list[Turn] = []
     for line in _typed_lines():
         turns.append(UserTurn(text=line))

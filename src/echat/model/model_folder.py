@@ -54,8 +54,8 @@ def save_model(
     disk."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder / TOKENIZER_FOLDER)
     write_tensors(folder / WEIGHTS_FILE, model.state_dict(), dtype)
+    tokenizer.save(folder / TOKENIZER_FOLDER)
     save_config(ModelFolderConfig(name=name, profile=profile, model=model.config), folder / CONFIG_FILE)
 
 
