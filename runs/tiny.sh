@@ -18,7 +18,7 @@ THREADS=${THREADS:-1} # two processes of one thread beat one process of two
 export OMP_NUM_THREADS=$THREADS
 RANKS=${RANKS:-1}
 
-all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder llm spelling stage1 stage2 stage3 flow vocoder pack)
+all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder replies llm spelling stage1 stage2 stage3 flow vocoder pack)
 stages=("$@")
 [ $# -gt 0 ] || stages=("${all[@]}")
 
@@ -65,7 +65,7 @@ pack() { # the folder that the package ships; the voice is that of any recorded 
 for stage in "${stages[@]}"; do
   case $stage in
     corpus | text_tokenizer | speech_ids | pack) "$stage" ;;
-    tokenizer | encoder_first | encoder | llm | spelling | stage1 | stage2 | stage3 | flow | vocoder) learn "$stage" ;;
+    tokenizer | encoder_first | encoder | replies | llm | spelling | stage1 | stage2 | stage3 | flow | vocoder) learn "$stage" ;;
     *) echo "stage: expected one of ${all[*]}, found $stage" >&2; exit 2 ;;
   esac
 done

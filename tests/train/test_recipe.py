@@ -96,7 +96,7 @@ def stage(name: str, corpus: Path, tmp_path: Path, shape: dict) -> Path:
 
 
 def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, shape):
-    for name in ("encoder_first", "encoder", "llm", "spelling", "stage1", "stage2", "stage3"):
+    for name in ("encoder_first", "encoder", "replies", "llm", "spelling", "stage1", "stage2", "stage3"):
         folder = train(stage(name, corpus, tmp_path, shape))
         assert (folder / "model.safetensors").is_file(), name
     from echat.model.model_folder import load_model
