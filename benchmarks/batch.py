@@ -7,13 +7,11 @@ Every reply answers a question of its own length with forced speech ids, so that
 prompts are read before the clock starts.
 """
 
-import argparse
-import json
 import threading
 import time
-from pathlib import Path
 
 import torch
+from measuring import RESULTS, engine_settings, write_numbers
 from shapes import engine_of
 
 from echat.dialogue.tasks import get_task
@@ -22,8 +20,6 @@ from echat.infer.batch import Batch
 from echat.infer.decoding import Dictated
 from echat.infer.engine import Engine
 from echat.infer.replying import Request
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def ids_per_second(engine: Engine, rows: int, n_ids: int) -> float:
@@ -71,14 +67,9 @@ def _stop(cancel: threading.Event, asked: list[float]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--size", default="tiny", choices=("tiny", "0.5b", "3b"))
-    parser.add_argument("--dtype", default="bfloat16", help="of the larger shapes")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = engine_settings(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--ids", type=int, default=40, help="per reply")
-    parser.add_argument("--json", type=Path, help="where the numbers go")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     engine = engine_of(args.size, getattr(torch, args.dtype), args.device, speaks=False)
@@ -90,11 +81,9 @@ def main() -> None:
     cancel = cancel_seconds(engine)
     print("ms from cancelling to the end:", " ".join(f"{1000 * seconds:.0f}" for seconds in cancel))
     path = args.json or RESULTS / f"batch-{args.size}-{args.device}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = {name: str(value) for name, value in vars(args).items() if name != "json"}
     numbers = {"about": about, "ids_per_second": found, "cancel_seconds": cancel}
-    path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {path}")
+    write_numbers(path, numbers)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ The answers of the streamed path come in several lengths: the first sound must n
 """
 
 import argparse
-import json
 import platform
 import time
-from pathlib import Path
 
 import torch
+from measuring import RESULTS, engine_settings, write_numbers
 from shapes import engine_of
 
 from echat.dialogue.tasks import get_task
@@ -31,7 +30,6 @@ from echat.infer.replying import Request, tell
 from echat.infer.telling import Clock
 
 STAGES = ("listen", "read", "write", "speak", "synthesise")
-RESULTS = Path(__file__).parent / "results"
 Times = dict[str, float]
 
 
@@ -86,27 +84,20 @@ def show(found: dict[str, Times]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--size", default="tiny", choices=("tiny", "0.5b", "3b"))
-    parser.add_argument("--dtype", default="bfloat16", help="of the larger shapes")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = engine_settings(__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="of the question")
     parser.add_argument("--text", type=int, default=40, help="text ids of the answer")
     parser.add_argument("--speech", type=int, default=150, help="speech ids of the answer")
     parser.add_argument("--repeat", type=int, default=3, help="0: once, without warming up")
-    parser.add_argument("--json", type=Path, help="where the numbers go")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     engine = engine_of(args.size, getattr(torch, args.dtype), args.device)
     found = measure(engine, args)
     show(found)
     path = args.json or RESULTS / f"first_audio-{args.size}-{args.device}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     settings = {name: str(value) for name, value in vars(args).items() if name != "json"}
     about = {"torch": torch.__version__, "processor": platform.processor() or platform.machine(), **settings}
-    path.write_text(json.dumps({"about": about, "seconds": found}, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {path}")
+    write_numbers(path, {"about": about, "seconds": found})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ depend on what they say.
 
 import argparse
 import gc
-import json
 import platform
 import statistics
 import time
@@ -19,23 +18,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import RESULTS, write_numbers
 from published import Published, encode, hearing_in_float32
+from shapes import LLM_SHAPES
 from torch import Tensor
 
 from echat.dialogue.turns import Conversation, UserTurn
 from echat.infer.agreement import greedy_agreement
 from echat.infer.engine import load
-from echat.model.llm import LLMConfig
 from echat.model.packing import pack
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 
-LLM_SHAPES = {
-    "0.5b": LLMConfig(dim=896, layers=24, heads=14, kv_heads=2, mlp=4864),
-    "3b": LLMConfig(),
-}
 PRECISIONS = ("bf16", "int8", "int4")
 BATCH = 8
-RESULTS = Path(__file__).parent / "results"
 Figures = dict[str, float]
 
 
@@ -260,14 +255,9 @@ def main() -> None:
     for precision, share in equal.items():
         print(f"equal greedy ids, {precision} and fp32: {share:.1%}")
     path = args.json or RESULTS / f"infer-{args.shape}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     settings = {name: str(value) for name, value in vars(args).items() if name != "json"}
     about = {"torch": torch.__version__, "processor": platform.processor() or platform.machine(), **settings}
-    text = json.dumps(
-        {"about": about, "figures": found, "ratios": ratios(found), "agreement": equal}, indent=1
-    )
-    path.write_text(text + "\n", encoding="utf-8")
-    print(f"written to {path}")
+    write_numbers(path, {"about": about, "figures": found, "ratios": ratios(found), "agreement": equal})
 
 
 if __name__ == "__main__":

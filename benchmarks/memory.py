@@ -14,9 +14,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from measuring import RESULTS, write_numbers
+
 PRECISIONS = ("plain fp32", "plain bf16", "fp32", "bf16", "int8", "int4")
 STATUS = Path("/proc/self/status")
-RESULTS = Path(__file__).parent / "results"
 Megabytes = dict[str, float]
 
 
@@ -90,9 +91,7 @@ def main() -> None:
     found = measure(args)
     show(found)
     path = args.json or RESULTS / "memory.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"model": args.model, "megabytes": found}, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {path}")
+    write_numbers(path, {"model": args.model, "megabytes": found})
 
 
 if __name__ == "__main__":

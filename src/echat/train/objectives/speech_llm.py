@@ -19,8 +19,8 @@ from echat.data.examples import (
     DialogueExample,
 )
 from echat.data.sounds import AugmentConfig, Sounds
-from echat.data.sources import SourceConfig, mixture_pairs
-from echat.data.stream import MixtureStream, once
+from echat.data.sources import SourceConfig, mixture, mixture_pairs
+from echat.data.stream import once
 from echat.data.text_tokenizer import END_OF_DOCUMENT
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
@@ -90,7 +90,7 @@ class SpeechLLMObjective:
         self._sounds = Sounds()
         self._encoder_side = CachedTokenizer(self.tokenizer)
         data = recipe.data
-        stream = MixtureStream(mixture_pairs(data.sources, recipe.seed))
+        stream = mixture(data.sources, recipe.seed)
         build = self._builder(data.augment, data.learn_heard)
         self.batches: PooledBatches[DialogueExample, DialogueBatch] = PooledBatches(
             stream, build, collate_dialogues, data.batch_cost, data.pool, recipe.seed
