@@ -29,6 +29,8 @@ SELF_PENALTY = 14.0  # nats by which a place counts less that holds the same id,
 MATCH = 30.0  # nats by which a place that follows the same id stands out
 NOTE = 2.0  # size of the note against the embedding
 PROPOSAL = 4.0  # size of the proposal against the embedding
+GIST = 1.0  # size of the mean of what was heard against the embedding
+GIST_WORDS = 30  # ids that this mean is usually of
 COMMON = 4  # directions of the table in which ids hardly differ
 SLOW = 0.002  # radians per position below which a rotary pair does not mind the distance
 
@@ -67,6 +69,8 @@ def set_copy_heads(llm: LanguageModel, blank: int, generator: torch.Generator | 
     first.v_proj.weight[: len(content)] = note
     first.o_proj.weight[:, : len(content)] = place.T * (NOTE * size / math.sqrt(len(content)))
 
+    _set_gist(first, basis, head_dim, size, silence)
+
     second = layers[1].self_attn
     _clear(second, head_dim)
     gain = math.sqrt(MATCH * scale / len(content))
@@ -75,6 +79,19 @@ def set_copy_heads(llm: LanguageModel, blank: int, generator: torch.Generator | 
     _avoid(second, silence, head_dim, dim)
     second.v_proj.weight[:head_dim] = proposal
     second.o_proj.weight[:, :head_dim] = proposal.T * (PROPOSAL * size / math.sqrt(head_dim))
+
+
+def _set_gist(attention: Any, basis: Tensor, head_dim: int, size: float, silence: Tensor) -> None:
+    """The last query head looks at every earlier id but the blank alike, and adds the mean of what it sees."""
+    last = slice(attention.k_proj.weight.shape[0] - head_dim, None)
+    head = slice(attention.q_proj.weight.shape[0] - head_dim, None)
+    for linear, rows in ((attention.q_proj, head), (attention.k_proj, last), (attention.v_proj, last)):
+        linear.weight[rows] = 0.0
+        linear.bias[rows] = 0.0
+    read, write = basis[64 : 64 + head_dim], basis[64 + head_dim : 64 + 2 * head_dim]
+    attention.v_proj.weight[last] = read
+    scale = GIST * size * math.sqrt(GIST_WORDS) / math.sqrt(head_dim)
+    attention.o_proj.weight[:, head] = write.T * scale
 
 
 def _telling(table: Tensor, generator: torch.Generator | None) -> Tensor:

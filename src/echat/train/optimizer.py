@@ -4,33 +4,69 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
+from echat.train.muon import Muon, Together
 from echat.train.recipe import OptimizerConfig
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the learning parameters; groups differ in weight decay and in their factor on the rate."""
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW over the learning parameters, or Muon for those that ``config.muon`` names.
+
+    Groups differ in weight decay and in their factor on the rate.
+    """
+    adam, muon = _Groups(), _Groups()
     decays = _decaying(module)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    unmatched = set(config.lr_scale)
+    scales, matrices = _Patterns("lr_scale", config.lr_scale), _Patterns("muon", config.muon)
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        pattern = next((p for p in config.lr_scale if fnmatch.fnmatchcase(name, p)), None)
-        unmatched.discard(pattern or "")
+        pattern = scales.first(name)
         scale = config.lr_scale[pattern] if pattern else 1.0
-        groups.setdefault((scale, config.weight_decay if name in decays else 0.0), []).append(parameter)
-    if unmatched:
-        raise ValueError(
-            f"optimizer.lr_scale: {sorted(unmatched)} matches no learning parameter; check the names"
-        )
-    return torch.optim.AdamW(
-        [{"params": p, "weight_decay": decay, "scale": scale} for (scale, decay), p in groups.items()],
-        lr=config.lr, betas=config.betas, eps=config.eps, fused=True,
-    )  # fmt: skip
+        home = muon if parameter.ndim == 2 and matrices.first(name) else adam
+        home.add(parameter, scale, config.weight_decay if name in decays else 0.0)
+    scales.check()
+    matrices.check()
+    optimizers: list[torch.optim.Optimizer] = []
+    if adam:
+        optimizers.append(torch.optim.AdamW(
+            adam.as_list(), lr=config.lr, betas=config.betas, eps=config.eps, fused=True,
+        ))  # fmt: skip
+    if muon:
+        optimizers.append(Muon(muon.as_list(), lr=config.lr))
+    return optimizers[0] if len(optimizers) == 1 else Together(optimizers)
+
+
+class _Groups(dict[tuple[float, float], list[nn.Parameter]]):
+    """Parameters by (factor on the rate, weight decay)."""
+
+    def add(self, parameter: nn.Parameter, scale: float, decay: float) -> None:
+        self.setdefault((scale, decay), []).append(parameter)
+
+    def as_list(self) -> list[dict[str, object]]:
+        return [{"params": p, "weight_decay": decay, "scale": scale} for (scale, decay), p in self.items()]
+
+
+class _Patterns:
+    """Globs over parameter names, each of which has to match something."""
+
+    def __init__(self, key: str, patterns: Iterable[str]) -> None:
+        self.key, self.patterns = key, list(patterns)
+        self.unmatched = {p for p in self.patterns if not p.startswith("!")}
+
+    def first(self, name: str) -> str | None:
+        found = next((p for p in self.patterns if fnmatch.fnmatchcase(name, p.removeprefix("!"))), None)
+        self.unmatched.discard(found or "")
+        return None if found is None or found.startswith("!") else found
+
+    def check(self) -> None:
+        if self.unmatched:
+            raise ValueError(
+                f"optimizer.{self.key}: {sorted(self.unmatched)} matches no learning parameter; check the names"
+            )
 
 
 def _decaying(module: nn.Module) -> set[str]:
