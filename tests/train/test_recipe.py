@@ -80,7 +80,7 @@ def stage(name: str, corpus: Path, tmp_path: Path, shape: dict) -> Path:
     values["init_from"] = {
         k: v.replace("exp/tiny", str(tmp_path)) for k, v in values.get("init_from", {}).items()
     }
-    values.pop("copy_heads", None)  # one layer cannot hold them
+    values.pop("starting_heads", None)  # one layer cannot hold them
     for key in ("encoder", "model", "tokenizer"):
         if values.get(key) is not None:
             values[key] = {
