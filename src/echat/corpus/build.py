@@ -125,7 +125,7 @@ def build_corpus(config: BuildConfig, progress: Progress | None = None) -> Path:
 
 
 def _write_text(config: BuildConfig) -> None:
-    """Dialogues without sound, other ones than those spoken: as they are, in freer words, scattered; jumbles."""
+    """Dialogues without sound, other than those spoken: as they are, in freer words, scattered; jumbles."""
     folder = config.folder / "text"
     folder.mkdir(exist_ok=True)
     rng = random.Random(config.seed)
