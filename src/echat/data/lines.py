@@ -67,14 +67,17 @@ class Lines:
 _tables: OrderedDict[str, tuple[storage.Stamp, np.ndarray]] = OrderedDict()
 
 
-def first_row(path: str) -> dict[str, Any]:
-    """The first object of a JSON-lines file; empty when there is none. Raises OSError."""
+def first_rows(path: str, count: int = 20) -> list[dict[str, Any]]:
+    """The first good objects of a JSON-lines file. Raises OSError."""
+    rows: list[dict[str, Any]] = []
     with storage.open_binary(path) as stream:
         for line in stream:
             with suppress(DataError):
                 if line.strip():
-                    return json_object(line, path, "")
-    return {}
+                    rows.append(json_object(line, path, ""))
+            if len(rows) >= count:
+                break
+    return rows
 
 
 def key_of(line: bytes) -> bytes | None:
