@@ -23,7 +23,7 @@ from echat.data.examples import (
 )
 from echat.data.folder import Folder
 from echat.data.manifest import sample_of
-from echat.data.sample import DataError, Sample, Turn
+from echat.data.sample import DataError, Turn
 from echat.data.sounds import AugmentConfig, Sounds
 from echat.data.stream import Draw
 from echat.dialogue.labels import Labels

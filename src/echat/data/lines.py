@@ -15,6 +15,7 @@ from echat.data.defects import DataError, Defect, Kind
 from echat.data.manifest import json_object
 
 _KEPT_TABLES = 64  # per process
+_WORTH_KEEPING = 4 << 20  # bytes of a list; a smaller one is gone through in the time it takes to look
 _KEY_FIRST = re.compile(rb'\s*\{\s*"key"\s*:\s*"([^"\\]*)"')
 
 
@@ -107,7 +108,8 @@ def _load(path: str, stamp: storage.Stamp) -> np.ndarray:
         table = _scan(path)
     except OSError as error:
         raise DataError(_missing(path, error)) from error
-    index_files.save(path, (stamp,), {"kind": "lines"}, table.astype("<i8").tobytes())
+    if stamp.size >= _WORTH_KEEPING:
+        index_files.save(path, (stamp,), {"kind": "lines"}, table.astype("<i8").tobytes())
     return table
 
 

@@ -184,7 +184,7 @@ class ListTarget:
             if ref is None or (ref.is_file and not self._stores_all):
                 return ref
             data, suffix = self._encode(ref)
-            path = folder / f"{_file_name(sample.key)}{name}{suffix}"
+            path = folder / f"{file_name(sample.key)}{name}{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             sums.append((hashlib.sha256(data).hexdigest(), os.path.relpath(path, self.out / "parts")))
@@ -295,7 +295,7 @@ def _relative(ref: AudioRef, out: Path) -> str:
     return str(inside.relative_to(out.absolute())) if inside.is_relative_to(out.absolute()) else str(inside)
 
 
-def _file_name(key: str) -> str:
+def file_name(key: str) -> str:
     """A file name for any key, another one for every other key."""
     name = quote(key, safe=" ")
     if len(name) <= _LONGEST_NAME:
