@@ -8,12 +8,14 @@ import os
 import struct
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, pad
+
+from echat.audio.errors import AudioError
 
 MIN_SECONDS = 0.025  # one analysis window
 MAX_SECONDS = 600.0
@@ -24,34 +26,6 @@ _ROLLOFF = 0.99
 _MAX_KERNEL_VALUES = 4_000_000  # rates without a common divisor would need gigabytes; soxr takes over there
 
 Source = str | os.PathLike[str] | bytes
-
-
-Trouble = Literal[
-    "missing",
-    "unreadable",
-    "empty",
-    "cut off",
-    "undecodable",
-    "rate",
-    "not finite",
-    "silent",
-    "short",
-    "long",
-]
-
-
-class AudioError(ValueError):
-    """A sound that cannot be used; the message says expected, found, where, and the remedy.
-
-    ``kind`` names the trouble for programs that count; None where the request was wrong, not the sound.
-    """
-
-    def __init__(self, message: str, kind: Trouble | None = None) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-    def __reduce__(self) -> tuple[type[AudioError], tuple[str, Trouble | None]]:
-        return type(self), (str(self), self.kind)  # keeps the kind on the way out of a worker process
 
 
 def read(
