@@ -21,7 +21,9 @@ from echat.data.examples import (
     serves,
     spoken_form,
 )
-from echat.data.sample import DataError, Sample, Turn
+from echat.data.folder import Folder
+from echat.data.manifest import sample_of
+from echat.data.sample import DataError, Turn
 from echat.data.sounds import AugmentConfig, Sounds
 from echat.data.stream import Draw
 from echat.dialogue.labels import Labels
@@ -177,6 +179,6 @@ def test_spoken_form_is_a_fixed_point(text):
 
 def test_unreadable_sound_is_a_value_error(tmp_path, builder):
     (tmp_path / "a.wav").write_bytes(b"no sound")
-    sample = Sample.from_manifest_row({"key": "k", "audio": "a.wav", "text": "a"}, tmp_path)
+    sample = sample_of({"key": "k", "audio": "a.wav", "text": "a"}, Folder(str(tmp_path)))
     with pytest.raises(ValueError, match="a.wav"):
         builder(Draw(sample, "asr", 0, 1))

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pydantic import Field
 
 from echat.config import Config
+from echat.data.corpus import read_raw
 from echat.data.examples import serves, spoken_form
-from echat.data.osum_format import read_raw
-from echat.data.sample import DataError, Sample, read_manifest
+from echat.data.manifest import read_manifest
+from echat.data.sample import DataError, Sample
 from echat.data.stream import MixtureStream, Pair
 from echat.dialogue.tasks import get_task
 

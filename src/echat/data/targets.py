@@ -1,0 +1,182 @@
+"""What a conversion writes: shards, combines, and lists with audio files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from echat.checkpoint import atomic_path
+from echat.data.corpus import COMBINES_LIST, COMBINES_TAR_ROOT, ONLY_META, RAW_LIST, SHARDS_LIST
+from echat.data.defects import DefectReport, defect_of
+from echat.data.encoding import Storage, encode
+from echat.data.osum_format import to_record
+from echat.data.output_files import (
+    FINISHED,
+    beside,
+    join,
+    once,
+    remove_temporaries,
+    write_lines,
+    write_rows,
+    write_sums,
+)
+from echat.data.sample import Sample
+from echat.data.shards import open_shard
+from echat.data.tar_writer import TarWriter, shard_extra, shard_members
+from echat.dialogue.labels import tag
+
+PREFIX = "shards"  # of shard names, as in the published example
+
+
+class Target(Protocol):
+    """Where jobs put their records."""
+
+    def marker(self, number: int) -> Path:
+        """The file that says that a job is finished."""
+
+    def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
+        """Write the records of a job; returns how many. What cannot be written is counted."""
+
+    def finish(self, numbers: Sequence[int]) -> None:
+        """Write the lists, given the jobs that have records."""
+
+    def clean(self) -> None:
+        """Remove what a killed run left half-written."""
+
+
+class ShardTarget:
+    """Tars named by number, with checksum and index beside each."""
+
+    def __init__(self, out: Path, audio: Storage) -> None:
+        self.out = out
+        self.folder = out
+        self._encode = partial(encode, how=audio)
+
+    def tar(self, number: int) -> Path:
+        return self.folder / f"{PREFIX}_{number:09d}.tar"
+
+    def marker(self, number: int) -> Path:
+        return beside(self.tar(number), FINISHED)
+
+    def clean(self) -> None:
+        remove_temporaries(self.folder)
+
+    def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
+        path, count = self.tar(number), 0
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            writer = TarWriter(stream)
+            for sample in once(samples, path, defects):
+                count += _add(writer, sample, self._encode, path, defects)
+            writer.close()
+        write_sums(path, [(writer.sha256.hexdigest(), path.name)])
+        open_shard(str(path))  # leaves the index beside it
+        return count
+
+    def finish(self, numbers: Sequence[int]) -> None:
+        write_lines(self.out / SHARDS_LIST, (self.tar(number).name for number in numbers))
+
+
+class CombineTarget(ShardTarget):
+    """Whole shards, and their metadata once more as JSON lines that can be edited."""
+
+    def __init__(self, out: Path, audio: Storage) -> None:
+        super().__init__(out, audio)
+        self.folder = out / "tars"
+
+    def marker(self, number: int) -> Path:
+        return beside(self._rows(number), FINISHED)
+
+    def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
+        rows: list[dict[str, Any]] = []
+        count = super().write(number, _noted(samples, self.tar(number), rows, defects), defects)
+        written = set(open_shard(str(self.tar(number))).keys())
+        write_rows(self._rows(number), [row for row in rows if row["key"] in written])
+        return count
+
+    def finish(self, numbers: Sequence[int]) -> None:
+        names = [self._rows(number).name for number in numbers]
+        _write_combine_lists(self.out, names, os.path.relpath(self.folder, self.out))
+
+    def _rows(self, number: int) -> Path:
+        return self.out / f"{self.tar(number).stem}.list"
+
+
+class ReusingTarget:
+    """Metadata beside tars that are there already."""
+
+    def __init__(self, out: Path, tars: Sequence[str]) -> None:
+        self.out = out
+        self.tars = [Path(tar) for tar in tars]
+
+    def marker(self, number: int) -> Path:
+        return beside(self._rows(number), FINISHED)
+
+    def clean(self) -> None:
+        remove_temporaries(self.out)
+
+    def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
+        rows: list[dict[str, Any]] = []
+        first = once(samples, self._rows(number), defects)
+        for _ in _noted(first, self.tars[number], rows, defects):
+            pass
+        write_rows(self._rows(number), rows)
+        return len(rows)
+
+    def finish(self, numbers: Sequence[int]) -> None:
+        names = [self._rows(number).name for number in numbers]
+        _write_combine_lists(self.out, names, os.path.abspath(self.tars[0].parent) if self.tars else ".")
+
+    def _rows(self, number: int) -> Path:
+        return self.out / f"{self.tars[number].stem}.list"
+
+
+def _add(writer: TarWriter, sample: Sample, encode: Any, path: Path, defects: DefectReport) -> int:
+    """All members of a record or none; returns how many records that is."""
+    try:
+        members = shard_members(sample, encode)
+    except (ValueError, OSError) as error:
+        ref = sample.audio or sample.reply_audio
+        defects.add(defect_of(error, ref.path if ref else str(path), key=sample.key))
+        return 0
+    for name, data in members:
+        writer.add(name, data)
+    return 1
+
+
+def _noted(
+    samples: Iterable[Sample], tar: Path, rows: list[dict[str, Any]], defects: DefectReport
+) -> Iterator[Sample]:
+    """The samples themselves, each with its combine row put aside."""
+    for sample in samples:
+        try:
+            rows.append(combine_row(sample, tar.stem))
+        except ValueError as error:
+            defects.add(defect_of(error, str(tar), key=sample.key))
+        else:
+            yield sample
+
+
+def combine_row(sample: Sample, stem: str) -> dict[str, Any]:
+    """The line of a combine list, for a record whose sound is in the tar of that stem.
+
+    As published, what only a member says is repeated where readers of the lines look for it.
+    """
+    record, _ = to_record(sample)
+    extra = shard_extra(record)
+    extra.pop("duration", None)
+    question = extra.get("question")
+    if question is not None and sample.text == question and sample.target is None:
+        extra.setdefault("q_txt", question)
+    if "gender" in record and sample.labels.gender is not None:
+        extra.setdefault("gender", tag("gender", sample.labels.gender))
+    head = {"key": sample.key, "txt": record["txt"], "wav": ONLY_META, "extra": extra}
+    return {**head, "tar_path_key": stem, "task": record["task"]}
+
+
+def _write_combine_lists(out: Path, names: Sequence[str], tar_root: str) -> None:
+    join([out / name for name in names], out / RAW_LIST)
+    write_lines(out / COMBINES_TAR_ROOT, [tar_root])
+    write_lines(out / COMBINES_LIST, names)
