@@ -11,19 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echat.audio.features import llm_frames
-from echat.data.batching import PooledBatches, collate_dialogues, collate_speech, cut_batches, fixed_batches
+from echat.data.batching import PooledBatches, cut_batches, examples_once, fixed_batches
+from echat.data.collating import collate_dialogues, collate_speech
+from echat.data.defects import Kind
 from echat.data.examples import (
     AUDIO,
     IGNORE,
     PAD,
     CachedTokenizer,
     DialogueBuilder,
-    SpeechExample,
 )
-from echat.data.sample import DataError, Sample
+from echat.data.sample import AudioRef, DataError, Sample
 from echat.data.sounds import AugmentConfig, Sounds
 from echat.data.sources import SourceConfig, mixture, mixture_pairs
-from echat.data.stream import Draw, MixtureStream, Pair, once
+from echat.data.speech_examples import SpeechExample
+from echat.data.stream import Draw, MixtureStream, Pair
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def test_the_batch_after_resume_is_the_one_that_would_have_come(sources, build, 
 
 
 def test_collating_keeps_every_row_as_it_was(sources, build):
-    examples = [build(draw) for draw in once(mixture_pairs(sources, 0), limit=3)]
+    examples = examples_once(mixture_pairs(sources, 0), build, 3)
     batch = collate_dialogues(examples)
     assert batch.kinds.shape == batch.ids.shape == batch.labels.shape
     for row, example in enumerate(examples):
@@ -90,7 +92,7 @@ def test_collating_keeps_every_row_as_it_was(sources, build):
 
 
 def test_audio_positions_count_through_the_valid_frames_of_the_batch(sources, build):
-    batch = collate_dialogues([build(draw) for draw in once(mixture_pairs(sources, 0), limit=3)])
+    batch = collate_dialogues(examples_once(mixture_pairs(sources, 0), build, 3))
     rows = batch.ids[batch.kinds == AUDIO]
     assert rows.tolist() == list(range(sum(llm_frames(n) for n in batch.mel_lens.tolist())))
 
@@ -101,16 +103,16 @@ def test_batches_without_sound_have_no_clips(sources, build, samples):
 
 
 def test_a_bad_record_is_left_out_and_named(manifest, build, samples, caplog):
-    bad = Sample(key="broken", audio=None, text="a b")
+    bad = Sample(key="broken", audio=AudioRef("nowhere.wav"), text="a b")
     stream = MixtureStream([Pair("c", "asr", [samples[0], bad, samples[1]], 1.0, 0)])
     batches = PooledBatches(stream, build, collate_dialogues, budget=10_000, pool=3)
     assert sorted(batches.next().keys) == ["clip-000", "clip-001"]
-    assert list(batches.skipped) == ["broken"] and "broken" in caplog.text
+    assert batches.left_out.counts == {Kind.MISSING_AUDIO: 1} and "broken" in caplog.text
 
 
 def test_nothing_usable_stops(build):
     stream = MixtureStream([Pair("c", "asr", [Sample(key="broken")], 1.0, 0)])
-    with pytest.raises(DataError, match="broken"):
+    with pytest.raises(DataError, match="none in 16 draws:\nunwanted: 16\n  c, record broken: task asr"):
         PooledBatches(stream, build, collate_dialogues, budget=100, pool=2).next()
 
 
@@ -121,8 +123,7 @@ def test_padding_is_small_with_a_pool(sources, build):
 
 def test_fixed_batches_are_the_same_each_time(sources, build):
     first, again = (
-        fixed_batches(once(mixture_pairs(sources, 0), limit=4), build, collate_dialogues, 500)
-        for _ in range(2)
+        fixed_batches(mixture_pairs(sources, 0), build, collate_dialogues, 500, limit=4) for _ in range(2)
     )
     assert len(first) > 1 and all(same(a, b) for a, b in zip(first, again))
 

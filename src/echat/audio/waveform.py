@@ -8,7 +8,7 @@ import os
 import struct
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.nn.functional import conv1d, pad
 
 MIN_SECONDS = 0.025  # one analysis window
 MAX_SECONDS = 600.0
+RATES = (1000, 768_000)  # Hz that a header may announce; nothing is recorded outside
 _SUBTYPES = {16: "PCM_16", 32: "FLOAT"}
 _LOWPASS_WIDTH = 6  # zero crossings on each side of the resampling kernel
 _ROLLOFF = 0.99
@@ -25,8 +26,32 @@ _MAX_KERNEL_VALUES = 4_000_000  # rates without a common divisor would need giga
 Source = str | os.PathLike[str] | bytes
 
 
+Trouble = Literal[
+    "missing",
+    "unreadable",
+    "empty",
+    "cut off",
+    "undecodable",
+    "rate",
+    "not finite",
+    "silent",
+    "short",
+    "long",
+]
+
+
 class AudioError(ValueError):
-    """A sound that cannot be used; the message says expected, found, where, and the remedy."""
+    """A sound that cannot be used; the message says expected, found, where, and the remedy.
+
+    ``kind`` names the trouble for programs that count; None where the request was wrong, not the sound.
+    """
+
+    def __init__(self, message: str, kind: Trouble | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[AudioError], tuple[str, Trouble | None]]:
+        return type(self), (str(self), self.kind)  # keeps the kind on the way out of a worker process
 
 
 def read(
@@ -36,14 +61,15 @@ def read(
     min_seconds: float = MIN_SECONDS,
     max_seconds: float = MAX_SECONDS,
     allow_silence: bool = False,
+    name: str | None = None,
 ) -> tuple[Tensor, int]:
     """Read a wav, flac, ogg, opus or mp3 file (or its bytes) as mono float32 ``(samples,)`` in [-1, 1].
 
     Integer samples are divided by their full scale (16 bit: 32768), channels are averaged, and then the
     waveform is resampled to ``rate`` (None keeps the rate of the file). Raises :class:`AudioError` for
-    anything that cannot be listened to: see :func:`check`.
+    anything that cannot be listened to: see :func:`check`. ``name`` stands for the source in messages.
     """
-    where = "audio bytes" if isinstance(source, bytes) else str(source)
+    where = name or ("audio bytes" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else _file_bytes(Path(source))
     samples, file_rate = _decode(data, where, max_seconds)
     waveform = torch.from_numpy(samples)
@@ -66,7 +92,8 @@ def check(
     if seconds < min_seconds:
         raise AudioError(
             f"{where}: expected at least {min_seconds * 1000:g} ms of sound, found {seconds * 1000:g} ms "
-            f"({waveform.shape[-1]} samples at {rate} Hz); record for longer"
+            f"({waveform.shape[-1]} samples at {rate} Hz); record for longer",
+            "short" if seconds else "empty",
         )
     if seconds > max_seconds:
         raise _too_long(where, seconds, max_seconds)
@@ -74,12 +101,14 @@ def check(
         first = int(torch.nonzero(~torch.isfinite(waveform))[0])
         raise AudioError(
             f"{where}: expected finite samples, found {waveform[first].item()} at sample {first}; "
-            "export the sound again, the program that wrote it divided by zero"
+            "export the sound again, the program that wrote it divided by zero",
+            "not finite",
         )
     if not allow_silence and not bool(waveform.any()):
         raise AudioError(
             f"{where}: expected sound, found {seconds:.2f} s of digital silence (every sample is 0); "
-            "check that the microphone is connected and not muted"
+            "check that the microphone is connected and not muted",
+            "silent",
         )
 
 
@@ -161,14 +190,14 @@ def _resample_soxr(waveform: Tensor, from_rate: int, to_rate: int, length: int) 
 
 def _file_bytes(path: Path) -> bytes:
     if path.is_dir():
-        raise AudioError(f"{path}: expected an audio file, found a folder; name a file inside it")
+        raise AudioError(f"{path}: expected an audio file, found a folder; name a file inside it", "missing")
     if not path.exists():
-        raise AudioError(f"{path}: expected an audio file, found nothing there; check the path")
+        raise AudioError(f"{path}: expected an audio file, found nothing there; check the path", "missing")
     try:
         return path.read_bytes()
     except OSError as error:
         raise AudioError(
-            f"{path}: expected a readable file, found: {error.strerror}; check permissions"
+            f"{path}: expected a readable file, found: {error.strerror}; check permissions", "unreadable"
         ) from error
 
 
@@ -177,19 +206,32 @@ def _decode(data: bytes, where: str, max_seconds: float) -> tuple[np.ndarray, in
     import soundfile
 
     if not data:
-        raise AudioError(f"{where}: expected an audio file, found an empty one (0 bytes); record it again")
-    _refuse_cut_off(data, where)
+        raise AudioError(
+            f"{where}: expected an audio file, found an empty one (0 bytes); record it again", "empty"
+        )
+    _look_into_container(data, where)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            _refuse_impossible_rate(sound.samplerate, where)
             if sound.frames / sound.samplerate > max_seconds and sound.frames < 2**62:
                 raise _too_long(where, sound.frames / sound.samplerate, max_seconds)
             announced, rate = sound.frames, sound.samplerate
             samples = _decode_blocks(sound, where, max_seconds)
     except soundfile.LibsndfileError as error:
-        raise AudioError(_undecodable(data, where, error)) from error
+        raise AudioError(_undecodable(data, where, error), "undecodable") from error
     if 0 < announced < 2**62 and len(samples) < announced and not _is_mp3(data):
         raise _truncated(where, f"{announced} samples", f"{len(samples)} samples")
     return samples, rate
+
+
+def _refuse_impossible_rate(rate: int, where: str) -> None:
+    low, high = RATES
+    if not low <= rate <= high:
+        raise AudioError(
+            f"{where}: expected a sample rate of {low} to {high} Hz in the header, found {rate} Hz; "
+            "export the sound again with its true rate",
+            "rate",
+        )
 
 
 def _decode_blocks(sound: Any, where: str, max_seconds: float) -> np.ndarray:
@@ -207,10 +249,10 @@ def _decode_blocks(sound: Any, where: str, max_seconds: float) -> np.ndarray:
     return np.ascontiguousarray(np.concatenate(blocks)) if blocks else np.zeros(0, dtype=np.float32)
 
 
-def _refuse_cut_off(data: bytes, where: str) -> None:
-    """The decoder silently shortens a wav or ogg that ends too early; look at the container ourselves."""
+def _look_into_container(data: bytes, where: str) -> None:
+    """The decoder silently shortens a wav or ogg that ends too early, and does not say why a rate is wrong."""
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-        _refuse_cut_off_wav(data, where)
+        _look_into_wav(data, where)
     elif data[:4] == b"OggS":
         last = data.rfind(b"OggS")
         segments = data[last + 26] if last + 27 <= len(data) else None
@@ -221,11 +263,13 @@ def _refuse_cut_off(data: bytes, where: str) -> None:
             raise _truncated(where, "a last Ogg page marked as the end", f"{len(data)} bytes without it")
 
 
-def _refuse_cut_off_wav(data: bytes, where: str) -> None:
+def _look_into_wav(data: bytes, where: str) -> None:
     position = 12
     while position + 8 <= len(data):
         name, size = data[position : position + 4], struct.unpack_from("<I", data, position + 4)[0]
         body = position + 8
+        if name == b"fmt " and body + 8 <= len(data):
+            _refuse_impossible_rate(struct.unpack_from("<I", data, body + 4)[0], where)
         if name == b"data":
             is_streamed = size >= 0x7FFF_F000 or size == 0  # written by a pipe that could not know the length
             if not is_streamed and body + size > len(data):
@@ -251,10 +295,13 @@ def _is_mp3(data: bytes) -> bool:
 
 
 def _truncated(where: str, expected: str, found: str) -> AudioError:
-    return AudioError(f"{where}: expected {expected}, found {found}: the file is cut off; copy it again")
+    return AudioError(
+        f"{where}: expected {expected}, found {found}: the file is cut off; copy it again", "cut off"
+    )
 
 
 def _too_long(where: str, seconds: float, max_seconds: float) -> AudioError:
     return AudioError(
-        f"{where}: expected at most {max_seconds:g} s of sound, found {seconds:.1f} s; cut it into pieces"
+        f"{where}: expected at most {max_seconds:g} s of sound, found {seconds:.1f} s; cut it into pieces",
+        "long",
     )

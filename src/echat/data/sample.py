@@ -2,26 +2,95 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from echat.dialogue.labels import Labels
+from echat.data import storage
+from echat.data.defects import DataError, Defect, Kind
+from echat.dialogue.labels import REPLY_EMOTIONS, Labels
+from echat.dialogue.tasks import TASKS
 
-
-class DataError(ValueError):
-    """A record that cannot be used: file, record, field, expected, found, remedy."""
+CODEC_SIZE = 4096
+IDS_PER_UNIT = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class AudioRef:
-    """Where sound lies: a file, or a stretch of it."""
+    """Where sound lies: a file, a member of a tar, or bytes in memory; all of it or a stretch.
+
+    ``path`` is a local path or a URL that fsspec opens. A member of a tar is the stretch of ``size`` bytes
+    from ``offset`` in the tar; ``member`` is its name there. ``data`` holds the bytes themselves, ``path``
+    then only names them.
+    """
 
     path: str
     start_seconds: float | None = None
     end_seconds: float | None = None
+    offset: int | None = None
+    size: int | None = None
+    member: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        start, end = self.start_seconds or 0.0, self.end_seconds
+        if start < 0 or (end is not None and not end > start):
+            raise DataError(
+                f"{self.where}: expected 0 <= start < end in seconds, found {self.start_seconds} and {end}"
+            )
+        if (self.offset is None) != (self.size is None):
+            raise DataError(f"{self.where}: expected offset and size of a member together, found only one")
+
+    @property
+    def name(self) -> str:
+        """File name of the sound itself."""
+        return os.path.basename(self.member or self.path)
+
+    @property
+    def suffix(self) -> str:
+        """``.wav``, in lower case."""
+        return os.path.splitext(self.name)[1].lower()
+
+    @property
+    def where(self) -> str:
+        """For messages: the file, and the member in it."""
+        return f"{self.path}, member {self.member}" if self.member else self.path
+
+    @property
+    def is_file(self) -> bool:
+        """Is it a file of its own?"""
+        return self.data is None and self.offset is None
+
+    def read_bytes(self) -> bytes:
+        """The encoded sound, whole: a stretch in seconds is for the decoder. Raises DataError."""
+        if self.data is not None:
+            return self.data
+        try:
+            if self.offset is None or self.size is None:
+                return storage.read_bytes(self.path)
+            data = storage.read_range(self.path, self.offset, self.size)
+        except FileNotFoundError as error:
+            raise DataError(self._defect(Kind.MISSING_AUDIO, "expected sound, found no such file")) from error
+        except OSError as error:
+            reason = f"expected a readable file, found: {error.strerror or error}; check its permissions"
+            raise DataError(self._defect(Kind.UNREADABLE_FILE, reason)) from error
+        if len(data) < self.size:
+            reason = f"expected {self.size} bytes from {self.offset}, found {len(data)}; copy the tar again"
+            raise DataError(self._defect(Kind.TRUNCATED_ARCHIVE, reason))
+        return data
+
+    def open(self) -> BinaryIO:
+        """The encoded sound as a stream that can seek."""
+        if self.is_file and not storage.is_url(self.path):
+            return open(self.path, "rb")
+        return io.BytesIO(self.read_bytes())
+
+    def _defect(self, kind: Kind, reason: str) -> Defect:
+        return Defect(kind, self.path, f"member {self.member}" if self.member else "", reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +127,29 @@ class Sample:
     source: str = ""  # name of the corpus
     seconds: float | None = None  # duration of ``audio`` where the record states it
     extra: Mapping[str, Any] = field(default_factory=dict)  # whatever else the record said
+
+    def defects(self, codec_size: int = CODEC_SIZE) -> Iterator[tuple[Kind, str]]:
+        """What is wrong with the fields, each with its reason, without a look at the sound."""
+        for name in _TEXT_FIELDS:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                yield Kind.BAD_FIELD, f"field {name}: expected text, found {value!r}"
+        if not self.key:
+            yield Kind.MISSING_FIELD, f"field key: expected a non-empty string, found {self.key!r}"
+        if self.task is not None and self.task not in TASKS:
+            yield Kind.UNKNOWN_TASK, f"field task: expected one of {', '.join(TASKS)}, found {self.task!r}"
+        if self.reply_emotion is not None and self.reply_emotion not in REPLY_EMOTIONS:
+            known = ", ".join(REPLY_EMOTIONS)
+            yield (
+                Kind.BAD_FIELD,
+                f"field reply_emotion: expected one of {known}, found {self.reply_emotion!r}",
+            )
+        if self.seconds is not None and not 0 <= self.seconds < float("inf"):
+            yield Kind.BAD_FIELD, f"field seconds: expected a duration, found {self.seconds}"
+        spoken = self.reply if self.reply is not None else self.text
+        yield from _speech_defects("speech_ids", self.speech_ids, spoken, codec_size)
+        for number, turn in enumerate(self.history, 1):
+            yield from _speech_defects(f"history {number}", turn.speech_ids, turn.reply, codec_size)
 
     @classmethod
     def from_manifest_row(cls, row: Mapping[str, Any], folder: Path, source: str = "") -> Sample:
@@ -153,6 +245,48 @@ def _text(value: object, where: str, name: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise DataError(f"{where}, field {name}: expected text, found {value!r}")
+
+
+_TEXT_FIELDS = tuple(
+    item.name for item in fields(Sample) if item.type in ("str", "str | None") and item.name != "key"
+)
+
+
+def _speech_defects(
+    name: str, ids: Sequence[int] | None, text: str | None, codec_size: int
+) -> Iterator[tuple[Kind, str]]:
+    if not ids:
+        return
+    if min(ids) < 0 or max(ids) >= codec_size:
+        position, found = next((n, id_) for n, id_ in enumerate(ids) if not 0 <= id_ < codec_size)
+        remedy = (
+            "; begin and end are added when the sequence is made, strip them" if found >= codec_size else ""
+        )
+        yield (
+            Kind.SPEECH_ID_RANGE,
+            f"field {name}: expected ids in 0..{codec_size - 1}, "
+            f"found {found} at position {position}{remedy}",
+        )
+    units = speech_units(text or "")
+    if IDS_PER_UNIT * (units + 1) >= len(ids) + 2:
+        yield (
+            Kind.SPEECH_TOO_SHORT,
+            f"field {name}: expected {IDS_PER_UNIT:g} ids or more for each of {units} words or ideographs, "
+            f"found {len(ids)}; the ids belong to another text or were cut",
+        )
+
+
+def speech_units(text: str) -> int:
+    """Words of alphabets and single ideographs, kana or syllable blocks: what takes time to say."""
+    units, inside = 0, False
+    for letter in text:
+        if "\u3040" <= letter <= "\u9fff" or "\uac00" <= letter <= "\ud7af":
+            units, inside = units + 1, False
+        elif letter.isalnum():
+            units, inside = units + (not inside), True
+        elif letter not in "'’":
+            inside = False
+    return units
 
 
 def speech_ids_of(value: object, where: str) -> tuple[int, ...] | None:

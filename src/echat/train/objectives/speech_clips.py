@@ -101,6 +101,9 @@ class DrawnBatches(Generic[B]):
     def go_behind(self, states: Sequence[Mapping[str, Any]]) -> None:
         self._number = max(int(state["number"]) for state in states) + self._rank
 
+    def close(self) -> str:
+        return ""
+
 
 def neighbours(clips: Sequence[Clip], seconds: float, generator: torch.Generator) -> list[Clip]:
     """Clips of like length from a list sorted by it, `seconds` together: little padding, little lost."""

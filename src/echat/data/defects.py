@@ -1,0 +1,187 @@
+"""What is wrong with data: kinds, single defects, and the report that counts them.
+
+Reading never stops at a bad record and never repairs one by guessing: the record is left out and named here,
+its neighbours stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from echat.audio.waveform import AudioError
+
+KEPT = 10  # defects of each kind that a report keeps whole; the others are only counted
+
+
+class Kind(StrEnum):
+    """Kinds of defects, from the outside of the data inwards."""
+
+    MISSING_FILE = "missing-file"  # a list, shard or table that is named but not there
+    UNREADABLE_FILE = "unreadable-file"  # permissions, a folder in its place, a broken disk
+    NOT_AN_ARCHIVE = "not-an-archive"
+    TRUNCATED_ARCHIVE = "truncated-archive"
+    DAMAGED_ARCHIVE = "damaged-archive"  # a member header that does not add up
+    FOREIGN_MEMBER = "foreign-member"  # belongs to no record
+    PATH_ESCAPE = "path-escape"  # a name that leads out of the folder it belongs to
+    BAD_JSON = "bad-json"
+    BAD_TEXT = "bad-text"  # not UTF-8
+    MISSING_FIELD = "missing-field"
+    BAD_FIELD = "bad-field"
+    DUPLICATE_KEY = "duplicate-key"
+    UNPAIRED_ROW = "unpaired-row"  # metadata without a record in the tar
+    UNKNOWN_TASK = "unknown-task"
+    SPEECH_ID_RANGE = "speech-id-range"
+    SPEECH_TOO_SHORT = "speech-too-short"  # fewer ids than anyone needs to say the text
+    MISSING_AUDIO = "missing-audio"
+    EMPTY_AUDIO = "empty-audio"
+    TRUNCATED_AUDIO = "truncated-audio"
+    UNDECODABLE_AUDIO = "undecodable-audio"
+    SAMPLE_RATE = "sample-rate"  # a header that announces an impossible rate
+    DURATION = "duration"  # the sound is not as long as its record says
+    NOT_FINITE = "not-finite"  # NaN or infinity among the samples
+    SILENT_AUDIO = "silent-audio"
+    TOO_SHORT = "too-short"
+    TOO_LONG = "too-long"
+    UNWANTED = "unwanted"  # nothing wrong: a recipe asks for other records, or the task for other fields
+    BAD_RECORD = "bad-record"  # anything else a record was refused for
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """One thing wrong: the file, the place in it (line, member or offset), the record's key, and why."""
+
+    kind: Kind
+    file: str
+    place: str = ""  # "line 7", "member a/k.wav"
+    key: str | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        where = [self.file, self.place, f"record {self.key}" if self.key is not None else ""]
+        return f"{', '.join(part for part in where if part)}: {self.reason} [{self.kind}]"
+
+    def as_dict(self) -> dict[str, str | None]:
+        return {
+            "kind": self.kind.value,
+            "file": self.file,
+            "place": self.place,
+            "key": self.key,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Defect:
+        return cls(**{**fields, "kind": Kind(fields["kind"])})
+
+
+class DataError(ValueError):
+    """A record or file that cannot be used; ``defect`` says which, where and why."""
+
+    def __init__(self, problem: str | Defect) -> None:
+        super().__init__(str(problem))
+        self.defect = problem if isinstance(problem, Defect) else Defect(Kind.BAD_RECORD, "", reason=problem)
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[Defect]]:
+        return type(self), (self.defect,)  # keeps the defect on the way out of a worker process
+
+
+_AUDIO_KINDS = {
+    "missing": Kind.MISSING_AUDIO,
+    "unreadable": Kind.UNREADABLE_FILE,
+    "empty": Kind.EMPTY_AUDIO,
+    "cut off": Kind.TRUNCATED_AUDIO,
+    "undecodable": Kind.UNDECODABLE_AUDIO,
+    "rate": Kind.SAMPLE_RATE,
+    "not finite": Kind.NOT_FINITE,
+    "silent": Kind.SILENT_AUDIO,
+    "short": Kind.TOO_SHORT,
+    "long": Kind.TOO_LONG,
+}
+
+
+def defect_of(error: Exception, file: str, place: str = "", key: str | None = None) -> Defect:
+    """What an exception raised while a record was read or decoded says, with the place filled in."""
+    if isinstance(error, DataError):
+        told = error.defect
+        known = told.key if told.key is not None else key
+        if told.file:
+            return Defect(told.kind, told.file, told.place, known, told.reason)
+        return Defect(told.kind, file, told.place or place, known, told.reason)
+    if isinstance(error, AudioError):
+        return Defect(_AUDIO_KINDS.get(error.kind, Kind.UNDECODABLE_AUDIO), file, place, key, str(error))
+    if isinstance(error, FileNotFoundError):
+        return Defect(Kind.MISSING_FILE, file, place, key, "expected a file, found nothing; check the path")
+    if isinstance(error, OSError):
+        reason = f"expected a readable file, found: {error.strerror or error}; check its permissions"
+        return Defect(Kind.UNREADABLE_FILE, file, place, key, reason)
+    return Defect(Kind.BAD_RECORD, file, place, key, str(error) or type(error).__name__)
+
+
+class DefectReport:
+    """Counts defects by kind and keeps the first ten of each; ``strict`` raises at the first instead."""
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
+        self.counts: dict[Kind, int] = {}
+        self._first: dict[Kind, list[Defect]] = {}
+
+    def add(self, defect: Defect) -> None:
+        if self.strict:
+            raise DataError(defect)
+        self.counts[defect.kind] = self.counts.get(defect.kind, 0) + 1
+        kept = self._first.setdefault(defect.kind, [])
+        if len(kept) < KEPT:
+            kept.append(defect)
+
+    def extend(self, defects: Iterable[Defect]) -> None:
+        for defect in defects:
+            self.add(defect)
+
+    def merge(self, other: DefectReport) -> None:
+        """Take over what another process counted."""
+        for kind, count in other.counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            kept = self._first.setdefault(kind, [])
+            kept.extend(other._first[kind][: KEPT - len(kept)])
+
+    def first(self, kind: Kind) -> tuple[Defect, ...]:
+        return tuple(self._first.get(kind, ()))
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def __iter__(self) -> Iterator[Defect]:
+        """The kept defects, kind by kind in the order of :class:`Kind`."""
+        for kind in Kind:
+            yield from self._first.get(kind, ())
+
+    def __str__(self) -> str:
+        """One line per kind with its count, then the kept defects of it, indented."""
+        lines = []
+        for kind in Kind:
+            if kind in self.counts:
+                lines.append(f"{kind}: {self.counts[kind]}")
+                lines.extend(f"  {defect}" for defect in self.first(kind))
+                more = self.counts[kind] - len(self.first(kind))
+                lines.extend([f"  and {more} more"] if more else [])
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "counts": {kind.value: self.counts[kind] for kind in Kind if kind in self.counts},
+            "first": [defect.as_dict() for defect in self],
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        report = cls()
+        report.extend(map(Defect.from_dict, fields["first"]))
+        report.counts = {Kind(kind): count for kind, count in fields["counts"].items()}
+        return report
