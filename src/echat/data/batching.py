@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import Field
 
 from echat.config import Config
-from echat.data.defects import DataError, Defect, DefectReport, Kind
+from echat.data.defects import KEPT, DataError, Defect, DefectReport, Kind
 from echat.data.reading import Outcome, Reader
 from echat.data.stream import Draw, MixtureStream, Pair, Ticket
 from echat.data.workers import Crew
@@ -196,7 +196,7 @@ def note(report: DefectReport, defects: Sequence[Defect]) -> None:
     """Count what was left out; the first of each kind are told at once, unless they are only not wanted."""
     for defect in defects:
         report.add(defect)
-        if defect in report.first(defect.kind) and defect.kind is not Kind.UNWANTED:
+        if report.counts[defect.kind] <= KEPT and defect.kind is not Kind.UNWANTED:
             _LOG.warning("left out: %s", defect)
 
 
