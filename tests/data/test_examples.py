@@ -18,7 +18,9 @@ from echat.data.examples import (
     DialogueBuilder,
     conversation_of,
 )
-from echat.data.sample import DataError, Sample, Turn
+from echat.data.folder import Folder
+from echat.data.manifest import sample_of
+from echat.data.sample import DataError, Turn
 from echat.data.serving import serves
 from echat.data.sounds import AugmentConfig, Sounds
 from echat.data.speech_examples import SpeechBuilder, spoken_form
@@ -176,6 +178,6 @@ def test_spoken_form_is_a_fixed_point(text):
 
 def test_unreadable_sound_is_a_value_error(tmp_path, builder):
     (tmp_path / "a.wav").write_bytes(b"no sound")
-    sample = Sample.from_manifest_row({"key": "k", "audio": "a.wav", "text": "a"}, tmp_path)
+    sample = sample_of({"key": "k", "audio": "a.wav", "text": "a"}, Folder(str(tmp_path)))
     with pytest.raises(ValueError, match="a.wav"):
         builder(Draw(sample, "asr", 0, 1))

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from echat.data.sample import DataError, Sample, read_manifest
+from echat.data.folder import Folder
+from echat.data.manifest import read_manifest, sample_of
+from echat.data.sample import DataError
 from echat.dialogue.labels import Labels
 
 
@@ -41,7 +43,7 @@ def test_the_sidecar_of_speech_ids_wins(manifest, tmp_path):
     ("row", "complaint"),
     [
         ({"text": "a"}, "field key"),
-        ({"key": "k", "speech_ids": "12"}, "k, field speech_ids: expected a list"),
+        ({"key": "k", "speech_ids": "12"}, "record k: field speech_ids: expected a list"),
         ({"key": "k", "speech_ids": [1, -3]}, "found -3"),
         ({"key": "k", "text": 5}, "field text: expected text, found 5"),
     ],
@@ -62,5 +64,5 @@ def test_broken_json_is_named_with_its_line(tmp_path):
 
 def test_a_reading_voice_speaks_its_text():
     row = {"key": "a", "audio": "a.wav", "text": "good morning", "speech_ids": ["1", "2"]}
-    sample = Sample.from_manifest_row(row, Path("corpus"))
+    sample = sample_of(row, Folder("corpus"))
     assert sample.speech_ids == (1, 2) and sample.reply is None and sample.audio.path == "corpus/a.wav"

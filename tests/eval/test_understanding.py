@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from echat.audio.waveform import AudioError
-from echat.data.sample import read_manifest
+from echat.data.manifest import read_manifest
 from echat.eval.benchmarks import understanding
 from echat.eval.runner import Skipped, spread, understand
 

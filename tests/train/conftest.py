@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from echat.audio.waveform import write
-from echat.data.sample import read_manifest
+from echat.data.manifest import read_manifest
 from echat.data.text_tokenizer import save_tokenizer, texts_of, train_tokenizer
 
 WORDS = ("i", "lost", "my", "keys", "on", "the", "bus", "today")

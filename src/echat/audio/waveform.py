@@ -250,7 +250,7 @@ def _decode_blocks(sound: Any, where: str, max_seconds: float) -> np.ndarray:
 
 
 def _look_into_container(data: bytes, where: str) -> None:
-    """The decoder silently shortens a wav or ogg that ends too early, and does not say why a rate is wrong."""
+    """The decoder silently shortens a wav or ogg that ends too early and does not tell a wrong rate."""
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         _look_into_wav(data, where)
     elif data[:4] == b"OggS":

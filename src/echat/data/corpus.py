@@ -1,11 +1,25 @@
-"""Random access to a corpus, whatever its format."""
+"""Random access to a corpus, whatever its format and wherever it lies."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Protocol, get_args
 
-from echat.data.osum_format import read_raw
-from echat.data.sample import Sample, read_manifest
+from echat.data import storage
+from echat.data.corpora import IndexedCorpus, ManifestCorpus, RawCorpus, View
+from echat.data.defects import DataError, Defect, Kind
+from echat.data.folder import Folder, root_of
+from echat.data.lines import first_row
+from echat.data.manifest import json_object
+from echat.data.sample import CODEC_SIZE, Sample
+from echat.data.tar_corpora import CombineCorpus, ShardCorpus
+
+Format = Literal["manifest", "raw", "shard", "combine"]
+COMBINES_LIST, COMBINES_TAR_ROOT = "combines_list.txt", "combines_tar_root.txt"
+SHARDS_LIST, RAW_LIST, MANIFEST = "shards_list.txt", "data.list", "manifest.jsonl"
+ONLY_META = "only-meta"  # what a combine row says in the place of a path
 
 
 class Records(Protocol):
@@ -22,7 +36,156 @@ class Corpus(Records, Protocol):
 
     name: str
 
+    def defects(self) -> Iterator[Defect]:
+        """What is wrong beside single records: missing shards, foreign members, damaged archives."""
 
-def open_corpus(path: str, format: str = "auto") -> Records:
-    """Until the indexed readers come: in memory."""
-    return read_raw(path) if format == "raw" else read_manifest(path)
+
+def open_corpus(
+    path: str | os.PathLike[str],
+    format: str = "auto",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    within: str | os.PathLike[str] | None = None,
+    tar_root: str | os.PathLike[str] | None = None,
+    codec_size: int = CODEC_SIZE,
+    without_transcript: bool = False,
+) -> IndexedCorpus:
+    """Open a manifest, a raw list, a list of shards or combines, a single tar, or a folder that holds one.
+
+    ``path`` is local or a URL for fsspec. Relative names in a list begin at ``root``; by default at
+    the folder of the list, the working directory or a folder above, whichever holds them. Relative audio
+    paths must stay in ``within`` (default: where they begin). ``tar_root`` is the folder of the tars where no
+    ``combines_tar_root.txt`` names it. For the other options see :class:`echat.data.corpora.View`. Raises
+    DataError when there is no such corpus; what is wrong inside shows in ``defects()`` and record by record.
+    """
+    place = _inside(os.fspath(path))
+    base = os.fspath(root) if root is not None else None
+    kind = _format_of(place) if format == "auto" else _known(format)
+    view = View(codec_size, without_transcript)
+    name = os.path.basename(storage.parent(os.path.abspath(place) if not storage.is_url(place) else place))
+    if kind == "shard":
+        return ShardCorpus(place, name, _tars(place, base), view)
+    if kind == "combine":
+        return CombineCorpus(place, name, _pairs(place, base, _fspath(tar_root)), view)
+    _need_list(place)
+    field = "wav" if kind == "raw" else "audio"
+    start = base if base is not None else root_of(place, _named(place, field))
+    folder = Folder(start, _fspath(within) or start)
+    return (RawCorpus if kind == "raw" else ManifestCorpus)(place, name, folder, view)
+
+
+def read_raw(path: Path | str, root: Path | str | None = None) -> list[Sample]:
+    """All samples of a raw list in memory. Raises DataError at the first bad one, and when there is none."""
+    samples = list(open_corpus(path, "raw", root=root if root is not None else Path(path).parent, within="/"))
+    if not samples:
+        raise DataError(f"{path}: expected raw records, found none")
+    return samples
+
+
+def _fspath(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def _known(format: str) -> str:
+    if format not in get_args(Format):
+        expected = ", ".join(("auto", *get_args(Format)))
+        raise DataError(f"format: expected one of {expected}, found {format!r}")
+    return format
+
+
+def _inside(path: str) -> str:
+    """The list in a folder; a file is taken as it is."""
+    if storage.is_url(path) or not os.path.isdir(path):
+        return path
+    lists = (COMBINES_LIST, SHARDS_LIST, MANIFEST, RAW_LIST)
+    for name in lists:
+        if os.path.isfile(os.path.join(path, name)):
+            return os.path.join(path, name)
+    raise DataError(f"{path}: expected a folder with one of {', '.join(lists)}, found none of them")
+
+
+def _format_of(path: str) -> Format:
+    if COMBINES_LIST in os.path.basename(path):
+        return "combine"
+    if path.lower().endswith(".tar"):
+        return "shard"
+    _need_list(path)
+    line = _first_line(path)
+    if not line.startswith("{"):
+        left, bar, _ = line.partition("|")
+        return "combine" if bar and left != "-" else "shard"
+    row = first_row(path)
+    if row.get("wav") == ONLY_META:
+        return "combine"
+    return "raw" if "wav" in row or "txt" in row else "manifest"
+
+
+def _need_list(path: str) -> None:
+    if not storage.exists(path):
+        found = "a folder" if os.path.isdir(path) else "nothing"
+        what = "a JSON-lines file" if path.endswith((".jsonl", ".json", ".list")) else "a list"
+        reason = f"expected {what}, found {found}; check the path in the recipe"
+        raise DataError(Defect(Kind.MISSING_FILE, path, reason=reason))
+
+
+def _first_line(path: str) -> str:
+    with storage.open_binary(path) as stream:
+        for line in stream:
+            if line.strip():
+                return line.decode("utf-8", "replace").strip()
+    raise DataError(f"{path}: expected records or names of shards, found an empty list")
+
+
+def _named(path: str, field: str) -> Iterator[str]:
+    """Paths that the first rows of a list name."""
+    with storage.open_binary(path) as stream:
+        for line in stream:
+            try:
+                value = json_object(line, path, "").get(field)
+            except DataError:
+                continue
+            if isinstance(value, str) and value:
+                yield value
+
+
+def _list_lines(path: str) -> list[str]:
+    _need_list(path)
+    text = storage.read_bytes(path).decode("utf-8", "surrogateescape")
+    lines = [line.strip().removeprefix("-|") for line in text.splitlines()]
+    return [line for line in lines if line]
+
+
+def _tars(path: str, root: str | None) -> list[str]:
+    if path.lower().endswith(".tar"):
+        return [path]
+    names = _list_lines(path)
+    base = root if root is not None else root_of(path, names)
+    return [storage.join(base, name) for name in names]
+
+
+def _pairs(path: str, root: str | None, tar_root: str | None) -> list[tuple[str, str]]:
+    """(JSON lines, tar) of a combine list, of one pair, or of an internal list of ``lines|tar``."""
+    if COMBINES_LIST not in os.path.basename(path) and _first_line(path).startswith("{"):
+        names = [os.path.abspath(path) if not storage.is_url(path) else path]
+    else:
+        names = _list_lines(path)
+    if all("|" in name for name in names):
+        both = [name.partition("|") for name in names]
+        base = root if root is not None else root_of(path, (left for left, _, _ in both))
+        return [(storage.join(base, left), storage.join(base, right)) for left, _, right in both]
+    base = root if root is not None else root_of(path, names)
+    folder = tar_root if tar_root is not None else _tar_root(path, base)
+    return [
+        (storage.join(base, name), f"{folder}/{os.path.splitext(os.path.basename(name))[0]}.tar")
+        for name in names
+    ]
+
+
+def _tar_root(path: str, base: str) -> str:
+    """The folder that the companion of a combine list names on its first line."""
+    name = os.path.basename(path)
+    companion = name.replace(COMBINES_LIST, COMBINES_TAR_ROOT) if COMBINES_LIST in name else COMBINES_TAR_ROOT
+    lines = _list_lines(storage.join(storage.parent(path), companion))
+    if not lines:
+        raise DataError(f"{companion} beside {path}: expected the folder of the tars, found an empty file")
+    return storage.join(base, lines[0]).rstrip("/")

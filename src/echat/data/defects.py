@@ -45,7 +45,7 @@ class Kind(StrEnum):
     SILENT_AUDIO = "silent-audio"
     TOO_SHORT = "too-short"
     TOO_LONG = "too-long"
-    UNWANTED = "unwanted"  # nothing wrong: a recipe asks for other records, or the task for other fields
+    UNWANTED = "unwanted"  # nothing wrong: the recipe asks for other records, or the task for other fields
     BAD_RECORD = "bad-record"  # anything else a record was refused for
 
 
@@ -61,7 +61,8 @@ class Defect:
 
     def __str__(self) -> str:
         where = [self.file, self.place, f"record {self.key}" if self.key is not None else ""]
-        return f"{', '.join(part for part in where if part)}: {self.reason} [{self.kind}]"
+        place = ", ".join(part for part in where if part)
+        return f"{place}: {self.reason} [{self.kind}]" if place else self.reason
 
     def as_dict(self) -> dict[str, str | None]:
         return {
@@ -88,7 +89,7 @@ class DataError(ValueError):
         return type(self), (self.defect,)  # keeps the defect on the way out of a worker process
 
 
-_AUDIO_KINDS = {
+_AUDIO_KINDS: dict[str | None, Kind] = {
     "missing": Kind.MISSING_AUDIO,
     "unreadable": Kind.UNREADABLE_FILE,
     "empty": Kind.EMPTY_AUDIO,

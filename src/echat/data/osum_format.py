@@ -1,208 +1,283 @@
-"""The published raw format: JSON lines with ``key``, ``wav``, ``txt``, ``task`` and a dictionary ``extra``.
+"""The published record: ``key``, ``wav``, ``txt``, ``task`` and a dictionary ``extra``, as a sample and back.
 
-What ``txt`` means depends on the task: the finished target of an understanding task, otherwise the reply.
-Where the published loader and its documentation differ (an emptied label-only target, a question that takes
-the place of a transcription's prompt), the documented meaning is read.
+The three published formats (raw, shard, combine) write this one record in three ways; what ``txt`` means
+depends on the task: the finished target of an understanding task, otherwise the reply. Where the published
+loader and its documentation differ, the documented meaning is read: docs/data_formats.md lists each case.
+
+Fields of ours that the published record has no place for travel in ``extra["echat"]``, which other readers
+pass over. Spellings that reading changes (white space of ``txt``, aliases of a tag) are kept beside.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
-from echat.checkpoint import atomic_path
-from echat.data.sample import AudioRef, DataError, Sample, Turn, json_lines, speech_ids_of
-from echat.dialogue.labels import Labels, canonical, split_reply_emotion, tag
-from echat.dialogue.tasks import Task, get_task, task_for_tag
+from echat.data.defects import DataError, Defect, Kind
+from echat.data.manifest import json_object
+from echat.data.osum_text import ANSWER_BEGIN, normalise
+from echat.data.sample import AudioRef, Sample, Turn, speech_ids_of
+from echat.dialogue.labels import Labels, canonical, split_reply_emotion, split_trailing_tags, tag
+from echat.dialogue.tasks import TASKS, Task, get_task, task_for_tag
 
 DEFAULT_TAG = "<TRANSCRIBE>"
-_AROUND_IDEOGRAPH = re.compile(r"\s*([\u4e00-\u9fff])\s*")
-_AROUND_TAG = re.compile(r"\s*([<>])\s*")
+REPLY_SOUND, QUESTION_SOUND = "reply_wav", "question_wav"  # where ``wav`` is the other of the two
+FILLERS = ("speaker", "emotion", "gender", "lang")  # fields that writers fill with "none"
+_OWN = "echat"
+_OWN_FIELDS = ("task", "text", "prompt", "target", "reply", "reply_emotion", "speech_ids", "thought") + (
+    "language",
+    "split",
+    "source",
+    "seconds",
+)
 _HISTORY_TEXT = re.compile(r"txt_(\d+)")
-_UNKNOWN_LABELS = ("<none>", "<null>", "none", "null")
+_LABEL_FIELDS = (("age", "age"), ("gender", "gender"), ("emotion", "q_emotion"), ("sound_event", "caption"))
+_UNKNOWN_LABELS = ("<none>", "<null>", "none", "null", "")
 
 
-def read_raw(path: Path | str, root: Path | str | None = None) -> list[Sample]:
-    """All records of a raw list. Relative audio paths start at ``root`` (default: the folder of the list)."""
-    path = Path(path)
-    folder = Path(root) if root is not None else path.parent
-    samples = []
-    for number, record in json_lines(path):
-        try:
-            samples.append(from_raw(record, folder, source=path.parent.name))
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}") from error
-    if not samples:
-        raise DataError(f"{path}: expected raw records, found none")
-    return samples
+def from_record(record: Mapping[str, Any], sounds: Mapping[str, AudioRef], source: str = "") -> Sample:
+    """The sample of a published record whose sounds (``wav``, ``wav_1``, ...) have been found.
 
-
-def write_raw(samples: Iterable[Sample], path: Path | str) -> int:
-    """Write samples (each with ``task``) as a raw list, whole or not at all; returns how many."""
-    count = 0
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for sample in samples:
-            lines.write(json.dumps(to_raw(sample), ensure_ascii=False) + "\n")
-            count += 1
-    return count
-
-
-def from_raw(record: Mapping[str, Any], folder: Path, source: str = "") -> Sample:
-    """One raw record. Fields only the published format has stay in ``Sample.extra``."""
-    rest = dict(record)
-    key = rest.pop("key", None)
+    ``source`` is the corpus where the record names none. Raises DataError that names the field.
+    """
+    rest = {name: value for name, value in record.items() if not _is_sound(name)}
+    key, txt = rest.pop("key", None), rest.pop("txt", None)
     if not isinstance(key, str) or not key:
-        raise DataError(f"record: field key: expected a non-empty string, found {key!r}")
-    missing = [name for name in ("wav", "txt") if not isinstance(rest.get(name), str)]
-    if missing:
-        raise DataError(f"record {key}: field {missing[0]}: expected text, found {rest.get(missing[0])!r}")
-    extra = _extra(rest.pop("extra", None))
-    task = task_for_tag(
-        rest.pop("task", None) or DEFAULT_TAG, "language" if extra.get("think_str") else "label"
-    )
-    audio = _audio(rest, folder)
-    text = normalise(rest.pop("txt"), task)
+        raise _error(Kind.MISSING_FIELD, f"field key: expected a non-empty string, found {key!r}")
+    if not isinstance(txt, str):
+        raise _error(Kind.MISSING_FIELD, f"field txt: expected text, found {txt!r}")
+    extra = extra_of(rest.pop("extra", None))
+    own = extra.pop(_OWN, None) or {}
+    rest |= own.get("fields", {})
+    rest = {name: value for name, value in rest.items() if not (name in FILLERS and value == "none")}
+    task = _task(rest, extra)
+    text = normalise(txt, task)
+    if text != txt:
+        rest["txt"] = txt
     sample = Sample(
         key=key,
         task=task.name,
-        history=_history(rest, extra, folder, key),
-        language=rest.pop("lang", None),
-        source=source or str(extra.get("dataset", "")),
-        seconds=extra.pop("duration", None),
+        history=_history(rest, extra, sounds),
+        language=_pop_text(rest, "lang"),
+        source=_pop_text(extra, "dataset") or source,
+        seconds=_seconds(extra.pop("duration", None)),
+        speech_ids=speech_ids_of(extra.pop("speech_token", None) or rest.pop("speech_token", None)),
+        thought=_pop_text(extra, "think_str"),
     )
-    ids = extra.pop("speech_token", None) or rest.pop("speech_token", None)
-    sample = replace(
-        sample,
-        speech_ids=speech_ids_of(ids, f"record {key}"),
-        labels=_labels(extra),
-        thought=extra.pop("think_str", None),
-        extra={**rest, "extra": extra},
-    )
-    return _place_text(sample, task, text, audio)
+    sample = _place_text(sample, task, text, extra)
+    sample = replace(_place_sound(sample, task, sounds), labels=_labels(rest, extra, task, text))
+    return _with_own(replace(sample, extra=rest | ({"extra": extra} if extra else {})), own)
 
 
-def _place_text(sample: Sample, task: Task, text: str, audio: AudioRef | None) -> Sample:
-    """What the task calls ``txt`` and ``wav``, where they belong."""
-    if task.understands and task.name != "asr_chat":
-        words = text.split("<", 1)[0] if task.transcribes else None
-        return replace(sample, audio=audio, target=text, text=words or None)
-    if task.name == "asr_chat":
-        words, _, reply = text.partition("<开始回答>")
-        return replace(sample, audio=audio, text=words, reply=reply)
-    inner = sample.extra["extra"]
-    question = inner.pop("q_txt", None) or inner.get("question")
-    emotion, reply = split_reply_emotion(text)
-    sample = replace(sample, text=question, reply=reply, reply_emotion=emotion)
-    if task.hears == "audio":
-        return replace(sample, audio=audio)
-    return replace(sample, reply_audio=audio) if task.writes_speech else sample
-
-
-def to_raw(sample: Sample) -> dict[str, Any]:
-    """The record that :func:`from_raw` reads back as an equal sample (given absolute audio paths)."""
-    if sample.task is None:
-        raise DataError(f"record {sample.key}: expected a task to write it for, found none; set Sample.task")
-    task = get_task(sample.task)
-    top = {name: value for name, value in sample.extra.items() if name != "extra"}
-    extra = dict(sample.extra.get("extra", {}))
-    extra.update(_label_fields(sample.labels))
-    extra.update(
-        _present(
-            duration=sample.seconds,
-            think_str=sample.thought,
-            speech_token=list(sample.speech_ids) if sample.speech_ids else None,
-            dataset=extra.get("dataset", sample.source or None),
-        )
-    )
-    if not task.understands:
-        extra.update(_present(q_txt=sample.text))
-    audio = sample.audio or sample.reply_audio
-    record = {
-        "key": sample.key,
-        "txt": _txt(sample, task),
-        "wav": audio.path if audio else "",
-        "task": task.tag,
-        **top,
-        **_present(
-            lang=sample.language,
-            start=audio.start_seconds if audio else None,
-            end=audio.end_seconds if audio else None,
-        ),
+def to_record(sample: Sample) -> tuple[dict[str, Any], dict[str, AudioRef]]:
+    """The record that :func:`from_record` reads back as an equal sample, and its sounds by field."""
+    task = _published_task(sample)
+    record, sounds = _published(sample, task), _sounds(sample, task)
+    extra = record["extra"]
+    seen = from_record(record, sounds)
+    for kind, name in _LABEL_FIELDS:
+        value = getattr(sample.labels, kind)
+        if value is not None and value != getattr(seen.labels, kind):
+            extra[name] = tag(kind, value)  # type: ignore[arg-type]
+    seen = from_record(record, sounds)
+    own: dict[str, Any] = {
+        name: getattr(sample, name) for name in _OWN_FIELDS if getattr(sample, name) != getattr(seen, name)
     }
-    for position, turn in enumerate(sample.history, 1):
-        record[f"txt_{position}"] = turn.reply
-        record.update(_present(**{f"wav_{position}": turn.audio.path if turn.audio else None}))
-        extra.update(
-            _present(**{f"speech_token_{position}": list(turn.speech_ids) if turn.speech_ids else None})
-        )
-    return {**record, "extra": extra}
+    if sample.labels != seen.labels:
+        own["labels"] = asdict(sample.labels)
+    if sample.history != seen.history:
+        own["questions"] = [turn.text for turn in sample.history]
+    if own:
+        extra[_OWN] = own
+    return record, sounds
 
 
-def normalise(text: str, task: Task) -> str:
-    """Line feeds and blanks as the published training text has them; plain transcripts in lower case."""
-    text = _AROUND_TAG.sub(r"\1", _AROUND_IDEOGRAPH.sub(r"\1", text.replace("\n", " ").strip()))
-    return text.lower() if task.name == "asr" else text
-
-
-def _txt(sample: Sample, task: Task) -> str:
-    if sample.target is not None:
-        return sample.target
-    if task.name == "asr_chat":
-        return f"{sample.text}<开始回答>{sample.reply}"
-    if task.understands:
-        return sample.text or ""
-    emotion = f"<{sample.reply_emotion}>" if sample.reply_emotion else ""
-    return emotion + (sample.reply or "")
-
-
-def _extra(value: object) -> dict[str, Any]:
+def extra_of(value: object) -> dict[str, Any]:
     """``extra`` is an object or text that holds one; anything else counts as empty, as published."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
+            value = json_object(value, "", "")
+        except DataError:
             return {}
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _audio(rest: dict[str, Any], folder: Path) -> AudioRef | None:
-    path, start, end = rest.pop("wav"), rest.pop("start", None), rest.pop("end", None)
-    return AudioRef(str(folder / path), start, end) if path else None
+def _is_sound(name: str) -> bool:
+    return name in ("wav", "start", "end", REPLY_SOUND, QUESTION_SOUND) or bool(
+        re.fullmatch(r"wav_\d+", name)
+    )
 
 
-def _history(rest: dict[str, Any], extra: dict[str, Any], folder: Path, key: str) -> tuple[Turn, ...]:
+def _task(rest: dict[str, Any], extra: Mapping[str, Any]) -> Task:
+    given = rest.pop("task", None)
+    if given in (None, "", "none"):
+        given = DEFAULT_TAG
+    thinks = "language" if extra.get("think_str") else "label"
+    try:
+        task = task_for_tag(str(given).replace("><", "> <"), thinks)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise _error(Kind.UNKNOWN_TASK, f"field task: {error}") from error
+    if given != task.tag:
+        rest["task"] = given
+    return task
+
+
+def _place_text(sample: Sample, task: Task, text: str, extra: dict[str, Any]) -> Sample:
+    """What the task calls ``txt`` where it belongs."""
+    if task.name == "asr_chat":
+        words, _, reply = text.partition(ANSWER_BEGIN)
+        return replace(sample, text=words, reply=reply)
+    if task.understands:
+        spoken = text.split("<", 1)[0] if task.transcribes else ""
+        return replace(sample, target=text, text=spoken or None)
+    question = _pop_text(extra, "q_txt") or extra.get("question")
+    emotion, reply = split_reply_emotion(text)
+    return replace(sample, text=question, reply=reply, reply_emotion=emotion)
+
+
+def _place_sound(sample: Sample, task: Task, sounds: Mapping[str, AudioRef]) -> Sample:
+    """``wav`` is the reply where the task reads aloud, otherwise the question."""
+    if _reads_aloud(task):
+        return replace(sample, reply_audio=sounds.get("wav"), audio=sounds.get(QUESTION_SOUND))
+    return replace(sample, audio=sounds.get("wav"), reply_audio=sounds.get(REPLY_SOUND))
+
+
+def _sounds(sample: Sample, task: Task) -> dict[str, AudioRef]:
+    first, second, name = sample.audio, sample.reply_audio, REPLY_SOUND
+    if _reads_aloud(task):
+        first, second, name = second, first, QUESTION_SOUND
+    found = {"wav": first, name: second}
+    found |= {f"wav_{number}": turn.audio for number, turn in enumerate(sample.history, 1)}
+    return {name: ref for name, ref in found.items() if ref is not None}
+
+
+def _reads_aloud(task: Task) -> bool:
+    return task.hears == "text" and task.writes_speech
+
+
+def _published_task(sample: Sample) -> Task:
+    """The record's task; for one that leaves it to the recipe, the one that shows most of it to others."""
+    if sample.task is not None:
+        return get_task(sample.task)
+    if sample.target is not None or not sample.reply:
+        return TASKS["asr"]
+    if sample.audio is None:
+        return TASKS["tts" if sample.speech_ids and not sample.text else "t2t"]
+    return TASKS["s2s" if sample.speech_ids else "s2t"]
+
+
+def _published(sample: Sample, task: Task) -> dict[str, Any]:
+    """The record without sounds, labels and what only we know."""
+    top = {name: value for name, value in sample.extra.items() if name not in ("extra", "txt", "task")}
+    extra = dict(sample.extra.get("extra", {}))
+    if not task.understands and sample.text != extra.get("question"):
+        extra |= _present(q_txt=sample.text)
+    extra |= _present(
+        dataset=sample.source or None,
+        think_str=sample.thought,
+        speech_token=list(sample.speech_ids) if sample.speech_ids else None,
+        duration=sample.seconds,
+    )
+    for number, turn in enumerate(sample.history, 1):
+        top[f"txt_{number}"] = turn.reply
+        extra |= _present(**{f"speech_token_{number}": list(turn.speech_ids) if turn.speech_ids else None})
+    spelled = sample.extra.get("task")
+    is_alias = isinstance(spelled, str) and _tag_of(spelled, task) == task.tag
+    txt: str = _txt(sample, task)
+    written: object = sample.extra.get("txt")
+    if isinstance(written, str) and normalise(written, task) == txt:
+        txt = written
+    record = {"key": sample.key, "txt": txt, "task": spelled if is_alias else task.tag}
+    return {**record, **top, **_present(lang=sample.language), "extra": extra}
+
+
+def _tag_of(spelled: str, task: Task) -> str | None:
+    try:
+        return task_for_tag(spelled.replace("><", "> <"), task.thinks or "label").tag
+    except ValueError:
+        return None
+
+
+def _txt(sample: Sample, task: Task) -> str:
+    if task.name == "asr_chat":
+        return f"{sample.text or ''}{ANSWER_BEGIN}{sample.reply or ''}"
+    if task.understands:
+        return sample.target if sample.target is not None else sample.text or ""
+    emotion = f"<{sample.reply_emotion}>" if sample.reply_emotion else ""
+    return emotion + (sample.reply or "")
+
+
+def _with_own(sample: Sample, own: Mapping[str, Any]) -> Sample:
+    """The fields that only we know."""
+    if not own:
+        return sample
+    changes = {name: own[name] for name in _OWN_FIELDS if name in own}
+    if "speech_ids" in changes:
+        changes["speech_ids"] = speech_ids_of(changes["speech_ids"])
+    if "labels" in own:
+        changes["labels"] = Labels(**own["labels"])
+    if "questions" in own:
+        turns = zip(sample.history, own["questions"], strict=True)
+        changes["history"] = tuple(replace(turn, text=text) for turn, text in turns)
+    return replace(sample, **changes)
+
+
+def _history(rest: dict[str, Any], extra: dict[str, Any], sounds: Mapping[str, AudioRef]) -> tuple[Turn, ...]:
     numbers = sorted(int(m[1]) for m in map(_HISTORY_TEXT.fullmatch, rest) if m)
     if numbers != list(range(1, len(numbers) + 1)):
-        raise DataError(
-            f"record {key}: fields txt_N: expected 1..{len(numbers)} without gaps, found {numbers}"
-        )
+        expected = f"1..{len(numbers)} without gaps"
+        raise _error(Kind.BAD_FIELD, f"fields txt_N: expected {expected}, found {numbers}")
     turns = []
     for n in numbers:
-        path = rest.pop(f"wav_{n}", None)
-        ids = speech_ids_of(extra.pop(f"speech_token_{n}", None), f"record {key}, turn {n}")
-        turns.append(Turn(AudioRef(str(folder / path)) if path else None, None, rest.pop(f"txt_{n}"), ids))
+        ids = speech_ids_of(extra.pop(f"speech_token_{n}", None), f"speech_token_{n}")
+        reply = rest.pop(f"txt_{n}")
+        if not isinstance(reply, str):
+            raise _error(Kind.BAD_FIELD, f"field txt_{n}: expected text, found {reply!r}")
+        turns.append(Turn(sounds.get(f"wav_{n}"), None, reply, ids))
     return tuple(turns)
 
 
-_LABEL_FIELDS = (("age", "age"), ("gender", "gender"), ("emotion", "q_emotion"), ("sound_event", "caption"))
+def _labels(rest: Mapping[str, Any], extra: dict[str, Any], task: Task, text: str) -> Labels:
+    """What ``extra`` says, else the fields of the record, else the tags at the end of the target.
 
-
-def _labels(extra: dict[str, Any]) -> Labels:
-    found = {}
+    A spelling that is not the tag's own stays in ``extra``, so that writing gives it back.
+    """
+    found: dict[str, str | None] = {}
+    tags = split_trailing_tags(text)[1] if task.labels else []
+    if len(tags) == len(task.labels):
+        found = {kind: canonical(kind, word) for kind, word in zip(task.labels, tags)}
     for kind, name in _LABEL_FIELDS:
-        value = extra.pop(name, None)
-        known = isinstance(value, str) and value.lower() not in _UNKNOWN_LABELS
-        found[kind] = canonical(kind, value) if known else None  # type: ignore[arg-type]
+        for fields, field in ((rest, kind), (extra, name)):
+            value = fields.get(field)
+            if isinstance(value, str) and value.lower() not in _UNKNOWN_LABELS:
+                found[kind] = canonical(kind, value) or found.get(kind)  # type: ignore[arg-type]
+        value = found.get(kind)
+        if value is not None and extra.get(name) == tag(kind, value):  # type: ignore[arg-type]
+            del extra[name]
     return Labels(**found)
 
 
-def _label_fields(labels: Labels) -> dict[str, str]:
-    values = ((kind, name, getattr(labels, kind)) for kind, name in _LABEL_FIELDS)
-    return {name: tag(kind, value) for kind, name, value in values if value is not None}  # type: ignore[arg-type]
+def _seconds(value: object) -> float | None:
+    """A number, or one in text; 0 is how writers say that they do not know."""
+    try:
+        return float(value) or None if not isinstance(value, int) else value or None  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        if value in (None, "", "none"):
+            return None
+        raise _error(Kind.BAD_FIELD, f"field duration: expected seconds, found {value!r}") from None
+
+
+def _pop_text(fields: dict[str, Any], name: str) -> str | None:
+    value = fields.pop(name, None)
+    if value is None or isinstance(value, str):
+        return value
+    raise _error(Kind.BAD_FIELD, f"field {name}: expected text, found {value!r}")
+
+
+def _error(kind: Kind, reason: str) -> DataError:
+    return DataError(Defect(kind, "", reason=reason))
 
 
 def _present(**fields: Any) -> dict[str, Any]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
 
 from echat.data import storage
@@ -15,8 +13,8 @@ from echat.data.defects import DataError, Defect, Kind
 from echat.dialogue.labels import REPLY_EMOTIONS, Labels
 from echat.dialogue.tasks import TASKS
 
-CODEC_SIZE = 4096
-IDS_PER_UNIT = 0.8
+CODEC_SIZE = 4096  # ids of the published speech tokenizer, 0 .. 4095
+IDS_PER_UNIT = 0.8  # at least; a word or an ideograph in 30 ms is beyond any speaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +126,11 @@ class Sample:
     seconds: float | None = None  # duration of ``audio`` where the record states it
     extra: Mapping[str, Any] = field(default_factory=dict)  # whatever else the record said
 
+    def audios(self) -> Iterator[AudioRef]:
+        """Every sound of the record: past turns, the question, the reply."""
+        turns = (turn.audio for turn in self.history)
+        return (ref for ref in (*turns, self.audio, self.reply_audio) if ref is not None)
+
     def defects(self, codec_size: int = CODEC_SIZE) -> Iterator[tuple[Kind, str]]:
         """What is wrong with the fields, each with its reason, without a look at the sound."""
         for name in _TEXT_FIELDS:
@@ -150,101 +153,6 @@ class Sample:
         yield from _speech_defects("speech_ids", self.speech_ids, spoken, codec_size)
         for number, turn in enumerate(self.history, 1):
             yield from _speech_defects(f"history {number}", turn.speech_ids, turn.reply, codec_size)
-
-    @classmethod
-    def from_manifest_row(cls, row: Mapping[str, Any], folder: Path, source: str = "") -> Sample:
-        """A line of one of our manifests (audio paths relative to ``folder``).
-
-        ``speech_ids`` speak the ``reply``; in a row without reply (a reading voice) they speak ``text``.
-        """
-        known = dict(row)
-        key = known.pop("key", None)
-        if not isinstance(key, str) or not key:
-            raise DataError(f"{folder}: field key: expected a non-empty string, found {key!r}")
-        where = f"{folder}, record {key}"
-        ids = speech_ids_of(known.pop("speech_ids", None), where)
-        labels = Labels.from_record(row)
-        for name in ("age", "gender", "emotion", "sound_event", "style"):
-            known.pop(name, None)
-        return cls(
-            key=key,
-            audio=_audio(known.pop("audio", None), folder),
-            text=_text(known.pop("text", None), where, "text"),
-            labels=labels,
-            reply=_text(known.pop("reply", None), where, "reply"),
-            reply_emotion=_text(known.pop("reply_emotion", None), where, "reply_emotion"),
-            reply_audio=_audio(known.pop("reply_audio", None), folder),
-            speech_ids=ids,
-            thought=_text(known.pop("thought", None), where, "thought"),
-            language=known.pop("lang", None),
-            split=known.pop("split", None),
-            source=source,
-            seconds=known.pop("duration_s", None),
-            extra=known,
-        )
-
-
-def read_manifest(path: Path | str, split: str | None = None) -> list[Sample]:
-    """All samples of a JSON-lines manifest, with ``speech_ids.jsonl`` beside it joined by key when it exists.
-
-    ``split`` keeps the rows of that split only.
-    """
-    path = Path(path)
-    spoken = read_speech_ids(path.with_name(SPEECH_IDS))
-    samples = []
-    for number, row in json_lines(path):
-        try:
-            sample = Sample.from_manifest_row(row, path.parent, source=path.parent.name)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}") from error
-        if split is not None and sample.split != split:
-            continue
-        ids = spoken.get(sample.key, sample.speech_ids)
-        samples.append(replace(sample, speech_ids=ids) if ids != sample.speech_ids else sample)
-    if not samples:
-        raise DataError(f"{path}: expected records{f' of split {split}' if split else ''}, found none")
-    return samples
-
-
-SPEECH_IDS = "speech_ids.jsonl"  # sidecar of a manifest: {"key": ..., "speech_ids": [...]} per line
-
-
-def read_speech_ids(path: Path) -> dict[str, tuple[int, ...]]:
-    """The sidecar's ids by key; empty when there is no such file."""
-    if not path.is_file():
-        return {}
-    rows = (
-        (row["key"], speech_ids_of(row["speech_ids"], f"{path}, line {number}"))
-        for number, row in json_lines(path)
-    )
-    return {key: ids for key, ids in rows if ids}
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of a JSON-lines file; blank lines are skipped."""
-    if not path.is_file():
-        raise DataError(f"{path}: expected a JSON-lines file, found nothing; check the path in the recipe")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: expected a JSON object, {error}") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
-            yield number, row
-
-
-def _audio(value: object, folder: Path) -> AudioRef | None:
-    return AudioRef(str(folder / str(value))) if value else None
-
-
-def _text(value: object, where: str, name: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise DataError(f"{where}, field {name}: expected text, found {value!r}")
 
 
 _TEXT_FIELDS = tuple(
@@ -289,18 +197,22 @@ def speech_units(text: str) -> int:
     return units
 
 
-def speech_ids_of(value: object, where: str) -> tuple[int, ...] | None:
-    """Speech ids as integers (numbers in strings allowed); empty counts as absent."""
+def speech_ids_of(value: object, name: str = "speech_ids") -> tuple[int, ...] | None:
+    """Speech ids as integers (numbers in strings allowed); empty counts as absent. Raises DataError."""
     if value is None:
         return None
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise DataError(
-            f"{where}, field speech_ids: expected a list of integers, found {type(value).__name__}"
-        )
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise _bad(name, f"expected a list of integers, found {type(value).__name__}")
     try:
-        ids = tuple(int(item) for item in value)
+        ids = tuple(item if type(item) is int else int(item) for item in value)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{where}, field speech_ids: expected integers, {error}") from error
+        raise _bad(name, f"expected integers, {error}") from error
     if ids and min(ids) < 0:
-        raise DataError(f"{where}, field speech_ids: expected ids from 0 up, found {min(ids)}")
+        raise DataError(
+            Defect(Kind.SPEECH_ID_RANGE, "", reason=f"field {name}: expected ids from 0 up, found {min(ids)}")
+        )
     return ids or None
+
+
+def _bad(name: str, what: str) -> DataError:
+    return DataError(Defect(Kind.BAD_FIELD, "", reason=f"field {name}: {what}"))

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from echat.config import Config
 from echat.data.corpus import Records, open_corpus
-from echat.data.defects import DataError, Defect, Kind
+from echat.data.defects import DataError, Defect, DefectReport, Kind
 from echat.data.filters import refusal
 from echat.data.sample import Sample
 from echat.data.serving import serves
@@ -29,7 +29,9 @@ class SourceConfig(Config):
     """One corpus in the mixture."""
 
     path: str  # manifest.jsonl of ours, or a list of the published formats; local or an object store's URL
-    format: str = Field("manifest", pattern="^(manifest|raw|shard|combine)$")
+    format: str = Field("manifest", pattern="^(auto|manifest|raw|shard|combine)$")
+    root: str | None = None  # where relative names in a list begin; None: found out
+    tar_root: str | None = None  # folder of the tars of combine lists that name none
     tasks: dict[str, float] = {}  # task -> weight inside the source; empty: each record's own task
     weight: float = Field(1.0, gt=0)  # share of the source in the mixture
     split: str | None = None  # keep the records of this split only
@@ -94,18 +96,21 @@ def read_source(config: SourceConfig) -> list[Sample]:
 
 
 def open_source(config: SourceConfig) -> Records:
-    """The corpus of a source, nothing left out."""
-    return open_corpus(config.path, config.format)
+    """The corpus of a source, nothing left out. A recipe's audio may lie anywhere."""
+    return open_corpus(config.path, config.format, root=config.root, tar_root=config.tar_root, within="/")
 
 
 def _readable(records: Records) -> list[Sample]:
-    """All records that can be read; each other one is named."""
-    found = []
+    """All records that can be read; the first ten defects of each kind are named."""
+    found: list[Sample] = []
+    report = DefectReport()
     for index in range(len(records)):
         try:
             found.append(records[index])
         except DataError as error:
-            _LOG.warning("left out: %s", error)
+            report.add(error.defect)
+    if report:
+        _LOG.warning("left out:\n%s", report)
     return found
 
 

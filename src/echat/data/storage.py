@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -40,11 +42,6 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     return "://" in str(path)
 
 
-def local(path: str) -> str:
-    """A ``file://`` URL as a path; everything else as it is."""
-    return path.removeprefix("file://") if path.startswith("file://") else path
-
-
 def join(folder: str, name: str) -> str:
     """``name`` under ``folder``; a URL or an absolute path stays what it is."""
     if is_url(name) or os.path.isabs(name):
@@ -70,8 +67,8 @@ def stamp(path: str) -> Stamp:
         found = _store(path).info(path)
         return Stamp(int(found["size"]), 0)
     status = os.stat(path)
-    if os.path.isdir(path):
-        raise IsADirectoryError(21, "a folder", path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder", path)
     return Stamp(status.st_size, status.st_mtime_ns)
 
 

@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     """``python -m echat.data.text_tokenizer FOLDER MANIFEST... [--size N]``."""
     import argparse
 
-    from echat.data.sample import read_manifest
+    from echat.data.manifest import read_manifest
 
     parser = argparse.ArgumentParser(prog="python -m echat.data.text_tokenizer", description=__doc__)
     parser.add_argument("folder", help="where the tokenizer is written")

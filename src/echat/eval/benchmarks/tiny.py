@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from echat.audio.features import SAMPLE_RATE
-from echat.data.sample import Sample, read_manifest
+from echat.data.manifest import read_manifest
+from echat.data.sample import Sample
 from echat.dialogue.labels import VALUES
 from echat.dialogue.thinking import LabelThought, LanguageThought
 from echat.dialogue.turns import Conversation, UserTurn

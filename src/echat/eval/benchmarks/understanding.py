@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from echat.data.sample import Sample, read_manifest
+from echat.data.manifest import read_manifest
+from echat.data.sample import Sample
 from echat.dialogue.labels import VALUES, LabelKind, Labels
 from echat.eval.metrics import Confusion, ErrorRate, error_rate
 from echat.eval.report import as_text, confusion_table, number, table, write_json

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from echat.audio.features import SAMPLE_RATE, VOCODER_RATE
 from echat.audio.waveform import read, resample
-from echat.data.sample import AudioRef, DataError, Sample, read_manifest
+from echat.data.manifest import read_manifest
+from echat.data.sample import AudioRef, DataError, Sample
 
 B = TypeVar("B")
 

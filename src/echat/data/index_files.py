@@ -1,0 +1,64 @@
+"""Index files: what was learnt from one pass over a large file, kept beside it for all later ones.
+
+An index lies beside its file, or in the user's cache where that folder cannot be written. It is used only as
+long as size and time of change of the file are what they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from echat.checkpoint import atomic_path
+from echat.data import storage
+
+SUFFIX = ".index"
+VERSION = 1
+
+
+def load(path: str, stamps: tuple[storage.Stamp, ...]) -> tuple[dict[str, Any], bytes] | None:
+    """(header, body) of the index of ``path`` if it was made for these stamps of the files it is about."""
+    for place in _places(path):
+        try:
+            head, _, body = storage.read_bytes(place).partition(b"\n")
+            header = json.loads(head)
+        except (OSError, ValueError):
+            continue
+        if isinstance(header, dict) and _fits(header, stamps, by_size=storage.is_url(path)):
+            return header, body
+    return None
+
+
+def save(path: str, stamps: tuple[storage.Stamp, ...], header: dict[str, Any], body: bytes) -> None:
+    """Keep an index where it can be kept; a machine without such a place goes without."""
+    head = {"version": VERSION, "stamps": [list(stamp) for stamp in stamps], **header}
+    text = json.dumps(head, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    for place in _places(path):
+        if storage.is_url(place):
+            continue
+        try:
+            with atomic_path(place) as temporary:
+                temporary.write_bytes(text + b"\n" + body)
+            return
+        except OSError:
+            continue
+
+
+def _fits(header: dict[str, Any], stamps: tuple[storage.Stamp, ...], by_size: bool) -> bool:
+    if header.get("version") != VERSION:
+        return False
+    made_for = [tuple(stamp) for stamp in header.get("stamps", ())]
+    if by_size:  # an object store has other times than the disk the index was made on
+        return [size for size, _ in made_for] == [stamp.size for stamp in stamps]
+    return made_for == [tuple(stamp) for stamp in stamps]
+
+
+def _places(path: str) -> tuple[str, str]:
+    name = path if storage.is_url(path) else os.path.abspath(path)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "echat" / "index"
+    return path + SUFFIX, str(
+        cache / (hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest() + SUFFIX)
+    )

@@ -1,0 +1,53 @@
+"""The texts of published records: one spelling for all, and the option that hides transcripts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+
+from echat.data.sample import Sample
+from echat.dialogue.labels import LabelKind, canonical, split_trailing_tags, tag
+from echat.dialogue.tasks import Task
+
+ANSWER_BEGIN = "<开始回答>"  # between transcript and reply
+_AROUND_IDEOGRAPH = re.compile(r"\s*([\u4e00-\u9fff])\s*")
+_AROUND_TAG = re.compile(r"\s*([<>])\s*")
+_TAG_WORD = re.compile(r"<([^<>]*)>")
+_RESPELLED: tuple[LabelKind, ...] = ("age", "style")
+_LABEL_ALONE = {"asr_emotion": "emotion", "asr_style": "style", "asr_event": "event"} | {
+    "asr_gender": "gender",
+    "asr_age": "age",
+}
+
+
+def normalise(text: str, task: Task) -> str:
+    """Line feeds, blanks, ages and styles as the published training text has them; bare transcripts lower."""
+    text = _AROUND_IDEOGRAPH.sub(r"\1", text.replace("\n", " ").strip())
+    text = _AROUND_TAG.sub(r"\1", text)
+    for kind in _RESPELLED:
+        if kind in task.labels:
+            text = _TAG_WORD.sub(partial(_one_spelling, kind), text)
+    return text.lower() if task.name == "asr" else text
+
+
+def _one_spelling(kind: LabelKind, found: re.Match[str]) -> str:
+    """``<MIDDLE_AGE>`` is ``<ADULT>``, ``<小说>`` is ``<有声书>``."""
+    label = canonical(kind, found[1])
+    return found[0] if label is None else tag(kind, label)
+
+
+def without_transcript(sample: Sample) -> Sample:
+    """Words and one label become the label alone, words and a reply the reply alone; others stay as they are.
+
+    This is the published training option that keeps a model from leaning on the transcript.
+    """
+    if sample.task == "asr_chat":
+        return replace(sample, task="s2t")
+    if sample.task not in _LABEL_ALONE or not sample.target:
+        return sample
+    _, tags = split_trailing_tags(sample.target)
+    if not tags:
+        return sample
+    extra = {name: value for name, value in sample.extra.items() if name not in ("txt", "task")}
+    return replace(sample, task=_LABEL_ALONE[sample.task], target=f"<{tags[0]}>", extra=extra)

@@ -1,0 +1,103 @@
+"""Records numbered across many files: which file holds record n, known from counts alone."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from echat.data import index_files, storage
+from echat.data.defects import DataError, Defect
+
+
+class Part(NamedTuple):
+    """One file of records, or two that belong together (metadata and tar)."""
+
+    files: tuple[str, ...]
+
+
+class Facts(NamedTuple):
+    """What is kept of a part between runs."""
+
+    records: int
+    defects: tuple[Defect, ...]  # beside those of single records
+
+
+Open = Callable[[Part], Facts]
+
+
+class Parts:
+    """Counts of all parts of a list, kept in an index of it; a part that has changed is counted anew."""
+
+    def __init__(self, list_path: str, parts: Sequence[Part], open_part: Open) -> None:
+        self.parts = tuple(parts)
+        self._facts = _facts(list_path, self.parts, open_part)
+        self._ends = list(accumulate(facts.records for facts in self._facts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def find(self, index: int) -> tuple[Part, int]:
+        """The part that holds record ``index``, and its number there."""
+        number = bisect_right(self._ends, index)
+        return self.parts[number], index - (self._ends[number - 1] if number else 0)
+
+    @property
+    def ends(self) -> Sequence[int]:
+        """For each part the number of records up to its end."""
+        return tuple(self._ends)
+
+    def defects(self) -> Iterator[Defect]:
+        return (defect for facts in self._facts for defect in facts.defects)
+
+
+def _facts(list_path: str, parts: Sequence[Part], open_part: Open) -> list[Facts]:
+    known = _load(list_path)
+    facts: list[Facts] = []
+    table: dict[str, list[object]] = {}
+    for part in parts:
+        name, stamps = "|".join(part.files), _stamps(part)
+        kept = known.get(name)
+        if kept is not None and stamps is not None and kept[0] in (stamps, None):
+            fact = Facts(kept[1], tuple(map(Defect.from_dict, kept[2])))
+        else:
+            fact = _ask(part, open_part)
+        facts.append(fact)
+        if stamps is not None:
+            table[name] = [stamps, fact.records, [defect.as_dict() for defect in fact.defects]]
+    if table != known:
+        _save(list_path, table)
+    return facts
+
+
+def _ask(part: Part, open_part: Open) -> Facts:
+    try:
+        return open_part(part)
+    except DataError as error:
+        return Facts(0, (error.defect,))
+
+
+def _stamps(part: Part) -> list[list[int]] | None:
+    """None where a file is not there. An object store is not asked: a thousand questions take minutes."""
+    try:
+        return [[0, 0] if storage.is_url(file) else list(storage.stamp(file)) for file in part.files]
+    except OSError:
+        return None
+
+
+def _load(list_path: str) -> dict[str, list]:
+    try:
+        known = index_files.load(list_path, (storage.stamp(list_path),))
+    except OSError:
+        return {}
+    return json.loads(known[1]) if known and known[0].get("kind") == "parts" else {}
+
+
+def _save(list_path: str, table: dict[str, list[object]]) -> None:
+    try:
+        stamps = (storage.stamp(list_path),)
+    except OSError:
+        return  # a list made in memory, or a single shard
+    index_files.save(list_path, stamps, {"kind": "parts"}, json.dumps(table).encode())

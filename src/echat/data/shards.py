@@ -1,0 +1,212 @@
+"""Tar shards with an index: scanned once, then every record is a few reads away.
+
+Members that share everything before the last dot of their names are one record, wherever in the tar they lie.
+A record keeps the place of its first member.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from echat.data import index_files, storage
+from echat.data.defects import DataError, Defect, Kind
+from echat.data.tar_members import Member, Trouble, members
+
+SOUND_SUFFIXES = ("wav", "flac", "mp3", "m4a", "ogg", "opus", "wma")
+_FIELD = re.compile(
+    r"txt|task|extra|lang|speaker|emotion|gender|duration|(?:txt|wav)_\d+|reply_wav|question_wav"
+)
+_KEPT_INDEXES = 16  # of shards, per process; 1,000 records take about 0.3 MB
+
+
+@dataclass(slots=True)
+class ShardRecord:
+    """One record: where its members lie, by field (``wav`` whatever the suffix), or why it is refused."""
+
+    key: str
+    members: dict[str, Member] = field(default_factory=dict)
+    problem: Defect | None = None
+
+
+class ShardIndex:
+    """The records of one tar."""
+
+    def __init__(self, path: str, lines: list[bytes], defects: tuple[Defect, ...]) -> None:
+        self.path = path
+        self.defects = defects  # of the archive, beside those of single records
+        self._lines = lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: int) -> ShardRecord:
+        key, places, problem = json.loads(self._lines[index])
+        found = {name: Member(f"{key}.{suffix}", offset, size) for name, suffix, offset, size in places}
+        return ShardRecord(key, found, Defect.from_dict(problem) if problem else None)
+
+    def keys(self) -> Iterator[str]:
+        return (json.loads(line)[0] for line in self._lines)
+
+
+def open_shard(path: str) -> ShardIndex:
+    """The index of a tar, made when there is none. Raises DataError when the tar cannot be read at all."""
+    stamp, known = _opened.get(path, (None, None))
+    if known is not None and storage.is_url(path):
+        return known  # an object store is asked once
+    try:
+        now = storage.stamp(path)
+    except OSError as error:
+        raise DataError(missing(path, error)) from error
+    if known is None or stamp != now:
+        known = _load(path, now)
+        _opened[path] = now, known
+        if len(_opened) > _KEPT_INDEXES:
+            _opened.popitem(last=False)
+    return known
+
+
+_opened: OrderedDict[str, tuple[storage.Stamp, ShardIndex]] = OrderedDict()
+
+
+def missing(path: str, error: OSError) -> Defect:
+    """Why a shard cannot be opened."""
+    if isinstance(error, FileNotFoundError):
+        return Defect(Kind.MISSING_FILE, path, reason="expected a tar, found nothing; check the list")
+    reason = f"expected a readable tar, found: {error.strerror or error}; check its permissions"
+    return Defect(Kind.UNREADABLE_FILE, path, reason=reason)
+
+
+def _load(path: str, stamp: storage.Stamp) -> ShardIndex:
+    known = index_files.load(path, (stamp,))
+    if known is not None and known[0].get("kind") == "shard":
+        return ShardIndex(path, known[1].splitlines(), tuple(map(Defect.from_dict, known[0]["defects"])))
+    try:
+        with storage.open_binary(path) as stream:
+            records, defects = group(path, members(stream, stamp.size))
+    except OSError as error:
+        raise DataError(missing(path, error)) from error
+    lines = [_line(record) for record in records]
+    header = {"kind": "shard", "records": len(lines), "defects": [defect.as_dict() for defect in defects]}
+    index_files.save(path, (stamp,), header, b"\n".join(lines))
+    return ShardIndex(path, lines, tuple(defects))
+
+
+def _line(record: ShardRecord) -> bytes:
+    places = [
+        [name, member.name[len(record.key) + 1 :], member.offset, member.size]
+        for name, member in record.members.items()
+    ]
+    problem = record.problem.as_dict() if record.problem else None
+    return json.dumps([record.key, places, problem]).encode()
+
+
+def group(path: str, found: Iterable[Member | Trouble]) -> tuple[list[ShardRecord], list[Defect]]:
+    """Records in the order of their first members, and what belongs to none of them."""
+    grouping = _Grouping(path)
+    for item in found:
+        if isinstance(item, Trouble):
+            grouping.add_trouble(item)
+        else:
+            grouping.add(item)
+    grouping.close_gaps()
+    return grouping.records, grouping.defects
+
+
+class _Grouping:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.records: list[ShardRecord] = []
+        self.defects: list[Defect] = []
+        self._open: dict[str, ShardRecord] = {}  # by key: the record that takes further members
+        self._first: dict[str, ShardRecord] = {}
+        self._last: ShardRecord | None = None
+        self._gaps: list[tuple[ShardRecord | None, Trouble]] = []  # record before it
+
+    def add(self, member: Member) -> None:
+        name = member.name.removeprefix("./")
+        key, dot, suffix = name.rpartition(".")
+        field_name = "wav" if suffix.lower() in SOUND_SUFFIXES else suffix
+        if not dot or not key or (field_name != "wav" and not _FIELD.fullmatch(field_name)):
+            reason = "expected KEY.FIELD with a known field, found a member of no record; it is left out"
+            self.defects.append(
+                Defect(Kind.FOREIGN_MEMBER, self.path, f"member {member.name}", reason=reason)
+            )
+            return
+        record = self._record(key, field_name, name)
+        record.members[field_name] = Member(name, member.offset, member.size)
+        self._last = record
+
+    def _record(self, key: str, field_name: str, name: str) -> ShardRecord:
+        record = self._open.get(key)
+        if record is not None and field_name not in record.members:
+            return record
+        record = self._open[key] = ShardRecord(key)
+        self.records.append(record)
+        if key in self._first:
+            reason = "expected a key of its own, found that of an earlier record; the first one is kept"
+            record.problem = self._defect(Kind.DUPLICATE_KEY, name, key, reason)
+        elif key.startswith("/") or ".." in key.split("/"):
+            reason = "expected a name inside the archive, found one that leads out of it"
+            record.problem = self._defect(Kind.PATH_ESCAPE, name, key, reason)
+        self._first.setdefault(key, record)
+        return record
+
+    def add_trouble(self, trouble: Trouble) -> None:
+        key, _, _ = trouble.name.removeprefix("./").rpartition(".")
+        if trouble.kind is Kind.TRUNCATED_ARCHIVE and key:
+            record = self._open.get(key)
+            if record is None:
+                record = self._open[key] = ShardRecord(key)
+                self.records.append(record)
+            record.problem = self._defect(trouble.kind, trouble.name, key, trouble.reason)
+        elif trouble.kind in (Kind.TRUNCATED_ARCHIVE, Kind.DAMAGED_ARCHIVE):
+            self._gaps.append((self._last, trouble))
+        else:
+            place = f"member {trouble.name}" if trouble.name else ""
+            self.defects.append(Defect(trouble.kind, self.path, place, reason=trouble.reason))
+
+    def close_gaps(self) -> None:
+        """A gap between members hurts the record beside it that has fewer fields than its neighbour."""
+        for before, trouble in self._gaps:
+            hurt = self._hurt(before)
+            if hurt is None or hurt.problem is not None:
+                place = f"byte {trouble.offset}"
+                self.defects.append(Defect(trouble.kind, self.path, place, reason=trouble.reason))
+            else:
+                hurt.problem = self._defect(trouble.kind, "", hurt.key, trouble.reason, trouble.offset)
+
+    def _hurt(self, before: ShardRecord | None) -> ShardRecord | None:
+        at = next((n for n, record in enumerate(self.records) if record is before), -1)
+        after = self.records[at + 1] if at + 1 < len(self.records) else None
+        other = self.records[at - 1] if at > 0 else None
+        if before is None:
+            return None
+        for one, neighbour in ((before, after or other), (after, before)):
+            if one is not None and neighbour is not None and len(one.members) < len(neighbour.members):
+                return one
+        return None
+
+    def _defect(self, kind: Kind, name: str, key: str, reason: str, offset: int = 0) -> Defect:
+        return Defect(kind, self.path, f"member {name}" if name else f"byte {offset}", key, reason)
+
+
+def read_member(path: str, member: Member) -> bytes:
+    """The content of a member. Raises DataError when the tar ends before."""
+    data = storage.read_range(path, member.offset, member.size)
+    if len(data) < member.size:
+        reason = f"expected {member.size} bytes, found {len(data)}; copy the tar again"
+        raise DataError(Defect(Kind.TRUNCATED_ARCHIVE, path, f"member {member.name}", reason=reason))
+    return data
+
+
+def member_text(path: str, member: Member) -> str:
+    """A text member, stripped. Raises DataError when it is not UTF-8."""
+    try:
+        return read_member(path, member).decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        reason = f"expected UTF-8, found {error.reason} at byte {error.start}"
+        raise DataError(Defect(Kind.BAD_TEXT, path, f"member {member.name}", reason=reason)) from error

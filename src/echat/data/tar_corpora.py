@@ -1,0 +1,169 @@
+"""The two formats whose sound lies in tars: shard (tars alone) and combine (tars and JSON lines)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from echat.data import index_files, storage
+from echat.data.corpora import IndexedCorpus, Row, View
+from echat.data.defects import DataError, Defect, Kind
+from echat.data.lines import Lines
+from echat.data.manifest import json_object
+from echat.data.osum_format import extra_of
+from echat.data.parts import Facts, Part, Parts
+from echat.data.sample import AudioRef
+from echat.data.shards import ShardRecord, member_text, open_shard
+
+_KEPT_PAIRINGS = 64  # per process
+
+
+class ShardCorpus(IndexedCorpus):
+    """Tars that hold whole records."""
+
+    def __init__(self, path: str, name: str, tars: Sequence[str], view: View) -> None:
+        super().__init__(name, view)
+        self.path = path
+        self.parts = Parts(path, [Part((tar,)) for tar in tars], _shard_facts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def row(self, index: int) -> Row:
+        part, number = self.parts.find(index)
+        (tar,) = part.files
+        return _shard_row(tar, open_shard(tar)[number])
+
+    def defects(self) -> Iterator[Defect]:
+        return self.parts.defects()
+
+
+class CombineCorpus(IndexedCorpus):
+    """Tars that hold the sound, and JSON lines that say which records there are and what they mean.
+
+    Records come in the order of the tar; those that the lines do not name are left out. What a line does not
+    say is taken from the tar.
+    """
+
+    def __init__(self, path: str, name: str, pairs: Sequence[tuple[str, str]], view: View) -> None:
+        super().__init__(name, view)
+        self.path = path
+        self.parts = Parts(path, [Part(pair) for pair in pairs], _pair_facts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def row(self, index: int) -> Row:
+        part, number = self.parts.find(index)
+        lines, tar = part.files
+        record, line = (int(value) for value in _pairing(lines, tar)[number])
+        fields, place = Lines(lines)[line]
+        row = Row(fields, lines, place, {})
+        if record < 0:
+            raise row.refuse(Kind.UNPAIRED_ROW, f"expected a record of this key in {tar}, found none")
+        inside = _shard_row(tar, open_shard(tar)[record])
+        merged = _merged(fields, inside.fields)
+        if "task" not in merged:
+            raise row.refuse(Kind.MISSING_FIELD, "field task: expected one in the row or tar, found none")
+        return Row(merged, lines, place, inside.sounds)
+
+    def defects(self) -> Iterator[Defect]:
+        return self.parts.defects()
+
+
+def _shard_row(tar: str, record: ShardRecord) -> Row:
+    """Texts of the members read, sounds left where they lie. Raises DataError for a record refused."""
+    if record.problem is not None:
+        raise DataError(record.problem)
+    fields: dict[str, Any] = {"key": record.key}
+    sounds: dict[str, AudioRef] = {}
+    place = ""
+    for name, member in record.members.items():
+        place = place or f"member {member.name}"
+        if "wav" in name:
+            sounds[name] = AudioRef(tar, offset=member.offset, size=member.size, member=member.name)
+            continue
+        try:
+            text = member_text(tar, member)
+            found = json_object(text, tar, f"member {member.name}") if name == "extra" else text
+        except DataError as error:
+            told = error.defect
+            raise DataError(Defect(told.kind, tar, told.place, record.key, told.reason)) from error
+        fields[name] = found
+    duration = fields.pop("duration", None)
+    if duration is not None:
+        fields["extra"] = {"duration": duration, **fields.get("extra", {})}
+    return Row(fields, tar, place, sounds)
+
+
+def _merged(row: Mapping[str, Any], inside: Mapping[str, Any]) -> dict[str, Any]:
+    """The row, completed from the tar; the duration lies inside ``extra``."""
+    own = {name: value for name, value in row.items() if name not in ("wav", "tar_path_key")}
+    merged = {**inside, **own}  # the row's tar_path_key names the tar; one that the record had lies deeper
+    extra = extra_of(merged.get("extra"))
+    duration = extra_of(inside.get("extra")).get("duration")
+    return {**merged, "extra": extra if duration is None else {"duration": duration, **extra}}
+
+
+def _shard_facts(part: Part) -> Facts:
+    index = open_shard(part.files[0])
+    return Facts(len(index), index.defects)
+
+
+def _pair_facts(part: Part) -> Facts:
+    lines, tar = part.files
+    return Facts(len(_pairing(lines, tar)), open_shard(tar).defects)
+
+
+_pairings: OrderedDict[tuple[str, str], tuple[tuple[storage.Stamp, ...], np.ndarray]] = OrderedDict()
+
+
+def _pairing(lines: str, tar: str) -> np.ndarray:
+    """(records, 2): number in the tar, or -1, and number of the line; in the order of the tar."""
+    known = _pairings.get((lines, tar))
+    if known is not None and storage.is_url(lines):
+        return known[1]
+    stamps = (_stamp(lines, "JSON lines"), _stamp(tar, "a tar"))
+    if known is None or known[0] != stamps:
+        known = stamps, _load_pairing(lines, tar, stamps)
+        _pairings[lines, tar] = known
+        if len(_pairings) > _KEPT_PAIRINGS:
+            _pairings.popitem(last=False)
+    return known[1]
+
+
+def _stamp(path: str, what: str) -> storage.Stamp:
+    try:
+        return storage.stamp(path)
+    except FileNotFoundError as error:
+        reason = f"expected {what}, found nothing; check the list"
+        raise DataError(Defect(Kind.MISSING_FILE, path, reason=reason)) from error
+    except OSError as error:
+        reason = f"expected {what} to read, found: {error.strerror or error}; check its permissions"
+        raise DataError(Defect(Kind.UNREADABLE_FILE, path, reason=reason)) from error
+
+
+def _load_pairing(lines: str, tar: str, stamps: tuple[storage.Stamp, ...]) -> np.ndarray:
+    name = f"{lines}.pairs"
+    kept = index_files.load(name, stamps)
+    if kept is not None and kept[0].get("kind") == "pairs" and kept[0].get("tar") == tar:
+        return np.frombuffer(kept[1], dtype="<i8").reshape(-1, 2)
+    table = _pair(Lines(lines), tar)
+    index_files.save(name, stamps, {"kind": "pairs", "tar": tar}, table.astype("<i8").tobytes())
+    return table
+
+
+def _pair(lines: Lines, tar: str) -> np.ndarray:
+    numbers: dict[str, int] = {}
+    for number, key in lines.keyed():
+        numbers.setdefault(key, number)
+    rows: list[tuple[int, int]] = []
+    for record, key in enumerate(open_shard(tar).keys()):
+        if key in numbers:
+            rows.append((record, numbers[key]))
+    paired = {number for _, number in rows}
+    rows += [(-1, number) for number in range(len(lines)) if number not in paired]
+    return np.array(rows, dtype=np.int64).reshape(-1, 2)
