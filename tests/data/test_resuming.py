@@ -27,7 +27,11 @@ class Example:
     key: str
     task: str
     noise: float
-    cost: int
+    size: int
+
+    @property
+    def sizes(self) -> tuple[int]:
+        return (self.size,)
 
 
 def build(draw: Draw) -> Example:

@@ -107,9 +107,9 @@ class DialogueExample:
     heard: tuple[tuple[int, ...] | None, ...] = ()  # per clip: words and cues as text ids, None = not known
 
     @property
-    def cost(self) -> int:
-        """Work in units of one position of the language model."""
-        return len(self.ids) + sum(len(mel) for mel in self.mels) // ENCODER_SHARE
+    def sizes(self) -> tuple[int, int]:
+        """Positions of the language model, and the work of the encoder in the same unit."""
+        return len(self.ids), sum(len(mel) for mel in self.mels) // ENCODER_SHARE
 
 
 @dataclass

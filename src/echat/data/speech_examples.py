@@ -28,8 +28,9 @@ class SpeechExample:
     labels: tuple[int, ...]  # one class index per kind of CTC_LABELS, IGNORE = not known
 
     @property
-    def cost(self) -> int:
-        return len(self.mel) // ENCODER_SHARE
+    def sizes(self) -> tuple[int]:
+        """Work of the encoder in units of one position of a language model."""
+        return (len(self.mel) // ENCODER_SHARE,)
 
 
 @dataclass

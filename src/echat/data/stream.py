@@ -7,7 +7,6 @@ read where the ticket goes, in this process or in a worker.
 
 from __future__ import annotations
 
-import random
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from echat.data.corpus import Records
 from echat.data.defects import DataError, Defect, Kind
 from echat.data.sample import Sample
-from echat.data.shuffle import BlockPermutation
+from echat.data.shuffle import BlockPermutation, Permutation
 from echat.data.turns import prefixes
 
 PATIENCE = 3  # draws per delivered example that make up for records left out; a hopeless source gets no more
@@ -72,12 +71,10 @@ class Pair:
         self.block = block
         self.order = lru_cache(maxsize=2)(self._order)
 
-    def _order(self, epoch: int) -> Sequence[int] | BlockPermutation:
-        if self.block:
-            return BlockPermutation(len(self.samples), self.seed * 1_000_003 + epoch, self.block)
-        order = list(range(len(self.samples)))
-        random.Random(self.seed * 1_000_003 + epoch).shuffle(order)
-        return order
+    def _order(self, epoch: int) -> Permutation | BlockPermutation:
+        key = self.seed * 1_000_003 + epoch
+        size = len(self.samples)
+        return BlockPermutation(size, key, self.block) if self.block else Permutation(size, key)
 
     def draw(self, position: int) -> Draw:
         """The draw at a position, its record read; of a dialogue the last turn."""
