@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,22 @@ def make_corpus(folder: Path, count: int = 24, codec_size: int = 32, seed: int =
     path = folder / "manifest.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _indexes_stay_here(tmp_path_factory):
+    """Indexes of folders that nobody may write in."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    """The published example data; the tar of its combine set is that of its shard set."""
+    folder = tmp_path / "published"
+    shutil.copytree(Path(__file__).parents[1] / "assets" / "data", folder)
+    (folder / "combine" / "tars").mkdir(exist_ok=True)
+    shutil.copy(folder / "shard" / "shards_000000000.tar", folder / "combine" / "tars")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def test_the_sidecar_of_speech_ids_wins(manifest, tmp_path):
 def test_a_bad_row_is_named_with_its_line(tmp_path, row, complaint):
     path = tmp_path / "manifest.jsonl"
     path.write_text('{"key": "fine"}\n\n' + json.dumps(row) + "\n")
-    with pytest.raises(DataError, match=rf"manifest.jsonl, line 3: .*{complaint}"):
+    with pytest.raises(DataError, match=rf"manifest.jsonl, line 3.*{complaint}"):
         read_manifest(path)
 
 

@@ -62,16 +62,19 @@ def read(
     max_seconds: float = MAX_SECONDS,
     allow_silence: bool = False,
     name: str | None = None,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
 ) -> tuple[Tensor, int]:
     """Read a wav, flac, ogg, opus or mp3 file (or its bytes) as mono float32 ``(samples,)`` in [-1, 1].
 
     Integer samples are divided by their full scale (16 bit: 32768), channels are averaged, and then the
     waveform is resampled to ``rate`` (None keeps the rate of the file). Raises :class:`AudioError` for
-    anything that cannot be listened to: see :func:`check`. ``name`` stands for the source in messages.
+    anything that cannot be listened to: see :func:`check`. ``name`` stands for the source in messages. Of a
+    stretch from ``start_seconds`` to ``end_seconds`` nothing else is decoded or checked.
     """
     where = name or ("audio bytes" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else _file_bytes(Path(source))
-    samples, file_rate = _decode(data, where, max_seconds)
+    samples, file_rate = _decode(data, where, max_seconds, (start_seconds or 0.0, end_seconds))
     waveform = torch.from_numpy(samples)
     check(waveform, file_rate, where, min_seconds, max_seconds, allow_silence)
     if rate is None or rate == file_rate:
@@ -201,7 +204,9 @@ def _file_bytes(path: Path) -> bytes:
         ) from error
 
 
-def _decode(data: bytes, where: str, max_seconds: float) -> tuple[np.ndarray, int]:
+def _decode(
+    data: bytes, where: str, max_seconds: float, stretch: tuple[float, float | None]
+) -> tuple[np.ndarray, int]:
     """Mono float32 samples and their rate."""
     import soundfile
 
@@ -213,10 +218,15 @@ def _decode(data: bytes, where: str, max_seconds: float) -> tuple[np.ndarray, in
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
             _refuse_impossible_rate(sound.samplerate, where)
-            if sound.frames / sound.samplerate > max_seconds and sound.frames < 2**62:
-                raise _too_long(where, sound.frames / sound.samplerate, max_seconds)
-            announced, rate = sound.frames, sound.samplerate
-            samples = _decode_blocks(sound, where, max_seconds)
+            rate = sound.samplerate
+            begin = min(round(stretch[0] * rate), sound.frames)
+            end = sound.frames if stretch[1] is None else min(round(stretch[1] * rate), sound.frames)
+            announced = max(0, end - begin)
+            if max_seconds * rate < announced < 2**62:
+                raise _too_long(where, announced / rate, max_seconds)
+            if begin:
+                sound.seek(begin)
+            samples = _decode_blocks(sound, where, max_seconds, announced)
     except soundfile.LibsndfileError as error:
         raise AudioError(_undecodable(data, where, error), "undecodable") from error
     if 0 < announced < 2**62 and len(samples) < announced and not _is_mp3(data):
@@ -234,12 +244,13 @@ def _refuse_impossible_rate(rate: int, where: str) -> None:
         )
 
 
-def _decode_blocks(sound: Any, where: str, max_seconds: float) -> np.ndarray:
-    """Decode minute by minute, so that a file of unknown length cannot fill the memory."""
+def _decode_blocks(sound: Any, where: str, max_seconds: float, most: int) -> np.ndarray:
+    """Decode minute by minute, so that a file of unknown length cannot fill the memory; ``most`` samples."""
     blocks: list[np.ndarray] = []
     total = 0
-    while True:
-        block = sound.read(60 * sound.samplerate, dtype="float32", always_2d=True)  # (samples, channels)
+    while total < most:
+        count = min(60 * sound.samplerate, most - total)
+        block = sound.read(count, dtype="float32", always_2d=True)  # (samples, channels)
         if not len(block):
             break
         blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))

@@ -16,9 +16,9 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from echat.cli import measure, talk, weights, work
+    from echat.cli import data, measure, talk, weights, work
 
-    for module in (talk, measure, work, weights):
+    for module in (talk, measure, work, data, weights):
         module.add_to(app)
 
 

@@ -21,6 +21,7 @@ EXTRAS = {
     "scipy": "corpus",
     "jiwer": "eval",
     "onnxruntime": "onnx",
+    "datasets": "datasets",
 }
 
 

@@ -11,8 +11,7 @@ from echat.data import storage
 from echat.data.corpora import IndexedCorpus, ManifestCorpus, RawCorpus, View
 from echat.data.defects import DataError, Defect, Kind
 from echat.data.folder import Folder, root_of
-from echat.data.lines import first_row
-from echat.data.manifest import json_object
+from echat.data.lines import first_rows
 from echat.data.sample import CODEC_SIZE, Sample
 from echat.data.tar_corpora import CombineCorpus, ShardCorpus
 
@@ -114,10 +113,10 @@ def _format_of(path: str) -> Format:
     if not line.startswith("{"):
         left, bar, _ = line.partition("|")
         return "combine" if bar and left != "-" else "shard"
-    row = first_row(path)
-    if row.get("wav") == ONLY_META:
+    named = [row["wav"] for row in first_rows(path) if "wav" in row]
+    if ONLY_META in named:
         return "combine"
-    return "raw" if "wav" in row or "txt" in row else "manifest"
+    return "raw" if named else "manifest"
 
 
 def _need_list(path: str) -> None:
@@ -138,14 +137,8 @@ def _first_line(path: str) -> str:
 
 def _named(path: str, field: str) -> Iterator[str]:
     """Paths that the first rows of a list name."""
-    with storage.open_binary(path) as stream:
-        for line in stream:
-            try:
-                value = json_object(line, path, "").get(field)
-            except DataError:
-                continue
-            if isinstance(value, str) and value:
-                yield value
+    values = (row.get(field) for row in first_rows(path))
+    return (value for value in values if isinstance(value, str) and value)
 
 
 def _list_lines(path: str) -> list[str]:

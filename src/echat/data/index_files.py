@@ -1,7 +1,7 @@
 """Index files: what was learnt from one pass over a large file, kept beside it for all later ones.
 
-An index lies beside its file, or in the user's cache where that folder cannot be written. It is used only as
-long as size and time of change of the file are what they were.
+An index lies beside its file, or in the user's cache where that folder is not to be written in. It is used
+only as long as size and time of change of the file are what they were.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def save(path: str, stamps: tuple[storage.Stamp, ...], header: dict[str, Any], b
     head = {"version": VERSION, "stamps": [list(stamp) for stamp in stamps], **header}
     text = json.dumps(head, ensure_ascii=False).encode("utf-8", "surrogateescape")
     for place in _places(path):
-        if storage.is_url(place):
+        if storage.is_url(place) or not _may_write(os.path.dirname(place)):
             continue
         try:
             with atomic_path(place) as temporary:
@@ -54,6 +54,14 @@ def _fits(header: dict[str, Any], stamps: tuple[storage.Stamp, ...], by_size: bo
     if by_size:  # an object store has other times than the disk the index was made on
         return [size for size, _ in made_for] == [stamp.size for stamp in stamps]
     return made_for == [tuple(stamp) for stamp in stamps]
+
+
+def _may_write(folder: str) -> bool:
+    """A folder that its owner has closed stays as it is, also for those whom nothing is closed to."""
+    try:
+        return bool(os.stat(folder or ".").st_mode & 0o222)
+    except FileNotFoundError:
+        return True  # it is made
 
 
 def _places(path: str) -> tuple[str, str]:

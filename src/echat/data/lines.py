@@ -15,6 +15,7 @@ from echat.data.defects import DataError, Defect, Kind
 from echat.data.manifest import json_object
 
 _KEPT_TABLES = 64  # per process
+_WORTH_KEEPING = 4 << 20  # bytes of a list; a smaller one is gone through in the time it takes to look
 _KEY_FIRST = re.compile(rb'\s*\{\s*"key"\s*:\s*"([^"\\]*)"')
 
 
@@ -67,14 +68,17 @@ class Lines:
 _tables: OrderedDict[str, tuple[storage.Stamp, np.ndarray]] = OrderedDict()
 
 
-def first_row(path: str) -> dict[str, Any]:
-    """The first object of a JSON-lines file; empty when there is none. Raises OSError."""
+def first_rows(path: str, count: int = 20) -> list[dict[str, Any]]:
+    """The first good objects of a JSON-lines file. Raises OSError."""
+    rows: list[dict[str, Any]] = []
     with storage.open_binary(path) as stream:
         for line in stream:
             with suppress(DataError):
                 if line.strip():
-                    return json_object(line, path, "")
-    return {}
+                    rows.append(json_object(line, path, ""))
+            if len(rows) >= count:
+                break
+    return rows
 
 
 def key_of(line: bytes) -> bytes | None:
@@ -104,7 +108,8 @@ def _load(path: str, stamp: storage.Stamp) -> np.ndarray:
         table = _scan(path)
     except OSError as error:
         raise DataError(_missing(path, error)) from error
-    index_files.save(path, (stamp,), {"kind": "lines"}, table.astype("<i8").tobytes())
+    if stamp.size >= _WORTH_KEEPING:
+        index_files.save(path, (stamp,), {"kind": "lines"}, table.astype("<i8").tobytes())
     return table
 
 

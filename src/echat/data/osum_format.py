@@ -48,6 +48,7 @@ def from_record(record: Mapping[str, Any], sounds: Mapping[str, AudioRef], sourc
         raise _error(Kind.MISSING_FIELD, f"field key: expected a non-empty string, found {key!r}")
     if not isinstance(txt, str):
         raise _error(Kind.MISSING_FIELD, f"field txt: expected text, found {txt!r}")
+    txt = txt.strip()
     extra = extra_of(rest.pop("extra", None))
     own = extra.pop(_OWN, None) or {}
     rest |= own.get("fields", {})
@@ -235,7 +236,7 @@ def _history(rest: dict[str, Any], extra: dict[str, Any], sounds: Mapping[str, A
         reply = rest.pop(f"txt_{n}")
         if not isinstance(reply, str):
             raise _error(Kind.BAD_FIELD, f"field txt_{n}: expected text, found {reply!r}")
-        turns.append(Turn(sounds.get(f"wav_{n}"), None, reply, ids))
+        turns.append(Turn(sounds.get(f"wav_{n}"), None, reply.strip(), ids))
     return tuple(turns)
 
 

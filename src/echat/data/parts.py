@@ -12,6 +12,9 @@ from echat.data import index_files, storage
 from echat.data.defects import DataError, Defect
 
 
+_WORTH_KEEPING = 16  # parts; fewer are asked one by one
+
+
 class Part(NamedTuple):
     """One file of records, or two that belong together (metadata and tar)."""
 
@@ -67,7 +70,7 @@ def _facts(list_path: str, parts: Sequence[Part], open_part: Open) -> list[Facts
         facts.append(fact)
         if stamps is not None:
             table[name] = [stamps, fact.records, [defect.as_dict() for defect in fact.defects]]
-    if table != known:
+    if table != known and len(table) >= _WORTH_KEEPING:
         _save(list_path, table)
     return facts
 

@@ -71,10 +71,9 @@ class Sounds:
 def _decoded(ref: AudioRef) -> np.ndarray:
     """(samples,) int16 at 16 kHz."""
     source = ref.path if ref.is_file and not is_url(ref.path) else ref.read_bytes()
-    waveform, _ = read(source, SAMPLE_RATE, name=ref.where)
-    begin = round((ref.start_seconds or 0.0) * SAMPLE_RATE)
-    end = None if ref.end_seconds is None else round(ref.end_seconds * SAMPLE_RATE)
-    return np.clip(np.round(waveform[begin:end].numpy() * 32768.0), -32768, 32767).astype(np.int16)
+    start, end = ref.start_seconds, ref.end_seconds
+    waveform, _ = read(source, SAMPLE_RATE, name=ref.where, start_seconds=start, end_seconds=end)
+    return np.clip(np.round(waveform.numpy() * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def mel_of(waveform: np.ndarray, augment: AugmentConfig | None, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,164 @@
+"""Commands for data: convert, import."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import typer
+
+from echat.cli.talk import Json
+
+if TYPE_CHECKING:
+    from echat.data.defects import DefectReport
+
+
+class Format(StrEnum):
+    """How records are laid down."""
+
+    manifest = "manifest"
+    raw = "raw"
+    shard = "shard"
+    combine = "combine"
+
+
+class AudioStorage(StrEnum):
+    """How sound is stored."""
+
+    keep = "keep"
+    flac = "flac"
+    opus = "opus"
+
+
+Source = Annotated[str, typer.Argument(help="A list, a tar, or a folder that holds one; or a URL of one.")]
+SourceFormat = Annotated[str, typer.Option("--format", help="Of the source; auto looks at it.")]
+Root = Annotated[Path | None, typer.Option(help="Where relative names in the source begin.")]
+Within = Annotated[Path | None, typer.Option(help="The folder that relative audio paths must not leave.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the result.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first defect.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, help="Convert and import data.")
+    group.command("convert")(convert)
+    group.command("import")(import_)
+    app.add_typer(group, name="data")
+
+
+def convert(
+    source: Source,
+    to: Annotated[Format, typer.Option("--to", help="Format of the result.")],
+    out: Out,
+    format: SourceFormat = "auto",
+    shard_size: Annotated[int, typer.Option(min=1, help="Records per shard.")] = 1000,
+    workers: Workers = 1,
+    audio: Annotated[AudioStorage, typer.Option(help="Sound as it is, or encoded anew.")] = AudioStorage.keep,
+    copy_audio: Annotated[
+        bool, typer.Option("--copy-audio", help="To raw or manifest: copy sound files, too.")
+    ] = False,
+    task: Annotated[str | None, typer.Option(help="Task of records that name none, such as asr.")] = None,
+    codec_size: Annotated[int, typer.Option(min=1, help="Speech ids from here up are refused.")] = 4096,
+    root: Root = None,
+    within: Within = None,
+    strict: Strict = False,
+    json: Json = False,
+) -> None:
+    """Write a corpus in another format. A stopped run goes on where it was; bad records are named."""
+    from echat.data.conversion import ConversionConfig
+    from echat.data.conversion import convert as run
+
+    config = ConversionConfig(
+        source=source,
+        out=str(out),
+        to=to.value,
+        format=format,  # type: ignore[arg-type]
+        root=_text(root),
+        within=_text(within),
+        shard_size=shard_size,
+        audio=audio.value,
+        copy_audio=copy_audio,
+        task=task,
+        codec_size=codec_size,
+    )
+    with progress("converting") as step:
+        report = run(config, workers, strict, step)
+    tell(f"{out}: {report.records} records as {to.value}", report.records, report.defects, json)
+
+
+def import_(
+    source: Annotated[str, typer.Argument(help="A CSV, TSV or JSON-lines file, a folder, or hf://NAME.")],
+    out: Out,
+    map: Annotated[
+        list[str] | None, typer.Option("--map", help="field=column, such as text=sentence. Repeatable.")
+    ] = None,
+    audio_root: Annotated[Path | None, typer.Option(help="Where relative audio paths begin.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the corpus (default: that of its folder).")] = None,
+    split: Annotated[str | None, typer.Option(help="Of records that name none, such as train.")] = None,
+    lang: Annotated[str | None, typer.Option(help="Language of records that name none.")] = None,
+    strict: Strict = False,
+    json: Json = False,
+) -> None:
+    """Make a manifest of a table with audio, a folder of sound, or a Hugging Face data set."""
+    from echat.data.importing import ImportConfig, import_corpus
+
+    config = ImportConfig(
+        source=source,
+        out=str(out),
+        columns=dict(_pair(item) for item in map or []),
+        audio_root=_text(audio_root),
+        name=name,
+        split=split,
+        lang=lang,
+    )
+    count, defects = import_corpus(config, strict)
+    tell(f"{out / 'manifest.jsonl'}: {count} records", count, defects, json)
+
+
+def tell(line: str, records: int, defects: DefectReport, json: bool) -> None:
+    """What was done on stdout, what is wrong with the data on stderr."""
+    from echat.cli import show
+
+    if json:
+        show.json_line({"records": records, "defects": defects.as_dict()})
+        return
+    print(line + (f", {defects.total} defects" if defects else ""))
+    if defects:
+        print(defects, file=sys.stderr)
+
+
+class Step(Protocol):
+    """Told how much is done, of how much."""
+
+    def __call__(self, done: int, total: int, /) -> None: ...
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Step]:
+    """A bar on stderr, where somebody looks."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def step(done: int, total: int, /) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield step
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _pair(item: str) -> tuple[str, str]:
+    field, equals, column = item.partition("=")
+    if not (field and equals and column):
+        raise ValueError(f"--map {item}: expected field=column, such as text=sentence")
+    return field, column

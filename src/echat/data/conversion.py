@@ -1,0 +1,203 @@
+"""From any format to any other: in parallel, resumable, the same bytes every time.
+
+The source is cut into jobs of so many records. A job writes its files, then their checksums, then a
+``.finished`` marker that holds its report; a job without marker is done again, one with it is left alone.
+The lists that name all files come last.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from echat.checkpoint import atomic_path
+from echat.config import Config
+from echat.data.assigning import assign
+from echat.data.corpora import IndexedCorpus
+from echat.data.corpus import open_corpus
+from echat.data.defects import DataError, DefectReport, defect_of
+from echat.data.encoding import Storage
+from echat.data.sample import CODEC_SIZE, Sample
+from echat.data.tar_corpora import ShardCorpus
+from echat.data.targets import CombineTarget, ListTarget, ReusingTarget, ShardTarget, Target
+from echat.dialogue.tasks import get_task
+
+PLAN, REPORT = "conversion.json", "report.json"
+
+
+class ConversionConfig(Config):
+    """What to convert, to what, and where."""
+
+    source: str  # any list, tar or folder that open_corpus opens
+    out: str  # folder of the result
+    to: Literal["manifest", "raw", "shard", "combine"]
+    format: Literal["auto", "manifest", "raw", "shard", "combine"] = "auto"  # of the source
+    root: str | None = None  # where relative names of the source begin
+    within: str | None = None  # folder that relative audio paths must not leave
+    shard_size: int = Field(1000, ge=1)  # records per shard, and per job
+    audio: Storage = "keep"  # as it is, or encoded anew
+    copy_audio: bool = False  # to lists: also copy sound that lies in files of its own
+    task: str | None = None  # of records that name none
+    codec_size: int = Field(CODEC_SIZE, ge=1)  # speech ids from here up are refused
+
+
+@dataclass(slots=True)
+class JobReport:
+    """What a job did."""
+
+    records: int = 0
+    defects: DefectReport = field(default_factory=DefectReport)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"records": self.records, "defects": self.defects.as_dict()}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> JobReport:
+        return cls(fields["records"], DefectReport.from_dict(fields["defects"]))
+
+
+def convert(
+    config: ConversionConfig,
+    workers: int = 1,
+    strict: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> JobReport:
+    """Convert everything; what a killed run has finished is kept. Records that cannot be are counted.
+
+    ``progress`` is told jobs done and jobs in all. ``strict`` stops at the first defect with a DataError.
+    """
+    _corpus.cache_clear()  # the source may have changed since
+    total = prepare(config)
+    report = JobReport(defects=DefectReport(strict))
+    report.defects.extend(_corpus(config).defects())
+    for done, job in enumerate(_run_all(config, range(total), workers, strict), 1):
+        report.records += job.records
+        report.defects.merge(job.defects)
+        progress(done, total)
+    finish(config, total)
+    with atomic_path(Path(config.out) / REPORT) as temporary:
+        temporary.write_text(json.dumps(report.as_dict(), ensure_ascii=False, indent=1) + "\n", "utf-8")
+    return report
+
+
+def prepare(config: ConversionConfig) -> int:
+    """Note the plan in the folder of the result; returns the number of jobs. Raises DataError."""
+    if config.task is not None:
+        get_task(config.task)
+    corpus = _corpus(config)
+    ends = _cuts(config, corpus)
+    plan = {**config.model_dump(exclude={"out"}), "records": len(corpus), "jobs": len(ends)}
+    plan["source"] = os.path.abspath(config.source) if os.path.exists(config.source) else config.source
+    path = Path(config.out) / PLAN
+    if path.is_file():
+        found = json.loads(path.read_text("utf-8"))
+        changed = sorted(name for name in plan.keys() | found.keys() if plan.get(name) != found.get(name))
+        if changed:
+            name = changed[0]
+            raise DataError(
+                f"{path}: expected to go on with {name} = {found.get(name)!r}, found {plan.get(name)!r}; "
+                "give the settings and the source it began with, or another folder"
+            )
+    else:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(plan, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    _target(config).clean()
+    return len(ends)
+
+
+def run_job(config: ConversionConfig, number: int, strict: bool = False) -> JobReport:
+    """Do one job unless it is finished. Any process may do any job; the bytes are the same."""
+    target = _target(config)
+    marker = target.marker(number)
+    if marker.is_file():
+        return JobReport.from_dict(json.loads(marker.read_text("utf-8")))
+    report = JobReport(defects=DefectReport(strict))
+    ends = _cuts(config, _corpus(config))
+    samples = _samples(config, ends[number - 1] if number else 0, ends[number], report.defects)
+    report.records = target.write(number, samples, report.defects)
+    with atomic_path(marker) as temporary:
+        temporary.write_text(json.dumps(report.as_dict(), ensure_ascii=False), "utf-8")
+    return report
+
+
+def finish(config: ConversionConfig, jobs: int) -> None:
+    """Write the lists that name everything, once all jobs are finished."""
+    target = _target(config)
+    counts = [json.loads(target.marker(n).read_text("utf-8"))["records"] for n in range(jobs)]
+    target.finish([number for number, count in enumerate(counts) if count])
+
+
+def _samples(config: ConversionConfig, begin: int, end: int, defects: DefectReport) -> Iterator[Sample]:
+    corpus = _corpus(config)
+    for index in range(begin, end):
+        try:
+            sample = corpus[index]
+            yield assign(sample, config.task) if config.task else sample
+        except DataError as error:
+            defects.add(defect_of(error, config.source))
+
+
+def _run_all(config: ConversionConfig, numbers: range, workers: int, strict: bool) -> Iterator[JobReport]:
+    """Reports in the order of the jobs, so that the first defects are the same ones in every run."""
+    if workers <= 1 or len(numbers) <= 1:
+        yield from (run_job(config, number, strict) for number in numbers)
+        return
+    with ProcessPoolExecutor(min(workers, len(numbers)), get_context("spawn")) as pool:
+        jobs = [pool.submit(run_job, config, number, strict) for number in numbers]
+        try:
+            for job in jobs:
+                yield job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@lru_cache(maxsize=4)
+def _corpus(config: ConversionConfig) -> IndexedCorpus:
+    return open_corpus(
+        config.source,
+        config.format,
+        root=config.root,
+        within=config.within,
+        codec_size=config.codec_size,
+    )
+
+
+def _reuses_tars(config: ConversionConfig, corpus: IndexedCorpus) -> bool:
+    """Metadata can be put beside tars that lie in one folder; their sound need not be written again."""
+    if config.to != "combine" or config.audio != "keep" or not isinstance(corpus, ShardCorpus):
+        return False
+    tars = [part.files[0] for part in corpus.parts.parts]
+    return len({os.path.dirname(tar) for tar in tars}) == 1 and len(
+        {os.path.basename(t) for t in tars}
+    ) == len(tars)
+
+
+def _cuts(config: ConversionConfig, corpus: IndexedCorpus) -> list[int]:
+    """Where each job ends."""
+    if _reuses_tars(config, corpus) and isinstance(corpus, ShardCorpus):
+        return list(corpus.parts.ends)
+    jobs = math.ceil(len(corpus) / config.shard_size)
+    return [min((number + 1) * config.shard_size, len(corpus)) for number in range(jobs)]
+
+
+def _target(config: ConversionConfig) -> Target:
+    out = Path(config.out)
+    corpus = _corpus(config)
+    if _reuses_tars(config, corpus) and isinstance(corpus, ShardCorpus):
+        return ReusingTarget(out, [part.files[0] for part in corpus.parts.parts])
+    if config.to == "shard":
+        return ShardTarget(out, config.audio)
+    if config.to == "combine":
+        return CombineTarget(out, config.audio)
+    return ListTarget(out, config.audio, config.to, config.copy_audio)
