@@ -72,7 +72,7 @@ def spread_order(count: int, start: float) -> list[int]:
     """0..count-1 such that any stretch of the order covers the whole range evenly (golden ratio sequence).
 
     Batches of like size hold like tasks. In this order neighbouring steps, and the micro-batches of one step,
-    see different tasks: a moving mean of eight gradients comes as near to the mixture as one of fifteen shuffled.
+    see different tasks: the mean of eight gradients comes as near to the mixture as that of fifteen shuffled.
     """
     places = [(start + number * GOLDEN) % 1.0 for number in range(count)]
     ranks = {number: rank for rank, number in enumerate(sorted(range(count), key=places.__getitem__))}
