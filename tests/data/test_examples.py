@@ -16,15 +16,14 @@ from echat.data.examples import (
     TEXT,
     CachedTokenizer,
     DialogueBuilder,
-    SpeechBuilder,
     conversation_of,
-    serves,
-    spoken_form,
 )
 from echat.data.folder import Folder
 from echat.data.manifest import sample_of
 from echat.data.sample import DataError, Turn
+from echat.data.serving import serves
 from echat.data.sounds import AugmentConfig, Sounds
+from echat.data.speech_examples import SpeechBuilder, spoken_form
 from echat.data.stream import Draw
 from echat.dialogue.labels import Labels
 from echat.dialogue.rendering import Audio, Text, render
@@ -126,7 +125,7 @@ def test_history_is_heard_before_the_question(builder, samples):
 
 
 def test_a_dialogue_too_long_is_named(builder, samples):
-    with pytest.raises(DataError, match="clip-000, task s2s: expected at most 30"):
+    with pytest.raises(DataError, match="clip-000: task s2s: expected at most 30"):
         replace(builder, max_positions=30)(Draw(samples[0], "s2s", 0, 7))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echat.data.sample import DataError, Sample
-from echat.data.stream import MixtureStream, Pair, once
+from echat.data.stream import MixtureStream, Pair
 
 
 def stream(weights=(5.0, 1.0, 2.5), sizes=(7, 3, 20), seed=1) -> MixtureStream:
@@ -54,12 +54,6 @@ def test_every_draw_has_a_random_stream_of_its_own():
 
 def test_another_seed_gives_another_order():
     assert names(islice(stream(seed=1), 30)) != names(islice(stream(seed=2), 30))
-
-
-def test_once_gives_every_sample_of_every_pair():
-    pairs = stream().pairs
-    assert Counter(d.sample.key for d in once(pairs)) == {s.key: 1 for p in pairs for s in p.samples}
-    assert len(list(once(pairs, limit=4))) == 4 + 3 + 4
 
 
 def test_resume_with_other_sources_is_refused():

@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from echat.audio.waveform import read, resample
+from echat.audio.resampling import resample
+from echat.audio.waveform import read
 from echat.token2wav import streaming
 from echat.token2wav.noise import frame_noise
 from echat.token2wav.sound_stream import begin_sound, fade, go_on

@@ -79,6 +79,19 @@ def test_the_loss_falls_and_parts_are_logged(recipe):
     assert list((folder / "tensorboard").iterdir())
 
 
+def test_workers_change_nothing_and_padding_is_logged(recipe):
+    path = recipe("speech_llm", "alone", budget={"steps": 3})
+    alone = train(path).parent
+    helped = train(path, ["data.workers=2", f"output={alone.with_name('helped')}"]).parent
+    assert (alone / "metrics.jsonl").read_bytes() == (helped / "metrics.jsonl").read_bytes()
+    assert all(0 <= row["padding"] < 0.2 for row in metrics(alone) if "loss" in row)
+
+
+def test_what_was_left_out_is_said_at_the_end(recipe, capsys):
+    train(recipe("ctc", filters={"max_seconds": 0.7}, budget={"steps": 2}))
+    assert "left out of the data, counted each time:\ntoo-long: " in capsys.readouterr().out
+
+
 def test_only_the_newest_checkpoints_stay(recipe, tmp_path):
     train(recipe("ctc", checkpoint={"every_steps": 1, "keep": 3}))
     names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from echat.data.batching import collate_dialogues
+from echat.data.collating import collate_dialogues
 from echat.data.examples import IGNORE
 from echat.data.stream import Draw
 from echat.train.objectives.ctc import spell

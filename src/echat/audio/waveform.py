@@ -1,19 +1,19 @@
-"""Reading and writing sound files, mono, at any rate; resampling; saying what is wrong with a file."""
+"""Reading and writing sound files, mono, at any rate; saying what is wrong with a file."""
 
 from __future__ import annotations
 
 import io
-import math
 import os
 import struct
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, pad
+
+from echat.audio.plain_wav import PlainWav
+from echat.audio.resampling import resample
 
 from echat.audio.errors import AudioError
 
@@ -21,9 +21,6 @@ MIN_SECONDS = 0.025  # one analysis window
 MAX_SECONDS = 600.0
 RATES = (1000, 768_000)  # Hz that a header may announce; nothing is recorded outside
 _SUBTYPES = {16: "PCM_16", 32: "FLOAT"}
-_LOWPASS_WIDTH = 6  # zero crossings on each side of the resampling kernel
-_ROLLOFF = 0.99
-_MAX_KERNEL_VALUES = 4_000_000  # rates without a common divisor would need gigabytes; soxr takes over there
 
 Source = str | os.PathLike[str] | bytes
 
@@ -36,16 +33,19 @@ def read(
     max_seconds: float = MAX_SECONDS,
     allow_silence: bool = False,
     name: str | None = None,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
 ) -> tuple[Tensor, int]:
     """Read a wav, flac, ogg, opus or mp3 file (or its bytes) as mono float32 ``(samples,)`` in [-1, 1].
 
     Integer samples are divided by their full scale (16 bit: 32768), channels are averaged, and then the
     waveform is resampled to ``rate`` (None keeps the rate of the file). Raises :class:`AudioError` for
-    anything that cannot be listened to: see :func:`check`. ``name`` stands for the source in messages.
+    anything that cannot be listened to: see :func:`check`. ``name`` stands for the source in messages. Of a
+    stretch from ``start_seconds`` to ``end_seconds`` nothing else is decoded or checked.
     """
     where = name or ("audio bytes" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else _file_bytes(Path(source))
-    samples, file_rate = _decode(data, where, max_seconds)
+    samples, file_rate = _decode(data, where, max_seconds, (start_seconds or 0.0, end_seconds))
     waveform = torch.from_numpy(samples)
     check(waveform, file_rate, where, min_seconds, max_seconds, allow_silence)
     if rate is None or rate == file_rate:
@@ -119,49 +119,6 @@ def write(path: str | os.PathLike[str], waveform: Tensor | np.ndarray, rate: int
         temporary.unlink(missing_ok=True)
 
 
-def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
-    """Windowed-sinc resampling of ``(..., samples)``; gives ``ceil(samples * to / from)`` samples."""
-    if from_rate <= 0 or to_rate <= 0:
-        raise AudioError(f"expected positive sample rates, found {from_rate} Hz to {to_rate} Hz")
-    if from_rate == to_rate:
-        return waveform
-    divisor = math.gcd(from_rate, to_rate)
-    old, new = from_rate // divisor, to_rate // divisor
-    samples = waveform.shape[-1]
-    length = -(-new * samples // old)
-    if new * (old + 2 * _kernel_width(old, new)) > _MAX_KERNEL_VALUES:
-        return _resample_soxr(waveform, from_rate, to_rate, length)
-    width, kernel = _resampling_kernel(old, new)
-    flat = pad(waveform.reshape(-1, 1, samples), (width, width + old))
-    phases = conv1d(flat, kernel.to(waveform), stride=old)  # (rows, new, steps)
-    return phases.transpose(1, 2).reshape(*waveform.shape[:-1], -1)[..., :length]
-
-
-def _kernel_width(old: int, new: int) -> int:
-    return math.ceil(_LOWPASS_WIDTH * old / (_ROLLOFF * min(old, new)))
-
-
-@lru_cache(maxsize=16)
-def _resampling_kernel(old: int, new: int) -> tuple[int, Tensor]:
-    base = _ROLLOFF * min(old, new)
-    width = _kernel_width(old, new)
-    taps = torch.arange(-width, width + old, dtype=torch.float64) / old
-    phases = -torch.arange(new, dtype=torch.float64) / new
-    time = ((phases[:, None] + taps) * base).clamp(-_LOWPASS_WIDTH, _LOWPASS_WIDTH)
-    window = torch.cos(math.pi * time / (2 * _LOWPASS_WIDTH)).square()
-    kernel = torch.sinc(time) * window * base / old
-    return width, kernel.float()[:, None]  # (new, 1, taps)
-
-
-def _resample_soxr(waveform: Tensor, from_rate: int, to_rate: int, length: int) -> Tensor:
-    import soxr
-
-    rows = waveform.reshape(-1, waveform.shape[-1]).cpu().numpy()
-    out = torch.stack([torch.from_numpy(soxr.resample(row, from_rate, to_rate)) for row in rows])
-    out = pad(out, (0, max(0, length - out.shape[-1])))[:, :length]
-    return out.reshape(*waveform.shape[:-1], length).to(waveform)
-
-
 def _file_bytes(path: Path) -> bytes:
     if path.is_dir():
         raise AudioError(f"{path}: expected an audio file, found a folder; name a file inside it", "missing")
@@ -175,7 +132,9 @@ def _file_bytes(path: Path) -> bytes:
         ) from error
 
 
-def _decode(data: bytes, where: str, max_seconds: float) -> tuple[np.ndarray, int]:
+def _decode(
+    data: bytes, where: str, max_seconds: float, stretch: tuple[float, float | None]
+) -> tuple[np.ndarray, int]:
     """Mono float32 samples and their rate."""
     import soundfile
 
@@ -185,12 +144,17 @@ def _decode(data: bytes, where: str, max_seconds: float) -> tuple[np.ndarray, in
         )
     _look_into_container(data, where)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        with PlainWav.of(data) or soundfile.SoundFile(io.BytesIO(data)) as sound:
             _refuse_impossible_rate(sound.samplerate, where)
-            if sound.frames / sound.samplerate > max_seconds and sound.frames < 2**62:
-                raise _too_long(where, sound.frames / sound.samplerate, max_seconds)
-            announced, rate = sound.frames, sound.samplerate
-            samples = _decode_blocks(sound, where, max_seconds)
+            rate = sound.samplerate
+            begin = min(round(stretch[0] * rate), sound.frames)
+            end = sound.frames if stretch[1] is None else min(round(stretch[1] * rate), sound.frames)
+            announced = max(0, end - begin)
+            if max_seconds * rate < announced < 2**62:
+                raise _too_long(where, announced / rate, max_seconds)
+            if begin:
+                sound.seek(begin)
+            samples = _decode_blocks(sound, where, max_seconds, announced)
     except soundfile.LibsndfileError as error:
         raise AudioError(_undecodable(data, where, error), "undecodable") from error
     if 0 < announced < 2**62 and len(samples) < announced and not _is_mp3(data):
@@ -208,12 +172,13 @@ def _refuse_impossible_rate(rate: int, where: str) -> None:
         )
 
 
-def _decode_blocks(sound: Any, where: str, max_seconds: float) -> np.ndarray:
-    """Decode minute by minute, so that a file of unknown length cannot fill the memory."""
+def _decode_blocks(sound: Any, where: str, max_seconds: float, most: int) -> np.ndarray:
+    """Decode minute by minute, so that a file of unknown length cannot fill the memory; ``most`` samples."""
     blocks: list[np.ndarray] = []
     total = 0
-    while True:
-        block = sound.read(60 * sound.samplerate, dtype="float32", always_2d=True)  # (samples, channels)
+    while total < most:
+        count = min(60 * sound.samplerate, most - total)
+        block = sound.read(count, dtype="float32", always_2d=True)  # (samples, channels)
         if not len(block):
             break
         blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))

@@ -1,175 +1,101 @@
-"""Examples become batches: sorted by length inside a pool, cut by cost, padded once at the very end.
+"""Examples become batches: sorted by length inside a pool, cut by cost, collated at the very end.
 
-Legend: batch, length (LLM positions), clips (audio clips in the batch), time (mel frames).
+A batch costs its count times its longest sequence and longest sound, which is what the machine computes.
+Batches of one length waste little; that they hold like tasks is made up for by their order.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from echat.data.examples import AUDIO, IGNORE, PAD, DialogueExample, SpeechExample
-from echat.data.sample import DataError
-from echat.data.stream import Draw, MixtureStream
+from echat.config import Config
+from echat.data.defects import KEPT, DataError, Defect, DefectReport, Kind
+from echat.data.reading import Outcome, Reader
+from echat.data.stream import Draw, MixtureStream, Pair, Ticket
+from echat.data.workers import Crew
 
 _LOG = logging.getLogger(__name__)
 
+DRY_POOLS = 8  # without a single example end a run
+GOLDEN = (5**0.5 - 1) / 2
 
-@dataclass(frozen=True)
-class DialogueBatch:
-    """Whole dialogues as contiguous sequences, padded on the right."""
 
-    keys: tuple[str, ...]
-    tasks: tuple[str, ...]
-    mel: Tensor  # (clips, time, n_mels) float32, padded with 0
-    mel_lens: Tensor  # (clips,) valid frames
-    kinds: Tensor  # (batch, length) 0 pad, 1 text, 2 speech row, 3 audio
-    ids: (
-        Tensor  # (batch, length) text id, row of the speech table, or row of the flattened valid audio frames
-    )
-    labels: Tensor  # (batch, length) class that this position must predict (speech id + text_size), -100 none
-    writes_speech: Tensor  # (batch,) True where classes are the combined ones
-    heard: Tensor  # (clips, units) words and cues of each clip as text ids, padded with 0
-    heard_lens: Tensor  # (clips,) -1 = not known
+class LoadingConfig(Config):
+    """How data come: in which portions, by whom, with what in memory."""
 
-    def to(self, device: torch.device) -> DialogueBatch:
-        return _to(self, device)
+    batch_cost: int = Field(
+        4000, gt=0
+    )  # work per micro-batch: count x (longest sequence + its mel frames / 4)
+    pool: int = Field(256, gt=0)  # samples sorted by length together
+    workers: int = Field(0, ge=0)  # processes that read ahead; 0: the training process reads. No other effect
+    sound_cache_mb: float = Field(1000.0, ge=0)  # decoded sound kept in memory, of each such process
+
+
+class Sized(Protocol):
+    """Something that is padded to the largest of its batch."""
 
     @property
-    def padding(self) -> float:
-        """Fraction of positions that are padding."""
-        return float((self.kinds == PAD).float().mean())
+    def sizes(self) -> tuple[int, ...]:
+        """Work of each kind, padded by itself; by the first one batches are formed."""
 
 
-@dataclass(frozen=True)
-class SpeechBatch:
-    """Clips with the units spoken in them, for CTC."""
-
-    keys: tuple[str, ...]
-    tasks: tuple[str, ...]
-    mel: Tensor  # (batch, time, n_mels)
-    mel_lens: Tensor  # (batch,)
-    targets: Tensor  # (batch, units) 0 = padding
-    target_lens: Tensor  # (batch,) -1 = words not known
-    labels: Tensor  # (batch, label kinds) class index, -100 = not known
-
-    def to(self, device: torch.device) -> SpeechBatch:
-        return _to(self, device)
-
-
+E = TypeVar("E", bound=Sized)
 B = TypeVar("B")
 
 
-def _to(batch: B, device: torch.device) -> B:
-    if device.type == "cpu":
-        return batch
-    values = {f.name: getattr(batch, f.name) for f in fields(batch)}  # type: ignore[arg-type]
-    moved = {n: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for n, v in values.items()}
-    return type(batch)(**moved)
-
-
-def collate_dialogues(examples: Sequence[DialogueExample]) -> DialogueBatch:
-    """Pad dialogues to one batch; audio positions learn their row among all valid frames of the batch."""
-    length = max(len(example.ids) for example in examples)
-    kinds = np.zeros((len(examples), length), np.int64)
-    ids = np.zeros((len(examples), length), np.int64)
-    labels = np.full((len(examples), length), IGNORE, np.int64)
-    row = 0
-    for index, example in enumerate(examples):
-        size = len(example.ids)
-        kinds[index, :size] = example.kinds
-        ids[index, :size] = example.ids
-        labels[index, :size] = example.labels
-        audible = np.flatnonzero(example.kinds == AUDIO)
-        ids[index, audible] = np.arange(row, row + len(audible))
-        row += len(audible)
-    mel, mel_lens = _stack([mel for example in examples for mel in example.mels])
-    heard, heard_lens = _stack_ids(
-        [ids for example in examples for ids in example.heard or (None,) * len(example.mels)]
-    )
-    return DialogueBatch(
-        keys=tuple(example.key for example in examples),
-        tasks=tuple(example.task for example in examples),
-        mel=mel,
-        mel_lens=mel_lens,
-        kinds=torch.from_numpy(kinds),
-        ids=torch.from_numpy(ids),
-        labels=torch.from_numpy(labels),
-        writes_speech=torch.tensor([example.writes_speech for example in examples]),
-        heard=heard,
-        heard_lens=heard_lens,
-    )
-
-
-def collate_speech(examples: Sequence[SpeechExample]) -> SpeechBatch:
-    mel, mel_lens = _stack([example.mel for example in examples])
-    targets, target_lens = _stack_ids([example.targets for example in examples])
-    return SpeechBatch(
-        keys=tuple(example.key for example in examples),
-        tasks=tuple(example.task for example in examples),
-        mel=mel,
-        mel_lens=mel_lens,
-        targets=targets,
-        target_lens=target_lens,
-        labels=torch.tensor([example.labels for example in examples], dtype=torch.long),
-    )
-
-
-def _stack(mels: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """(clips, longest, n_mels) float32 with zeros to the right, and the lengths."""
-    if not mels:
-        return torch.zeros(0, 0, 0), torch.zeros(0, dtype=torch.long)
-    lens = [len(mel) for mel in mels]
-    stacked = np.zeros((len(mels), max(lens), mels[0].shape[1]), np.float32)
-    for row, mel in zip(stacked, mels):
-        row[: len(mel)] = mel
-    return torch.from_numpy(stacked), torch.tensor(lens)
-
-
-def _stack_ids(rows: Sequence[tuple[int, ...] | None]) -> tuple[Tensor, Tensor]:
-    """(rows, longest) ids with zeros to the right, and the lengths; -1 where a row is not known."""
-    lens = [-1 if row is None else len(row) for row in rows]
-    stacked = torch.zeros(len(rows), max([1, *lens]), dtype=torch.long)
-    for place, row in zip(stacked, rows):
-        place[: len(row or ())] = torch.tensor(row or (), dtype=torch.long)
-    return stacked, torch.tensor(lens, dtype=torch.long)
-
-
-class HasCost(Protocol):
-    @property
-    def cost(self) -> int:
-        """Size in the unit of the budget; a batch costs its count times its largest."""
-
-
-E = TypeVar("E", bound=HasCost)
-
-
 def cut_batches(examples: Sequence[E], budget: int, rng: random.Random) -> list[list[E]]:
-    """Group examples of like cost so that count x largest cost stays within ``budget``, in random order.
+    """Group examples of like size so that count x largest sizes stays within ``budget``, in spread order.
 
     Nothing is lost: an example larger than the budget is a batch of its own.
     """
     batches: list[list[E]] = []
-    for example in sorted(examples, key=lambda e: -e.cost):
-        if batches and batches[-1][0].cost * (len(batches[-1]) + 1) <= budget:
+    largest: tuple[int, ...] = ()
+    for example in sorted(examples, key=lambda e: e.sizes, reverse=True):
+        joined = tuple(map(max, largest, example.sizes)) if batches else ()
+        if batches and sum(joined) * (len(batches[-1]) + 1) <= budget:
             batches[-1].append(example)
+            largest = joined
         else:
             batches.append([example])
-    rng.shuffle(batches)
-    return batches
+            largest = example.sizes
+    return [batches[number] for number in spread_order(len(batches), rng.random())]
+
+
+def spread_order(count: int, start: float) -> list[int]:
+    """0..count-1 such that any stretch of the order covers the whole range evenly (golden ratio sequence).
+
+    Batches of like size hold like tasks. In this order neighbouring steps, and the micro-batches of one step,
+    see different tasks: the mean of eight gradients comes as near to the mixture as that of fifteen shuffled.
+    """
+    places = [(start + number * GOLDEN) % 1.0 for number in range(count)]
+    ranks = {number: rank for rank, number in enumerate(sorted(range(count), key=places.__getitem__))}
+    return [ranks[number] for number in range(count)]
+
+
+@dataclass(frozen=True)
+class _Pool(Generic[E]):
+    """Draws whose examples are sorted and cut together."""
+
+    number: int
+    start: dict[str, Any]  # where the stream stood
+    tickets: Sequence[Ticket]
+    outcomes: Iterator[Outcome[E]]
 
 
 class PooledBatches(Generic[E, B]):
     """Batches from a stream: draw a pool, build it, cut it, hand it out; then the next pool.
 
+    The next two pools are drawn already, so that workers build while batches are used. What a pool lost is
+    therefore made up for two pools later, whoever built it and whenever: batches depend on the seed alone.
     The state is where the stream stood when the pool was drawn and how many batches were handed out since.
+    With a stream that ends, :meth:`next` raises StopIteration behind the last batch.
     """
 
     def __init__(
@@ -180,15 +106,25 @@ class PooledBatches(Generic[E, B]):
         budget: int,
         pool: int = 256,
         seed: int = 0,
+        workers: int = 0,
     ) -> None:
-        self._stream, self._build, self._collate = stream, build, collate
+        self._stream, self._collate = stream, collate
+        self._crew = Crew(Reader(stream.pairs, build), workers)
         self._budget, self._pool, self._seed = budget, pool, seed
-        self._pool_number = -1
-        self._start = stream.state_dict()
-        self._given = 0
-        self._batches: list[list[E]] = []
         self._rank, self._world = 0, 1
-        self.skipped: dict[str, str] = {}  # key -> why the record cannot be used
+        self.left_out = DefectReport()
+        self._go_to(-1, stream.state_dict())
+
+    def _go_to(
+        self, number: int, start: Mapping[str, Any], unsettled: Mapping[str, int] | None = None
+    ) -> None:
+        """Be where the pool of this number was drawn from ``start``, the loss before it not settled yet."""
+        self._stream.load_state_dict(start)
+        self._number, self._drawn = number, number
+        self._start, self._unsettled, self._lost = dict(start), dict(unsettled or {}), dict(unsettled or {})
+        self._ahead: deque[_Pool[E]] = deque()
+        self._batches: list[list[E]] = []
+        self._given = 0
 
     def __iter__(self) -> PooledBatches[E, B]:
         return self
@@ -197,64 +133,117 @@ class PooledBatches(Generic[E, B]):
         return self.next()
 
     def next(self) -> B:
-        if self._given == len(self._batches):
-            self._start = self._stream.state_dict()
-            self._pool_number += 1
-            self._fill()
-            self._given = 0
+        dry = 0
+        while self._given == len(self._batches):
+            self._advance()
+            dry += not self._batches
+            if dry == DRY_POOLS:
+                raise DataError(
+                    f"data: expected usable records, found none in {dry * self._pool} draws:\n{self.left_out}"
+                )
         batch = self._collate(self._batches[self._given])
         self._given += 1
         return batch
 
-    def _fill(self) -> None:
-        draws = [self._stream.next() for _ in range(self._pool * self._world)][self._rank :: self._world]
-        examples = [e for e in map(self._try, draws) if e is not None]
-        if not examples:
-            raise DataError(
-                f"data: expected usable records, found none in {self._pool} draws; last reasons: "
-                + "; ".join(f"{key}: {reason}" for key, reason in [*self.skipped.items()][-3:])
-            )
-        rng = random.Random((self._seed * 1_000_003 + self._pool_number) * self._world + self._rank)
-        self._batches = cut_batches(examples, self._budget, rng)
+    def _advance(self) -> None:
+        """The next pool's batches; the pool two further on is drawn."""
+        if not self._ahead:
+            self._draw()
+            self._stream.settle(self._lost)
+            self._draw()
+        pool = self._ahead.popleft()
+        if not pool.tickets:
+            raise StopIteration
+        examples, lost = self._collect(pool)
+        self._number, self._start, self._unsettled, self._lost = pool.number, pool.start, self._lost, lost
+        rng = random.Random((self._seed * 1_000_003 + pool.number) * self._world + self._rank)
+        self._batches, self._given = cut_batches(examples, self._budget, rng), 0
+        self._stream.settle(lost)
+        self._draw()
 
-    def _try(self, draw: Draw) -> E | None:
-        """The one border where a bad record is caught: it is named once, counted, and left out."""
-        try:
-            return self._build(draw)
-        except ValueError as error:
-            if draw.sample.key not in self.skipped:
-                _LOG.warning("left out %s: %s", draw.sample.key, error)
-            self.skipped[draw.sample.key] = str(error)
-            return None
+    def _draw(self) -> None:
+        start = self._stream.state_dict()
+        tickets = [t for t in (self._stream.next() for _ in range(self._pool)) if t is not None]
+        self._drawn += 1
+        self._ahead.append(_Pool(self._drawn, start, tickets, self._crew.send(tickets)))
+
+    def _collect(self, pool: _Pool[E]) -> tuple[list[E], dict[str, int]]:
+        """A pool's examples, and how many draws of each pair gave none."""
+        examples: list[E] = []
+        lost: dict[str, int] = {}
+        for ticket, outcome in zip(pool.tickets, pool.outcomes, strict=True):
+            examples += outcome.examples
+            missing = 1 - len(outcome.examples)
+            if missing:
+                name = self._stream.pairs[ticket.pair].name
+                lost[name] = lost.get(name, 0) + missing
+            note(self.left_out, outcome.defects)
+        return examples, lost
 
     def share(self, rank: int, world: int) -> None:
-        """Of every ``world`` draws take one: this process's share."""
+        """Draw this process's share, one of ``world``. Before the first batch."""
         self._rank, self._world = rank, world
+        self._stream.share(rank, world)
 
     def go_behind(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Begin a pool behind the furthest of these states; what was left of older pools comes next epoch."""
-        furthest = max(states, key=lambda state: int(state["pool"]))
-        self._stream.load_state_dict(furthest["stream"])
-        for _ in range(self._pool * len(states) if furthest["pool"] >= 0 else 0):
-            self._stream.next()
-        self._pool_number, self._batches, self._given = int(furthest["pool"]), [], 0
+        number = max(int(state["pool"]) for state in states)
+        self._stream.go_behind([state["stream"] for state in states], self._pool if number >= 0 else 0)
+        self._go_to(number, self._stream.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"stream": self._start, "pool": self._pool_number, "given": self._given}
+        return {
+            "stream": self._start,
+            "unsettled": self._unsettled,
+            "pool": self._number,
+            "given": self._given,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Rebuild the pool the state points into and skip what was handed out."""
-        self._start = dict(state["stream"])
-        self._stream.load_state_dict(self._start)
-        self._pool_number = int(state["pool"])
-        self._given = int(state["given"])
-        self._batches = []
-        if self._pool_number >= 0:
-            self._fill()
+        number = int(state["pool"])
+        self._go_to(max(number, 0) - 1, state["stream"], state["unsettled"])
+        if number >= 0:
+            self._advance()
+            self._given = int(state["given"])
+
+    def close(self) -> str:
+        """End the worker processes, if there are any; says which draws gave nothing, and why."""
+        self._crew.close()
+        return str(self.left_out)
+
+
+def note(report: DefectReport, defects: Sequence[Defect]) -> None:
+    """Count what was left out; the first of each kind are told at once, unless they are only not wanted."""
+    for defect in defects:
+        report.add(defect)
+        if report.counts[defect.kind] <= KEPT and defect.kind is not Kind.UNWANTED:
+            _LOG.warning("left out: %s", defect)
+
+
+def examples_once(pairs: Sequence[Pair], build: Callable[[Draw], E], limit: int | None = None) -> list[E]:
+    """Each sample of each pair once, in a fixed order, until ``limit`` of a pair are usable."""
+    read = Reader(pairs, build)
+    report = DefectReport()
+    found: list[E] = []
+    for number, pair in enumerate(pairs):
+        enough = len(found) + (limit or len(pair.samples))
+        for position in range(len(pair.samples)):
+            if len(found) >= enough:
+                break
+            outcome = read(Ticket(number, position))
+            found += outcome.examples
+            note(report, outcome.defects)
+    return found
 
 
 def fixed_batches(
-    draws: Iterable[Draw], build: Callable[[Draw], E], collate: Callable[[Sequence[E]], B], budget: int
+    pairs: Sequence[Pair],
+    build: Callable[[Draw], E],
+    collate: Callable[[Sequence[E]], B],
+    budget: int,
+    limit: int | None = None,
 ) -> list[B]:
-    """All draws as batches in one fixed order: for validation."""
-    return [collate(batch) for batch in cut_batches([build(d) for d in draws], budget, random.Random(0))]
+    """Samples of all pairs, at most ``limit`` of each, as batches in one fixed order: for validation."""
+    examples = examples_once(pairs, build, limit)
+    return [collate(batch) for batch in cut_batches(examples, budget, random.Random(0))]

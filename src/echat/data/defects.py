@@ -45,6 +45,7 @@ class Kind(StrEnum):
     SILENT_AUDIO = "silent-audio"
     TOO_SHORT = "too-short"
     TOO_LONG = "too-long"
+    UNWANTED = "unwanted"  # nothing wrong: the recipe asks for other records, or the task for other fields
     BAD_RECORD = "bad-record"  # anything else a record was refused for
 
 

@@ -7,16 +7,18 @@ place in the data.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from echat.audio.features import llm_frames
-from echat.data.sample import AudioRef, DataError, Sample
-from echat.data.sounds import AugmentConfig, Sounds
+from echat.data.defects import Kind
+from echat.data.filters import FilterConfig, refusal, refuse_length, refuse_speech
+from echat.data.sample import AudioRef, Sample
+from echat.data.serving import serves
+from echat.data.sounds import AugmentConfig, Sounds, mel_of
 from echat.data.stream import Draw
-from echat.dialogue.labels import VALUES, LabelKind, Labels
 from echat.dialogue.rendering import Audio, Segment, Speech, Text, hearing, render
 from echat.dialogue.tasks import Profile, Task, get_task
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
@@ -47,50 +49,6 @@ class CachedTokenizer:
 
     def __len__(self) -> int:
         return len(self._tokenizer)
-
-
-def serves(sample: Sample, task: Task, heard_as_text: bool = False) -> bool:
-    """Has the sample what the task hears and writes?"""
-    if task.hears == "audio" and not (sample.text if heard_as_text else sample.audio):
-        return False
-    if task.hears == "text" and not sample.text and not (task.writes_speech and sample.reply):
-        return False
-    if task.writes_speech and not sample.speech_ids:
-        return False
-    if task.understands:
-        return _serves_understanding(sample, task)
-    if task.name in ("tts", "tts_stream"):
-        return True
-    if not sample.reply:
-        return False
-    if task.hears == "text":
-        return _unmarked(sample.labels)
-    if task.thinks == "label":
-        return bool(sample.text) and _known(sample.labels, ("age", "gender", "emotion", "sound_event"))
-    return task.thinks is None or bool(sample.thought)
-
-
-def _serves_understanding(sample: Sample, task: Task) -> bool:
-    """Words where it transcribes, a known label where it labels, a target where none can be made."""
-    if sample.target is not None:
-        return sample.task == task.name
-    if task.name in ("asr_timestamps", "asr_punctuation"):
-        return False
-    if task.name == "asr_chat" and not sample.reply:
-        return False
-    if task.transcribes and not sample.text:
-        return False
-    return not task.labels or _known(sample.labels, task.labels)
-
-
-def _known(labels: Labels, kinds: Sequence[LabelKind]) -> bool:
-    return any(getattr(labels, kind) is not None for kind in kinds)
-
-
-def _unmarked(labels: Labels) -> bool:
-    """Would the words alone call for this reply? Typed words must not get answers to cues unseen."""
-    plain = (None, "none", "neutral", "adult")
-    return all(value in plain for value in (labels.age, labels.emotion, labels.sound_event))
 
 
 def conversation_of(
@@ -149,9 +107,9 @@ class DialogueExample:
     heard: tuple[tuple[int, ...] | None, ...] = ()  # per clip: words and cues as text ids, None = not known
 
     @property
-    def cost(self) -> int:
-        """Work in units of one position of the language model."""
-        return len(self.ids) + sum(len(mel) for mel in self.mels) // ENCODER_SHARE
+    def sizes(self) -> tuple[int, int]:
+        """Positions of the language model, and the work of the encoder in the same unit."""
+        return len(self.ids), sum(len(mel) for mel in self.mels) // ENCODER_SHARE
 
 
 @dataclass
@@ -170,14 +128,17 @@ class DialogueBuilder:
     )
     blank: int = 0  # the id between spread ones
     learn_heard: bool = False  # text in the place of sound is itself to be predicted, where it is not spread
+    filters: FilterConfig = field(default_factory=FilterConfig)
 
     def __call__(self, draw: Draw) -> DialogueExample:
+        """Raises DataError or AudioError for a record that cannot be learned from."""
         task = get_task(draw.task)
         sample = draw.sample
+        self._refuse(draw, task)
         rng = np.random.default_rng(draw.seed)
         hears = task.hears == "audio" and not draw.as_text
-        past = [None if draw.as_text else self._mel(turn.audio, rng) for turn in sample.history]
-        audio = self._mel(sample.audio, rng) if hears else None
+        past = [self._mel(sample, turn.audio, rng) if hears else None for turn in sample.history]
+        audio = self._mel(sample, sample.audio, rng) if hears else None
         conversation = conversation_of(sample, task, audio, past, draw.as_text)
         segments = render(conversation, task, self.tokenizer, self.vocabulary, self.profile)
         if draw.as_text and self.spread and rng.random() < SPREAD_SHARE:
@@ -186,15 +147,23 @@ class DialogueBuilder:
             segments = self._at_heard(segments, lambda text: replace(text, learn=True))
         example = lay_out(segments, sample.key, task, self.vocabulary)
         if len(example.ids) > self.max_positions:
-            raise DataError(
-                f"{sample.source}, record {sample.key}, task {task.name}: expected at most "
-                f"{self.max_positions} positions, found {len(example.ids)}; "
-                "raise data.max_positions or leave the record out"
+            raise refusal(
+                sample,
+                Kind.TOO_LONG,
+                f"task {task.name}: expected at most {self.max_positions} positions, found "
+                f"{len(example.ids)}; raise data.max_positions or leave the record out",
             )
         if self.spelled_languages and audio is not None:
             unknown = (None,) * (len(example.mels) - 1)  # clips of earlier turns
             example = replace(example, heard=(*unknown, self._spell(sample)))
         return example
+
+    def _refuse(self, draw: Draw, task: Task) -> None:
+        """Raise DataError for a record that lacks what the task needs, or says what cannot be learned."""
+        if not serves(draw.sample, task, draw.as_text):
+            reason = f"task {task.name}: expected what the task hears and writes, found some of it missing"
+            raise refusal(draw.sample, Kind.UNWANTED, reason)
+        refuse_speech(draw.sample, task, self.vocabulary.codec_size, self.filters)
 
     def _at_heard(self, segments: Sequence[Segment], change: Callable[[Text], Text]) -> list[Segment]:
         """The segments, the text between the markers of the user's sound changed."""
@@ -219,10 +188,12 @@ class DialogueBuilder:
         text = hearing(sample.text, sample.labels)
         return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else None
 
-    def _mel(self, ref: AudioRef | None, rng: np.random.Generator) -> np.ndarray | None:
+    def _mel(self, sample: Sample, ref: AudioRef | None, rng: np.random.Generator) -> np.ndarray | None:
         if ref is None:
             return None
-        return self.sounds.mel(ref, self.augment, rng)
+        waveform = self.sounds.read(ref)
+        refuse_length(sample, ref, len(waveform), self.filters)
+        return mel_of(waveform, self.augment, rng)
 
 
 def lay_out(segments: Sequence[Segment], key: str, task: Task, vocabulary: Vocabulary) -> DialogueExample:
@@ -257,60 +228,3 @@ def lay_out(segments: Sequence[Segment], key: str, task: Task, vocabulary: Vocab
         mels=tuple(mels),
         writes_speech=task.writes_speech,
     )
-
-
-CTC_LABELS: tuple[Literal["age", "gender", "emotion", "sound_event"], ...] = (
-    "age",
-    "gender",
-    "emotion",
-    "sound_event",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechExample:
-    """A clip, the units spoken in it and what the voice tells."""
-
-    key: str
-    task: str
-    mel: np.ndarray  # (frames, n_mels)
-    targets: tuple[int, ...] | None  # unit ids from 1 up (0 is the CTC blank); None = words not known
-    labels: tuple[int, ...]  # one class index per kind of CTC_LABELS, IGNORE = not known
-
-    @property
-    def cost(self) -> int:
-        return len(self.mel) // ENCODER_SHARE
-
-
-@dataclass
-class SpeechBuilder:
-    """Draw -> SpeechExample with characters as units."""
-
-    characters: str  # unit i + 1 is characters[i]
-    text_languages: tuple[str, ...]  # texts in other languages are not spelled
-    sounds: Sounds
-    augment: AugmentConfig | None = None
-
-    def __call__(self, draw: Draw) -> SpeechExample:
-        sample = draw.sample
-        if sample.audio is None:
-            raise DataError(f"{sample.source}, record {sample.key}: expected audio, found none")
-        mel = self.sounds.mel(sample.audio, self.augment, np.random.default_rng(draw.seed))
-        labels = tuple(_class_index(sample.labels, kind) for kind in CTC_LABELS)
-        return SpeechExample(sample.key, draw.task, mel, self._units(sample), labels)
-
-    def _units(self, sample: Sample) -> tuple[int, ...] | None:
-        if not sample.text or sample.language not in (None, *self.text_languages):
-            return None
-        return tuple(self.characters.index(c) + 1 for c in spoken_form(sample.text) if c in self.characters)
-
-
-def _class_index(labels: Labels, kind: LabelKind) -> int:
-    value = getattr(labels, kind)
-    return IGNORE if value is None else VALUES[kind].index(value)
-
-
-def spoken_form(text: str) -> str:
-    """Words in one form for every corpus: lower case, no punctuation but apostrophes, single blanks."""
-    kept = (c if c.isalnum() or c in "' " else " " for c in text.lower().replace("’", "'"))
-    return " ".join("".join(kept).split())

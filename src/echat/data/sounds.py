@@ -6,6 +6,7 @@ All chance comes from the generator passed in, so a sound depends on nothing but
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +18,7 @@ from echat.audio.features import SAMPLE_RATE, log_mel
 from echat.audio.waveform import read
 from echat.config import Config
 from echat.data.sample import AudioRef
+from echat.data.storage import is_url
 
 NOISE_SECONDS = 20  # of each noise colour kept in memory
 
@@ -39,31 +41,47 @@ class AugmentConfig(Config):
 
 
 class Sounds:
-    """Reads sound as 16 kHz; keeps what it read in memory as int16 (6 h take 0.7 GB)."""
+    """Reads sound as 16 kHz; the latest ``cache_mb`` of it stay in memory as int16 (6 h take 0.7 GB).
 
-    def __init__(self, keep: bool = True) -> None:
-        self._keep = keep
-        self._memory: dict[AudioRef, np.ndarray] = {}
+    Keeping or forgetting changes nothing but the time: sound is rounded to int16 either way.
+    """
+
+    def __init__(self, cache_mb: float = 1000.0) -> None:
+        self._room = int(cache_mb * 1e6)  # bytes left; below 0 something has to go
+        self._memory: OrderedDict[AudioRef, np.ndarray] = OrderedDict()
 
     def read(self, ref: AudioRef) -> np.ndarray:
-        """(samples,) float32 in [-1, 1]."""
+        """(samples,) float32 in [-1, 1]. Raises AudioError or DataError."""
         stored = self._memory.get(ref)
         if stored is None:
-            waveform, _ = read(ref.path, SAMPLE_RATE)
-            begin = round((ref.start_seconds or 0.0) * SAMPLE_RATE)
-            end = None if ref.end_seconds is None else round(ref.end_seconds * SAMPLE_RATE)
-            stored = np.clip(np.round(waveform[begin:end].numpy() * 32768.0), -32768, 32767).astype(np.int16)
-            if self._keep:
-                self._memory[ref] = stored
+            stored = _decoded(ref)
+            self._keep(ref, stored)
+        else:
+            self._memory.move_to_end(ref)
         return stored.astype(np.float32) / 32768.0
 
-    def mel(self, ref: AudioRef, augment: AugmentConfig | None, rng: np.random.Generator) -> np.ndarray:
-        """(frames, n_mels) float32; varied when ``augment`` is given."""
-        waveform = self.read(ref)
-        if augment is None:
-            return log_mel(torch.from_numpy(waveform)).numpy()
-        mel = log_mel(torch.from_numpy(vary_waveform(waveform, augment, rng)))
-        return vary_mel(mel, augment, rng).numpy()
+    def _keep(self, ref: AudioRef, stored: np.ndarray) -> None:
+        self._memory[ref] = stored
+        self._room -= stored.nbytes
+        while self._room < 0:
+            _, oldest = self._memory.popitem(last=False)
+            self._room += oldest.nbytes
+
+
+def _decoded(ref: AudioRef) -> np.ndarray:
+    """(samples,) int16 at 16 kHz."""
+    source = ref.path if ref.is_file and not is_url(ref.path) else ref.read_bytes()
+    start, end = ref.start_seconds, ref.end_seconds
+    waveform, _ = read(source, SAMPLE_RATE, name=ref.where, start_seconds=start, end_seconds=end)
+    return np.clip(np.round(waveform.numpy() * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def mel_of(waveform: np.ndarray, augment: AugmentConfig | None, rng: np.random.Generator) -> np.ndarray:
+    """(frames, n_mels) float32; varied when ``augment`` is given."""
+    if augment is None:
+        return log_mel(torch.from_numpy(waveform)).numpy()
+    mel = log_mel(torch.from_numpy(vary_waveform(waveform, augment, rng)))
+    return vary_mel(mel, augment, rng).numpy()
 
 
 @lru_cache(maxsize=len(augmentation.NOISE_COLOURS))

@@ -1,26 +1,37 @@
-"""Where a recipe's data come from: manifests, the tasks each serves, and their weights."""
+"""Where a recipe's data come from: corpora, the tasks each serves, and their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from pydantic import Field
 
 from echat.config import Config
-from echat.data.corpus import read_raw
-from echat.data.examples import serves, spoken_form
-from echat.data.manifest import read_manifest
-from echat.data.sample import DataError, Sample
+from echat.data.corpus import Records, open_corpus
+from echat.data.defects import DataError, Defect, DefectReport, Kind
+from echat.data.filters import refusal
+from echat.data.sample import Sample
+from echat.data.serving import serves
+from echat.data.speech_examples import spoken_form
+from echat.data.storage import exists, is_url
 from echat.data.stream import MixtureStream, Pair
+from echat.data.turns import prefixes
 from echat.dialogue.tasks import get_task
+
+_LOG = logging.getLogger(__name__)
+
+REMOTE_BLOCK = 1000  # records: the published size of a shard
 
 
 class SourceConfig(Config):
     """One corpus in the mixture."""
 
-    path: str  # manifest.jsonl of ours, or a raw list of the published format (``format: raw``)
-    format: str = Field("manifest", pattern="^(manifest|raw)$")
+    path: str  # manifest.jsonl of ours, or a list of the published formats; local or an object store's URL
+    format: str = Field("manifest", pattern="^(auto|manifest|raw|shard|combine)$")
+    root: str | None = None  # where relative names in a list begin; None: found out
+    tar_root: str | None = None  # folder of the tars of combine lists that name none
     tasks: dict[str, float] = {}  # task -> weight inside the source; empty: each record's own task
     weight: float = Field(1.0, gt=0)  # share of the source in the mixture
     split: str | None = None  # keep the records of this split only
@@ -29,62 +40,186 @@ class SourceConfig(Config):
     min_seconds: float = 0.1  # records outside these bounds are left out (where the duration is stated)
     max_seconds: float = 30.0
     as_text: bool = False  # words and cues as text in the place of the question's sound
+    every_turn: bool = False  # each earlier turn of a dialogue is a sample, too
     optional: bool = False  # the mixture goes on without the source when its file is not there
+    scan: bool | None = (
+        None  # look through all records at the start for those that serve; None: unless sharded
+    )
+    near: int | None = Field(
+        None, ge=0
+    )  # blocks of so many records are shuffled, few at a time; 0: all at once
+
+    @property
+    def scans(self) -> bool:
+        """Shards are not read before their records are drawn, so start-up does not grow with the corpus."""
+        return self.format in ("manifest", "raw") if self.scan is None else self.scan
+
+    @property
+    def block(self) -> int:
+        """Records of a block that are drawn at about the same time: a remote shard is worth fetching once."""
+        if self.near is not None:
+            return self.near
+        return REMOTE_BLOCK if is_url(self.path) and not self.scans else 0
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The records of a corpus that a source and a purpose want; asking for another one raises DataError."""
+
+    records: Records
+    config: SourceConfig
+    able: Callable[[Sample], bool]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        sample = self.records[index]
+        if not _wanted(sample, self.config):
+            raise refusal(sample, Kind.UNWANTED, "expected the split, language and duration of the source")
+        if not self.able(sample):
+            raise refusal(sample, Kind.UNWANTED, "expected what the task hears and writes")
+        return _in_form(sample, self.config)
 
 
 def read_source(config: SourceConfig) -> list[Sample]:
-    """The records the source contributes."""
-    samples = read_raw(config.path) if config.format == "raw" else read_manifest(config.path, config.split)
-    kept = [sample for sample in samples if _wanted(sample, config)]
+    """The records the source contributes, all in memory."""
+    records = open_source(config)
+    kept = [_in_form(sample, config) for sample in _readable(records) if _wanted(sample, config)]
     if not kept:
         raise DataError(
-            f"source {config.path}: expected records within its limits, found 0 of {len(samples)}"
+            f"source {config.path}: expected records within its limits, found 0 of {len(records)}"
         )
-    if config.spoken_form:
-        kept = [
-            replace(sample, text=spoken_form(sample.text) if sample.text else sample.text) for sample in kept
-        ]
+    if len(kept) < len(records):
+        _LOG.info("source %s: %d of %d records", config.path, len(kept), len(records))
     return kept
 
 
+def open_source(config: SourceConfig) -> Records:
+    """The corpus of a source, nothing left out. A recipe's audio may lie anywhere."""
+    return open_corpus(config.path, config.format, root=config.root, tar_root=config.tar_root, within="/")
+
+
+def _readable(records: Records) -> list[Sample]:
+    """All records that can be read; the first ten defects of each kind are named."""
+    found: list[Sample] = []
+    report = DefectReport()
+    for index in range(len(records)):
+        try:
+            found.append(records[index])
+        except DataError as error:
+            report.add(error.defect)
+    if report:
+        _LOG.warning("left out:\n%s", report)
+    return found
+
+
 def _wanted(sample: Sample, config: SourceConfig) -> bool:
+    if config.split is not None and sample.split != config.split:
+        return False
     if config.languages and sample.language is not None and sample.language not in config.languages:
         return False
     return sample.seconds is None or config.min_seconds <= sample.seconds <= config.max_seconds
 
 
-def mixture_pairs(configs: Sequence[SourceConfig], seed: int) -> list[Pair]:
-    """(source, task) pairs with the samples that can serve the task."""
-    return [pair for config in configs for pair in _source_pairs(config, seed)]
+def _in_form(sample: Sample, config: SourceConfig) -> Sample:
+    return replace(sample, text=spoken_form(sample.text)) if config.spoken_form and sample.text else sample
 
 
-def _source_pairs(config: SourceConfig, seed: int) -> list[Pair]:
-    from pathlib import Path
+def mixture_pairs(configs: Sequence[SourceConfig], seed: int, temperature: float | None = None) -> list[Pair]:
+    """(source, task) pairs with the samples that serve the task; ``temperature`` as in :func:`mixture`."""
+    return [
+        pair
+        for config, records, weight in _weighed(configs, temperature)
+        for pair in _task_pairs(config, records, weight, seed)
+    ]
 
-    if config.optional and not Path(config.path).is_file():
-        return []
-    samples = read_source(config)
-    tasks = config.tasks or _own_tasks(samples)
+
+def single_pairs(
+    configs: Sequence[SourceConfig], purpose: str, able: Callable[[Sample], bool], seed: int
+) -> list[Pair]:
+    """One pair for each source: the samples ``able`` to serve a purpose that is no dialogue task."""
+    return [
+        _pair(config, purpose, records, able, weight, seed) for config, records, weight in _weighed(configs)
+    ]
+
+
+def mixture(
+    configs: Sequence[SourceConfig], seed: int, temperature: float | None = None, epochs: int | None = None
+) -> MixtureStream:
+    """The mixture of all sources; endless, or so many epochs of each.
+
+    With ``temperature`` T the weight of a source is multiplied by its size to the power of 1 / T: with 1
+    every record counts the same, with large T every source.
+    """
+    return MixtureStream(mixture_pairs(configs, seed, temperature), epochs)
+
+
+def _weighed(
+    configs: Sequence[SourceConfig], temperature: float | None = None
+) -> list[tuple[SourceConfig, Records, float]]:
+    """The sources that are there, opened, with their weights."""
+    there = [config for config in configs if not config.optional or exists(config.path)]
+    opened = [(config, read_source(config) if config.scans else open_source(config)) for config in there]
+    power = 0.0 if temperature is None else 1.0 / temperature
+    return [(config, records, config.weight * len(records) ** power) for config, records in opened]
+
+
+def _task_pairs(config: SourceConfig, records: Records, weight: float, seed: int) -> list[Pair]:
+    tasks = dict[str | None, float](config.tasks.items()) or _own_tasks(config, records)
     total = sum(tasks.values())
-    pairs = []
-    for name, weight in tasks.items():
-        task = get_task(name)
-        able = [s for s in samples if s.task in (None, name) and serves(s, task, config.as_text)]
-        pairs.append(Pair(config.path, name, able, config.weight * weight / total, seed, config.as_text))
-    return pairs
+    return [
+        _pair(config, name, records, _serving(config, name), weight * share / total, seed)
+        for name, share in tasks.items()
+    ]
 
 
-def _own_tasks(samples: Sequence[Sample]) -> dict[str, float]:
-    """Tasks the records name themselves, weighted by how many do."""
-    counts: dict[str, float] = {}
-    for sample in samples:
+def _pair(
+    config: SourceConfig,
+    name: str | None,
+    records: Records,
+    able: Callable[[Sample], bool],
+    weight: float,
+    seed: int,
+) -> Pair:
+    if isinstance(records, list):
+        chosen: Records = [sample for sample in records if able(sample)]
+    else:
+        chosen = Selected(records, config, able)
+    return Pair(config.path, name, chosen, weight, seed, config.as_text, config.every_turn, config.block)
+
+
+def _serving(config: SourceConfig, name: str | None) -> Callable[[Sample], bool]:
+    """Can a sample serve the task (None: its own)?"""
+
+    def able(sample: Sample) -> bool:
+        if config.every_turn and any(map(able_now, prefixes(sample))):
+            return True
+        return able_now(sample)
+
+    def able_now(sample: Sample) -> bool:
+        if name is not None and sample.task not in (None, name):
+            return False
+        own = name or sample.task
+        return own is not None and serves(sample, get_task(own), config.as_text)
+
+    return able
+
+
+def _own_tasks(config: SourceConfig, records: Records) -> dict[str | None, float]:
+    """Tasks the records name themselves, weighted by how many do; unscanned: whichever each names."""
+    if not isinstance(records, list):
+        return {None: 1.0}
+    counts: dict[str | None, float] = {}
+    for sample in records:
         if sample.task is not None:
             counts[sample.task] = counts.get(sample.task, 0.0) + 1.0
     if not counts:
-        raise DataError("source: expected `tasks:` in the recipe, as the records name none of their own")
+        raise DataError(
+            Defect(
+                Kind.MISSING_FIELD,
+                config.path,
+                reason="expected `tasks:` in the recipe, as the records name none of their own",
+            )
+        )
     return counts
-
-
-def mixture(configs: Sequence[SourceConfig], seed: int) -> MixtureStream:
-    """The endless mixture of all sources."""
-    return MixtureStream(mixture_pairs(configs, seed))

@@ -23,7 +23,7 @@ from echat.train.checkpoints import (
     seed_everything,
 )
 from echat.train.log import RunLog, SilentLog
-from echat.train.objective import Loss, Objective
+from echat.train.objective import AnyBatch, Loss, Objective
 from echat.train.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from echat.train.ranks import Ranks, add_up, join, leave
 from echat.train.recipe import Recipe, choose_learning, load_recipe, objective_module
@@ -61,7 +61,12 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
         if progress.step == 0:
             log.say(to_yaml(recipe))
         log.say(_describe(objective, learning, progress))
-        _loop(recipe, objective, optimizer, progress, log, terminated, ranks)
+        try:
+            _loop(recipe, objective, optimizer, progress, log, terminated, ranks)
+        finally:
+            left_out = objective.batches.close()
+        if left_out:
+            log.say(f"left out of the data, counted each time:\n{left_out}")
         if _done(recipe, progress) < 1.0:
             log.say(f"stopped after step {progress.step}, all saved; go on with --resume")
         elif ranks.leads:
@@ -101,7 +106,14 @@ def _loop(
         progress.step += 1
         progress.samples += step.samples
         progress.seconds = shares[0][1]  # one clock for all ranks
-        values = {"loss": step.total / count, "targets": count, "lr": lr, "grad_norm": norm}
+        padding = sum(step.padding) / len(step.padding)
+        values = {
+            "loss": step.total / count,
+            "targets": count,
+            "lr": lr,
+            "grad_norm": norm,
+            "padding": padding,
+        }
         log.step(progress, _done(recipe, progress), values, step.means())
         if validation and progress.step % recipe.validate_steps == 0 and ranks.leads:
             log.validation(progress.step, validate(recipe, objective, validation))
@@ -119,12 +131,14 @@ class StepSums:
     total: float = 0.0
     count: float = 0.0
     samples: int = 0
+    padding: list[float] = field(default_factory=list)  # of each micro-batch
     parts: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def add(self, loss: Loss, samples: int) -> None:
+    def add(self, loss: Loss, batch: AnyBatch) -> None:
         self.total += float(loss.total.detach())
         self.count += loss.count
-        self.samples += samples
+        self.samples += len(batch.keys)
+        self.padding.append(batch.padding)
         found = {name: (float(part), float(size)) for name, (part, size) in loss.parts.items()}
         self.parts = add_up([self.parts, found])
 
@@ -138,6 +152,7 @@ def _joined(shares: Sequence[dict[str, Any]]) -> StepSums:
         sum(share["total"] for share in shares),
         sum(share["count"] for share in shares),
         sum(share["samples"] for share in shares),
+        [padding for share in shares for padding in share["padding"]],
         add_up([share["parts"] for share in shares]),
     )
 
@@ -156,7 +171,7 @@ def _accumulate(recipe: Recipe, objective: Objective, progress: Progress) -> Ste
                 "the weights are untouched: look at these records, or lower optimizer.lr and resume"
             )
         loss.total.backward()  # type: ignore[no-untyped-call]
-        sums.add(loss, len(batch.keys))
+        sums.add(loss, batch)
     return sums
 
 
@@ -168,7 +183,7 @@ def validate(recipe: Recipe, objective: Objective, batches: Sequence[Any]) -> di
     for batch in batches:
         with _autocast(recipe):
             loss = objective.loss(batch.to(torch.device(recipe.device)))
-        sums.add(replace(loss, parts={**loss.parts, "loss": (loss.total, loss.count)}), len(batch.keys))
+        sums.add(replace(loss, parts={**loss.parts, "loss": (loss.total, loss.count)}), batch)
     objective.module.train()
     return sums.means()
 

@@ -35,6 +35,10 @@ class AnyBatch(Protocol):
     def keys(self) -> tuple[str, ...]:
         """Keys of the samples inside, to name a batch that went wrong and to count samples."""
 
+    @property
+    def padding(self) -> float:
+        """Share of the positions that hold nothing."""
+
     def to(self, device: torch.device) -> AnyBatch: ...
 
 
@@ -53,6 +57,9 @@ class BatchSource(Protocol):
 
     def go_behind(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Begin behind everything that sources in these states had begun, on whatever number of processes."""
+
+    def close(self) -> str:
+        """End what runs for it, and say what was left out and why; empty when nothing was."""
 
 
 class Objective(Protocol):

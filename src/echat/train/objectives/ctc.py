@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from echat.checkpoint import write_tensors
 from echat.config import save_config
-from echat.data.batching import PooledBatches, SpeechBatch, collate_speech, fixed_batches
-from echat.data.examples import CTC_LABELS, IGNORE, SpeechBuilder, SpeechExample
-from echat.data.sample import Sample
+from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
+from echat.data.collating import SpeechBatch, collate_speech
+from echat.data.examples import IGNORE
+from echat.data.filters import FilterConfig
 from echat.data.sounds import AugmentConfig, Sounds
-from echat.data.sources import SourceConfig, read_source
-from echat.data.stream import MixtureStream, Pair, once
+from echat.data.sources import SourceConfig, single_pairs
+from echat.data.speech_examples import CTC_LABELS, SpeechBuilder, SpeechExample, teaches
+from echat.data.stream import MixtureStream, Pair
 from echat.dialogue.labels import VALUES
 from echat.model.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
@@ -32,7 +34,7 @@ from echat.train.start import init_from
 TASK = "ctc"
 
 
-class Settings(Recipe):
+class Settings(Recipe, LoadingConfig):
     """Recipe of the encoder's pre-training."""
 
     objective: Literal["ctc"] = "ctc"
@@ -44,8 +46,8 @@ class Settings(Recipe):
     validation: tuple[SourceConfig, ...] = ()
     validation_records: int = 64  # per source
     augment: AugmentConfig | None = None
-    batch_cost: int = 2000  # work per micro-batch: count x (longest mel / 4)
-    pool: int = 256  # samples sorted by length together
+    filters: FilterConfig = FilterConfig()
+    batch_cost: int = Field(2000, gt=0)  # work per micro-batch: count x (longest mel / 4)
 
 
 class CTCEncoder(nn.Module):
@@ -74,32 +76,26 @@ class CTCObjective:
         self.recipe = recipe
         self.module = CTCEncoder(recipe.encoder, len(recipe.characters))
         init_from(self.module, recipe.init_from)
-        self._sounds = Sounds()
+        self._sounds = Sounds(recipe.sound_cache_mb)
         stream = MixtureStream(self._pairs(recipe.sources))
         build = self._builder(recipe.augment)
         self.batches: PooledBatches[SpeechExample, SpeechBatch] = PooledBatches(
-            stream, build, collate_speech, recipe.batch_cost, recipe.pool, recipe.seed
+            stream, build, collate_speech, recipe.batch_cost, recipe.pool, recipe.seed, recipe.workers
         )
 
     def _pairs(self, sources: Sequence[SourceConfig]) -> list[Pair]:
-        pairs = []
-        for source in sources:
-            if source.optional and not Path(source.path).is_file():
-                continue
-            able = [sample for sample in read_source(source) if self._teaches(sample)]
-            pairs.append(Pair(source.path, TASK, able, source.weight, self.recipe.seed))
-        return pairs
-
-    def _teaches(self, sample: Sample) -> bool:
-        labels = any(getattr(sample.labels, kind) is not None for kind in CTC_LABELS)
-        return sample.audio is not None and (labels or bool(sample.text))
+        return single_pairs(sources, TASK, teaches, self.recipe.seed)
 
     def _builder(self, augment: AugmentConfig | None) -> SpeechBuilder:
-        return SpeechBuilder(self.recipe.characters, self.recipe.text_languages, self._sounds, augment)
+        recipe = self.recipe
+        return SpeechBuilder(recipe.characters, recipe.text_languages, self._sounds, augment, recipe.filters)
 
     def validation(self) -> list[SpeechBatch]:
-        draws = once(self._pairs(self.recipe.validation), self.recipe.validation_records)
-        return fixed_batches(draws, self._builder(None), collate_speech, self.recipe.batch_cost)
+        recipe = self.recipe
+        pairs = self._pairs(recipe.validation)
+        return fixed_batches(
+            pairs, self._builder(None), collate_speech, recipe.batch_cost, recipe.validation_records
+        )
 
     def loss(self, batch: SpeechBatch) -> Loss:
         scores, lens, label_scores = self.module(batch.mel, batch.mel_lens)

@@ -61,6 +61,8 @@ class FlowBatch:
     mel_lens: Tensor  # (batch,)
     embedding: Tensor  # (batch, 192)
 
+    padding = 0.0  # all cut to one length
+
     def to(self, device: torch.device) -> FlowBatch:
         return moved(self, device)
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from echat.audio.features import SAMPLE_RATE, VOCODER_RATE
-from echat.audio.waveform import read, resample
+from echat.audio.resampling import resample
+from echat.audio.waveform import read
 from echat.data.manifest import read_manifest
 from echat.data.sample import AudioRef, DataError, Sample
 
@@ -101,6 +102,9 @@ class DrawnBatches(Generic[B]):
 
     def go_behind(self, states: Sequence[Mapping[str, Any]]) -> None:
         self._number = max(int(state["number"]) for state in states) + self._rank
+
+    def close(self) -> str:
+        return ""
 
 
 def neighbours(clips: Sequence[Clip], seconds: float, generator: torch.Generator) -> list[Clip]:

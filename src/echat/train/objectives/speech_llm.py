@@ -10,17 +10,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from echat.config import Config, load_config
-from echat.data.batching import DialogueBatch, PooledBatches, collate_dialogues, fixed_batches
+from echat.config import load_config
+from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
+from echat.data.collating import DialogueBatch, collate_dialogues
 from echat.data.examples import (
     IGNORE,
     CachedTokenizer,
     DialogueBuilder,
     DialogueExample,
 )
+from echat.data.filters import FilterConfig
 from echat.data.sounds import AugmentConfig, Sounds
 from echat.data.sources import SourceConfig, mixture, mixture_pairs
-from echat.data.stream import once
 from echat.data.text_tokenizer import END_OF_DOCUMENT
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
@@ -36,17 +37,17 @@ SPELL_SCALE = 12.0  # score of a frame that points where a text vector points
 SPELL_LENGTH = 0.02  # weight of the squared distance of a frame's length from that of the text vectors
 
 
-class DataConfig(Config):
+class DataConfig(LoadingConfig):
     """What is heard and read, and in which portions."""
 
     sources: tuple[SourceConfig, ...]
+    temperature: float | None = Field(None, gt=0)  # sources also weigh by size ** (1 / temperature)
     validation: tuple[SourceConfig, ...] = ()
     validation_records: int = 32  # per source and task
     spread: float = Field(0.0, ge=0)  # of sources as text: mean count of blanks before each id heard
     learn_heard: bool = False  # predict the words of sources as text as well: what is said belongs together
     augment: AugmentConfig | None = None
-    batch_cost: int = 4000  # work per micro-batch: count x (longest sequence + its mel frames / 4)
-    pool: int = 256  # samples sorted by length together
+    filters: FilterConfig = FilterConfig()
     max_positions: int = 2000  # longer dialogues are left out
 
 
@@ -87,13 +88,13 @@ class SpeechLLMObjective:
         init_from(self.module, recipe.init_from)
         if recipe.starting_heads:
             set_starting_heads(self.module.llm, self._blank)
-        self._sounds = Sounds()
+        self._sounds = Sounds(recipe.data.sound_cache_mb)
         self._encoder_side = CachedTokenizer(self.tokenizer)
         data = recipe.data
-        stream = mixture(data.sources, recipe.seed)
+        stream = mixture(data.sources, recipe.seed, data.temperature)
         build = self._builder(data.augment, data.learn_heard)
         self.batches: PooledBatches[DialogueExample, DialogueBatch] = PooledBatches(
-            stream, build, collate_dialogues, data.batch_cost, data.pool, recipe.seed
+            stream, build, collate_dialogues, data.batch_cost, data.pool, recipe.seed, data.workers
         )
 
     def _builder(self, augment: AugmentConfig | None, learn_heard: bool = False) -> DialogueBuilder:
@@ -109,12 +110,14 @@ class SpeechLLMObjective:
             data.spread,
             self._blank,
             learn_heard,
+            data.filters,
         )
 
     def validation(self) -> list[DialogueBatch]:
         data = self.recipe.data
-        draws = once(mixture_pairs(data.validation, 0), data.validation_records)
-        return fixed_batches(draws, self._builder(None), collate_dialogues, data.batch_cost)
+        pairs = mixture_pairs(data.validation, 0)
+        build = self._builder(None)
+        return fixed_batches(pairs, build, collate_dialogues, data.batch_cost, data.validation_records)
 
     def loss(self, batch: DialogueBatch) -> Loss:
         model = self.module

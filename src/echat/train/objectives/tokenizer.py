@@ -55,6 +55,11 @@ class TokenizerBatch:
     characters: Tensor  # (batch, length) CTC classes
     character_lens: Tensor  # (batch,)
 
+    @property
+    def padding(self) -> float:
+        """Share of the mel frames that are padding."""
+        return 1.0 - float(self.mel_lens.float().mean()) / self.mel.shape[1]
+
     def to(self, device: torch.device) -> TokenizerBatch:
         return moved(self, device)
 

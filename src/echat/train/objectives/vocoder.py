@@ -64,6 +64,8 @@ class VocoderBatch:
     f0: Tensor  # (batch, frames) Hz, 0 = unvoiced
     teacher: bool  # the source follows the true pitch
 
+    padding = 0.0  # all cut to one length
+
     def to(self, device: torch.device) -> VocoderBatch:
         return moved(self, device)
 
