@@ -6,12 +6,13 @@ import io
 import os
 import struct
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from echat.audio.errors import AudioError
 from echat.audio.plain_wav import PlainWav
 from echat.audio.resampling import resample
 
@@ -21,34 +22,6 @@ RATES = (1000, 768_000)  # Hz that a header may announce; nothing is recorded ou
 _SUBTYPES = {16: "PCM_16", 32: "FLOAT"}
 
 Source = str | os.PathLike[str] | bytes
-
-
-Trouble = Literal[
-    "missing",
-    "unreadable",
-    "empty",
-    "cut off",
-    "undecodable",
-    "rate",
-    "not finite",
-    "silent",
-    "short",
-    "long",
-]
-
-
-class AudioError(ValueError):
-    """A sound that cannot be used; the message says expected, found, where, and the remedy.
-
-    ``kind`` names the trouble for programs that count; None where the request was wrong, not the sound.
-    """
-
-    def __init__(self, message: str, kind: Trouble | None = None) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-    def __reduce__(self) -> tuple[type[AudioError], tuple[str, Trouble | None]]:
-        return type(self), (str(self), self.kind)  # keeps the kind on the way out of a worker process
 
 
 def read(

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from echat.data import index_files, storage
 from echat.data.defects import DataError, Defect
 
-
 _WORTH_KEEPING = 16  # parts; fewer are asked one by one
 
 
