@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
+from echat.audio.errors import AudioError
+
 _LOWPASS_WIDTH = 6  # zero crossings on each side of the resampling kernel
 _ROLLOFF = 0.99
 _MAX_KERNEL_VALUES = 4_000_000  # rates without a common divisor would need gigabytes; soxr takes over there
@@ -17,7 +19,7 @@ _MAX_KERNEL_VALUES = 4_000_000  # rates without a common divisor would need giga
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """Windowed-sinc resampling of ``(..., samples)``; gives ``ceil(samples * to / from)`` samples."""
     if from_rate <= 0 or to_rate <= 0:
-        raise ValueError(f"expected positive sample rates, found {from_rate} Hz to {to_rate} Hz")
+        raise AudioError(f"expected positive sample rates, found {from_rate} Hz to {to_rate} Hz")
     if from_rate == to_rate:
         return waveform
     divisor = math.gcd(from_rate, to_rate)

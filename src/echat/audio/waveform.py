@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echat.audio.errors import AudioError
 from echat.audio.plain_wav import PlainWav
 from echat.audio.resampling import resample
-
-from echat.audio.errors import AudioError
 
 MIN_SECONDS = 0.025  # one analysis window
 MAX_SECONDS = 600.0
