@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from echat.checkpoint import atomic_path
-from echat.data.sample import SPEECH_IDS
+from echat.data.manifest import SPEECH_IDS
 from echat.token2wav.speech_tokenizer import AnySpeechTokenizer, load_speech_tokenizer
 from echat.train.objectives.speech_clips import heard, read_clips
 
