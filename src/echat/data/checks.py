@@ -81,8 +81,8 @@ def check(
 
     ``progress`` is told jobs done and jobs in all. Raises DataError where there is no such corpus.
     """
-    _corpus.cache_clear()  # the source may have changed since
-    corpus = _corpus(config)
+    open_checked.cache_clear()  # the source may have changed since
+    corpus = open_checked(config)
     total = math.ceil(len(corpus) / config.job_size)
     found = Findings()
     for defect in corpus.defects():
@@ -101,7 +101,7 @@ def check(
 
 def check_job(config: CheckConfig, strict: bool, number: int) -> Findings:
     """Look at the records of one job."""
-    corpus = _corpus(config)
+    corpus = open_checked(config)
     found, keys = Findings(), []
     begin = number * config.job_size
     for index in range(begin, min(begin + config.job_size, len(corpus))):
@@ -121,7 +121,8 @@ def check_job(config: CheckConfig, strict: bool, number: int) -> Findings:
 
 
 @lru_cache(maxsize=2)
-def _corpus(config: CheckConfig) -> IndexedCorpus:
+def open_checked(config: CheckConfig) -> IndexedCorpus:
+    """The corpus that a check is about, once per process."""
     return open_corpus(
         config.source, config.format, root=config.root, within=config.within, codec_size=config.codec_size
     )
@@ -182,7 +183,7 @@ def _find_repeated_keys(found: Findings, config: CheckConfig) -> None:
     """Records whose key an earlier file has, too; those within one file were refused when they were read."""
     if not found.keys:
         return
-    corpus = _corpus(config)
+    corpus = open_checked(config)
     for first, later in _same_hash(np.concatenate(found.keys)):
         earlier, row = corpus.row(first), corpus.row(later)
         if earlier.key != row.key:

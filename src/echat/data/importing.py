@@ -19,7 +19,8 @@ from echat.data.encoding import suffix_of
 from echat.data.folder import Folder
 from echat.data.manifest import FIELDS, row_of, sample_of
 from echat.data.sample import CODEC_SIZE, AudioRef, Sample
-from echat.data.targets import SHA256, file_name
+from echat.data.targets import file_name
+from echat.data.whole_files import SHA256
 
 ALIASES = {
     "key": ("id", "utt_id", "utterance_id", "uid"),

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from echat.data import index_files, storage
 from echat.data.defects import DataError, Defect
 
-
 _WORTH_KEEPING = 16  # parts; fewer are asked one by one
 
 
@@ -51,6 +50,14 @@ class Parts:
     def ends(self) -> Sequence[int]:
         """For each part the number of records up to its end."""
         return tuple(self._ends)
+
+    def facts(self, number: int) -> Facts:
+        """What is known of one part."""
+        return self._facts[number]
+
+    def counted(self) -> Iterator[tuple[Part, int]]:
+        """Each part with the number of its records."""
+        return ((part, facts.records) for part, facts in zip(self.parts, self._facts))
 
     def defects(self) -> Iterator[Defect]:
         return (defect for facts in self._facts for defect in facts.defects)

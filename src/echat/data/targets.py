@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,8 +21,9 @@ from echat.data.osum_format import to_record
 from echat.data.sample import AudioRef, Sample, Turn
 from echat.data.shards import open_shard
 from echat.data.tar_writer import TarWriter, shard_extra, shard_members
+from echat.data.whole_files import beside, join, remove_temporaries, write_lines, write_rows, write_sums
 
-FINISHED, SHA256 = ".finished", ".sha256"
+FINISHED = ".finished"
 PREFIX = "shards"  # of shard names, as in the published example
 _LONGEST_NAME = 120
 
@@ -56,10 +56,10 @@ class ShardTarget:
         return self.folder / f"{PREFIX}_{number:09d}.tar"
 
     def marker(self, number: int) -> Path:
-        return _beside(self.tar(number), FINISHED)
+        return beside(self.tar(number), FINISHED)
 
     def clean(self) -> None:
-        _remove_temporaries(self.folder)
+        remove_temporaries(self.folder)
 
     def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
         path, count = self.tar(number), 0
@@ -68,12 +68,12 @@ class ShardTarget:
             for sample in _once(samples, path, defects):
                 count += _add(writer, sample, self._encode, path, defects)
             writer.close()
-        _write_sums(path, [(writer.sha256.hexdigest(), path.name)])
+        write_sums(path, [(writer.sha256.hexdigest(), path.name)])
         open_shard(str(path))  # leaves the index beside it
         return count
 
     def finish(self, numbers: Sequence[int]) -> None:
-        _write_lines(self.out / SHARDS_LIST, (self.tar(number).name for number in numbers))
+        write_lines(self.out / SHARDS_LIST, (self.tar(number).name for number in numbers))
 
 
 class CombineTarget(ShardTarget):
@@ -84,18 +84,18 @@ class CombineTarget(ShardTarget):
         self.folder = out / "tars"
 
     def marker(self, number: int) -> Path:
-        return _beside(self._rows(number), FINISHED)
+        return beside(self._rows(number), FINISHED)
 
     def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
         rows: list[dict[str, Any]] = []
         count = super().write(number, _noted(samples, self.tar(number), rows, defects), defects)
         written = set(open_shard(str(self.tar(number))).keys())
-        _write_rows(self._rows(number), [row for row in rows if row["key"] in written])
+        write_rows(self._rows(number), [row for row in rows if row["key"] in written])
         return count
 
     def finish(self, numbers: Sequence[int]) -> None:
         names = [self._rows(number).name for number in numbers]
-        _write_combine_lists(self.out, names, os.path.relpath(self.folder, self.out))
+        write_combine_lists(self.out, names, os.path.relpath(self.folder, self.out))
 
     def _rows(self, number: int) -> Path:
         return self.out / f"{self.tar(number).stem}.list"
@@ -109,22 +109,22 @@ class ReusingTarget:
         self.tars = [Path(tar) for tar in tars]
 
     def marker(self, number: int) -> Path:
-        return _beside(self._rows(number), FINISHED)
+        return beside(self._rows(number), FINISHED)
 
     def clean(self) -> None:
-        _remove_temporaries(self.out)
+        remove_temporaries(self.out)
 
     def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
         rows: list[dict[str, Any]] = []
         first = _once(samples, self._rows(number), defects)
         for _ in _noted(first, self.tars[number], rows, defects):
             pass
-        _write_rows(self._rows(number), rows)
+        write_rows(self._rows(number), rows)
         return len(rows)
 
     def finish(self, numbers: Sequence[int]) -> None:
         names = [self._rows(number).name for number in numbers]
-        _write_combine_lists(self.out, names, os.path.abspath(self.tars[0].parent) if self.tars else ".")
+        write_combine_lists(self.out, names, os.path.abspath(self.tars[0].parent) if self.tars else ".")
 
     def _rows(self, number: int) -> Path:
         return self.out / f"{self.tars[number].stem}.list"
@@ -140,10 +140,10 @@ class ListTarget:
         self._stores_all = copy_audio or audio != "keep"
 
     def marker(self, number: int) -> Path:
-        return _beside(self._part(number), FINISHED)
+        return beside(self._part(number), FINISHED)
 
     def clean(self) -> None:
-        _remove_temporaries(self.out / "parts")
+        remove_temporaries(self.out / "parts")
 
     def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
         part = self._part(number)
@@ -156,13 +156,13 @@ class ListTarget:
                 rows.append(self._row(self._with_files(sample, folder, sums)))
             except (ValueError, OSError) as error:
                 defects.add(defect_of(error, str(part), key=sample.key))
-        _write_rows(part, rows, sums)
+        write_rows(part, rows, sums)
         return len(rows)
 
     def finish(self, numbers: Sequence[int]) -> None:
         whole = self.out / (RAW_LIST if self.kind == "raw" else MANIFEST)
-        digest = _join([self._part(number) for number in numbers], whole)
-        _write_sums(whole, [(digest, whole.name)])
+        digest = join([self._part(number) for number in numbers], whole)
+        write_sums(whole, [(digest, whole.name)])
 
     def _part(self, number: int) -> Path:
         return self.out / "parts" / f"{number:09d}.list"
@@ -251,43 +251,10 @@ def combine_row(sample: Sample, stem: str) -> dict[str, Any]:
     return {**head, "tar_path_key": stem, "task": record["task"]}
 
 
-def _write_combine_lists(out: Path, names: Sequence[str], tar_root: str) -> None:
-    _join([out / name for name in names], out / RAW_LIST)
-    _write_lines(out / COMBINES_TAR_ROOT, [tar_root])
-    _write_lines(out / COMBINES_LIST, names)
-
-
-def _write_rows(path: Path, rows: Iterable[dict[str, Any]], more: Iterable[tuple[str, str]] = ()) -> None:
-    """JSON lines and their checksum, with those of files that belong to them."""
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-    _write_sums(path, [(hashlib.sha256(data).hexdigest(), path.name), *more])
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-
-
-def _write_sums(path: Path, sums: Iterable[tuple[str, str]]) -> None:
-    """As ``sha256sum --check`` reads them."""
-    _write_lines(_beside(path, SHA256), (f"{digest}  {name}" for digest, name in sums))
-
-
-def _join(parts: Iterable[Path], whole: Path) -> str:
-    """All parts in one file; returns its SHA-256."""
-    digest = hashlib.sha256()
-    with atomic_path(whole) as temporary, temporary.open("wb") as stream:
-        for part in parts:
-            data = part.read_bytes()
-            stream.write(data)
-            digest.update(data)
-    return digest.hexdigest()
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
+def write_combine_lists(out: Path, names: Sequence[str], tar_root: str) -> None:
+    join([out / name for name in names], out / RAW_LIST)
+    write_lines(out / COMBINES_TAR_ROOT, [tar_root])
+    write_lines(out / COMBINES_LIST, names)
 
 
 def _relative(ref: AudioRef, out: Path) -> str:
@@ -301,9 +268,3 @@ def file_name(key: str) -> str:
     if len(name) <= _LONGEST_NAME:
         return name
     return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-
-
-def _remove_temporaries(folder: Path) -> None:
-    """Siblings that writing whole files leaves when it is killed: ``.xxxxxxxx.name``."""
-    for path in folder.glob(".????????.*") if folder.is_dir() else ():
-        path.unlink(missing_ok=True)

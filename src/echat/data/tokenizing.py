@@ -1,4 +1,4 @@
-"""Speech ids for records that have sound to be spoken but no ids yet: a conversion that listens on its way."""
+"""Speech ids for records that have the sound but no ids yet: a conversion that listens on its way."""
 
 from __future__ import annotations
 

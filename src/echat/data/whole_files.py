@@ -1,0 +1,52 @@
+"""Files that are there whole or not at all, with their checksums beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from echat.checkpoint import atomic_path
+
+SHA256 = ".sha256"
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]], more: Iterable[tuple[str, str]] = ()) -> None:
+    """JSON lines and their checksum, with those of files that belong to them."""
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    write_sums(path, [(hashlib.sha256(data).hexdigest(), path.name), *more])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def write_sums(path: Path, sums: Iterable[tuple[str, str]]) -> None:
+    """As ``sha256sum --check`` reads them."""
+    write_lines(beside(path, SHA256), (f"{digest}  {name}" for digest, name in sums))
+
+
+def join(parts: Iterable[Path], whole: Path) -> str:
+    """All parts in one file; returns its SHA-256."""
+    digest = hashlib.sha256()
+    with atomic_path(whole) as temporary, temporary.open("wb") as stream:
+        for part in parts:
+            data = part.read_bytes()
+            stream.write(data)
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Siblings that writing whole files leaves when it is killed: ``.xxxxxxxx.name``."""
+    for path in folder.glob(".????????.*") if folder.is_dir() else ():
+        path.unlink(missing_ok=True)
