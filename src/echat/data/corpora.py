@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
 from echat.data import storage
@@ -22,6 +23,7 @@ from echat.data.osum_text import without_transcript
 from echat.data.sample import CODEC_SIZE, AudioRef, Sample, speech_ids_of
 from echat.dialogue.tasks import TASKS
 
+_COMPARED = 10_000  # keys that one not found is compared with: looking for a slip shall not take minutes
 _SOUND = re.compile(r"(?:reply_|question_)?wav|wav_\d+")
 
 
@@ -94,7 +96,7 @@ class IndexedCorpus:
         for number, known in self.keys():
             if known == key:
                 return number
-        near = get_close_matches(key, (known for _, known in self.keys()), n=1)
+        near = get_close_matches(key, [known for _, known in islice(self.keys(), _COMPARED)], n=1)
         advice = f"did you mean {near[0]!r}?" if near else "echat data check lists what is wrong"
         reason = f"expected a record of that key among {len(self)}, found none; {advice}"
         raise DataError(Defect(Kind.MISSING_FIELD, self.name, key=key, reason=reason))

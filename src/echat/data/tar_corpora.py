@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class ShardCorpus(IndexedCorpus):
 
     def keys(self) -> Iterator[tuple[int, str]]:
         tars = (part.files[0] for part, count in self.parts.counted() if count)
-        return enumerate(key for tar in tars for key in open_shard(tar).keys())
+        return enumerate(chain.from_iterable(open_shard(tar).keys() for tar in tars))
 
     def row(self, index: int) -> Row:
         part, number = self.parts.find(index)
