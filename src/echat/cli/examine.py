@@ -154,7 +154,7 @@ def _tokenizer_of(model: str) -> tuple[TextTokenizer, Vocabulary, Profile]:
 
 
 def _print_sequence(task: str, stretches: list[Stretch]) -> None:
-    """One line for each stretch: place, length, kind, and what is there; learned ones in green, with a mark."""
+    """One line for each stretch: place, length, kind, content; learned ones in green, with a mark."""
     from rich.text import Text
 
     from echat.cli.show import console

@@ -84,7 +84,7 @@ class Totals:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        hours = (f"{name} {seconds / 3600:.2f}" for name, seconds in self.seconds.items() if seconds)
+        hours = (f"{name} {seconds / 3600:.3g}" for name, seconds in self.seconds.items() if seconds)
         yield "hours: " + (", ".join(hours) or "none")
         for name in COUNTED:
             known = [(word, count) for word, count in self.words[name].most_common() if count > 0]
@@ -110,12 +110,12 @@ def _measures(sample: Sample, lengths: Lengths) -> Iterator[tuple[str, float]]:
 
 
 def _bin_name(edges: tuple[float, ...], number: int) -> str:
-    if number == 0:
-        return f"below {edges[0]:g}"
-    if number == len(edges):
-        return f"from {edges[-1]:g}"
-    low, high = edges[number - 1], edges[number]
-    return f"{low:g}" if high - low == 1 and edges[0] == 1 and number > 1 else f"{low:g} to {high:g}"
+    low, high = ([0, *edges][number], [*edges, float("inf")][number])
+    if high == float("inf"):
+        return f"from {low:g}"
+    if high - low == 1 and all(isinstance(edge, int) for edge in edges):
+        return f"{low:g}"
+    return f"{low:g} to {high:g}" if number else f"below {high:g}"
 
 
 def _bars(rows: list[tuple[str, int]]) -> Iterator[str]:

@@ -26,9 +26,7 @@ class OptimizerConfig(Config):
 
     lr: float = Field(1e-3, gt=0)  # peak learning rate
     lr_scale: dict[str, float] = {}  # glob over parameter names -> factor on lr; the first match counts
-    muon: tuple[
-        str, ...
-    ] = ()  # globs: matrices that Muon moves, AdamW the rest; "!glob" before it leaves out
+    muon: tuple[str, ...] = ()  # globs: matrices that Muon moves, AdamW the rest; "!glob" before it leaves out
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     weight_decay: float = 0.01  # on matrices only: never on norms, biases and embeddings
