@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from echat.audio import features
-from echat.audio.waveform import resample
+from echat.audio.resampling import resample
 
 ASSETS = Path(__file__).parents[1] / "assets" / "audio"
 

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echat.audio.waveform import AudioError, read, resample, write
+from echat.audio.resampling import resample
+from echat.audio.waveform import AudioError, read, write
 
 ASSETS = Path(__file__).parents[1] / "assets" / "audio"
 

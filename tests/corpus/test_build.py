@@ -157,7 +157,7 @@ def test_the_command_builds_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_dialogues_to_read_have_no_sound_and_are_not_those_spoken(tmp_path: Path) -> None:
-    folder = build_corpus(small(tmp_path / "corpus", sets=("text",), text=40, jumbles=10))
+    folder = build_corpus(small(tmp_path / "corpus", sets=("text",), text=40, jumbles=10, scattered=12))
     rows = [json.loads(line) for line in (folder / "text" / "manifest.jsonl").read_text().splitlines()]
     spoken = {d.key for d in dialogues("train", 40, 1)}
     read, jumbled = rows[:40], rows[40:]

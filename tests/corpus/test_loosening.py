@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import asdict
 
-from echat.corpus.loosening import JUMBLE_WORDS, jumble, loosen
+from echat.corpus.loosening import JUMBLE_WORDS, jumble, loosen, scatter
 from echat.corpus.scenarios import dialogues
 
 WORDS = ("table", "river", "quickly", "seven")
@@ -25,6 +26,18 @@ def test_a_loosened_dialogue_says_the_same_in_other_words() -> None:
         assert len(shared) >= 0.5 * len(set(dialogue.text.split()))
         changed += loose.text != dialogue.text
     assert changed > 120
+
+
+def test_a_scattered_dialogue_keeps_words_but_not_their_order() -> None:
+    rng = random.Random(4)
+    turned = 0
+    for dialogue in dialogues("train", 200):
+        scattered = scatter(dialogue, rng)
+        left = Counter(scattered.text.split())
+        assert left <= Counter(dialogue.text.split()) and left.total() >= 3
+        assert scattered.reply == dialogue.reply and scattered.text in scattered.thought
+        turned += scattered.text not in dialogue.text
+    assert turned > 180
 
 
 def test_jumbles_draw_words_and_labels_freely() -> None:

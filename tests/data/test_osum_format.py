@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from echat.data.osum_format import from_raw, read_raw, to_raw, write_raw
-from echat.data.sample import AudioRef, DataError, Sample, Turn
-from echat.dialogue.labels import Labels
+from echat.data.corpus import read_raw
+from echat.data.defects import DataError
+from echat.data.folder import Folder
+from echat.data.manifest import row_of, sample_of
+from echat.data.osum_format import from_record, to_record
+from echat.data.sample import AudioRef, Sample, Turn
+from echat.dialogue.labels import REPLY_EMOTIONS, VALUES, Labels
+from echat.dialogue.tasks import TASKS
 
 EMOTION = {
     "key": "fx_1",
@@ -36,83 +42,105 @@ SPOKEN = {
         "speech_token_1": [1],
     },
 }
+SOUNDS = {"wav": AudioRef("q.wav"), "wav_1": AudioRef("q1.wav")}
+ONE = {"wav": AudioRef("q.wav")}
 
 
-def test_an_understanding_record_keeps_its_target(tmp_path):
-    sample = from_raw(EMOTION, tmp_path)
+def test_an_understanding_record_keeps_its_target():
+    sample = from_record(EMOTION, ONE)
     assert sample.task == "asr_emotion" and sample.target == "终于放假了hello OK<HAPPY>"
-    assert sample.text == "终于放假了hello OK" and sample.seconds == 1.2
-    assert sample.extra["speaker"] == "spk_a" and sample.audio == AudioRef(str(tmp_path / "q.wav"))
+    assert sample.text == "终于放假了hello OK" and sample.seconds == 1.2 and sample.source == "fixture"
+    assert sample.extra["speaker"] == "spk_a" and sample.audio == ONE["wav"]
+    assert sample.labels == Labels(emotion="happy")
 
 
-def test_a_label_only_target_is_not_emptied(tmp_path):
-    sample = from_raw({**EMOTION, "task": "<EMOTION>", "txt": "<HAPPY>"}, tmp_path)
-    assert sample.target == "<HAPPY>" and sample.text is None
-
-
-def test_a_spoken_reply_comes_with_labels_history_and_ids(tmp_path):
-    sample = from_raw(SPOKEN, tmp_path)
+def test_a_spoken_reply_comes_with_labels_history_and_ids():
+    sample = from_record(SPOKEN, SOUNDS)
     assert sample.task == "s2s_think_label"
     assert (sample.reply_emotion, sample.reply) == ("愉悦", "小朋友早上好呀")
     assert sample.labels == Labels("child", "male", "happy", "laugh")
     assert sample.text == "早上好" and sample.speech_ids == (970, 1884)
-    assert sample.history == (Turn(AudioRef(str(tmp_path / "q1.wav")), None, "earlier reply", (1,)),)
+    assert sample.history == (Turn(AudioRef("q1.wav"), None, "earlier reply", (1,)),)
 
 
-def test_thinking_text_chooses_the_language_form(tmp_path):
-    record = json.loads(json.dumps(SPOKEN))
-    record["extra"]["think_str"] = "The child is happy."
-    sample = from_raw(record, tmp_path)
-    assert sample.task == "s2s_think_language" and sample.thought == "The child is happy."
+def test_reading_aloud_has_no_question_sound():
+    record = {"key": "t", "txt": "hi", "task": "TEXT2TOKEN", "speech_token": [5], "extra": "{}"}
+    sample = from_record(record, ONE)
+    assert sample.task == "tts" and sample.audio is None and sample.reply_audio == ONE["wav"]
+    assert sample.reply == "hi" and sample.speech_ids == (5,)
 
 
-def test_reading_aloud_has_no_question_sound(tmp_path):
-    record = {
-        "key": "t",
-        "wav": "a.wav",
-        "txt": "hi",
-        "task": "TEXT2TOKEN",
-        "speech_token": [5],
-        "extra": "{}",
-    }
-    sample = from_raw(record, tmp_path)
-    assert (
-        sample.task == "tts" and sample.audio is None and sample.reply == "hi" and sample.speech_ids == (5,)
+@pytest.mark.parametrize("record", [EMOTION, SPOKEN])
+def test_writing_undoes_reading(record):
+    written, sounds = to_record(from_record(record, SOUNDS if "wav_1" in record else ONE))
+    wanted = {name: value for name, value in record.items() if not name.startswith("wav")}
+    wanted["txt"] = wanted["txt"].strip()
+    extra = (
+        {**wanted["extra"], "speech_token": [970, 1884]}
+        if "speech_token" in wanted["extra"]
+        else wanted["extra"]
     )
+    assert written == {**wanted, "extra": extra}
+    assert set(sounds) == {name for name in record if name.startswith("wav")}
 
 
-SAMPLES = [
-    from_raw(EMOTION, Path("/data")),
-    from_raw(SPOKEN, Path("/data")),
-    Sample(
-        key="segment",
-        task="s2s",
-        audio=AudioRef("/data/long.wav", 1.5, 2.25),
-        text="a",
-        reply="b",
-        speech_ids=(1, 2),
-        language="en",
-        extra={"extra": {}},
-    ),
-    Sample(key="chat", task="asr_chat", audio=AudioRef("/a.wav"), text="a", reply="b", extra={"extra": {}}),
-    Sample(key="typed", task="t2t", text="a", reply="b", extra={"extra": {}}),
-]
+def test_spellings_come_back_as_they_were():
+    record = {"key": "k", "txt": "x", "task": "<TRANSCRIBE><GENDER>", "extra": {"caption": "church_bells"}}
+    sample = from_record(record, ONE)
+    assert (sample.task, sample.labels.sound_event) == ("asr_gender", "other")
+    assert to_record(sample)[0] == record
+    changed = to_record(replace(sample, labels=Labels(sound_event="cough"), task="asr"))[0]
+    assert changed["extra"]["caption"] == "<COUGH>" and changed["task"] == "<TRANSCRIBE>"
 
 
-def test_reading_undoes_writing(tmp_path):
-    path = tmp_path / "raw.list"
-    assert write_raw(SAMPLES, path) == len(SAMPLES)
-    again = read_raw(path, "/")
-    for before, after in zip(SAMPLES, again, strict=True):
-        assert replace(after, source="", extra={}) == replace(before, source="", extra={})
-        kept = {k: v for k, v in after.extra.items() if k != "extra"}
-        assert kept == {k: v for k, v in before.extra.items() if k != "extra"}
+texts = st.none() | st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=12)
+ids = st.none() | st.lists(st.integers(0, 4095), min_size=1, max_size=9).map(tuple)
+refs = st.none() | st.builds(AudioRef, st.just("a.wav"), st.none() | st.just(0.5), st.none() | st.just(1.5))
+labels = st.builds(
+    Labels,
+    **{
+        kind: st.none() | st.sampled_from(VALUES[kind])
+        for kind in ("age", "gender", "emotion", "sound_event")
+    },
+)
+samples = st.builds(
+    Sample,
+    key=st.just("k"),
+    audio=refs,
+    text=texts,
+    labels=labels,
+    task=st.none() | st.sampled_from(sorted(TASKS)),
+    prompt=texts,
+    target=texts,
+    reply=texts,
+    reply_emotion=st.none() | st.sampled_from(REPLY_EMOTIONS),
+    reply_audio=refs,
+    speech_ids=ids,
+    thought=texts,
+    history=st.lists(st.builds(Turn, refs, texts, st.just("yes"), ids), max_size=2).map(tuple),
+    language=st.none() | st.just("en"),
+    split=st.none() | st.just("dev"),
+    source=st.just("corpus"),
+    seconds=st.none() | st.floats(0.0, 60.0),
+    extra=st.dictionaries(st.sampled_from(["speaker", "emotion_raw", "age", "gender"]), texts, max_size=3),
+)
 
 
-def test_writing_undoes_reading(tmp_path):
-    record = to_raw(from_raw(SPOKEN, tmp_path))
-    assert to_raw(from_raw(record, tmp_path)) == record
-    assert record["extra"]["speech_token"] == [970, 1884] and record["txt"] == SPOKEN["txt"]
+@given(samples)
+@settings(max_examples=60)
+def test_any_sample_survives_a_manifest(sample):
+    row = json.loads(json.dumps(row_of(sample, "")))
+    assert sample_of(row, Folder(""), "corpus") == sample
+
+
+@given(samples)
+@settings(max_examples=60)
+def test_any_sample_survives_the_published_record(sample):
+    record, sounds = to_record(sample)
+    again = from_record(json.loads(json.dumps(record)), sounds)
+    assert replace(again, extra={}) == replace(sample, extra={})
+    kept = {name: value for name, value in sample.extra.items() if value != "none"}
+    assert {name: value for name, value in again.extra.items() if name not in ("txt", "task")} == kept
 
 
 @pytest.mark.parametrize(
@@ -120,12 +148,19 @@ def test_writing_undoes_reading(tmp_path):
     [
         ({"key": None}, "field key"),
         ({"txt": None}, "record fx_1: field txt"),
+        ({"wav": 3}, "record fx_1: field wav: expected a path, found 3"),
         ({"task": "<NOPE>"}, "task tag"),
         ({"txt_2": "a"}, "fields txt_N: expected 1..1 without gaps, found"),
+        ({"extra": {"speech_token": "123"}}, "expected a list of integers"),
+        ({"extra": {"duration": "long"}}, "field duration: expected seconds, found 'long'"),
+        ({"extra": {"echat": {"labels": {"age": "ancient"}}}}, "label age"),
     ],
 )
 def test_a_bad_record_is_named_with_its_line(tmp_path, change, complaint):
     path = tmp_path / "raw.list"
-    path.write_text(json.dumps(EMOTION) + "\n" + json.dumps({**EMOTION, **change}) + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match=f"line 2: .*{complaint}"):
+    path.write_text(
+        json.dumps({**EMOTION, "key": "fx_0"}) + "\n" + json.dumps({**EMOTION, **change}) + "\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(DataError, match=f"line 2.*{complaint}"):
         read_raw(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 
 import numpy as np
@@ -61,11 +60,10 @@ def test_members_of_tars_and_bytes_sound_like_files(noise):
 
 def test_what_is_kept_has_a_bound_and_the_oldest_goes_first(tmp_path, monkeypatch):
     decoded = []
-    real = io.BytesIO
     for number in range(4):
         soundfile.write(tmp_path / f"{number}.wav", np.full(RATE, 0.1 * (number + 1)), RATE)
     refs = [AudioRef(str(tmp_path / f"{number}.wav")) for number in range(4)]
-    monkeypatch.setattr("echat.audio.waveform.io.BytesIO", lambda data: decoded.append(1) or real(data))
+    monkeypatch.setattr("echat.data.sounds.read", lambda *a, **k: decoded.append(1) or read(*a, **k))
     sounds, forgetful = Sounds(cache_mb=3.2e-2 * 3), Sounds(cache_mb=0)
     for ref in (refs[0], refs[1], refs[2], refs[0], refs[3], refs[0]):
         assert np.array_equal(sounds.read(ref), forgetful.read(ref))

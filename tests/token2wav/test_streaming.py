@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from echat.audio.waveform import read, resample
+from echat.audio.resampling import resample
+from echat.audio.waveform import read
 from echat.token2wav import streaming
 from echat.token2wav.noise import frame_noise
 from echat.token2wav.sound_stream import begin_sound, fade, go_on
@@ -150,9 +151,11 @@ def test_one_piece_is_the_whole(golden_token2wav, voice, close):
     assert (released - twin).abs().mean() < 0.05 * twin.std()
 
 
-def test_the_vocoder_goes_on_in_phase(golden_token2wav, golden, close):
+@pytest.mark.parametrize("refinement", [0, 2])
+def test_the_vocoder_goes_on_in_phase(golden_token2wav, golden, close, refinement, monkeypatch):
     """Cut anywhere, with enough final mel at the right, the sound is that of the whole mel."""
     vocoder = golden_token2wav.vocoder
+    monkeypatch.setattr(vocoder, "config", vocoder.config.model_copy(update={"refinement": refinement}))
     mel = golden("hift")["mel"][:1]
     mel = torch.cat([mel] * (1 + 120 // mel.shape[2]), dim=2)[:, :, :120]
     phase = torch.linspace(-3, 3, vocoder.config.nb_harmonics + 1)[None, :, None]

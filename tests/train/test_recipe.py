@@ -80,7 +80,7 @@ def stage(name: str, corpus: Path, tmp_path: Path, shape: dict) -> Path:
     values["init_from"] = {
         k: v.replace("exp/tiny", str(tmp_path)) for k, v in values.get("init_from", {}).items()
     }
-    values.pop("copy_heads", None)  # one layer cannot hold them
+    values.pop("starting_heads", None)  # one layer cannot hold them
     for key in ("encoder", "model", "tokenizer"):
         if values.get(key) is not None:
             values[key] = {
@@ -96,6 +96,7 @@ def stage(name: str, corpus: Path, tmp_path: Path, shape: dict) -> Path:
 
 
 def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, shape):
+    shape = shape | {"encoder": shape["encoder"] | {"conv_kernel": 3}}  # as the recipes
     for name in ("encoder_first", "encoder", "replies", "llm", "spelling", "stage1", "stage2", "stage3"):
         folder = train(stage(name, corpus, tmp_path, shape))
         assert (folder / "model.safetensors").is_file(), name

@@ -32,7 +32,7 @@ from echat.audio.waveform import write
 from echat.checkpoint import atomic_path
 from echat.config import Config, load_config, save_config
 from echat.corpus.events import real_clips
-from echat.corpus.loosening import jumble, loosen
+from echat.corpus.loosening import jumble, loosen, scatter
 from echat.corpus.questions import CONDITIONS, Question, render
 from echat.corpus.real import prompt_texts, real_rows, write_real_manifest
 from echat.corpus.scenarios import dialogues, load_scenarios, pairs
@@ -55,6 +55,7 @@ class BuildConfig(Config):
     sets: tuple[SetName, ...] = SETS
     text: int = Field(40000, ge=1)  # dialogues to read
     text_loose: float = Field(0.5, ge=0, le=1)  # share of them in a freer wording
+    scattered: int = Field(60000, ge=0)  # dialogues to read whose words stand in any order
     jumbles: int = Field(20000, ge=0)  # texts of words in no order, to learn to copy from
     train: int = Field(8000, ge=1)  # questions
     dev: int = Field(200, ge=1)
@@ -124,7 +125,7 @@ def build_corpus(config: BuildConfig, progress: Progress | None = None) -> Path:
 
 
 def _write_text(config: BuildConfig) -> None:
-    """Dialogues without sound, other ones than those spoken, half of them in freer words; and jumbles."""
+    """Dialogues without sound, other than those spoken: as they are, in freer words, scattered; jumbles."""
     folder = config.folder / "text"
     folder.mkdir(exist_ok=True)
     rng = random.Random(config.seed)
@@ -138,6 +139,8 @@ def _write_text(config: BuildConfig) -> None:
         jumble(f"jumble-{index:06d}", words, rng) | {"split": "train"} for index in range(config.jumbles)
     ]
     _write_lines(folder / "manifest.jsonl", rows)
+    scattered = (scatter(one, rng) for one in dialogues("train", config.scattered, config.seed + 2))
+    _write_lines(folder / "scattered.jsonl", [{**asdict(one), "split": "train"} for one in scattered])
     dev = dialogues("dev", config.dev, config.seed + 1)
     _write_lines(folder / "dev.jsonl", [{**asdict(dialogue), "split": "dev"} for dialogue in dev])
 

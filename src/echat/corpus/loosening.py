@@ -1,7 +1,8 @@
 """Looser texts for a language model that learns from few patterns: what it copies it must not know by heart.
 
-`loosen` says a dialogue in a freer wording, so that the reply hangs on the words that matter; `jumble` makes
-texts of words in no order, so that writing down what was said is learnt as copying. Neither is ever spoken.
+`loosen` says a dialogue in a freer wording, `scatter` in any order, so that the reply hangs on the words that
+matter and not on a pattern; `jumble` makes texts of words in no order, so that writing down what was said is
+learnt as copying. None is ever spoken.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ENDINGS = (
     "this morning", "last night", "after all", "as always", "and now", "at last",
 )  # fmt: skip
 MAX_DROPPED = 0.2  # share of a text's words that may go
+MAX_SCATTERED = 0.4  # the same for a text whose order is given up
 MAX_STRANGE = 1  # words from elsewhere that may come in
 PSEUDO_SHARE = 0.25  # of the words of a jumble: made of halves of two words
 JUMBLE_WORDS = (3, 13)
@@ -42,6 +44,20 @@ def loosen(dialogue: Dialogue, words: Sequence[str], rng: random.Random) -> Dial
         said = [rng.choice(OPENINGS), *said]
     if rng.random() < 0.35:
         said = [*said, rng.choice(ENDINGS)]
+    return _saying(dialogue, said)
+
+
+def scatter(dialogue: Dialogue, rng: random.Random) -> Dialogue:
+    """The dialogue with some words dropped and the others in any order; labels and reply stay."""
+    said = dialogue.text.split()
+    share = rng.uniform(0.0, MAX_SCATTERED)
+    kept = [word for word in said if rng.random() > share]
+    said = kept if len(kept) >= 3 else said
+    rng.shuffle(said)
+    return _saying(dialogue, said)
+
+
+def _saying(dialogue: Dialogue, said: Sequence[str]) -> Dialogue:
     text = " ".join(said)
     return replace(dialogue, text=text, thought=dialogue.thought.replace(dialogue.text, text))
 

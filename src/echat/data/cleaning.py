@@ -21,12 +21,13 @@ from echat.data.corpus import COMBINES_LIST, SHARDS_LIST
 from echat.data.defects import DefectReport
 from echat.data.engines import EngineName, run_jobs
 from echat.data.lines import Lines
+from echat.data.list_target import ListTarget
+from echat.data.output_files import write_lines, write_sums
 from echat.data.sample import Sample
 from echat.data.shards import open_shard, read_member
 from echat.data.tar_corpora import CombineCorpus, ShardCorpus, pairing
 from echat.data.tar_writer import TarWriter
-from echat.data.targets import ListTarget, write_combine_lists
-from echat.data.whole_files import write_lines, write_sums
+from echat.data.targets import write_combine_lists
 
 _LINES_PER_JOB = 10_000
 

@@ -26,9 +26,10 @@ from echat.data.corpus import open_corpus
 from echat.data.defects import DataError, DefectReport, defect_of
 from echat.data.encoding import Storage
 from echat.data.engines import EngineName, run_jobs
+from echat.data.list_target import ListTarget
 from echat.data.sample import CODEC_SIZE, Sample
 from echat.data.tar_corpora import ShardCorpus
-from echat.data.targets import CombineTarget, ListTarget, ReusingTarget, ShardTarget, Target
+from echat.data.targets import CombineTarget, ReusingTarget, ShardTarget, Target
 from echat.dialogue.tasks import get_task
 
 PLAN, REPORT = "conversion.json", "report.json"
@@ -106,7 +107,7 @@ def prepare(config: ConversionConfig) -> int:
     path = Path(config.out) / PLAN
     if path.is_file():
         found = json.loads(path.read_text("utf-8"))
-        changed = sorted(name for name in plan.keys() | found.keys() if plan.get(name) != found.get(name))
+        changed = [name for name in plan if plan[name] != found.get(name)]
         if changed:
             name = changed[0]
             raise DataError(

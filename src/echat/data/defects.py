@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from echat.audio.waveform import AudioError
+from echat.audio.errors import AudioError
 
 KEPT = 10  # defects of each kind that a report keeps whole; the others are only counted
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from echat.audio.waveform import AudioError, read
+from echat.audio.errors import AudioError
 from echat.data.defects import DataError, Defect, Kind
 from echat.data.sample import AudioRef
 
@@ -40,9 +40,7 @@ def encode(ref: AudioRef, how: Storage = "keep") -> tuple[bytes, str]:
     suffix = suffix_of(ref, data)
     if is_whole and (how == "keep" or suffix == f".{how}"):
         return data, suffix
-    read(
-        data, name=ref.where, min_seconds=0.0, max_seconds=_LONGEST, allow_silence=True
-    )  # names what is wrong
+    _refuse_unheard(data, ref.where)
     samples, rate, subtype = _decode(data, ref)
     if how == "opus":
         return _opus(samples, rate), ".opus"
@@ -51,6 +49,13 @@ def encode(ref: AudioRef, how: Storage = "keep") -> tuple[bytes, str]:
         return _write(samples, rate, "WAV", subtype), ".wav"
     kind = "FLAC" if how == "flac" else "WAV"
     return _write(samples, rate, kind, "PCM_24" if wide else "PCM_16"), f".{kind.lower()}"
+
+
+def _refuse_unheard(data: bytes, where: str) -> None:
+    """AudioError that names what is wrong with sound that cannot be decoded whole."""
+    from echat.audio.waveform import read
+
+    read(data, name=where, min_seconds=0.0, max_seconds=_LONGEST, allow_silence=True)
 
 
 def suffix_of(ref: AudioRef, data: bytes) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from echat.audio.waveform import AudioError
+from echat.audio.errors import AudioError
 from echat.checkpoint import atomic_path
 from echat.config import Config, nearest
 from echat.data import tables
@@ -17,10 +17,10 @@ from echat.data.corpus import MANIFEST
 from echat.data.defects import DataError, Defect, DefectReport, Kind, defect_of
 from echat.data.encoding import suffix_of
 from echat.data.folder import Folder
+from echat.data.list_target import file_name
 from echat.data.manifest import FIELDS, row_of, sample_of
+from echat.data.output_files import write_sums
 from echat.data.sample import CODEC_SIZE, AudioRef, Sample
-from echat.data.targets import file_name
-from echat.data.whole_files import SHA256
 
 ALIASES = {
     "key": ("id", "utt_id", "utterance_id", "uid"),
@@ -65,8 +65,7 @@ def import_corpus(
             digest.update(line)
             count += 1
             progress(count)
-    with atomic_path(path.with_name(path.name + SHA256)) as temporary:
-        temporary.write_text(f"{digest.hexdigest()}  {path.name}\n", encoding="utf-8")
+    write_sums(path, [(digest.hexdigest(), path.name)])
     return count, report
 
 

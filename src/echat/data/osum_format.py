@@ -80,7 +80,7 @@ def to_record(sample: Sample) -> tuple[dict[str, Any], dict[str, AudioRef]]:
     seen = from_record(record, sounds)
     for kind, name in _LABEL_FIELDS:
         value = getattr(sample.labels, kind)
-        if value is not None and value != getattr(seen.labels, kind):
+        if value not in (None, "none", getattr(seen.labels, kind)):  # "none" would be read as unknown
             extra[name] = tag(kind, value)  # type: ignore[arg-type]
     seen = from_record(record, sounds)
     own: dict[str, Any] = {

@@ -11,11 +11,11 @@ from echat.audio.features import MEL_RATE, SAMPLE_RATE, llm_frames, log_mel
 from echat.audio.waveform import write
 from echat.data.defects import DataError, Defect, Kind
 from echat.data.examples import conversation_of
+from echat.data.list_target import file_name
 from echat.data.plots import write_spectrogram
 from echat.data.sample import AudioRef, Sample
 from echat.data.serving import serves
 from echat.data.sounds import hear
-from echat.data.targets import file_name
 from echat.dialogue.rendering import Audio, Segment, Text, render
 from echat.dialogue.tasks import TASKS, Profile, Task, get_task
 from echat.dialogue.vocabulary import Tokenizer, Vocabulary

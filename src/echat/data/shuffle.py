@@ -81,7 +81,7 @@ class BlockPermutation:
     size: int
     key: int
     block: int  # numbers per block, e.g. records per shard
-    window: int = 16  # blocks mixed together
+    window: int = 8  # blocks mixed together
 
     @cached_property
     def _order(self) -> Permutation:

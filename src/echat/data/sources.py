@@ -15,14 +15,14 @@ from echat.data.filters import refusal
 from echat.data.sample import Sample
 from echat.data.serving import serves
 from echat.data.speech_examples import spoken_form
-from echat.data.storage import exists, is_url
+from echat.data.storage import exists
 from echat.data.stream import MixtureStream, Pair
 from echat.data.turns import prefixes
 from echat.dialogue.tasks import get_task
 
 _LOG = logging.getLogger(__name__)
 
-REMOTE_BLOCK = 1000  # records: the published size of a shard
+SHARD_BLOCK = 1000  # records: the published size of a shard
 
 
 class SourceConfig(Config):
@@ -42,12 +42,8 @@ class SourceConfig(Config):
     as_text: bool = False  # words and cues as text in the place of the question's sound
     every_turn: bool = False  # each earlier turn of a dialogue is a sample, too
     optional: bool = False  # the mixture goes on without the source when its file is not there
-    scan: bool | None = (
-        None  # look through all records at the start for those that serve; None: unless sharded
-    )
-    near: int | None = Field(
-        None, ge=0
-    )  # blocks of so many records are shuffled, few at a time; 0: all at once
+    scan: bool | None = None  # read all records at the start, to know which serve; None: unless in shards
+    near: int | None = Field(None, ge=0)  # shuffle blocks of so many, few at a time; 0: all; None: shards
 
     @property
     def scans(self) -> bool:
@@ -56,10 +52,10 @@ class SourceConfig(Config):
 
     @property
     def block(self) -> int:
-        """Records of a block that are drawn at about the same time: a remote shard is worth fetching once."""
+        """Records of a block that are drawn at about the same time, so that few shards are open at a time."""
         if self.near is not None:
             return self.near
-        return REMOTE_BLOCK if is_url(self.path) and not self.scans else 0
+        return 0 if self.scans else SHARD_BLOCK
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
-from urllib.parse import quote
+from typing import Any, Protocol
 
 from echat.checkpoint import atomic_path
-from echat.data.corpus import COMBINES_LIST, COMBINES_TAR_ROOT, MANIFEST, ONLY_META, RAW_LIST, SHARDS_LIST
-from echat.data.defects import Defect, DefectReport, Kind, defect_of
+from echat.data.corpus import COMBINES_LIST, COMBINES_TAR_ROOT, ONLY_META, RAW_LIST, SHARDS_LIST
+from echat.data.defects import DefectReport, defect_of
 from echat.data.encoding import Storage, encode
-from echat.data.manifest import row_of
 from echat.data.osum_format import to_record
-from echat.data.sample import AudioRef, Sample, Turn
+from echat.data.output_files import (
+    FINISHED,
+    beside,
+    join,
+    once,
+    remove_temporaries,
+    write_lines,
+    write_rows,
+    write_sums,
+)
+from echat.data.sample import Sample
 from echat.data.shards import open_shard
 from echat.data.tar_writer import TarWriter, shard_extra, shard_members
-from echat.data.whole_files import beside, join, remove_temporaries, write_lines, write_rows, write_sums
+from echat.dialogue.labels import tag
 
-FINISHED = ".finished"
 PREFIX = "shards"  # of shard names, as in the published example
-_LONGEST_NAME = 120
 
 
 class Target(Protocol):
@@ -65,7 +68,7 @@ class ShardTarget:
         path, count = self.tar(number), 0
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             writer = TarWriter(stream)
-            for sample in _once(samples, path, defects):
+            for sample in once(samples, path, defects):
                 count += _add(writer, sample, self._encode, path, defects)
             writer.close()
         write_sums(path, [(writer.sha256.hexdigest(), path.name)])
@@ -116,7 +119,7 @@ class ReusingTarget:
 
     def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
         rows: list[dict[str, Any]] = []
-        first = _once(samples, self._rows(number), defects)
+        first = once(samples, self._rows(number), defects)
         for _ in _noted(first, self.tars[number], rows, defects):
             pass
         write_rows(self._rows(number), rows)
@@ -130,77 +133,6 @@ class ReusingTarget:
         return self.out / f"{self.tars[number].stem}.list"
 
 
-class ListTarget:
-    """A raw list or a manifest, with the sound in files. Sound in files of its own stays where it is."""
-
-    def __init__(self, out: Path, audio: Storage, kind: Literal["raw", "manifest"], copy_audio: bool) -> None:
-        self.out = out
-        self.kind = kind
-        self._encode = partial(encode, how=audio)
-        self._stores_all = copy_audio or audio != "keep"
-
-    def marker(self, number: int) -> Path:
-        return beside(self._part(number), FINISHED)
-
-    def clean(self) -> None:
-        remove_temporaries(self.out / "parts")
-
-    def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
-        part = self._part(number)
-        folder = self.out / "audio" / part.stem
-        shutil.rmtree(folder, ignore_errors=True)
-        sums: list[tuple[str, str]] = []
-        rows = []
-        for sample in _once(samples, part, defects):
-            try:
-                rows.append(self._row(self._with_files(sample, folder, sums)))
-            except (ValueError, OSError) as error:
-                defects.add(defect_of(error, str(part), key=sample.key))
-        write_rows(part, rows, sums)
-        return len(rows)
-
-    def finish(self, numbers: Sequence[int]) -> None:
-        whole = self.out / (RAW_LIST if self.kind == "raw" else MANIFEST)
-        digest = join([self._part(number) for number in numbers], whole)
-        write_sums(whole, [(digest, whole.name)])
-
-    def _part(self, number: int) -> Path:
-        return self.out / "parts" / f"{number:09d}.list"
-
-    def _row(self, sample: Sample) -> dict[str, Any]:
-        if self.kind == "manifest":
-            return row_of(sample, self.out)
-        record, sounds = to_record(sample)
-        paths = {name: _relative(ref, self.out) for name, ref in sounds.items()}
-        row = {"key": record["key"], "wav": paths.pop("wav", ""), "txt": record["txt"], **paths, **record}
-        main = sounds.get("wav")
-        for name in ("start", "end"):
-            seconds = getattr(main, f"{name}_seconds", None)
-            row |= {} if seconds is None else {name: seconds}
-        return row
-
-    def _with_files(self, sample: Sample, folder: Path, sums: list[tuple[str, str]]) -> Sample:
-        def stored(ref: AudioRef | None, name: str) -> AudioRef | None:
-            if ref is None or (ref.is_file and not self._stores_all):
-                return ref
-            data, suffix = self._encode(ref)
-            path = folder / f"{file_name(sample.key)}{name}{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            sums.append((hashlib.sha256(data).hexdigest(), os.path.relpath(path, self.out / "parts")))
-            return AudioRef(str(path))
-
-        def turn_with_file(number: int, turn: Turn) -> Turn:
-            return replace(turn, audio=stored(turn.audio, f".turn{number}"))
-
-        return replace(
-            sample,
-            audio=stored(sample.audio, ""),
-            reply_audio=stored(sample.reply_audio, ".reply"),
-            history=tuple(turn_with_file(n, turn) for n, turn in enumerate(sample.history, 1)),
-        )
-
-
 def _add(writer: TarWriter, sample: Sample, encode: Any, path: Path, defects: DefectReport) -> int:
     """All members of a record or none; returns how many records that is."""
     try:
@@ -212,18 +144,6 @@ def _add(writer: TarWriter, sample: Sample, encode: Any, path: Path, defects: De
     for name, data in members:
         writer.add(name, data)
     return 1
-
-
-def _once(samples: Iterable[Sample], path: Path, defects: DefectReport) -> Iterator[Sample]:
-    """The first sample of each key."""
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.key in seen:
-            reason = "expected a key of its own within one file, found it twice; the first one is kept"
-            defects.add(Defect(Kind.DUPLICATE_KEY, str(path), key=sample.key, reason=reason))
-        else:
-            seen.add(sample.key)
-            yield sample
 
 
 def _noted(
@@ -240,13 +160,18 @@ def _noted(
 
 
 def combine_row(sample: Sample, stem: str) -> dict[str, Any]:
-    """The line of a combine list, for a record whose sound is in the tar of that stem."""
+    """The line of a combine list, for a record whose sound is in the tar of that stem.
+
+    As published, what only a member says is repeated where readers of the lines look for it.
+    """
     record, _ = to_record(sample)
     extra = shard_extra(record)
     extra.pop("duration", None)
     question = extra.get("question")
     if question is not None and sample.text == question and sample.target is None:
         extra.setdefault("q_txt", question)
+    if "gender" in record and sample.labels.gender is not None:
+        extra.setdefault("gender", tag("gender", sample.labels.gender))
     head = {"key": sample.key, "txt": record["txt"], "wav": ONLY_META, "extra": extra}
     return {**head, "tar_path_key": stem, "task": record["task"]}
 
@@ -255,16 +180,3 @@ def write_combine_lists(out: Path, names: Sequence[str], tar_root: str) -> None:
     join([out / name for name in names], out / RAW_LIST)
     write_lines(out / COMBINES_TAR_ROOT, [tar_root])
     write_lines(out / COMBINES_LIST, names)
-
-
-def _relative(ref: AudioRef, out: Path) -> str:
-    inside = Path(ref.path).absolute()
-    return str(inside.relative_to(out.absolute())) if inside.is_relative_to(out.absolute()) else str(inside)
-
-
-def file_name(key: str) -> str:
-    """A file name for any key, another one for every other key."""
-    name = quote(key, safe=" ")
-    if len(name) <= _LONGEST_NAME:
-        return name
-    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

@@ -12,7 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from echat.audio.features import SAMPLE_RATE
-from echat.audio.waveform import resample, write
+from echat.audio.resampling import resample
+from echat.audio.waveform import write
 from echat.data.sample import Sample
 from echat.eval.metrics import edit_distance, words
 

@@ -15,7 +15,7 @@ from echat.audio.features import (
     mel_22k,
     mel_filterbank,
 )
-from echat.audio.waveform import resample
+from echat.audio.resampling import resample
 from echat.infer.bounds import FBANK, FEATURE, FILTERS, LOG_MEL, ROUNDED_LOG_MEL
 from echat.infer.check import Check, same
 from echat.infer.golden_folder import GoldenFolder

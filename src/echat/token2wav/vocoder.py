@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from echat.audio.features import VOCODER_HOP, VOCODER_N_MELS
 from echat.config import Config
+from echat.token2wav.refinement import FRAMES_PER_ROUND, refine
 from echat.token2wav.snake import ResBlock
 
 LOUDEST = math.log(100.0)  # largest log magnitude of the spectrum
@@ -48,11 +50,19 @@ class VocoderConfig(Config):
     source_resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5))
     lrelu_slope: float = 0.1
     audio_limit: float = Field(0.99, description="the waveform is clamped to this")
+    refinement: int = Field(
+        0, ge=0, description="rounds that draw the waveform to its mel, for small vocoders"
+    )
     f0_predictor: F0PredictorConfig = F0PredictorConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> "VocoderConfig":
         stages = len(self.upsample_rates)
+        if self.refinement and (self.samples_per_frame, self.in_channels) != (VOCODER_HOP, VOCODER_N_MELS):
+            raise ValueError(
+                f"refinement: expected {VOCODER_HOP} samples per frame of {VOCODER_N_MELS} bins, "
+                f"found {self.samples_per_frame} and {self.in_channels}; set it to 0"
+            )
         if not stages or self.base_channels % 2**stages:
             raise ValueError(
                 f"base_channels: expected a multiple of {2**stages} ({stages} halvings), "
@@ -90,7 +100,8 @@ class VocoderConfig(Config):
                 )
             )
             frames += (main + source) / rate
-        return math.ceil(frames + (3 + 1 + self.istft_n_fft / self.istft_hop) / rate)
+        own = math.ceil(frames + (3 + 1 + self.istft_n_fft / self.istft_hop) / rate)
+        return own + self.refinement * FRAMES_PER_ROUND
 
 
 def _block_reach(kernel: int, dilations: tuple[int, ...]) -> int:
@@ -263,9 +274,10 @@ class Vocoder(nn.Module):
         angle = torch.sin(y[:, bins:])  # yes: the sine of the network's output is the phase angle
         spectrum = torch.complex(magnitude * torch.cos(angle), magnitude * torch.sin(angle))
         waveform = torch.istft(spectrum, self.config.istft_n_fft, self.config.istft_hop, window=self.window)
-        return (
-            waveform if self.training else waveform.clamp(-self.config.audio_limit, self.config.audio_limit)
-        )
+        if self.training:
+            return waveform
+        waveform = refine(waveform, mel.float(), self.config.refinement)
+        return waveform.clamp(-self.config.audio_limit, self.config.audio_limit)
 
     def source_spectrum(self, source: Tensor) -> Tensor:
         """Real and imaginary parts of the source, `(batch, 2 * bins, 64 * time + 1)`."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from echat.audio.features import SAMPLE_RATE as HEARING_RATE
 from echat.audio.features import VOCODER_HOP, VOCODER_N_MELS, VOCODER_RATE, VOCODER_WINDOW, mel_22k
-from echat.audio.waveform import check, resample
+from echat.audio.resampling import resample
+from echat.audio.waveform import check
 from echat.checkpoint import read_tensors, write_tensors
 from echat.token2wav.speech_tokenizer import AnySpeechTokenizer
 

@@ -1,7 +1,8 @@
 """Muon: momentum whose every matrix is made orthogonal before it is added (Jordan et al. 2024).
 
-All directions of a matrix move alike, the rarely seen ones too: small models learn what is rare in fewer steps.
-Size of the update as Adam's (Liu et al. 2025, "Muon is scalable for LLM training"), so rates carry over.
+All directions of a matrix move alike, the rarely seen ones too: small models learn what is rare in fewer
+steps. An update is as large as one of Adam (Liu et al. 2025, "Muon is scalable for LLM training"), so rates
+carry over.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ RMS = 0.2  # root mean square of an Adam update, in units of the rate
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices (rows, columns) of hidden layers; everything else needs another optimiser."""
+    """For matrices (rows, columns) of hidden layers, and kernels (out, in, width) as (out, in x width)."""
 
     def __init__(
         self,
@@ -32,7 +33,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.ndim != 2:
+                if parameter.ndim < 2:
                     raise ValueError(f"Muon: expected matrices, found the shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
@@ -58,11 +59,11 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(gradient, 1 - momentum)
             ahead.append(gradient.lerp(state["momentum"], momentum))  # Nesterov
-        updates = orthogonal(torch.stack(ahead))
-        size = RMS * math.sqrt(max(parameters[0].shape))
+        updates = orthogonal(torch.stack(ahead).flatten(2))
+        size = RMS * math.sqrt(max(updates.shape[1:]))
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"] * size)
+            parameter.add_(update.view_as(parameter), alpha=-group["lr"] * size)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from echat.train.muon import Muon, Together
-from echat.train.recipe import OptimizerConfig
+from echat.train.recipe import OptimizerConfig, choose
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -20,16 +19,19 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
     """
     adam, muon = _Groups(), _Groups()
     decays = _decaying(module)
-    scales, matrices = _Patterns("lr_scale", config.lr_scale), _Patterns("muon", config.muon)
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        pattern = scales.first(name)
+    learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    matrices = choose([*learning], config.muon, "optimizer.muon")
+    unmatched = set(config.lr_scale)
+    for name, parameter in learning.items():
+        pattern = next((p for p in config.lr_scale if fnmatch.fnmatchcase(name, p)), None)
+        unmatched.discard(pattern or "")
         scale = config.lr_scale[pattern] if pattern else 1.0
-        home = muon if parameter.ndim == 2 and matrices.first(name) else adam
+        home = muon if parameter.ndim >= 2 and name in matrices else adam
         home.add(parameter, scale, config.weight_decay if name in decays else 0.0)
-    scales.check()
-    matrices.check()
+    if unmatched:
+        raise ValueError(
+            f"optimizer.lr_scale: {sorted(unmatched)} matches no learning parameter; check the names"
+        )
     optimizers: list[torch.optim.Optimizer] = []
     if adam:
         optimizers.append(torch.optim.AdamW(
@@ -48,25 +50,6 @@ class _Groups(dict[tuple[float, float], list[nn.Parameter]]):
 
     def as_list(self) -> list[dict[str, object]]:
         return [{"params": p, "weight_decay": decay, "scale": scale} for (scale, decay), p in self.items()]
-
-
-class _Patterns:
-    """Globs over parameter names, each of which has to match something."""
-
-    def __init__(self, key: str, patterns: Iterable[str]) -> None:
-        self.key, self.patterns = key, list(patterns)
-        self.unmatched = {p for p in self.patterns if not p.startswith("!")}
-
-    def first(self, name: str) -> str | None:
-        found = next((p for p in self.patterns if fnmatch.fnmatchcase(name, p.removeprefix("!"))), None)
-        self.unmatched.discard(found or "")
-        return None if found is None or found.startswith("!") else found
-
-    def check(self) -> None:
-        if self.unmatched:
-            raise ValueError(
-                f"optimizer.{self.key}: {sorted(self.unmatched)} matches no learning parameter; check the names"
-            )
 
 
 def _decaying(module: nn.Module) -> set[str]:

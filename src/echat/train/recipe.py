@@ -26,7 +26,7 @@ class OptimizerConfig(Config):
 
     lr: float = Field(1e-3, gt=0)  # peak learning rate
     lr_scale: dict[str, float] = {}  # glob over parameter names -> factor on lr; the first match counts
-    muon: tuple[str, ...] = ()  # globs: matrices that Muon moves, AdamW the rest; "!glob" before it leaves out
+    muon: tuple[str, ...] = ()  # globs as in `learn`: matrices and kernels that Muon moves, AdamW the rest
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     weight_decay: float = 0.01  # on matrices only: never on norms, biases and embeddings
@@ -105,17 +105,23 @@ def choose_learning(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     ``encoder.*`` takes in, ``!encoder.embed.*`` takes out again, in the order written.
     """
     names = [name for name, _ in module.named_parameters()]
+    chosen = choose(names, patterns, "learn")
+    if not chosen:
+        raise ValueError(f"learn: {list(patterns)} leaves nothing that learns; name at least one module")
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return [name for name in names if name in chosen]
+
+
+def choose(names: Sequence[str], patterns: Sequence[str], key: str) -> set[str]:
+    """The names that globs take in and ``!glob`` takes out again, in the order written."""
     chosen: set[str] = set()
     for pattern in patterns:
         hits = set(fnmatch.filter(names, pattern.removeprefix("!")))
         if not hits:
             tops = sorted({name.split(".")[0] for name in names})
             raise ValueError(
-                f"learn: pattern {pattern!r} matches no parameter; parameters start with {', '.join(tops)}"
+                f"{key}: pattern {pattern!r} matches no parameter; parameters start with {', '.join(tops)}"
             )
         chosen = chosen - hits if pattern.startswith("!") else chosen | hits
-    if not chosen:
-        raise ValueError(f"learn: {list(patterns)} leaves nothing that learns; name at least one module")
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in chosen)
-    return [name for name in names if name in chosen]
+    return chosen

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from echat.audio.features import SAMPLE_RATE, VOCODER_RATE
-from echat.audio.waveform import read, resample
+from echat.audio.resampling import resample
+from echat.audio.waveform import read
 from echat.data.manifest import read_manifest
 from echat.data.sample import AudioRef, DataError, Sample
 

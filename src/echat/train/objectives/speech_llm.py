@@ -25,9 +25,9 @@ from echat.data.sources import SourceConfig, mixture, mixture_pairs
 from echat.data.text_tokenizer import END_OF_DOCUMENT
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
-from echat.model.copy_heads import set_copy_heads
 from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, ModelFolderConfig, save_model
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
+from echat.model.starting_heads import set_starting_heads
 from echat.model.text_tokenizer import TextTokenizer
 from echat.train.objective import Loss
 from echat.train.recipe import Recipe
@@ -59,7 +59,7 @@ class Settings(Recipe):
     model: SpeechLLMConfig | None = None  # None: the shape of the model in init_from.all
     tokenizer: str | None = None  # folder of the text tokenizer; None: that of init_from.all
     data: DataConfig
-    copy_heads: bool = False  # begin with two attention heads that copy; for layers that start from nothing
+    starting_heads: bool = False  # set three attention heads by hand; for layers that start from nothing
     speech_weight: float = Field(1.0, gt=0)  # of one speech target against one text target
     spell_weight: float = Field(
         0.0, ge=0
@@ -86,8 +86,8 @@ class SpeechLLMObjective:
         self._blank = self.tokenizer.encode(END_OF_DOCUMENT)[0]
         self.module = SpeechLLM(config)
         init_from(self.module, recipe.init_from)
-        if recipe.copy_heads:
-            set_copy_heads(self.module.llm, self._blank)
+        if recipe.starting_heads:
+            set_starting_heads(self.module.llm, self._blank)
         self._sounds = Sounds(recipe.data.sound_cache_mb)
         self._encoder_side = CachedTokenizer(self.tokenizer)
         data = recipe.data

@@ -1,16 +1,30 @@
-"""Files that are there whole or not at all, with their checksums beside them."""
+"""Files that a conversion leaves: whole or not at all, with checksums beside them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from echat.checkpoint import atomic_path
+from echat.data.defects import Defect, DefectReport, Kind
+from echat.data.sample import Sample
 
-SHA256 = ".sha256"
+FINISHED, SHA256 = ".finished", ".sha256"
+
+
+def once(samples: Iterable[Sample], path: Path, defects: DefectReport) -> Iterator[Sample]:
+    """The first sample of each key."""
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.key in seen:
+            reason = "expected a key of its own within one file, found it twice; the first one is kept"
+            defects.add(Defect(Kind.DUPLICATE_KEY, str(path), key=sample.key, reason=reason))
+        else:
+            seen.add(sample.key)
+            yield sample
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], more: Iterable[tuple[str, str]] = ()) -> None:

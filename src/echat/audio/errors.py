@@ -1,0 +1,32 @@
+"""What is wrong with a sound, for people and for programs. Without torch: who only copies needs none."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Trouble = Literal[
+    "missing",
+    "unreadable",
+    "empty",
+    "cut off",
+    "undecodable",
+    "rate",
+    "not finite",
+    "silent",
+    "short",
+    "long",
+]
+
+
+class AudioError(ValueError):
+    """A sound that cannot be used; the message says expected, found, where, and the remedy.
+
+    ``kind`` names the trouble for programs that count; None where the request was wrong, not the sound.
+    """
+
+    def __init__(self, message: str, kind: Trouble | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[AudioError], tuple[str, Trouble | None]]:
+        return type(self), (str(self), self.kind)  # keeps the kind on the way out of a worker process
