@@ -41,6 +41,7 @@ OPTIONAL = {
     "onnxruntime",
     "peft",
     "pyworld",
+    "ray",
     "scipy",
     "tensorboard",
 }

@@ -22,6 +22,7 @@ EXTRAS = {
     "jiwer": "eval",
     "onnxruntime": "onnx",
     "datasets": "datasets",
+    "ray": "ray",
 }
 
 

@@ -1,4 +1,4 @@
-"""Commands for data: convert, import."""
+"""Commands that make data of data: convert, tokenize, import."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ class Format(StrEnum):
     combine = "combine"
 
 
+class EngineName(StrEnum):
+    """Who does the work."""
+
+    local = "local"
+    ray = "ray"
+
+
 class AudioStorage(StrEnum):
     """How sound is stored."""
 
@@ -40,12 +47,22 @@ Root = Annotated[Path | None, typer.Option(help="Where relative names in the sou
 Within = Annotated[Path | None, typer.Option(help="The folder that relative audio paths must not leave.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the result.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+Engine = Annotated[
+    EngineName, typer.Option(help="Processes here, or Ray: that of RAY_ADDRESS, or one started here.")
+]
+CodecSize = Annotated[int, typer.Option(min=1, help="Speech ids from here up are refused.")]
+ShardSize = Annotated[int, typer.Option(min=1, help="Records per shard.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first defect.")]
 
 
 def add_to(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="Convert and import data.")
+    from echat.cli.examine import check, show
+
+    group = typer.Typer(no_args_is_help=True, help="Look at data, convert and import them.")
+    group.command("check")(check)
+    group.command("show")(show)
     group.command("convert")(convert)
+    group.command("tokenize")(tokenize)
     group.command("import")(import_)
     app.add_typer(group, name="data")
 
@@ -55,14 +72,15 @@ def convert(
     to: Annotated[Format, typer.Option("--to", help="Format of the result.")],
     out: Out,
     format: SourceFormat = "auto",
-    shard_size: Annotated[int, typer.Option(min=1, help="Records per shard.")] = 1000,
+    shard_size: ShardSize = 1000,
     workers: Workers = 1,
+    engine: Engine = EngineName.local,
     audio: Annotated[AudioStorage, typer.Option(help="Sound as it is, or encoded anew.")] = AudioStorage.keep,
     copy_audio: Annotated[
         bool, typer.Option("--copy-audio", help="To raw or manifest: copy sound files, too.")
     ] = False,
     task: Annotated[str | None, typer.Option(help="Task of records that name none, such as asr.")] = None,
-    codec_size: Annotated[int, typer.Option(min=1, help="Speech ids from here up are refused.")] = 4096,
+    codec_size: CodecSize = 4096,
     root: Root = None,
     within: Within = None,
     strict: Strict = False,
@@ -86,7 +104,47 @@ def convert(
         codec_size=codec_size,
     )
     with progress("converting") as step:
-        report = run(config, workers, strict, step)
+        report = run(config, workers, strict, step, engine.value)
+    tell(f"{out}: {report.records} records as {to.value}", report.records, report.defects, json)
+
+
+def tokenize(
+    source: Source,
+    out: Out,
+    tokenizer: Annotated[
+        str, typer.Option(help="A shipped model, a model folder, or a folder of a speech tokenizer.")
+    ],
+    to: Annotated[Format, typer.Option("--to", help="Format of the result.")] = Format.shard,
+    again: Annotated[bool, typer.Option("--again", help="Also for records that have speech ids.")] = False,
+    format: SourceFormat = "auto",
+    shard_size: ShardSize = 1000,
+    workers: Workers = 1,
+    engine: Engine = EngineName.local,
+    codec_size: CodecSize = 4096,
+    root: Root = None,
+    within: Within = None,
+    strict: Strict = False,
+    json: Json = False,
+) -> None:
+    """Write a corpus with the speech ids of its replies and reading voices. A stopped run goes on."""
+    from echat.data.tokenizing import TokenizeConfig
+    from echat.data.tokenizing import tokenize as run
+    from echat.token2wav.speech_tokenizer import load_speech_tokenizer
+
+    config = TokenizeConfig(
+        source=source,
+        out=str(out),
+        to=to.value,
+        format=format,  # type: ignore[arg-type]
+        root=_text(root),
+        within=_text(within),
+        shard_size=shard_size,
+        codec_size=codec_size,
+        tokenizer=str(_speech_tokenizer(tokenizer)),
+        again=again,
+    )
+    with progress("listening") as step:
+        report = run(config, load_speech_tokenizer, workers, strict, step, engine.value)
     tell(f"{out}: {report.records} records as {to.value}", report.records, report.defects, json)
 
 
@@ -151,6 +209,16 @@ def progress(what: str) -> Iterator[Step]:
             bar.update(task, completed=done, total=total)
 
         yield step
+
+
+def _speech_tokenizer(name: str) -> Path:
+    """The folder of the speech tokenizer, by itself or inside a model."""
+    from echat.infer.engine import SPEECH_TOKENIZER_FOLDER
+    from echat.infer.loading import find_model
+
+    folder = find_model(name)
+    inside = folder / SPEECH_TOKENIZER_FOLDER
+    return (inside if inside.is_dir() else folder).absolute()
 
 
 def _text(path: Path | None) -> str | None:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
-from multiprocessing import get_context
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +25,7 @@ from echat.data.corpora import IndexedCorpus
 from echat.data.corpus import open_corpus
 from echat.data.defects import DataError, DefectReport, defect_of
 from echat.data.encoding import Storage
+from echat.data.engines import EngineName, run_jobs
 from echat.data.list_target import ListTarget
 from echat.data.sample import CODEC_SIZE, Sample
 from echat.data.tar_corpora import ShardCorpus
@@ -34,6 +33,7 @@ from echat.data.targets import CombineTarget, ReusingTarget, ShardTarget, Target
 from echat.dialogue.tasks import get_task
 
 PLAN, REPORT = "conversion.json", "report.json"
+Change = Callable[[Iterable[Sample], DefectReport], Iterator[Sample]]
 
 
 class ConversionConfig(Config):
@@ -72,16 +72,21 @@ def convert(
     workers: int = 1,
     strict: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    engine: EngineName = "local",
+    change: Change | None = None,
 ) -> JobReport:
     """Convert everything; what a killed run has finished is kept. Records that cannot be are counted.
 
     ``progress`` is told jobs done and jobs in all. ``strict`` stops at the first defect with a DataError.
+    ``change`` is done to the samples of each job on their way; it travels to other processes, and what it
+    depends on belongs into the configuration, so that another run does not go on with other results.
     """
     _corpus.cache_clear()  # the source may have changed since
     total = prepare(config)
     report = JobReport(defects=DefectReport(strict))
     report.defects.extend(_corpus(config).defects())
-    for done, job in enumerate(_run_all(config, range(total), workers, strict), 1):
+    work = partial(run_job, config, strict=strict, change=change)
+    for done, job in enumerate(run_jobs(work, total, workers, engine), 1):
         report.records += job.records
         report.defects.merge(job.defects)
         progress(done, total)
@@ -116,7 +121,9 @@ def prepare(config: ConversionConfig) -> int:
     return len(ends)
 
 
-def run_job(config: ConversionConfig, number: int, strict: bool = False) -> JobReport:
+def run_job(
+    config: ConversionConfig, number: int, strict: bool = False, change: Change | None = None
+) -> JobReport:
     """Do one job unless it is finished. Any process may do any job; the bytes are the same."""
     target = _target(config)
     marker = target.marker(number)
@@ -125,7 +132,8 @@ def run_job(config: ConversionConfig, number: int, strict: bool = False) -> JobR
     report = JobReport(defects=DefectReport(strict))
     ends = _cuts(config, _corpus(config))
     samples = _samples(config, ends[number - 1] if number else 0, ends[number], report.defects)
-    report.records = target.write(number, samples, report.defects)
+    changed = change(samples, report.defects) if change is not None else samples
+    report.records = target.write(number, changed, report.defects)
     with atomic_path(marker) as temporary:
         temporary.write_text(json.dumps(report.as_dict(), ensure_ascii=False), "utf-8")
     return report
@@ -146,21 +154,6 @@ def _samples(config: ConversionConfig, begin: int, end: int, defects: DefectRepo
             yield assign(sample, config.task) if config.task else sample
         except DataError as error:
             defects.add(defect_of(error, config.source))
-
-
-def _run_all(config: ConversionConfig, numbers: range, workers: int, strict: bool) -> Iterator[JobReport]:
-    """Reports in the order of the jobs, so that the first defects are the same ones in every run."""
-    if workers <= 1 or len(numbers) <= 1:
-        yield from (run_job(config, number, strict) for number in numbers)
-        return
-    with ProcessPoolExecutor(min(workers, len(numbers)), get_context("spawn")) as pool:
-        jobs = [pool.submit(run_job, config, number, strict) for number in numbers]
-        try:
-            for job in jobs:
-                yield job.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 @lru_cache(maxsize=4)

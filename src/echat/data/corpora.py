@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
 from echat.data import storage
@@ -21,6 +23,7 @@ from echat.data.osum_text import without_transcript
 from echat.data.sample import CODEC_SIZE, AudioRef, Sample, speech_ids_of
 from echat.dialogue.tasks import TASKS
 
+_COMPARED = 10_000  # keys that one not found is compared with: looking for a slip shall not take minutes
 _SOUND = re.compile(r"(?:reply_|question_)?wav|wav_\d+")
 
 
@@ -84,6 +87,20 @@ class IndexedCorpus:
             raise row.refuse(*problem)
         return without_transcript(sample) if self.view.without_transcript else sample
 
+    def keys(self) -> Iterator[tuple[int, str]]:
+        """(number, key) of the records, as far as their keys can be got without reading them."""
+        raise NotImplementedError
+
+    def find(self, key: str) -> int:
+        """The number of the first record of that key. Raises DataError when there is none."""
+        for number, known in self.keys():
+            if known == key:
+                return number
+        near = get_close_matches(key, [known for _, known in islice(self.keys(), _COMPARED)], n=1)
+        advice = f"did you mean {near[0]!r}?" if near else "echat data check lists what is wrong"
+        reason = f"expected a record of that key among {len(self)}, found none; {advice}"
+        raise DataError(Defect(Kind.MISSING_FIELD, self.name, key=key, reason=reason))
+
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
@@ -107,6 +124,9 @@ class LineCorpus(IndexedCorpus):
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def keys(self) -> Iterator[tuple[int, str]]:
+        return self.lines.keyed()
 
     def row(self, index: int) -> Row:
         fields, place = self.lines[index]

@@ -51,6 +51,14 @@ class Parts:
         """For each part the number of records up to its end."""
         return tuple(self._ends)
 
+    def facts(self, number: int) -> Facts:
+        """What is known of one part."""
+        return self._facts[number]
+
+    def counted(self) -> Iterator[tuple[Part, int]]:
+        """Each part with the number of its records."""
+        return ((part, facts.records) for part, facts in zip(self.parts, self._facts))
+
     def defects(self) -> Iterator[Defect]:
         return (defect for facts in self._facts for defect in facts.defects)
 

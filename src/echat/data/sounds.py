@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,11 +69,19 @@ class Sounds:
             self._room += oldest.nbytes
 
 
-def _decoded(ref: AudioRef) -> np.ndarray:
-    """(samples,) int16 at 16 kHz."""
+def hear(ref: AudioRef, rate: int | None = SAMPLE_RATE, **bounds: Any) -> tuple[Tensor, int]:
+    """(samples,) and their rate (None: as stored), for ``bounds`` of :func:`echat.audio.waveform.read`.
+
+    Raises AudioError or DataError.
+    """
     source = ref.path if ref.is_file and not is_url(ref.path) else ref.read_bytes()
     start, end = ref.start_seconds, ref.end_seconds
-    waveform, _ = read(source, SAMPLE_RATE, name=ref.where, start_seconds=start, end_seconds=end)
+    return read(source, rate, name=ref.where, start_seconds=start, end_seconds=end, **bounds)
+
+
+def _decoded(ref: AudioRef) -> np.ndarray:
+    """(samples,) int16 at 16 kHz."""
+    waveform, _ = hear(ref)
     return np.clip(np.round(waveform.numpy() * 32768.0), -32768, 32767).astype(np.int16)
 
 

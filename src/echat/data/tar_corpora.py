@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ class ShardCorpus(IndexedCorpus):
     def __len__(self) -> int:
         return len(self.parts)
 
+    def keys(self) -> Iterator[tuple[int, str]]:
+        tars = (part.files[0] for part, count in self.parts.counted() if count)
+        return enumerate(chain.from_iterable(open_shard(tar).keys() for tar in tars))
+
     def row(self, index: int) -> Row:
         part, number = self.parts.find(index)
         (tar,) = part.files
@@ -56,10 +61,19 @@ class CombineCorpus(IndexedCorpus):
     def __len__(self) -> int:
         return len(self.parts)
 
+    def keys(self) -> Iterator[tuple[int, str]]:
+        begin = 0
+        for part, count in self.parts.counted():
+            if count:
+                inside = list(open_shard(part.files[1]).keys())
+                records = pairing(*part.files)[:, 0].tolist()
+                yield from ((begin + n, inside[record]) for n, record in enumerate(records) if record >= 0)
+            begin += count
+
     def row(self, index: int) -> Row:
         part, number = self.parts.find(index)
         lines, tar = part.files
-        record, line = (int(value) for value in _pairing(lines, tar)[number])
+        record, line = (int(value) for value in pairing(lines, tar)[number])
         fields, place = Lines(lines)[line]
         row = Row(fields, lines, place, {})
         if record < 0:
@@ -115,13 +129,13 @@ def _shard_facts(part: Part) -> Facts:
 
 def _pair_facts(part: Part) -> Facts:
     lines, tar = part.files
-    return Facts(len(_pairing(lines, tar)), open_shard(tar).defects)
+    return Facts(len(pairing(lines, tar)), open_shard(tar).defects)
 
 
 _pairings: OrderedDict[tuple[str, str], tuple[tuple[storage.Stamp, ...], np.ndarray]] = OrderedDict()
 
 
-def _pairing(lines: str, tar: str) -> np.ndarray:
+def pairing(lines: str, tar: str) -> np.ndarray:
     """(records, 2): number in the tar, or -1, and number of the line; in the order of the tar."""
     known = _pairings.get((lines, tar))
     if known is not None and storage.is_url(lines):

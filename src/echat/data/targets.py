@@ -98,7 +98,7 @@ class CombineTarget(ShardTarget):
 
     def finish(self, numbers: Sequence[int]) -> None:
         names = [self._rows(number).name for number in numbers]
-        _write_combine_lists(self.out, names, os.path.relpath(self.folder, self.out))
+        write_combine_lists(self.out, names, os.path.relpath(self.folder, self.out))
 
     def _rows(self, number: int) -> Path:
         return self.out / f"{self.tar(number).stem}.list"
@@ -127,7 +127,7 @@ class ReusingTarget:
 
     def finish(self, numbers: Sequence[int]) -> None:
         names = [self._rows(number).name for number in numbers]
-        _write_combine_lists(self.out, names, os.path.abspath(self.tars[0].parent) if self.tars else ".")
+        write_combine_lists(self.out, names, os.path.abspath(self.tars[0].parent) if self.tars else ".")
 
     def _rows(self, number: int) -> Path:
         return self.out / f"{self.tars[number].stem}.list"
@@ -176,7 +176,7 @@ def combine_row(sample: Sample, stem: str) -> dict[str, Any]:
     return {**head, "tar_path_key": stem, "task": record["task"]}
 
 
-def _write_combine_lists(out: Path, names: Sequence[str], tar_root: str) -> None:
+def write_combine_lists(out: Path, names: Sequence[str], tar_root: str) -> None:
     join([out / name for name in names], out / RAW_LIST)
     write_lines(out / COMBINES_TAR_ROOT, [tar_root])
     write_lines(out / COMBINES_LIST, names)

@@ -1,0 +1,170 @@
+"""Commands that look at data: check, show."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from echat.cli.data import (
+    CodecSize,
+    Engine,
+    EngineName,
+    Root,
+    Source,
+    SourceFormat,
+    Strict,
+    Within,
+    Workers,
+    progress,
+)
+from echat.cli.talk import Json
+
+if TYPE_CHECKING:
+    from echat.data.checks import Findings
+    from echat.data.show import Stretch
+    from echat.dialogue.tasks import Profile
+    from echat.dialogue.vocabulary import Vocabulary
+    from echat.model.text_tokenizer import TextTokenizer
+
+FOUND = 1  # exit code: the data have defects
+
+
+def check(
+    source: Source,
+    format: SourceFormat = "auto",
+    workers: Workers = 1,
+    engine: Engine = EngineName.local,
+    json: Annotated[Path | None, typer.Option(help="Write the report as JSON; - is stdout.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for histograms as PNG.")] = None,
+    fix: Annotated[
+        Path | None, typer.Option(help="Folder for the corpus without its defects, in the same format.")
+    ] = None,
+    min_seconds: Annotated[float, typer.Option(min=0, help="Of each sound.")] = 0.025,
+    max_seconds: Annotated[float, typer.Option(min=0, help="Of each sound.")] = 600.0,
+    codec_size: CodecSize = 4096,
+    root: Root = None,
+    within: Within = None,
+    strict: Strict = False,
+) -> None:
+    """Read every record, listen to all sound, tell what is there and what is wrong.
+
+    Ends with 0 for data without defects, 1 for data with some, 2 where it could not look.
+    """
+    from echat.data.checks import CheckConfig
+    from echat.data.checks import check as run
+
+    if strict and fix is not None:
+        raise ValueError("--fix: expected a look at everything, found --strict, too; drop one of the two")
+    config = CheckConfig(
+        source=source,
+        format=format,  # type: ignore[arg-type]
+        root=None if root is None else str(root),
+        within=None if within is None else str(within),
+        codec_size=codec_size,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+    )
+    with progress("checking") as step:
+        found = run(config, workers, strict, step, engine.value)
+    _report(source, found, json, plots)
+    if fix is not None:
+        from echat.data.cleaning import clean
+
+        with progress("cleaning") as step:
+            clean(config, found.bad, fix, workers, step, engine.value)
+        if str(json) != "-":
+            print(f"{fix}: {found.totals.records:,} records without defects")
+    if found.defects:
+        raise typer.Exit(FOUND)
+
+
+def _report(source: str, found: Findings, json: Path | None, plots: Path | None) -> None:
+    text = json_module.dumps({"source": source, **found.as_dict()}, ensure_ascii=False, indent=1) + "\n"
+    if str(json) == "-":
+        print(text, end="")
+    else:
+        print(f"{source}\n{found}")
+        print(f"defects: {found.defects.total:,}" if found.defects else "defects: none")
+        if found.defects:
+            print(found.defects)
+    if json is not None and str(json) != "-":
+        from echat.checkpoint import atomic_path
+
+        with atomic_path(json) as temporary:
+            temporary.write_text(text, "utf-8")
+    if plots is not None:
+        from echat.data.plots import write_histograms
+
+        write_histograms(found.totals, plots)
+
+
+def show(
+    source: Source,
+    key: Annotated[str, typer.Argument(help="Of the record.")],
+    task: Annotated[
+        str | None, typer.Option(help="To render (default: the record's own, or one it serves).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for its sounds and their spectrograms.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="A model whose tokenizer cuts the text: a shipped one or a folder.")
+    ] = "echat-tiny",
+    format: SourceFormat = "auto",
+    root: Root = None,
+    within: Within = None,
+    json: Json = False,
+) -> None:
+    """Print one record and the sequence that it becomes; learned stretches are marked."""
+    from echat.cli import show as screen
+    from echat.data.corpus import open_corpus
+    from echat.data.show import as_json, facts, sequence, write_sounds
+
+    corpus = open_corpus(source, format, root=root, within=within)
+    sample = corpus[corpus.find(key)]
+    tokenizer, vocabulary, profile = _tokenizer_of(model)
+    name, stretches = sequence(sample, task, tokenizer, vocabulary, profile)
+    written = write_sounds(sample, out) if out is not None else []
+    if json:
+        screen.json_line(as_json(sample, name, stretches, written))
+        return
+    screen.facts(facts(sample))
+    _print_sequence(name, stretches)
+    for path in written:
+        print(path)
+
+
+def _tokenizer_of(model: str) -> tuple[TextTokenizer, Vocabulary, Profile]:
+    """Tokenizer, vocabulary and dialect of a model folder, without its weights."""
+    from echat.config import load_config
+    from echat.dialogue.vocabulary import Vocabulary
+    from echat.infer.loading import find_model
+    from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, ModelFolderConfig
+    from echat.model.text_tokenizer import TextTokenizer
+
+    folder = find_model(model)
+    config = load_config(ModelFolderConfig, folder / CONFIG_FILE)
+    tokenizer = TextTokenizer.from_folder(folder / TOKENIZER_FOLDER)
+    sizes = config.model
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, sizes.speech_codec_size, sizes.llm.vocab_size)
+    return tokenizer, vocabulary, config.profile
+
+
+def _print_sequence(task: str, stretches: list[Stretch]) -> None:
+    """One line for each stretch: place, length, kind, content; learned ones in green, with a mark."""
+    from rich.text import Text
+
+    from echat.cli.show import console
+
+    positions = sum(stretch.count for stretch in stretches)
+    learned = sum(stretch.count for stretch in stretches if stretch.learn)
+    screen = console()
+    screen.print(Text(f"\nas {task}: {positions} positions, {learned} learned (▶)"))
+    for stretch in stretches:
+        mark, style = ("▶", "bold green") if stretch.learn else (" ", "dim")
+        line = Text(f"{stretch.begin:>5} {stretch.count:>5} {stretch.kind:<6} ", style="dim")
+        line.append(f"{mark} {stretch.content.replace(chr(10), '⏎')}", style=style)
+        screen.print(line)

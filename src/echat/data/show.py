@@ -1,0 +1,194 @@
+"""One record as people look at it: its fields, the sequence it becomes, its sounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from echat.audio.features import MEL_RATE, SAMPLE_RATE, llm_frames, log_mel
+from echat.audio.waveform import write
+from echat.data.defects import DataError, Defect, Kind
+from echat.data.examples import conversation_of
+from echat.data.list_target import file_name
+from echat.data.plots import write_spectrogram
+from echat.data.sample import AudioRef, Sample
+from echat.data.serving import serves
+from echat.data.sounds import hear
+from echat.dialogue.rendering import Audio, Segment, Text, render
+from echat.dialogue.tasks import TASKS, Profile, Task, get_task
+from echat.dialogue.vocabulary import Tokenizer, Vocabulary
+
+_SHOWN_IDS = 12  # speech ids of a stretch that are spelled out
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Neighbouring positions of a sequence that are of one kind, and learned or not."""
+
+    begin: int
+    count: int
+    kind: str  # text, speech, sound
+    learn: bool
+    content: str
+
+
+def facts(sample: Sample) -> dict[str, Any]:
+    """Name and value of every field that the record has, for people."""
+    found: dict[str, Any] = {
+        "key": sample.key,
+        "corpus": sample.source,
+        "task": sample.task or "left to the recipe",
+        "serves": ", ".join(served_tasks(sample)) or "no task",
+        "sound": _sound(sample.audio),
+        "stated seconds": sample.seconds,
+        "text": sample.text,
+        **asdict(sample.labels),
+        "prompt": sample.prompt,
+        "target": sample.target,
+        "thought": sample.thought,
+        "reply": sample.reply,
+        "reply_emotion": sample.reply_emotion,
+        "reply sound": _sound(sample.reply_audio),
+        "speech ids": len(sample.speech_ids) if sample.speech_ids else None,
+        "language": sample.language,
+        "split": sample.split,
+    }
+    for number, turn in enumerate(sample.history, 1):
+        found[f"turn {number}"] = _present(sound=_sound(turn.audio), text=turn.text, reply=turn.reply)
+    return _present(**found, **({"further fields": dict(sample.extra)} if sample.extra else {}))
+
+
+def served_tasks(sample: Sample) -> list[str]:
+    """Tasks that the record can serve; its own alone where it names one."""
+    names = TASKS if sample.task is None else (sample.task,)
+    return [name for name in names if serves(sample, get_task(name))]
+
+
+def sequence(
+    sample: Sample, task: str | None, tokenizer: Tokenizer, vocabulary: Vocabulary, profile: Profile
+) -> tuple[str, list[Stretch]]:
+    """The task, and what the language model sees and learns of the record.
+
+    Without ``task`` it is the record's own, else the last one of the table that it serves. Raises DataError
+    for a record that cannot serve the task, and for sound that cannot be heard.
+    """
+    row = get_task(task or sample.task or _last_served(sample))
+    if not serves(sample, row):
+        served = ", ".join(served_tasks(sample)) or "none"
+        reason = f"task {row.name}: expected what the task hears and writes, found a record for {served}"
+        raise DataError(Defect(Kind.UNWANTED, sample.source, key=sample.key, reason=reason))
+    conversation = conversation_of(sample, row, *_heard(sample, row))
+    segments = render(conversation, row, tokenizer, vocabulary, profile)
+    return row.name, list(_stretches(segments, tokenizer, vocabulary))
+
+
+def sounds(sample: Sample) -> Iterator[tuple[str, AudioRef]]:
+    """(name, place) of each sound of the record."""
+    named = {"question": sample.audio, "reply": sample.reply_audio}
+    named |= {f"turn{number}": turn.audio for number, turn in enumerate(sample.history, 1)}
+    return ((name, ref) for name, ref in named.items() if ref is not None)
+
+
+def write_sounds(sample: Sample, folder: Path) -> list[Path]:
+    """Each sound as 16 kHz wav, as it is heard, and its spectrogram; returns the paths of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, ref in sounds(sample):
+        waveform, _ = hear(ref, allow_silence=True)
+        path = folder / f"{file_name(sample.key)}.{name}.wav"
+        write(path, waveform, SAMPLE_RATE)
+        picture = path.with_suffix(".png")
+        write_spectrogram(waveform, picture, f"{sample.key}, {name}")
+        written += [path, picture]
+    return written
+
+
+def _last_served(sample: Sample) -> str:
+    served = served_tasks(sample)
+    if not served:
+        reason = "expected what some task hears and writes, found too little for any"
+        raise DataError(Defect(Kind.UNWANTED, sample.source, key=sample.key, reason=reason))
+    return served[-1]
+
+
+def _heard(sample: Sample, task: Task) -> tuple[Any, list[Any]]:
+    """Mels of the question and of earlier turns, where the task hears."""
+
+    def mel(ref: AudioRef | None) -> Any:
+        return None if ref is None or task.hears != "audio" else log_mel(hear(ref)[0])
+
+    return mel(sample.audio), [mel(turn.audio) for turn in sample.history]
+
+
+def _stretches(segments: list[Segment], tokenizer: Tokenizer, vocabulary: Vocabulary) -> Iterator[Stretch]:
+    begin = 0
+    for kind, learn, group in _runs(segments):
+        if kind == "sound":
+            frames = sum(len(segment.audio) for segment in group if isinstance(segment, Audio))
+            count, content = llm_frames(frames), f"{frames / MEL_RATE:.2f} s"
+        else:
+            ids = [id_ for segment in group if not isinstance(segment, Audio) for id_ in segment.ids]
+            count = len(ids)
+            content = tokenizer.decode(ids) if kind == "text" else _spell(ids, vocabulary)
+        yield Stretch(begin, count, kind, learn, content)
+        begin += count
+
+
+def _runs(segments: list[Segment]) -> Iterator[tuple[str, bool, list[Segment]]]:
+    """Neighbours of one kind together; a sound stays alone."""
+    run: list[Segment] = []
+    for segment in segments:
+        fits = run and type(segment) is type(run[-1]) and segment.learn == run[-1].learn
+        if run and not (fits and not isinstance(segment, Audio)):
+            yield _kind(run[0]), run[0].learn, run
+            run = []
+        run.append(segment)
+    if run:
+        yield _kind(run[0]), run[0].learn, run
+
+
+def _kind(segment: Segment) -> str:
+    if isinstance(segment, Audio):
+        return "sound"
+    return "text" if isinstance(segment, Text) else "speech"
+
+
+def _spell(ids: list[int], vocabulary: Vocabulary) -> str:
+    """Codec ids as numbers, the others by name."""
+    names = {
+        vocabulary.speech_boundary: "[speech]",
+        vocabulary.user_audio_begin: "[sound]",
+        vocabulary.user_audio_end: "[/sound]",
+    }
+    shown = ids if len(ids) <= 2 * _SHOWN_IDS else [*ids[:_SHOWN_IDS], None, *ids[-_SHOWN_IDS:]]
+    return " ".join("…" if id_ is None else names.get(id_, str(id_)) for id_ in shown)
+
+
+def _sound(ref: AudioRef | None) -> str | None:
+    if ref is None:
+        return None
+    if ref.start_seconds is None and ref.end_seconds is None:
+        return ref.where
+    end = "its end" if ref.end_seconds is None else f"{ref.end_seconds:g} s"
+    return f"{ref.where}, {ref.start_seconds or 0:g} s to {end}"
+
+
+def _present(**found: Any) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if value not in (None, "")}
+
+
+def as_json(sample: Sample, task: str, stretches: list[Stretch], written: list[Path]) -> Mapping[str, Any]:
+    """Everything shown, for programs."""
+    learned = sum(stretch.count for stretch in stretches if stretch.learn)
+    return {
+        **facts(sample),
+        "sequence": {
+            "task": task,
+            "positions": sum(stretch.count for stretch in stretches),
+            "learned": learned,
+            "stretches": [asdict(stretch) for stretch in stretches],
+        },
+        "written": [str(path) for path in written],
+    }
