@@ -33,7 +33,17 @@ MAY_IMPORT = {
     "cli": ENGINE | {"train", "eval", "serve", "corpus"},
     "__init__": {"infer"},
 }
-OPTIONAL = {"datasets", "jiwer", "matplotlib", "onnx", "onnxruntime", "peft", "pyworld", "scipy", "tensorboard"}
+OPTIONAL = {
+    "datasets",
+    "jiwer",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "peft",
+    "pyworld",
+    "scipy",
+    "tensorboard",
+}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 
