@@ -21,6 +21,7 @@ from echat.data.sample import AudioRef
 from echat.data.storage import is_url
 
 NOISE_SECONDS = 20  # of each noise colour kept in memory
+_FULL_SCALE = np.float32(1 / 32768)
 
 
 class AugmentConfig(Config):
@@ -58,7 +59,7 @@ class Sounds:
             self._keep(ref, stored)
         else:
             self._memory.move_to_end(ref)
-        return stored.astype(np.float32) / 32768.0
+        return stored.astype(np.float32) * _FULL_SCALE
 
     def _keep(self, ref: AudioRef, stored: np.ndarray) -> None:
         self._memory[ref] = stored
@@ -73,7 +74,9 @@ def _decoded(ref: AudioRef) -> np.ndarray:
     source = ref.path if ref.is_file and not is_url(ref.path) else ref.read_bytes()
     start, end = ref.start_seconds, ref.end_seconds
     waveform, _ = read(source, SAMPLE_RATE, name=ref.where, start_seconds=start, end_seconds=end)
-    return np.clip(np.round(waveform.numpy() * 32768.0), -32768, 32767).astype(np.int16)
+    scaled = waveform.numpy() * np.float32(32768.0)
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
 
 
 def mel_of(waveform: np.ndarray, augment: AugmentConfig | None, rng: np.random.Generator) -> np.ndarray:
