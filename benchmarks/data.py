@@ -1,12 +1,13 @@
-"""Samples per second from tars to batches, peak memory, where time goes, and what a large corpus costs to open.
+"""Samples per second from tars to batches, memory, where time goes, and what a large corpus costs to open.
 
     python benchmarks/data.py --mb 1000 --clips corpus/manifest.jsonl
     python benchmarks/data.py --mb 40 --start 10 100          # a quick look
     python benchmarks/data.py --mb 40 --cpu-clock             # on a machine that does other work
 
-Shards in the published layout are written once (`--folder` keeps them): a quarter each of transcribing, speech
-to speech with a thought, reading aloud and text to text. The published way (`published_data.py`) and ours draw
-masks and substitutions alike. Every row runs in a process of its own, the files in the page cache.
+Shards in the published layout are written once (`--folder` keeps them): a quarter each of transcribing,
+speech to speech with a thought, reading aloud and text to text. The published way (`published_data.py`) and
+ours draw masks and substitutions alike. A row is `way:workers`, 0 for none; each runs in a process of its
+own, the files in the page cache.
 """
 
 import argparse
@@ -17,14 +18,15 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from data_shards import write_shards
 from measuring import RESULTS, write_numbers
-from published_data import published_batches
+from published_data import PublishedBatches
+from torch.utils.data import DataLoader
 
 from echat.data import examples, sounds
 from echat.data.batching import PooledBatches
@@ -53,14 +55,16 @@ def ours(tars: Path, workers: int) -> PooledBatches:
     )
 
 
-def published(tars: Path) -> Iterator[dict[str, Any]]:
-    return published_batches(tars.read_text().split(), TextTokenizer.from_folder(TOKENIZER), PROMPTS)
+def published(tars: Path, workers: int) -> Iterable[dict[str, Any]]:
+    """One pass over the shards."""
+    batches = PublishedBatches(tars.read_text().split(), str(TOKENIZER / "tokenizer.json"), PROMPTS)
+    return DataLoader(batches, batch_size=None, num_workers=workers) if workers else batches
 
 
 def run_row(row: str, tars: Path) -> dict[str, float]:
-    """One pass: samples, seconds on the wall and of processors, peak memory of this process and of a worker."""
+    """One pass: samples, seconds on the wall and of processors, peak memory here and in a worker."""
     way, _, workers = row.partition(":")
-    source: Any = published(tars) if way == "published" else ours(tars, int(workers))
+    source: Any = (published if way == "published" else ours)(tars, int(workers))
     began, cpu, samples, padding, count = time.perf_counter(), _processor(), 0, 0.0, 0
     for batch in source:
         samples += len(batch["keys"] if way == "published" else batch.keys)
@@ -160,17 +164,18 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         write_shards(folder, args.mb, None, args.per_shard, args.clips, args.seconds)
     alone("start", "", tars)  # writes the indexes, and brings the files into the page cache
     clock = "processor" if args.cpu_clock else "wall"
-    found = {row: alone("row", row, tars) for row in ("published", *(f"ours:{n}" for n in args.workers))}
-    base = found["published"]["samples"] / found["published"][clock]
+    names = [f"{way}:{workers}" for workers in args.workers for way in ("published", "ours")]
+    found = {row: alone("row", row, tars) for row in names}
     print(
         f"{'row':<12}{'samples':>9}{'samples/s':>11}{'ratio':>8}{'peak MB':>9}{'worker MB':>11}{'padding':>9}"
     )
     for row, numbers in found.items():
         speed = numbers["samples"] / numbers[clock]
-        numbers["ratio"] = speed / base
+        plain = found[f"published:{row.partition(':')[2]}"]
+        numbers["ratio"] = speed / (plain["samples"] / plain[clock])
         memory = f"{numbers['peak_mb']:9.0f}{numbers['worker_peak_mb']:11.0f}"
         print(
-            f"{row:<12}{numbers['samples']:9}{speed:11.1f}{speed / base:8.2f}{memory}{numbers['padding']:9.1%}"
+            f"{row:<12}{numbers['samples']:9}{speed:11.1f}{numbers['ratio']:8.2f}{memory}{numbers['padding']:9.1%}"
         )
     profile = alone("profile", "", tars)
     print("  ".join(f"{name} {share:.0%}" for name, share in sorted(profile.items(), key=lambda p: -p[1])))
@@ -178,13 +183,13 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def starts(folder: Path, counts: list[int]) -> dict[int, dict[str, float]]:
-    """What it costs to begin with ever more shards, of ten short records each, indexed before."""
+    """What it costs to begin with ever more shards, of forty short records each, indexed before."""
     found = {}
     print(f"{'shards':>7}{'open s':>9}{'first batch s':>15}{'memory MB':>11}")
     for count in counts:
         place = folder / f"{count}-shards"
         if not (place / "shards_list.txt").is_file():
-            write_shards(place, 0.0, count, 10, [], 0.5)
+            write_shards(place, 0.0, count, 40, [], 0.4)
         alone("start", "", place / "shards_list.txt")
         numbers = found[count] = alone("start", "", place / "shards_list.txt")
         opened, first = numbers["open_seconds"], numbers["first_batch_seconds"]

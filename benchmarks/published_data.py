@@ -1,8 +1,8 @@
 """The published way from tars to batches, plainly written: one sample at a time, all made anew for each.
 
-A tar is read member by member; a record is decoded, its prompt and target tokenized, its log-mel computed with
-a window and a filter bank of its own, whatever the task; then masks, a shuffle buffer and a sort buffer that
-hold the waveform too, one bin per task, padding. What the model adds around prompt and target is not made here.
+A tar is read member by member; a record is decoded, its prompt and target tokenized, its log-mel computed
+with a window and a filter bank of its own, whatever the task; then masks, a shuffle buffer and a sort buffer
+that hold the waveform too, one bin per task, padding. What the model adds around them is not made here.
 """
 
 import io
@@ -18,6 +18,8 @@ import numpy as np
 import soundfile
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerFast
 
 Sample = dict[str, Any]
 SHUFFLE, SORT = 1500, 500
@@ -27,9 +29,23 @@ SOUND = ("wav", "flac", "mp3", "m4a", "ogg", "opus")
 SPEAKS = {"<TEXT2TOKEN>": 1.0, "<S2TCHAT> <TEXT2TOKEN>": 0.8, "<S2TCHAT> <TEXT2TOKEN> <THINK>": 0.6}
 
 
+class PublishedBatches(IterableDataset):
+    """Padded batches of one pass, in this process or in workers of a DataLoader that share the tars out."""
+
+    def __init__(self, tars: list[str], tokenizer_file: str, prompts: dict[str, list[str]]) -> None:
+        self.tars, self.tokenizer_file, self.prompts = tars, tokenizer_file, prompts
+
+    def __iter__(self) -> Iterator[Sample]:
+        torch.set_num_threads(1)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=self.tokenizer_file)
+        tars, worker = list(self.tars), get_worker_info()
+        random.Random(0).shuffle(tars)
+        share = tars[worker.id :: worker.num_workers] if worker else tars
+        return published_batches(share, tokenizer, self.prompts)
+
+
 def published_batches(tars: list[str], tokenizer: Any, prompts: dict[str, list[str]]) -> Iterator[Sample]:
-    """Padded batches of one pass; what is left in the bins at the end is lost, as published."""
-    random.shuffle(tars)
+    """What is left in the bins at the end is lost, as published."""
     samples = (with_text(s, tokenizer, prompts) for tar in tars for s in records(tar))
     masked = (with_masks(with_features(s)) for s in samples if s is not None)
     return map(padded, bins(sort_buffer(shuffle_buffer(masked))))
