@@ -161,7 +161,7 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The rows of the table, and the profile."""
     tars = folder / "shards_list.txt"
     if not tars.is_file():
-        write_shards(folder, args.mb, None, args.per_shard, args.clips, args.seconds)
+        write_shards(folder, args.mb, None, args.per_shard, args.clips, args.seconds, args.bare)
     alone("start", "", tars)  # writes the indexes, and brings the files into the page cache
     clock = "processor" if args.cpu_clock else "wall"
     names = [f"{way}:{workers}" for workers in args.workers for way in ("published", "ours")]
@@ -185,7 +185,8 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 def starts(folder: Path, counts: list[int]) -> dict[int, dict[str, float]]:
     """What it costs to begin with ever more shards, of forty short records each, indexed before."""
     found = {}
-    print(f"{'shards':>7}{'open s':>9}{'first batch s':>15}{'memory MB':>11}")
+    if counts:
+        print(f"{'shards':>7}{'open s':>9}{'first batch s':>15}{'memory MB':>11}")
     for count in counts:
         place = folder / f"{count}-shards"
         if not (place / "shards_list.txt").is_file():
@@ -203,6 +204,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="mean length of made-up sound")
     parser.add_argument("--per-shard", type=int, default=1000, help="records")
     parser.add_argument("--clips", nargs="*", default=[], help="manifests of real clips, half of the sound")
+    parser.add_argument("--bare", action="store_true", help="no sound in records that are only read")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--start", type=int, nargs="*", default=[10, 100, 1000], help="counts of shards to open"

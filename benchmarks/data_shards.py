@@ -18,7 +18,13 @@ WORDS = ["i", "lost", "my", "keys", "on", "the", "bus", "and", "she", "found", "
 
 
 def write_shards(
-    folder: Path, megabytes: float, shards: int | None, per_shard: int, real: list[str], seconds: float
+    folder: Path,
+    megabytes: float,
+    shards: int | None,
+    per_shard: int,
+    real: list[str],
+    seconds: float,
+    bare: bool = False,
 ) -> list[str]:
     """Tars of so many records each and a list of them, as many as the size or the count asks for."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +35,7 @@ def write_shards(
         path = folder / f"shards_{len(tars):09d}.tar"
         with tarfile.open(path, "w") as tar:
             for _ in range(per_shard):
-                add_record(tar, f"record-{number:07d}", TASKS[number % 4], next(sounds), rng)
+                add_record(tar, f"record-{number:07d}", TASKS[number % 4], next(sounds), rng, bare)
                 number += 1
                 if shards is None and written + tar.offset > megabytes * 1e6:
                     break
@@ -64,9 +70,12 @@ def _real(paths: list[str]) -> Iterator[np.ndarray]:
 
 
 def add_record(
-    tar: tarfile.TarFile, key: str, task: str, sound: np.ndarray, rng: np.random.Generator
+    tar: tarfile.TarFile, key: str, task: str, sound: np.ndarray, rng: np.random.Generator, bare: bool
 ) -> None:
-    """One record; text to text has a second of sound too, as the published writer needs some."""
+    """One record; text to text has a second of sound too, as the published writer needs some.
+
+    ``bare`` records have sound only where it is heard, as other writers leave it out.
+    """
     if task == TASKS[3]:
         sound = sound[:RATE]
     seconds = len(sound) / RATE
@@ -81,13 +90,13 @@ def add_record(
     soundfile.write(stream, sound, RATE, format="WAV", subtype="PCM_16")
     members = {
         "txt": (words if task == TASKS[0] else reply).encode(),
-        "wav": stream.getvalue(),
+        "wav": stream.getvalue() if not bare or task in TASKS[:2] else b"",
         "task": task.encode(),
         **{name: b"none" for name in ("lang", "speaker", "emotion", "gender")},
         "duration": b"0",
         "extra": json.dumps({name: value for name, value in extra.items() if value}).encode(),
     }
-    for suffix, data in members.items():
+    for suffix, data in ((suffix, data) for suffix, data in members.items() if data):
         info = tarfile.TarInfo(f"{key}.{suffix}")
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
