@@ -19,7 +19,7 @@ def test_stretches_are_the_positions_of_the_example(manifest, tokenizer, vocabul
     sample = open_corpus(manifest, within="/")[4]
     name, stretches = sequence(sample, task, tokenizer, vocabulary, "echat")
     build = DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds())
-    example = build(Draw("show", sample, task, 0))
+    example = build(Draw(sample, task, 0, 0))
     begins = np.cumsum([0, *(stretch.count for stretch in stretches)])
     assert name == task and [stretch.begin for stretch in stretches] == begins[:-1].tolist()
     assert begins[-1] == len(example.ids)
