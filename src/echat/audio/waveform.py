@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 from pathlib import Path
@@ -70,14 +71,15 @@ def check(
         )
     if seconds > max_seconds:
         raise _too_long(where, seconds, max_seconds)
-    if not bool(torch.isfinite(waveform).all()):
+    low, high = map(float, torch.aminmax(waveform)) if waveform.numel() else (0.0, 0.0)  # one pass, NaN stays
+    if not (math.isfinite(low) and math.isfinite(high)):
         first = int(torch.nonzero(~torch.isfinite(waveform))[0])
         raise AudioError(
             f"{where}: expected finite samples, found {waveform[first].item()} at sample {first}; "
             "export the sound again, the program that wrote it divided by zero",
             "not finite",
         )
-    if not allow_silence and not bool(waveform.any()):
+    if not allow_silence and low == high == 0.0:
         raise AudioError(
             f"{where}: expected sound, found {seconds:.2f} s of digital silence (every sample is 0); "
             "check that the microphone is connected and not muted",

@@ -22,6 +22,7 @@ from echat.data.sample import AudioRef
 from echat.data.storage import is_url
 
 NOISE_SECONDS = 20  # of each noise colour kept in memory
+_FULL_SCALE = np.float32(1 / 32768)
 
 
 class AugmentConfig(Config):
@@ -59,7 +60,7 @@ class Sounds:
             self._keep(ref, stored)
         else:
             self._memory.move_to_end(ref)
-        return stored.astype(np.float32) / 32768.0
+        return stored.astype(np.float32) * _FULL_SCALE
 
     def _keep(self, ref: AudioRef, stored: np.ndarray) -> None:
         self._memory[ref] = stored
@@ -82,7 +83,9 @@ def hear(ref: AudioRef, rate: int | None = SAMPLE_RATE, **bounds: Any) -> tuple[
 def _decoded(ref: AudioRef) -> np.ndarray:
     """(samples,) int16 at 16 kHz."""
     waveform, _ = hear(ref)
-    return np.clip(np.round(waveform.numpy() * 32768.0), -32768, 32767).astype(np.int16)
+    scaled = waveform.numpy() * np.float32(32768.0)
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
 
 
 def mel_of(waveform: np.ndarray, augment: AugmentConfig | None, rng: np.random.Generator) -> np.ndarray:

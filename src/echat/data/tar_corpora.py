@@ -17,7 +17,7 @@ from echat.data.manifest import json_object
 from echat.data.osum_format import extra_of
 from echat.data.parts import Facts, Part, Parts
 from echat.data.sample import AudioRef
-from echat.data.shards import ShardRecord, member_text, open_shard
+from echat.data.shards import ShardRecord, member_texts, open_shard
 
 _KEPT_PAIRINGS = 64  # per process
 
@@ -92,21 +92,22 @@ def _shard_row(tar: str, record: ShardRecord) -> Row:
     """Texts of the members read, sounds left where they lie. Raises DataError for a record refused."""
     if record.problem is not None:
         raise DataError(record.problem)
-    fields: dict[str, Any] = {"key": record.key}
-    sounds: dict[str, AudioRef] = {}
-    place = ""
-    for name, member in record.members.items():
-        place = place or f"member {member.name}"
-        if "wav" in name:
-            sounds[name] = AudioRef(tar, offset=member.offset, size=member.size, member=member.name)
-            continue
-        try:
-            text = member_text(tar, member)
-            found = json_object(text, tar, f"member {member.name}") if name == "extra" else text
-        except DataError as error:
-            told = error.defect
-            raise DataError(Defect(told.kind, tar, told.place, record.key, told.reason)) from error
-        fields[name] = found
+    heard = {name: member for name, member in record.members.items() if "wav" in name}
+    written = {name: member for name, member in record.members.items() if "wav" not in name}
+    try:
+        texts = member_texts(tar, written.values())
+        fields: dict[str, Any] = {"key": record.key}
+        fields |= {name: texts[member.name] for name, member in written.items()}
+        if "extra" in fields:
+            fields["extra"] = json_object(fields["extra"], tar, f"member {written['extra'].name}")
+    except DataError as error:
+        told = error.defect
+        raise DataError(Defect(told.kind, tar, told.place, record.key, told.reason)) from error
+    sounds = {
+        name: AudioRef(tar, offset=member.offset, size=member.size, member=member.name)
+        for name, member in heard.items()
+    }
+    place = next((f"member {member.name}" for member in record.members.values()), "")
     duration = fields.pop("duration", None)
     if duration is not None:
         fields["extra"] = {"duration": duration, **fields.get("extra", {})}
