@@ -70,6 +70,7 @@ class _Row:
         self._work = work
 
     def answer(self, row: dict[str, Any]) -> dict[str, bytes]:
+        done: tuple[Any, Exception | None]
         try:
             done = self._work(int(row["id"])), None
         except (ValueError, OSError) as error:
@@ -91,8 +92,8 @@ def _ray(workers: int) -> Iterator[Any]:
         yield ray
         return
     address = os.environ.get("RAY_ADDRESS", "local")
-    here = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
+    here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
     try:
         yield ray
     finally:

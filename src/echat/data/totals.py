@@ -47,7 +47,7 @@ class Totals:
         """Count a record; ``times`` -1 takes it back."""
         self.records += times
         for name, value in asdict(lengths).items():
-            self.seconds[name] += (value or 0.0) * times
+            self.seconds[name] += (value or 0.0) * times  # type: ignore[assignment]  # no whole numbers
         labels = asdict(sample.labels)
         for name in COUNTED:
             value = labels[name] if name in labels else getattr(sample, name)
