@@ -138,8 +138,12 @@ def show(
 
 
 def _tokenizer_of(model: str) -> tuple[TextTokenizer, Vocabulary, Profile]:
-    """Tokenizer, vocabulary and dialect of a model folder, without its weights."""
+    """Tokenizer, vocabulary and dialect of a model folder, without its weights.
+
+    Speech ids of the published tokenizer can be shown beside a model that speaks others.
+    """
     from echat.config import load_config
+    from echat.data.sample import CODEC_SIZE
     from echat.dialogue.vocabulary import Vocabulary
     from echat.infer.loading import find_model
     from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, ModelFolderConfig
@@ -149,7 +153,8 @@ def _tokenizer_of(model: str) -> tuple[TextTokenizer, Vocabulary, Profile]:
     config = load_config(ModelFolderConfig, folder / CONFIG_FILE)
     tokenizer = TextTokenizer.from_folder(folder / TOKENIZER_FOLDER)
     sizes = config.model
-    vocabulary = Vocabulary.from_tokenizer(tokenizer, sizes.speech_codec_size, sizes.llm.vocab_size)
+    codec_size = max(sizes.speech_codec_size, CODEC_SIZE)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, codec_size, sizes.llm.vocab_size)
     return tokenizer, vocabulary, config.profile
 
 
@@ -165,6 +170,7 @@ def _print_sequence(task: str, stretches: list[Stretch]) -> None:
     screen.print(Text(f"\nas {task}: {positions} positions, {learned} learned (▶)"))
     for stretch in stretches:
         mark, style = ("▶", "bold green") if stretch.learn else (" ", "dim")
-        line = Text(f"{stretch.begin:>5} {stretch.count:>5} {stretch.kind:<6} ", style="dim")
+        line = Text()
+        line.append(f"{stretch.begin:>5} {stretch.count:>5} {stretch.kind:<6} ", style="dim")
         line.append(f"{mark} {stretch.content.replace(chr(10), '⏎')}", style=style)
         screen.print(line)

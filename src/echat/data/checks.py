@@ -66,8 +66,8 @@ class Findings:
 
     def __str__(self) -> str:
         """Everything but the defects, for people."""
-        good = f"{self.totals.records:,} good" if self.bad else "all good"
-        return f"records: {self.records:,}, {good}\n{self.totals}"
+        good = f", {self.totals.records:,} good" if self.bad else ", all good" if self.records else ""
+        return f"records: {self.records:,}{good}\n{self.totals}"
 
 
 def check(

@@ -55,7 +55,8 @@ def _by_ray(work: Callable[[int], R], jobs: int, workers: int) -> Iterator[R]:
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         numbers = ray.data.range(jobs, override_num_blocks=min(jobs, _MOST_BLOCKS))
-        for row in numbers.map(_Row(work).answer, concurrency=workers).iter_rows():
+        tasks = ray.data.TaskPoolStrategy(size=workers)
+        for row in numbers.map(_Row(work).answer, compute=tasks).iter_rows():
             result, error = pickle.loads(row["answer"])
             if error is not None:
                 raise error
@@ -81,9 +82,11 @@ class _Row:
 def _ray(workers: int) -> Iterator[Any]:
     """Ray: the one this process is in, that of ``RAY_ADDRESS``, or a local one of so many processes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     import ray
     import ray.data
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     if ray.is_initialized():
         yield ray

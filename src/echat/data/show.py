@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def _stretches(segments: list[Segment], tokenizer: Tokenizer, vocabulary: Vocabu
         else:
             ids = [id_ for segment in group if not isinstance(segment, Audio) for id_ in segment.ids]
             count = len(ids)
-            content = tokenizer.decode(ids) if kind == "text" else _spell(ids, vocabulary)
+            content = _read(ids, tokenizer, vocabulary) if kind == "text" else _spell(ids, vocabulary)
         yield Stretch(begin, count, kind, learn, content)
         begin += count
 
@@ -153,6 +154,13 @@ def _kind(segment: Segment) -> str:
     if isinstance(segment, Audio):
         return "sound"
     return "text" if isinstance(segment, Text) else "speech"
+
+
+def _read(ids: list[int], tokenizer: Tokenizer, vocabulary: Vocabulary) -> str:
+    """Text as it is, the ids between turns by name: a tokenizer would pass them over."""
+    names = {vocabulary.turn_start: "[turn]", vocabulary.text_end: "[end]"}
+    runs = groupby(ids, key=names.get)
+    return "".join(name * len(list(run)) if name else tokenizer.decode(list(run)) for name, run in runs)
 
 
 def _spell(ids: list[int], vocabulary: Vocabulary) -> str:
