@@ -23,8 +23,8 @@ from echat.data.engines import EngineName, run_jobs
 from echat.data.lines import Lines
 from echat.data.list_target import ListTarget
 from echat.data.output_files import write_lines, write_sums
-from echat.data.sample import Sample
-from echat.data.shards import open_shard, read_member
+from echat.data.sample import AudioRef, Sample
+from echat.data.shards import open_shard
 from echat.data.tar_corpora import CombineCorpus, ShardCorpus, pairing
 from echat.data.tar_writer import TarWriter
 from echat.data.targets import write_combine_lists
@@ -105,7 +105,8 @@ def _copy_records(tar: str, numbers: Sequence[int], path: Path) -> None:
         writer = TarWriter(stream)
         for number in numbers:
             for member in index[number].members.values():
-                writer.add(member.name, read_member(tar, member))
+                stretch = AudioRef(tar, offset=member.offset, size=member.size, member=member.name)
+                writer.add(member.name, stretch.read_bytes())
         writer.close()
     write_sums(path, [(writer.sha256.hexdigest(), path.name)])
     open_shard(str(path))  # leaves the index beside it
