@@ -197,15 +197,6 @@ class _Grouping:
         return Defect(kind, self.path, f"member {name}" if name else f"byte {offset}", key, reason)
 
 
-def read_member(path: str, member: Member) -> bytes:
-    """The content of a member. Raises DataError when the tar ends before."""
-    data = storage.read_range(path, member.offset, member.size)
-    if len(data) < member.size:
-        reason = f"expected {member.size} bytes, found {len(data)}; copy the tar again"
-        raise DataError(Defect(Kind.TRUNCATED_ARCHIVE, path, f"member {member.name}", reason=reason))
-    return data
-
-
 def member_texts(path: str, wanted: Iterable[Member]) -> dict[str, str]:
     """Text members by name, stripped, neighbours read at once. Raises DataError for one that is no UTF-8."""
     run: list[Member] = []
