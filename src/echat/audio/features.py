@@ -102,6 +102,7 @@ def kaldi_fbank(waveform: Tensor, subtract_mean: bool = False) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # kept for training, too, whoever asks first
 def mel_filterbank(n_mels: int, n_fft: int, rate: int, top_hz: float = MEL_TOP_HZ) -> Tensor:
     """Slaney mel filters with Slaney area normalisation, ``(n_mels, n_fft // 2 + 1)``. Cached."""
     edges = _mel_to_hz(torch.linspace(0.0, _hz_to_mel(top_hz), n_mels + 2, dtype=torch.float64))
@@ -133,6 +134,7 @@ def _mel_to_hz(mel: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(False)  # kept for training, too, whoever asks first
 def _kaldi_filterbank() -> Tensor:
     """Triangles equally spaced on 1127 ln(1 + f / 700), in the mel domain; the Nyquist bin weighs 0."""
 
@@ -149,11 +151,13 @@ def _kaldi_filterbank() -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # kept for training, too, whoever asks first
 def _hann(length: int, device: torch.device) -> Tensor:
     return torch.hann_window(length, device=device)
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # kept for training, too, whoever asks first
 def _povey(device: torch.device) -> Tensor:
     return torch.hann_window(WINDOW, periodic=False, device=device).pow(0.85)
 
