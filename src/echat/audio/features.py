@@ -29,6 +29,7 @@ MEL_FRAMES_PER_LLM_FRAME = 8  # the model hears 12.5 vectors a second
 VOCODER_RATE = 22_050  # Hz
 VOCODER_HOP = 256  # samples per vocoder mel frame, about 86 frames per second
 VOCODER_WINDOW = 1024
+VOCODER_EDGE = (VOCODER_WINDOW - VOCODER_HOP) // 2  # samples by which frames reach over each end
 VOCODER_N_MELS = 80
 MEL_TOP_HZ = 8_000.0  # upper edge of every mel bank here
 
@@ -70,20 +71,18 @@ def log_mel(waveform: Tensor, n_mels: int = N_MELS) -> Tensor:
 
 def mel_22k(waveform: Tensor) -> Tensor:
     """Natural-log magnitude mel of a 22.05 kHz waveform, what flow and vocoder speak: ``(frames, 80)``."""
-    edge = (VOCODER_WINDOW - VOCODER_HOP) // 2
-    _refuse_shorter_than(waveform, edge + 1, "mel_22k")
-    padded = pad(waveform.float()[None], (edge, edge), mode="reflect")[0]
-    spectrum = torch.stft(
-        padded,
-        VOCODER_WINDOW,
-        VOCODER_HOP,
-        window=_hann(VOCODER_WINDOW, waveform.device),
-        center=False,
-        return_complex=True,
-    )
+    _refuse_shorter_than(waveform, VOCODER_EDGE + 1, "mel_22k")
+    spectrum = vocoder_spectrum(waveform.float()[None])[0]
     magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()  # (513, frames)
     bank = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE).to(waveform.device)
     return (bank @ magnitude).clamp_min(_VOCODER_FLOOR).log().T.contiguous()
+
+
+def vocoder_spectrum(waveforms: Tensor) -> Tensor:
+    """The complex spectrum behind `mel_22k` of waveforms ``(batch, samples)``: ``(batch, 513, frames)``."""
+    padded = pad(waveforms, (VOCODER_EDGE, VOCODER_EDGE), mode="reflect")
+    window = _hann(VOCODER_WINDOW, waveforms.device)
+    return torch.stft(padded, VOCODER_WINDOW, VOCODER_HOP, window=window, center=False, return_complex=True)
 
 
 def kaldi_fbank(waveform: Tensor, subtract_mean: bool = False) -> Tensor:

@@ -7,6 +7,7 @@ they are read when first used, and it travels to other processes as paths.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -55,19 +56,19 @@ class Row:
         return DataError(Defect(kind, self.file, self.place, self.key, reason))
 
 
-class IndexedCorpus:
+class IndexedCorpus(ABC):
     """Records by number; subclasses say where a record lies and how it is read."""
 
     def __init__(self, name: str, view: View) -> None:
         self.name = name
         self.view = view
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def row(self, index: int) -> Row:
         """The record as it lies there. Raises DataError when it cannot be got."""
-        raise NotImplementedError
 
     def defects(self) -> Iterator[Defect]:
         """What is wrong beside single records: missing shards, foreign members, damaged archives."""
@@ -87,9 +88,9 @@ class IndexedCorpus:
             raise row.refuse(*problem)
         return without_transcript(sample) if self.view.without_transcript else sample
 
+    @abstractmethod
     def keys(self) -> Iterator[tuple[int, str]]:
         """(number, key) of the records, as far as their keys can be got without reading them."""
-        raise NotImplementedError
 
     def find(self, key: str) -> int:
         """The number of the first record of that key. Raises DataError when there is none."""

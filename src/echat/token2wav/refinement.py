@@ -12,29 +12,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from echat.audio.features import VOCODER_HOP, VOCODER_N_MELS, VOCODER_RATE, VOCODER_WINDOW, mel_filterbank
+from echat.audio.features import (
+    VOCODER_EDGE,
+    VOCODER_HOP,
+    VOCODER_N_MELS,
+    VOCODER_RATE,
+    VOCODER_WINDOW,
+    mel_filterbank,
+    vocoder_spectrum,
+)
 
 FRAMES_PER_ROUND = VOCODER_WINDOW // VOCODER_HOP  # on each side that one round looks at
 UPDATES = 8  # multiplicative steps (Lee and Seung 2001) towards magnitudes that have this mel
 QUIET = 1e-6
-_EDGE = (VOCODER_WINDOW - VOCODER_HOP) // 2  # samples by which mel frames reach over each end
 
 
 def refine(waveform: Tensor, mel: Tensor, rounds: int) -> Tensor:
     """`waveform (batch, samples)` after `rounds` projections towards `mel (batch, bins, time)`."""
-    if waveform.shape[-1] <= _EDGE:
+    if waveform.shape[-1] <= VOCODER_EDGE:
         return waveform  # too short for one window
     wanted = mel.exp()
     for _ in range(rounds):
-        spectrum = _spectrum(waveform)
+        spectrum = vocoder_spectrum(waveform)
         waveform = _waveform(spectrum * _gains(spectrum.abs(), wanted))
     return waveform
 
 
 def _gains(magnitude: Tensor, wanted: Tensor) -> Tensor:
     """Factor for each band of `magnitude (batch, bands, time)` after which its mel is near `wanted`."""
-    bank, idle = _bank(magnitude.device)
-    weight = bank.sum(0)[:, None] + idle
+    bank, idle, weight = _bank(magnitude.device)
     start = magnitude.clamp_min(QUIET)
     reached = start
     for _ in range(UPDATES):
@@ -43,20 +49,13 @@ def _gains(magnitude: Tensor, wanted: Tensor) -> Tensor:
     return reached / start
 
 
-def _spectrum(waveform: Tensor) -> Tensor:
-    """`(batch, bands, time)`, framed as the mel is."""
-    padded = F.pad(waveform[:, None], (_EDGE, _EDGE), mode="reflect")[:, 0]
-    window = torch.hann_window(VOCODER_WINDOW, device=waveform.device)
-    return torch.stft(padded, VOCODER_WINDOW, VOCODER_HOP, window=window, center=False, return_complex=True)
-
-
 def _waveform(spectrum: Tensor) -> Tensor:
     """The inverse by overlapping windows, `(batch, samples)`."""
     time = spectrum.shape[2]
     window = torch.hann_window(VOCODER_WINDOW, device=spectrum.device)[:, None]
     frames = torch.fft.irfft(spectrum, n=VOCODER_WINDOW, dim=1) * window
     weight = _overlap(window.square().expand(1, -1, time))
-    return (_overlap(frames) / weight.clamp_min(1e-3))[:, _EDGE:-_EDGE]
+    return (_overlap(frames) / weight.clamp_min(1e-3))[:, VOCODER_EDGE:-VOCODER_EDGE]
 
 
 def _overlap(frames: Tensor) -> Tensor:
@@ -66,7 +65,10 @@ def _overlap(frames: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _bank(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The mel matrix (bins, bands), and 1 for each band (bands, 1) that no bin hears."""
+@torch.inference_mode(False)  # kept for training, too, whoever asks first
+def _bank(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The mel matrix (bins, bands); 1 for each band (bands, 1) no bin hears; its sums over bins, plus that."""
     bank = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE).float().to(device)
-    return bank, (bank.sum(0) <= 0).float()[:, None]
+    heard = bank.sum(0)[:, None]
+    idle = (heard <= 0).float()
+    return bank, idle, heard + idle
