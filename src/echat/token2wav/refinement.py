@@ -67,7 +67,7 @@ def _overlap(frames: Tensor) -> Tensor:
 @lru_cache(maxsize=4)
 @torch.inference_mode(False)  # kept for training, too, whoever asks first
 def _bank(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The mel matrix (bins, bands); 1 for each band (bands, 1) no bin hears; its sums over bins, plus that."""
+    """The mel matrix (bins, bands); 1 for each band no bin hears (bands, 1); its sums over bins plus that."""
     bank = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE).float().to(device)
     heard = bank.sum(0)[:, None]
     idle = (heard <= 0).float()
