@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from echat.train.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from echat.train.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    gradient_norm,
+    learning_rate,
+    set_learning_rate,
+)
 from echat.train.recipe import OptimizerConfig
 
 
@@ -69,8 +75,10 @@ def test_the_schedules_have_their_shapes():
 def test_clipping_divides_by_the_count_and_bounds_the_norm():
     net = nn.Linear(3, 1, bias=False)
     net.weight.grad = torch.tensor([[6.0, 0.0, 8.0]])
-    assert clip_gradients(net, 2.0, 1.0) == pytest.approx(5.0)
+    norm = gradient_norm(net) / 2.0
+    assert norm == pytest.approx(5.0)
+    clip_gradients(net, 1 / 2.0, norm, 1.0)
     assert math.isclose(net.weight.grad.norm(), 1.0, rel_tol=1e-4)
     net.weight.grad = torch.tensor([[0.6, 0.0, 0.8]])
-    clip_gradients(net, 2.0, 1.0)
+    clip_gradients(net, 1 / 2.0, gradient_norm(net) / 2.0, 1.0)
     torch.testing.assert_close(net.weight.grad, torch.tensor([[0.3, 0.0, 0.4]]))

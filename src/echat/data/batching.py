@@ -180,6 +180,11 @@ class PooledBatches(Generic[E, B]):
             note(self.left_out, outcome.defects)
         return examples, lost
 
+    @property
+    def size(self) -> int:
+        """Samples of an epoch: of all sources and tasks together, on all processes."""
+        return sum(len(pair.samples) for pair in self._stream.pairs)
+
     def share(self, rank: int, world: int) -> None:
         """Draw this process's share, one of ``world``. Before the first batch."""
         self._rank, self._world = rank, world

@@ -1,31 +1,49 @@
-"""Never lose a run: numbered checkpoints that appear whole or not at all and restore everything."""
+"""Never lose a run: numbered checkpoints that appear whole or not at all and restore everything.
+
+A checkpoint is a folder ``step-N``: tensors in the sharded format of ``torch.distributed.checkpoint``, each
+process its share, and ``run.pt`` with the rest. It reloads on any number of processes, whoever holds what.
+The format's index is a pickle: resume only runs that you would also execute.
+"""
 
 from __future__ import annotations
 
-import random
 import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
 
-from echat.checkpoint import atomic_path
+from echat.checkpoint import CheckpointError, atomic_path
 from echat.train.objective import Objective
+from echat.train.optimizer import single_optimizers
+from echat.train.random_states import random_state, restore_random_state
 from echat.train.ranks import Ranks
 
 ALONE = Ranks()
-_NAME = re.compile(r"step-(\d{8})\.pt")
+RUN_FILE = "run.pt"  # of a checkpoint folder
+_NAME = re.compile(r"step-(\d{8})(\.pt)?")  # .pt: all in one file, as earlier versions wrote
+_FAILURES = (OSError, RuntimeError, dcp.api.CheckpointException)  # of writing
 
 
 @dataclass
 class Progress:
     """Where a run stands."""
 
-    step: int = 0  # optimiser steps taken
+    step: int = 0  # optimiser steps, skipped ones included
     samples: int = 0  # samples seen
     seconds: float = 0.0  # wall clock spent, over all resumed parts
+    skipped: int = 0  # steps not taken
+    skipped_in_row: int = 0  # of them the latest
+    usual_norm: float = 0.0  # running mean of the gradient's norm
+    best_step: int = 0  # with the lowest validation loss
+    best_loss: float = float("inf")
 
 
 def save_checkpoint(
@@ -36,21 +54,27 @@ def save_checkpoint(
     keep: int,
     ranks: Ranks = ALONE,
 ) -> Path:
-    """Write ``folder/step-N.pt`` (the leading rank; all call), then remove all but the newest ``keep``."""
-    path = folder / f"step-{progress.step:08d}.pt"
+    """Write ``folder/step-N`` (all processes call), then remove all but the newest ``keep`` and the best.
+
+    Raises CheckpointError, on all processes, when it cannot be written; older checkpoints stay as they were.
+    """
+    path = folder / f"step-{progress.step:08d}"
     shares = ranks.gather({"batches": objective.batches.state_dict(), "random": random_state()})
-    if not ranks.leads:
-        return path
-    state = {
-        "progress": vars(progress),
-        "module": objective.module.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ranks": shares,
-    }
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
-    for old in list_checkpoints(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+    problem = ""
+    try:
+        with _one_folder(path, ranks) as temporary:
+            _quietly(dcp.save, _tensors(objective.module, optimizer), temporary, ranks)
+            if ranks.leads:
+                torch.save({"progress": vars(progress), "ranks": shares}, temporary / RUN_FILE)
+    except _FAILURES as error:
+        problem = _reason(error)
+    problems = [found for found in ranks.gather(problem) if found]
+    if problems:
+        older = list_checkpoints(folder)
+        left = f"{older[-1].name} before it is whole" if older else "there is none before it"
+        raise CheckpointError(f"{path}: could not be written ({problems[0]}); {left}")
+    if ranks.leads:
+        prune(folder, keep, progress.best_step)
     return path
 
 
@@ -61,9 +85,8 @@ def load_checkpoint(
 
     On another number of ranks the data goes on behind what any rank had begun, and chance begins anew.
     """
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    objective.module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
+    load_tensors(path, objective.module, optimizer, ranks)
+    state = _read_run(path)
     shares = state["ranks"]
     if len(shares) == ranks.world:
         objective.batches.load_state_dict(shares[ranks.rank]["batches"])
@@ -73,33 +96,137 @@ def load_checkpoint(
     return Progress(**state["progress"])
 
 
+def read_progress(path: Path) -> Progress:
+    """Where the run stood when a checkpoint was written."""
+    return Progress(**_read_run(path)["progress"])
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    file = path / RUN_FILE if path.is_dir() else path
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return state
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
 
 
-def random_state() -> dict[str, Any]:
-    """The states of every random generator a run may draw from, as plain values and tensors."""
-    numpy: Any = np.random.get_state(legacy=True)
-    return {
-        "python": random.getstate(),
-        "numpy": [numpy[0], numpy[1].tolist(), *numpy[2:]],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    found = _NAME.fullmatch(path.name)
+    assert found is not None, path
+    return int(found[1])
+
+
+def prune(folder: Path, keep: int, best: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints and that of step ``best``."""
+    for old in list_checkpoints(folder)[:-keep]:
+        if step_of(old) != best:
+            aside = old.rename(old.with_name(f".old.{old.name}"))  # half removed, it is no checkpoint
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written or half removed."""
+    for rest in folder.glob(".*step-*"):
+        shutil.rmtree(rest, ignore_errors=True) if rest.is_dir() else rest.unlink(missing_ok=True)
+
+
+# --- tensors
+
+
+def load_tensors(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None, ranks: Ranks = ALONE
+) -> None:
+    """Fill a module, and an optimiser when one is given, from a checkpoint."""
+    if path.is_file():
+        _load_single_file(path, module, optimizer)
+        return
+    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    if optimizer is not None:
+        _make_room(module, optimizer, stored)
+    wanted = _tensors(module, optimizer)
+    found = {name for name in stored if optimizer is not None or name.startswith("module/")}
+    if wanted.keys() != found:
+        odd = sorted(wanted.keys() ^ found)
+        raise CheckpointError(
+            f"{path}: expected the tensors of this recipe, found {len(odd)} missing or left over, "
+            f"{', '.join(odd[:3])} among them; resume with the recipe the run began with"
+        )
+    _quietly(dcp.load, wanted, path, ranks)
+
+
+def _load_single_file(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    state = _read_run(path)
+    module.load_state_dict(state["module"])
+    if optimizer is not None:
+        optimizer.load_state_dict(state["optimizer"])
+
+
+def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """``module/NAME`` and ``optimizer/NAME OF PARAMETER/NAME OF STATE`` -> the very tensors, flat."""
+    tensors: dict[str, Any] = {f"module/{name}": tensor for name, tensor in module.state_dict().items()}
+    for name, parameter in module.named_parameters():
+        for part in single_optimizers(optimizer):
+            for key, value in part.state.get(parameter, {}).items():
+                tensors[f"optimizer/{name}/{key}"] = value
+    return tensors
+
+
+def _make_room(module: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:
+    """Empty tensors for every state of the optimiser that was stored, shared out as their parameters are."""
+    owner = {
+        id(p): part for part in single_optimizers(optimizer) for g in part.param_groups for p in g["params"]
     }
+    parameters = dict(module.named_parameters())
+    for place, about in stored.items():
+        kind, name, *key = place.split("/")
+        parameter = parameters.get(name)
+        if kind != "optimizer" or parameter is None or id(parameter) not in owner:
+            continue
+        owner[id(parameter)].state[parameter][key[0]] = _empty(parameter, about)
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(tuple(state["numpy"]))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def _empty(parameter: nn.Parameter, about: Any) -> Tensor:
+    """A tensor for what was stored; of the parameter's shape, it is shared out like the parameter."""
+    dtype = about.properties.dtype
+    if about.size == parameter.shape:
+        return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
+    return torch.empty(about.size, dtype=dtype, device=parameter.device)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed every generator a run may draw from."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+# --- writing together
+
+
+@contextmanager
+def _one_folder(path: Path, ranks: Ranks) -> Iterator[Path]:
+    """A temporary folder that all processes write into and that becomes ``path`` when all are done."""
+    with atomic_path(path) if ranks.leads else nullcontext(path) as temporary:
+        problem = _made(temporary) if ranks.leads else ""
+        shared, problem = ranks.gather((temporary, problem))[0]
+        if problem:
+            raise OSError(problem)
+        yield shared
+
+
+def _made(folder: Path) -> str:
+    """Make a folder; what stood in the way, or nothing."""
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _quietly(action: Any, tensors: dict[str, Any], folder: Path, ranks: Ranks) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process needs none
+        action(tensors, checkpoint_id=folder, no_dist=ranks.world == 1)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, of several processes the first, in one line."""
+    if isinstance(error, dcp.api.CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,7 +1,8 @@
 """What a person sees while it learns: a progress bar, TensorBoard curves, and ``metrics.jsonl``.
 
 ``metrics.jsonl`` holds one line per step and nothing that depends on the clock, so that a resumed run writes
-the same file as an uninterrupted one. Speed goes to the bar and to TensorBoard.
+the same file as an uninterrupted one. Speed goes to the bar and to TensorBoard. ``skipped.jsonl`` names the
+samples of steps that were not taken.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from echat.train.checkpoints import Progress as RunProgress
 _CURVE_STEPS = 10  # steps between two points of a TensorBoard curve
 _PLAIN_SECONDS = 30.0  # seconds between two lines where there is no terminal
 _SMOOTH = 0.95  # weight of the past in the losses shown
+_NAMED = 10  # samples named in the log when a step is skipped
+SKIPPED = "skipped.jsonl"
 
 
 class RunLog:
@@ -30,7 +33,9 @@ class RunLog:
     def __init__(self, folder: Path, name: str, from_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = folder / "metrics.jsonl"
-        keep_steps(self._metrics, from_step)
+        self._skipped = folder / SKIPPED
+        for lines in (self._metrics, self._skipped):
+            keep_steps(lines, from_step)
         self._file = self._metrics.open("a", encoding="utf-8")
         self._curves = _tensorboard(folder / "tensorboard", from_step)
         self._smooth: dict[str, float] = {}
@@ -73,6 +78,24 @@ class RunLog:
             )
         self._show(progress, done, speed)
 
+    def skip(
+        self, progress: RunProgress, reason: str, batches: Sequence[tuple[float, Sequence[str]]]
+    ) -> None:
+        """A step that was not taken, and its micro-batches: loss and keys of each."""
+        self._write({"step": progress.step, "samples": progress.samples, "skipped": reason})
+        suspects = [keys for loss, keys in batches if not math.isfinite(loss)] or [
+            keys for _, keys in batches
+        ]
+        named = [key for keys in suspects for key in keys]
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        self.say(
+            f"step {progress.step} skipped: {reason}, in the batch of {', '.join(named[:_NAMED])}{more}; "
+            f"all are named in {self._skipped}"
+        )
+        shown = [{"loss": loss if math.isfinite(loss) else str(loss), "keys": list(k)} for loss, k in batches]
+        with self._skipped.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"step": progress.step, "reason": reason, "batches": shown}) + "\n")
+
     def validation(self, step: int, values: Mapping[str, float]) -> None:
         self._write({"step": step, "validation": dict(values)})
         if self._curves is not None:
@@ -114,6 +137,9 @@ class SilentLog:
     """The log of a process that does not lead: nothing."""
 
     def step(self, *_: object) -> None:
+        """Nothing."""
+
+    def skip(self, *_: object) -> None:
         """Nothing."""
 
     def validation(self, *_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -13,24 +14,26 @@ from typing import Any
 
 import torch
 
-from echat.checkpoint import atomic_path
+from echat.checkpoint import CheckpointError
 from echat.config import save_config, to_yaml
-from echat.train.checkpoints import (
-    Progress,
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-    seed_everything,
-)
-from echat.train.log import RunLog, SilentLog
+from echat.train.checkpoints import Progress, list_checkpoints, load_checkpoint, save_checkpoint, sweep
+from echat.train.export import export_checkpoint, export_module
+from echat.train.guard import TrainingStopped, count_step, objection, stop_if_hopeless
+from echat.train.learner import Learner
+from echat.train.log import SKIPPED, RunLog, SilentLog
 from echat.train.objective import AnyBatch, Loss, Objective
-from echat.train.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
-from echat.train.ranks import Ranks, add_up, join, leave
+from echat.train.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    gradient_norm,
+    learning_rate,
+    set_learning_rate,
+)
+from echat.train.random_states import seed_everything
+from echat.train.ranks import Ranks, add_up, join, leave, place
 from echat.train.recipe import Recipe, choose_learning, load_recipe, objective_module
 
-
-class TrainingStopped(ValueError):
-    """Training cannot go on; the message says where it stands and what to do."""
+__all__ = ["TrainingStopped", "run", "train"]
 
 
 def train(recipe_path: Path | str, overrides: Sequence[str] = (), resume: bool = False) -> Path:
@@ -46,13 +49,15 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
     """Train, checkpoint, log and export as the recipe says."""
     folder = Path(recipe.output)
     torch.set_num_threads(recipe.threads)
-    ranks = join()
+    device = place(recipe.device)
+    ranks = join(device)
     seed_everything(recipe.seed)  # alike on all ranks until the weights are made
     objective: Objective = objective_module(recipe.objective).build(recipe)
     objective.batches.share(ranks.rank, ranks.world)
     seed_everything(recipe.seed + ranks.rank)
-    objective.module.to(recipe.device).train()
     learning = choose_learning(objective.module, recipe.learn)
+    size = _describe_size(objective, learning)
+    learner = Learner(objective, recipe, ranks, device)
     optimizer = build_optimizer(objective.module, recipe.optimizer)
     progress = _start(folder, objective, optimizer, resume, ranks)
     if ranks.leads:
@@ -60,68 +65,142 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
     with _log(folder, progress.step, ranks) as log, _termination() as terminated:
         if progress.step == 0:
             log.say(to_yaml(recipe))
-        log.say(_describe(objective, learning, progress))
+        start = f"resumed at step {progress.step}" if progress.step else "from the start"
+        log.say(f"{size} learn, {start}")
         try:
-            _loop(recipe, objective, optimizer, progress, log, terminated, ranks)
+            done = Run(recipe, objective, learner, optimizer, progress, log, terminated, ranks).loop()
         finally:
             left_out = objective.batches.close()
         if left_out:
             log.say(f"left out of the data, counted each time:\n{left_out}")
-        if _done(recipe, progress) < 1.0:
+        if done < 1.0:
             log.say(f"stopped after step {progress.step}, all saved; go on with --resume")
         elif ranks.leads:
-            _export(objective, folder / "model")
+            _export(recipe, objective, ranks, folder)
     leave(ranks)
     return folder / "model"
 
 
-def _loop(
-    recipe: Recipe,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    log: RunLog | SilentLog,
-    terminated: threading.Event,
-    ranks: Ranks,
-) -> None:
-    """Steps until the budget is used up or somebody ends the run; the last act is a checkpoint."""
-    checkpoints = Path(recipe.output) / "checkpoints"
-    validation = list(objective.validation())
-    clock = time.monotonic() - progress.seconds
-    last_saved = time.monotonic()
-    saved_step = progress.step
-    ends = False
-    while (done := _done(recipe, progress)) < 1.0 and not ends:
-        lr = learning_rate(recipe.optimizer, progress.step, done)
-        set_learning_rate(optimizer, lr)
-        step = _accumulate(recipe, objective, progress)
-        ranks.sum_gradients(objective.module)
-        shares = ranks.gather((vars(step), time.monotonic() - clock, terminated.is_set()))
-        step = _joined([share[0] for share in shares])
-        ends = any(share[2] for share in shares)
+@dataclass
+class Run:
+    """One run of the loop in one process: what it works with, and where it stands."""
+
+    recipe: Recipe
+    objective: Objective
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    log: RunLog | SilentLog
+    terminated: threading.Event
+    ranks: Ranks
+
+    def loop(self) -> float:
+        """Steps until the budget is used up or somebody ends the run; the last act is a checkpoint.
+
+        Returns the share of the budget used up.
+        """
+        recipe, progress = self.recipe, self.progress
+        validation = list(self.objective.validation())
+        began = self._last_saved = time.monotonic()
+        began -= progress.seconds
+        self._saved_step = progress.step
+        self._epoch = self._samples_of_an_epoch()
+        ends = False
+        while (done := self._done()) < 1.0 and not ends:
+            lr = learning_rate(recipe.optimizer, progress.step, done)
+            set_learning_rate(self.optimizer, lr)
+            mine = self._accumulate()
+            mine.norm = gradient_norm(self.objective.module)
+            mine.seconds, mine.terminated = time.monotonic() - began, self.terminated.is_set()
+            mine.save_is_due = time.monotonic() - self._last_saved > 60.0 * recipe.checkpoint.every_minutes
+            step = joined(self.ranks.gather(replace(mine, batches=[])))  # the one message of a step
+            self._take(step, mine, lr)
+            ends = step.terminated
+            best = progress.step % recipe.validate_steps == 0 and self._validate(validation)
+            due = progress.step % recipe.checkpoint.every_steps == 0 or step.save_is_due or best
+            if due and not progress.skipped_in_row:
+                self._save(may_fail=True)
+        if progress.step != self._saved_step:
+            self._save()
+        return done
+
+    def _accumulate(self) -> StepSums:
+        """Gradients of one step, summed over its micro-batches."""
+        sums = StepSums()
+        for number in range(1, self.recipe.accumulate + 1):
+            batch = self.objective.batches.next()
+            sums.add(self.learner.learn(batch, last=number == self.recipe.accumulate), batch)
+        return sums
+
+    def _take(self, step: StepSums, mine: StepSums, lr: float) -> None:
+        """Follow the gradients, unless there is something against it, and log."""
+        recipe, progress = self.recipe, self.progress
         count = max(step.count, 1.0)
-        norm = clip_gradients(objective.module, count, recipe.optimizer.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        progress.step += 1
+        mean = self.ranks.world / count  # ranks are averaged, targets were summed
+        norm = step.norm * mean
+        reason = objection(recipe.guard, progress, step.total, norm)
+        if reason is None:
+            clip_gradients(self.objective.module, mean, norm, recipe.optimizer.clip)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        count_step(progress, norm, skipped=reason is not None)
         progress.samples += step.samples
-        progress.seconds = shares[0][1]  # one clock for all ranks
-        padding = sum(step.padding) / len(step.padding)
+        progress.seconds = step.seconds
+        if reason is not None:
+            batches = [batch for share in self.ranks.gather(mine.batches) for batch in share]
+            self.log.skip(progress, reason, batches)
+            stop_if_hopeless(recipe.guard, progress, reason, str(Path(recipe.output) / SKIPPED))
+            return
         values = {
             "loss": step.total / count,
             "targets": count,
             "lr": lr,
             "grad_norm": norm,
-            "padding": padding,
+            "padding": sum(step.padding) / len(step.padding),
         }
-        log.step(progress, _done(recipe, progress), values, step.means())
-        if validation and progress.step % recipe.validate_steps == 0 and ranks.leads:
-            log.validation(progress.step, validate(recipe, objective, validation))
-        if any(ranks.gather(_checkpoint_due(recipe, progress.step, last_saved))):
-            save_checkpoint(checkpoints, progress, objective, optimizer, recipe.checkpoint.keep, ranks)
-            last_saved, saved_step = time.monotonic(), progress.step
-    if progress.step != saved_step:
-        save_checkpoint(checkpoints, progress, objective, optimizer, recipe.checkpoint.keep, ranks)
+        self.log.step(progress, self._done(), values, step.means())
+
+    def _validate(self, batches: Sequence[Any]) -> bool:
+        """Log the losses of the validation batches; whether none was lower so far."""
+        progress = self.progress
+        if not batches:
+            return False
+        values = validate(self.learner, batches, self.ranks)
+        self.log.validation(progress.step, values)
+        if not self.recipe.checkpoint.keep_best or not values["loss"] < progress.best_loss:
+            return False
+        progress.best_step, progress.best_loss = progress.step, values["loss"]
+        return True
+
+    def _save(self, may_fail: bool = False) -> None:
+        """Write a checkpoint. One that ``may_fail`` is tried again when the next one is due."""
+        folder, keep = Path(self.recipe.output) / "checkpoints", self.recipe.checkpoint.keep
+        self._last_saved = time.monotonic()
+        try:
+            save_checkpoint(folder, self.progress, self.objective, self.optimizer, keep, self.ranks)
+        except CheckpointError as error:
+            if not may_fail:
+                raise
+            self.log.say(f"{error}; the run goes on and tries again: free some space")
+            return
+        self._saved_step = self.progress.step
+
+    def _done(self) -> float:
+        """Share of the budget used up."""
+        budget, progress = self.recipe.budget, self.progress
+        by_steps = progress.step / budget.steps if budget.steps else 0.0
+        by_clock = progress.seconds / (60.0 * budget.minutes) if budget.minutes else 0.0
+        by_data = progress.samples / (budget.epochs * self._epoch) if budget.epochs else 0.0
+        return max(by_steps, by_clock, by_data)
+
+    def _samples_of_an_epoch(self) -> int:
+        size = self.objective.batches.size
+        if self.recipe.budget.epochs and size is None:
+            raise ValueError(
+                f"budget.epochs: expected data of a known number, found random cuts of clips "
+                f"({self.recipe.objective}); set budget.steps or budget.minutes"
+            )
+        return size or 0
 
 
 @dataclass
@@ -133,76 +212,57 @@ class StepSums:
     samples: int = 0
     padding: list[float] = field(default_factory=list)  # of each micro-batch
     parts: dict[str, tuple[float, float]] = field(default_factory=dict)
+    batches: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)  # loss and keys of each
+    norm: float = 0.0  # of the gradients; alike on all ranks, which share them
+    seconds: float = 0.0  # that the run has lasted
+    terminated: bool = False  # did somebody end the run?
+    save_is_due: bool = False  # by the clock
 
     def add(self, loss: Loss, batch: AnyBatch) -> None:
-        self.total += float(loss.total.detach())
+        total = float(loss.total)
+        self.total += total
         self.count += loss.count
         self.samples += len(batch.keys)
         self.padding.append(batch.padding)
         found = {name: (float(part), float(size)) for name, (part, size) in loss.parts.items()}
         self.parts = add_up([self.parts, found])
+        self.batches.append((total, batch.keys))
 
     def means(self) -> dict[str, float]:
         return {name: part / max(size, 1.0) for name, (part, size) in sorted(self.parts.items())}
 
 
-def _joined(shares: Sequence[dict[str, Any]]) -> StepSums:
-    """The step of all ranks together."""
+def joined(shares: Sequence[StepSums]) -> StepSums:
+    """The step of all ranks together, by the clock of the first."""
     return StepSums(
-        sum(share["total"] for share in shares),
-        sum(share["count"] for share in shares),
-        sum(share["samples"] for share in shares),
-        [padding for share in shares for padding in share["padding"]],
-        add_up([share["parts"] for share in shares]),
+        total=sum(share.total for share in shares),
+        count=sum(share.count for share in shares),
+        samples=sum(share.samples for share in shares),
+        padding=[padding for share in shares for padding in share.padding],
+        parts=add_up([share.parts for share in shares]),
+        batches=[batch for share in shares for batch in share.batches],
+        norm=shares[0].norm,
+        seconds=shares[0].seconds,
+        terminated=any(share.terminated for share in shares),
+        save_is_due=shares[0].save_is_due,
     )
 
 
-def _accumulate(recipe: Recipe, objective: Objective, progress: Progress) -> StepSums:
-    """Gradients of one step, summed over its micro-batches."""
+def validate(learner: Learner, batches: Sequence[Any], ranks: Ranks) -> dict[str, float]:
+    """Mean loss, and mean loss per part, over the validation batches, which the ranks share out.
+
+    All ranks judge equally many batches, some twice, because parts of a model may lie on other ranks.
+    """
+    learner.eval()
     sums = StepSums()
-    for _ in range(recipe.accumulate):
-        batch = objective.batches.next().to(torch.device(recipe.device))
-        with _autocast(recipe):
-            loss: Loss = objective.loss(batch)
-        if not torch.isfinite(loss.total):
-            raise TrainingStopped(
-                f"step {progress.step + 1}: expected a finite loss, found {float(loss.total)} "
-                f"in the batch of {', '.join(batch.keys)}; "
-                "the weights are untouched: look at these records, or lower optimizer.lr and resume"
-            )
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        sums.add(loss, batch)
-    return sums
-
-
-@torch.no_grad()
-def validate(recipe: Recipe, objective: Objective, batches: Sequence[Any]) -> dict[str, float]:
-    """Mean loss, and mean loss per part, over the validation batches."""
-    objective.module.eval()
-    sums = StepSums()
-    for batch in batches:
-        with _autocast(recipe):
-            loss = objective.loss(batch.to(torch.device(recipe.device)))
-        sums.add(replace(loss, parts={**loss.parts, "loss": (loss.total, loss.count)}), batch)
-    objective.module.train()
-    return sums.means()
-
-
-def _autocast(recipe: Recipe) -> torch.autocast:
-    kind = torch.device(recipe.device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=recipe.precision == "bf16")
-
-
-def _done(recipe: Recipe, progress: Progress) -> float:
-    """Share of the budget used up."""
-    by_steps = progress.step / recipe.budget.steps if recipe.budget.steps else 0.0
-    by_clock = progress.seconds / (60.0 * recipe.budget.minutes) if recipe.budget.minutes else 0.0
-    return max(by_steps, by_clock)
-
-
-def _checkpoint_due(recipe: Recipe, step: int, last_saved: float) -> bool:
-    often = step % recipe.checkpoint.every_steps == 0
-    return often or time.monotonic() - last_saved > 60.0 * recipe.checkpoint.every_minutes
+    for turn in range(math.ceil(len(batches) / ranks.world)):
+        number = turn * ranks.world + ranks.rank
+        batch = batches[number % len(batches)]
+        loss = learner.judge(batch)
+        if number < len(batches):
+            sums.add(replace(loss, parts={**loss.parts, "loss": (loss.total, loss.count)}), batch)
+    learner.train()
+    return joined(ranks.gather(sums)).means()
 
 
 @contextlib.contextmanager
@@ -215,17 +275,12 @@ def _log(folder: Path, step: int, ranks: Ranks) -> Iterator[RunLog | SilentLog]:
         yield log
 
 
-def _export(objective: Objective, folder: Path) -> None:
-    objective.module.eval()
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        objective.export(temporary)
-
-
 def _start(
     folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, resume: bool, ranks: Ranks
 ) -> Progress:
-    found = list_checkpoints(folder / "checkpoints")
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    found = list_checkpoints(checkpoints)
     if not found:
         return Progress()
     if not resume:
@@ -233,14 +288,23 @@ def _start(
             f"{folder}: expected an empty run folder, found checkpoints up to {found[-1].name}; "
             "add --resume to go on with that run, or choose another output"
         )
+    if ranks.leads:
+        sweep(checkpoints)
     return load_checkpoint(found[-1], objective, optimizer, ranks)
 
 
-def _describe(objective: Objective, learning: Sequence[str], progress: Progress) -> str:
+def _export(recipe: Recipe, objective: Objective, ranks: Ranks, folder: Path) -> None:
+    """The model folder; where every rank holds but a share, from the last checkpoint."""
+    if ranks.world > 1 and recipe.parallel == "fsdp":
+        export_checkpoint(recipe, list_checkpoints(folder / "checkpoints")[-1], folder / "model")
+    else:
+        export_module(objective, folder / "model")
+
+
+def _describe_size(objective: Objective, learning: Sequence[str]) -> str:
     sizes = {name: p.numel() for name, p in objective.module.named_parameters()}
     learns, whole = sum(sizes[name] for name in learning), sum(sizes.values())
-    start = f"resumed at step {progress.step}" if progress.step else "from the start"
-    return f"{learns / 1e6:.2f} of {whole / 1e6:.2f} million parameters learn, {start}"
+    return f"{learns / 1e6:.2f} of {whole / 1e6:.2f} million parameters"
 
 
 @contextlib.contextmanager

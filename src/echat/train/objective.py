@@ -5,7 +5,8 @@ An objective lives in ``echat.train.objectives.<name>`` and offers two names the
 * ``Settings``: a subclass of :class:`echat.train.recipe.Recipe` with the fields only this objective has;
 * ``build(recipe) -> Objective``: the module (from nothing or from a start checkpoint) and its batches.
 
-The loop owns everything else: accumulation, clipping, optimiser, schedule, checkpoints, logs.
+The loop owns everything else: devices and processes, accumulation, clipping, optimiser, schedule, checkpoints,
+logs.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ class AnyBatch(Protocol):
 class BatchSource(Protocol):
     """An endless, seeded supply of batches that can say where it stands and return there."""
 
+    @property
+    def size(self) -> int | None:
+        """Samples of an epoch, on all processes together; None where there is no such thing."""
+
     def next(self) -> Any: ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,7 +73,9 @@ class Objective(Protocol):
     module: nn.Module  # parameter names are what ``learn:`` patterns of the recipe match
     batches: BatchSource
 
-    def loss(self, batch: Any) -> Loss: ...
+    def loss(self, batch: Any) -> Loss:
+        """The summed loss of a batch. Under ``parallel: fsdp`` every call runs the same Transformer blocks,
+        whatever the batch holds: other processes wait for this one in each of them."""
 
     def validation(self) -> Iterable[Any]:
         """Batches that judge, the same ones each time; empty when the recipe names none."""

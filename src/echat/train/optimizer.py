@@ -75,13 +75,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["scale"]
 
 
-def clip_gradients(module: nn.Module, count: float, largest: float) -> float:
-    """Divide summed gradients by ``count``, then scale them to a global norm of at most ``largest``.
+def gradient_norm(module: nn.Module) -> float:
+    """Norm of all gradients together, over all processes where each holds a share."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # each process holds a share
+    return float(whole)
 
-    Returns the norm before scaling; both happen in one pass over the gradients.
-    """
+
+def clip_gradients(module: nn.Module, mean: float, norm: float, largest: float) -> None:
+    """Sums become means (times ``mean``), whose ``norm`` is brought down to ``largest``; in one pass."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients)) / count
-    factor = min(1.0, largest / (norm + 1e-6)) / count
-    torch._foreach_mul_(gradients, factor)
-    return norm
+    torch._foreach_mul_(gradients, min(1.0, largest / (norm + 1e-6)) * mean)
+
+
+def single_optimizers(optimizer: torch.optim.Optimizer | None) -> list[torch.optim.Optimizer]:
+    """The optimisers that hold the state."""
+    if optimizer is None:
+        return []
+    return optimizer.optimizers if isinstance(optimizer, Together) else [optimizer]

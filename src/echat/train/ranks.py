@@ -1,6 +1,7 @@
-"""One run in several processes: each learns from its own share of the data, gradients and counts are summed.
+"""One run in several processes: who is who, where each computes, and what they tell one another.
 
 ``torchrun --nproc-per-node 2 -m echat.train recipe.yaml`` starts them; alone, everything here does nothing.
+How they share the work of a step is in ``echat.train.learner``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,6 @@ class Ranks:
         """Whether this process writes the files and the log."""
         return self.rank == 0
 
-    def sum_gradients(self, module: nn.Module) -> None:
-        """Add up the gradients of all processes, in place; the same numbers everywhere afterwards."""
-        if self.world == 1:
-            return
-        learning = [p for p in module.parameters() if p.requires_grad]
-        for parameter in learning:
-            if parameter.grad is None:  # no sound in this share, for one: its summands are zeros
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [p.grad for p in learning if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients)])
-
     def gather(self, value: Any) -> list[Any]:
         """The value of every process, in order of rank, on every process."""
         if self.world == 1:
@@ -50,13 +36,45 @@ class Ranks:
         return values
 
 
-def join() -> Ranks:
-    """Meet the other processes that torchrun started (gloo on CPUs, NCCL on NVIDIA GPUs)."""
+def place(name: str) -> torch.device:
+    """The device of this process: of several accelerators of a machine the one of its local rank.
+
+    ``name`` is ``cpu``, the kind of accelerator that this machine has (``cuda``, ``npu``, ``xpu``), or one of
+    them with its number.
+    """
+    device = torch.device(name)
+    if device.type == "cpu":
+        return device
+    here = torch.accelerator.current_accelerator(check_available=True)
+    if here is None or here.type != device.type:
+        found = "no accelerator" if here is None else here.type
+        raise ValueError(f"device: expected {device.type} in this machine, found {found}; set device=cpu")
+    if device.index is None:
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.accelerator.device_count():
+            raise ValueError(
+                f"device: expected a {device.type} for each process of this machine, found "
+                f"{torch.accelerator.device_count()} and process {local}; start fewer with --nproc-per-node"
+            )
+        device = torch.device(device.type, local)
+    torch.accelerator.set_device_index(device.index)
+    return device
+
+
+def join(device: torch.device | None = None) -> Ranks:
+    """Meet the other processes that torchrun started.
+
+    They speak gloo, and from device to device what torch holds for that device: NCCL on NVIDIA GPUs, HCCL on
+    Ascend NPUs.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks()
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backend = "gloo"
+        if device is not None and device.type != "cpu":
+            backend = f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
+        dist.init_process_group(backend)
     return Ranks(dist.get_rank(), world)
 
 

@@ -37,18 +37,19 @@ class OptimizerConfig(Config):
 
 
 class BudgetConfig(Config):
-    """When to stop: whichever comes first. At least one of the two is set."""
+    """When to stop: whichever comes first. At least one is set."""
 
     steps: int | None = Field(None, gt=0)  # optimiser steps
     minutes: float | None = Field(
         None, gt=0
     )  # wall clock over all resumed parts; the schedule follows it too
+    epochs: float | None = Field(None, gt=0)  # samples seen / samples of all sources and tasks together
 
     @model_validator(mode="after")
     def _some_end(self) -> BudgetConfig:
-        if self.steps is None and self.minutes is None:
+        if self.steps is None and self.minutes is None and self.epochs is None:
             raise ValueError(
-                "budget: expected steps or minutes (or both), found neither; set budget.steps=1000"
+                "budget: expected steps, minutes or epochs (or several), found none; set budget.steps=1000"
             )
         return self
 
@@ -59,6 +60,14 @@ class CheckpointConfig(Config):
     every_steps: int = Field(500, gt=0)
     every_minutes: float = Field(5.0, gt=0)  # whichever comes first
     keep: int = Field(2, ge=1)  # newest checkpoints kept
+    keep_best: bool = True  # save and keep the one with the lowest validation loss as well
+
+
+class GuardConfig(Config):
+    """Which steps are not taken, and when that ends the run. A loss that is not finite is never followed."""
+
+    explosion: float = Field(100.0, gt=1)  # nor a gradient of so many times the usual norm
+    patience: int = Field(10, ge=1)  # steps skipped in a row that end the run
 
 
 class Recipe(Config):
@@ -75,12 +84,30 @@ class Recipe(Config):
     )
     threads: int = Field(1, ge=1)  # CPU threads of torch
     accumulate: int = Field(1, ge=1)  # micro-batches per optimiser step
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # under torchrun: the whole model in each process, or shares
+    shard_ranks: int | None = Field(None, ge=1)  # fsdp: processes that share one copy of the model; None: all
+    recompute: tuple[
+        str, ...
+    ] = ()  # globs over names of Transformer blocks: activations made again in backward
+    compile: bool = False  # Transformer blocks through torch.compile
     optimizer: OptimizerConfig = OptimizerConfig()
+    guard: GuardConfig = GuardConfig()
     budget: BudgetConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     validate_steps: int = Field(
         500, gt=0
     )  # steps between two looks at the validation batches, if there are any
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Recipe:
+        if self.parallel == "fsdp" and self.optimizer.muon:
+            raise ValueError(
+                "parallel: fsdp keeps a share of each matrix, and optimizer.muon needs whole ones; "
+                "leave optimizer.muon out, or set parallel=ddp"
+            )
+        if self.parallel == "ddp" and self.shard_ranks is not None:
+            raise ValueError("shard_ranks: expected parallel=fsdp, found ddp, which shares nothing out")
+        return self
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -113,7 +140,7 @@ def choose_learning(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     return [name for name in names if name in chosen]
 
 
-def choose(names: Sequence[str], patterns: Sequence[str], key: str) -> set[str]:
+def choose(names: Sequence[str], patterns: Sequence[str], key: str, what: str = "parameter") -> set[str]:
     """The names that globs take in and ``!glob`` takes out again, in the order written."""
     chosen: set[str] = set()
     for pattern in patterns:
@@ -121,7 +148,7 @@ def choose(names: Sequence[str], patterns: Sequence[str], key: str) -> set[str]:
         if not hits:
             tops = sorted({name.split(".")[0] for name in names})
             raise ValueError(
-                f"{key}: pattern {pattern!r} matches no parameter; parameters start with {', '.join(tops)}"
+                f"{key}: pattern {pattern!r} matches no {what}; {what}s start with {', '.join(tops)}"
             )
         chosen = chosen - hits if pattern.startswith("!") else chosen | hits
     return chosen

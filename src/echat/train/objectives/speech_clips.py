@@ -81,6 +81,8 @@ def spoken(clip: Clip) -> Tensor:
 class DrawnBatches(Generic[B]):
     """Batch number k is made by a generator seeded with (seed, k): the whole state is k."""
 
+    size = None  # clips are drawn, and cut, at random: there is no epoch
+
     def __init__(self, draw: Callable[[torch.Generator], B], seed: int) -> None:
         self._draw, self._seed, self._number = draw, seed, 0
         self._rank, self._world = 0, 1

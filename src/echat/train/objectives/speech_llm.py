@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,11 +31,13 @@ from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.model.starting_heads import set_starting_heads
 from echat.model.text_tokenizer import TextTokenizer
 from echat.train.objective import Loss
+from echat.train.objectives.target_losses import LOGITS_AT_ONCE, target_losses
 from echat.train.recipe import Recipe
 from echat.train.start import WHOLE, init_from
 
 SPELL_SCALE = 12.0  # score of a frame that points where a text vector points
 SPELL_LENGTH = 0.02  # weight of the squared distance of a frame's length from that of the text vectors
+SILENT_FRAMES = 16  # of mel, heard where all processes must hear something
 
 
 class DataConfig(LoadingConfig):
@@ -61,6 +64,9 @@ class Settings(Recipe):
     data: DataConfig
     starting_heads: bool = False  # set three attention heads by hand; for layers that start from nothing
     speech_weight: float = Field(1.0, gt=0)  # of one speech target against one text target
+    logits_at_once: int = Field(
+        LOGITS_AT_ONCE, gt=0
+    )  # more are made in pieces, twice; memory, no other effect
     spell_weight: float = Field(
         0.0, ge=0
     )  # of CTC that leads sound to the text vectors of its words and cues
@@ -121,23 +127,31 @@ class SpeechLLMObjective:
 
     def loss(self, batch: DialogueBatch) -> Loss:
         model = self.module
-        audio_frames = None
+        audio_frames, silence = None, 0.0
         spelling = Loss(torch.zeros((), device=batch.ids.device), 0.0)
         if len(batch.mel):
             frames, lens = model.encode(batch.mel, batch.mel_lens)  # (clips, D, dim)
             if self.recipe.spell_weight:
                 spelling = self._spelling(frames, lens, batch)
-            if self.recipe.spells_only:
-                return spelling
             audio_frames = frames[torch.arange(frames.shape[1], device=lens.device) < lens[:, None]]
+        elif self.recipe.parallel == "fsdp":
+            silence = self._silence(batch.ids.device)
+        if self.recipe.spells_only:
+            return replace(spelling, total=spelling.total + silence)
         embeds = model.assemble(batch.kinds, batch.ids, audio_frames)
         hidden, _ = model.hidden(embeds)  # causal, padded on the right only: no mask
         losses, rows = self._target_losses(hidden, batch)
         is_speech = batch.labels[batch.labels != IGNORE] >= self.vocabulary.text_size
         weights = torch.where(is_speech, self.recipe.speech_weight, 1.0)
-        total = (losses * weights).sum() + self.recipe.spell_weight * spelling.total
+        total = (losses * weights).sum() + self.recipe.spell_weight * spelling.total + silence
         count = float(weights.sum()) + self.recipe.spell_weight * spelling.count
         return Loss(total, count, {**_parts(batch, losses.detach(), rows, is_speech), **spelling.parts})
+
+    def _silence(self, device: torch.device) -> Tensor:
+        """Zero, by way of everything that hears: the blocks lie on several processes, which must all run
+        them."""
+        mel = torch.zeros(1, SILENT_FRAMES, self.module.config.encoder.n_mels, device=device)
+        return self.module.encode(mel, torch.tensor([SILENT_FRAMES], device=device))[0].sum() * 0.0
 
     def _spelling(self, frames: Tensor, lens: Tensor, batch: DialogueBatch) -> Loss:
         """CTC of words and cues over the text table, the end-of-document id as blank.
@@ -164,16 +178,22 @@ class SpeechLLMObjective:
         return Loss(total, count, {"spelling": (loss.detach(), count)})
 
     def _target_losses(self, hidden: Tensor, batch: DialogueBatch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each target and its dialogue's number; logits are made at these positions only."""
+        """Cross-entropy of each target, and its dialogue's number."""
         targets = batch.labels != IGNORE
         rows = targets.nonzero()[:, 0]
         chosen, labels = hidden[targets], batch.labels[targets]  # (targets, dim), (targets,)
         combined = batch.writes_speech[rows]
         losses = hidden.new_zeros(len(labels), dtype=torch.float32)
-        for place, head in ((~combined, self.module.text_logits), (combined, self.module.combined_logits)):
+        config = self.module.config
+        text, both = config.llm.vocab_size, config.llm.vocab_size + config.speech_classes
+        for place, head, classes in (
+            (~combined, self.module.text_logits, text),
+            (combined, self.module.combined_logits, both),
+        ):
             index = place.nonzero()[:, 0]
             if len(index):
-                part = F.cross_entropy(head(chosen[index]).float(), labels[index], reduction="none")
+                at_once = self.recipe.logits_at_once
+                part = target_losses(chosen[index], labels[index], head, classes, at_once)
                 losses = losses.index_copy(0, index, part)
         return losses, rows
 

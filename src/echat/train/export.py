@@ -1,0 +1,76 @@
+"""``python -m echat.train.export RUN FOLDER [--step N | --best]``: a model folder out of a checkpoint.
+
+Whatever number of processes wrote the checkpoint, one puts it together again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from echat.checkpoint import atomic_path
+from echat.train.checkpoints import list_checkpoints, load_tensors, read_progress, step_of
+from echat.train.objective import Objective
+from echat.train.recipe import Recipe, load_recipe, objective_module
+
+
+def export_module(objective: Objective, folder: Path) -> None:
+    """Write what an objective learned; the folder appears whole or not at all."""
+    objective.module.eval()
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        objective.export(temporary)
+
+
+def export_checkpoint(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
+    """Write what a checkpoint holds. The model is built as for training, on the CPU, in this process alone."""
+    objective: Objective = objective_module(recipe.objective).build(recipe)
+    try:
+        load_tensors(checkpoint, objective.module)
+        export_module(objective, folder)
+    finally:
+        objective.batches.close()
+
+
+def choose_checkpoint(run: Path, step: int | None = None, best: bool = False) -> Path:
+    """A checkpoint of a run folder: of a step, the best by validation loss, or the newest."""
+    found = list_checkpoints(run / "checkpoints")
+    if not found:
+        raise ValueError(f"{run}: expected checkpoints/step-..., found none; name the output of a recipe")
+    if best:
+        step = read_progress(found[-1]).best_step
+        if not step:
+            raise ValueError(f"{run}: expected a validated step, found none; give the recipe validation data")
+    if step is None:
+        return found[-1]
+    for path in found:
+        if step_of(path) == step:
+            return path
+    there = ", ".join(str(step_of(path)) for path in found)
+    raise ValueError(f"{run}: expected a checkpoint of step {step}, found those of {there}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when the folder was written, 2 when something has to be mended first."""
+    parser = argparse.ArgumentParser(
+        prog="python -m echat.train.export", description="Make a model folder out of a checkpoint."
+    )
+    parser.add_argument("run", type=Path, help="run folder: the output of a recipe")
+    parser.add_argument("folder", type=Path, help="model folder to write")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+    which.add_argument("--best", action="store_true", help="the one with the lowest validation loss")
+    options = parser.parse_args(arguments)
+    try:
+        checkpoint = choose_checkpoint(options.run, options.step, options.best)
+        export_checkpoint(load_recipe(options.run / "recipe.yaml"), checkpoint, options.folder)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.folder}: {checkpoint.name} of {options.run}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

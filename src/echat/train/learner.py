@@ -1,0 +1,130 @@
+"""How the processes of a run learn as one: losses forward and back, gradients averaged over all of them.
+
+``ddp``: every process holds the whole model; gradients travel while the backward pass is still computing
+(``DistributedDataParallel``). ``fsdp``: every process keeps a share of weights, gradients and optimiser state;
+a Transformer block is whole only while it computes (FSDP2, ``fully_shard``). With ``shard_ranks`` so many
+processes (one machine, say) share one copy, and there are several copies.
+
+Each process computes a sum over its targets. The averages become a mean over all targets, whatever each
+process saw, when the loop multiplies by the number of processes and divides by the targets of all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from echat.train.blocks import transformer_blocks, work_blocks_over
+from echat.train.objective import AnyBatch, Loss, Objective
+from echat.train.ranks import Ranks
+from echat.train.recipe import Recipe
+
+Parts = Mapping[str, tuple[Tensor | float, float]]
+
+
+class LossModule(nn.Module):
+    """An objective as a module whose forward is its loss: what DDP and FSDP2 can take."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.learns = objective.module
+        self._loss = objective.loss
+
+    def forward(self, batch: AnyBatch) -> tuple[Tensor, float, Parts]:
+        loss = self._loss(batch)
+        total = loss.total
+        if torch.is_grad_enabled() and not total.requires_grad:  # nothing to learn here, but others wait
+            total = total + 0.0 * next(p for p in self.parameters() if p.requires_grad).sum()
+        parts = {name: (_plain(part), size) for name, (part, size) in loss.parts.items()}
+        return total, loss.count, parts
+
+
+def _plain(part: Tensor | float) -> Tensor | float:
+    return part.detach() if isinstance(part, Tensor) else part
+
+
+class Learner:
+    """An objective where it is learnt, in this process together with the others.
+
+    Moves the module to its device (or a share of it), so build the optimiser afterwards. What learns must have
+    been chosen before.
+    """
+
+    def __init__(self, objective: Objective, recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
+        self.device, self._half = device, recipe.precision == "bf16"
+        self._module = objective.module
+        work_blocks_over(objective.module, recipe.recompute, recipe.compile)
+        self._loss = LossModule(objective)
+        self._together: nn.Module = self._loss
+        if ranks.world > 1 and recipe.parallel == "fsdp":
+            share_out(self._loss, device, ranks.world, recipe.shard_ranks, self._half)
+        else:
+            self._loss.to(device)
+        if ranks.world > 1 and recipe.parallel == "ddp":
+            self._together = nn.parallel.DistributedDataParallel(
+                self._loss,
+                broadcast_buffers=False,  # position tables are alike everywhere
+                find_unused_parameters=True,  # no sound in this share, for one
+                gradient_as_bucket_view=True,
+            )
+        self.train()
+
+    def learn(self, batch: AnyBatch, last: bool = True) -> Loss:
+        """Add the gradients of one micro-batch; those of the ``last`` one of a step are exchanged."""
+        waits = isinstance(self._together, nn.parallel.DistributedDataParallel) and not last
+        with self._together.no_sync() if waits else contextlib.nullcontext():
+            with self._autocast():
+                total, count, parts = self._together(batch.to(self.device))
+            total.backward()
+        return Loss(total.detach(), count, parts)
+
+    @torch.no_grad()
+    def judge(self, batch: AnyBatch) -> Loss:
+        """The loss of a batch and nothing else. With ``fsdp`` all processes judge at the same time."""
+        with self._autocast():
+            return Loss(*self._loss(batch.to(self.device)))
+
+    def train(self) -> None:
+        """Dropout where something learns; parts that stand still compute as in use, without noise.
+
+        No graph is kept of what is computed before the first part that learns: nothing there asks for
+        gradients.
+        """
+        self._module.train()
+        for part in self._module.modules():
+            weights = list(part.parameters())
+            if weights and not any(weight.requires_grad for weight in weights):
+                part.eval()
+
+    def eval(self) -> None:
+        """All as in use."""
+        self._module.eval()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
+
+
+def share_out(
+    module: nn.Module, device: torch.device, world: int, shard_ranks: int | None = None, half: bool = False
+) -> None:
+    """FSDP2 over a module: a group per Transformer block, one for all the rest.
+
+    Weights and sums of gradients stay in float32; with ``half`` blocks are gathered and compute in bfloat16.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+    shares = shard_ranks or world
+    if world % shares:
+        raise ValueError(f"shard_ranks: expected a divisor of the {world} processes, found {shares}")
+    shape = {"copies": world // shares, "shares": shares} if shares < world else {"shares": world}
+    mesh = init_device_mesh(device.type, tuple(shape.values()), mesh_dim_names=tuple(shape))
+    dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if half else {}
+    for block in reversed(transformer_blocks(module).values()):
+        fully_shard(block, mesh=mesh, mp_policy=MixedPrecisionPolicy(**dtypes))
+    fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False))
+    assert isinstance(module, FSDPModule)
+    module.set_reduce_scatter_unused_params(True)  # no speech written in this share, for one
