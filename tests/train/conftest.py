@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.multiprocessing as processes
 import yaml
 
 from echat.audio.waveform import write
 from echat.data.manifest import read_manifest
 from echat.data.text_tokenizer import save_tokenizer, texts_of, train_tokenizer
+from echat.train.ranks import join, leave
 
 WORDS = ("i", "lost", "my", "keys", "on", "the", "bus", "today")
 EMOTIONS = ("neutral", "sad", "happy", "angry")
@@ -150,3 +156,47 @@ def recipe(corpus, tmp_path):
 def shape() -> dict[str, Any]:
     """The miniature shape of the speech language model."""
     return MODEL
+
+
+@pytest.fixture
+def in_processes() -> Callable[..., processes.ProcessContext]:
+    """``in_processes(world, function, *arguments)``: ``function(ranks, *arguments)`` in each of them.
+
+    With ``wait=False`` they are still at work when it returns.
+    """
+
+    def start(world: int, function: Callable[..., Any], *arguments: Any, wait: bool = True) -> Any:
+        job = (world, free_port(), function, arguments)
+        return processes.start_processes(as_rank, job, nprocs=world, start_method="fork", join=wait)
+
+    return start
+
+
+@pytest.fixture
+def exact(recipe, shape) -> Path:
+    """A recipe without chance: fp32, no dropout, no augmentation; half of the tasks hear nothing."""
+    still = {key: value | {"dropout": 0.0} for key, value in shape.items() if key in ("encoder", "adapter")}
+    path = recipe("speech_llm", model=shape | still, precision="fp32")
+    values = yaml.safe_load(path.read_text())
+    values["data"]["augment"] = None
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def as_rank(
+    rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    """``function`` in this process as one of several."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = join(torch.device("cpu"))
+    function(ranks, *arguments)
+    leave(ranks)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

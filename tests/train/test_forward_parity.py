@@ -1,9 +1,9 @@
 """The loss of every published output type, against recorded numbers.
 
 The recorded batches pad every piece of a sequence by itself, so that in a batch of two the shorter text is
-followed by padding, and the first speech id is predicted from that padding. Our sequences are contiguous. Where
-no label stands behind padding the two losses are equal. Where one does, the right loss of that label is the one
-it has in its dialogue by itself; all other labels keep their recorded loss.
+followed by padding, and the first speech id is predicted from that padding. Our sequences are contiguous.
+Where no label stands behind padding the two losses are equal. Where one does, the right loss of that label is
+the one it has in its dialogue by itself; all other labels keep their recorded loss.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from echat.infer.golden_layout import IGNORE, LayoutReader
 from echat.infer.place import Place
 from echat.infer.verify_model import GoldenModel
 from echat.model.model_folder import save_model
+from echat.model.speech_encoder import llm_frames
 from echat.train.objectives.speech_llm import build
 from echat.train.recipe import load_recipe
 
@@ -75,7 +76,7 @@ def contiguous(golden: GoldenModel, case: str) -> tuple[DialogueBatch, list[list
     for turn in (turn for turns in about["inputs"].get("history", []) for turn in turns):
         names.append(turn["feat"])
         clips.append(arrays[turn["feat"]])
-    counts = [-(-(-(-len(clip) // 2)) // 4) for clip in clips]
+    counts = [llm_frames(len(clip)) for clip in clips]
     rows = {name: range(sum(counts[:n]), sum(counts[: n + 1])) for n, name in enumerate(names)}
     read = LayoutReader(
         golden.engine.tokenizer.encode,

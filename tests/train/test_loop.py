@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
-from echat.checkpoint import read_tensors
-from echat.train import loop
+from echat.checkpoint import CheckpointError, read_tensors
+from echat.train import guard, loop
+from echat.train.checkpoints import load_tensors
+from echat.train.export import main as export
 from echat.train.learner import Learner
 from echat.train.loop import TrainingStopped, train
 from echat.train.objectives import ctc as ctc_objective
@@ -136,6 +142,117 @@ def test_a_longer_budget_goes_on_where_the_run_ended(recipe):
 def test_the_clock_ends_a_run_too(recipe):
     folder = train(recipe("ctc", budget={"minutes": 0.02})).parent
     assert len(metrics(folder)) >= 1 and (folder / "model" / "model.safetensors").is_file()
+
+
+def spoil(monkeypatch, number: int, forever: bool = False, factor: float = float("nan")) -> None:
+    """The loss of micro-batch ``number`` times ``factor``; with ``forever`` of all that follow, too."""
+    build = ctc_objective.build
+
+    def spoiled(settings):
+        objective = build(settings)
+        loss, calls = objective.loss, []
+
+        def times(batch):
+            calls.append(batch)
+            good = loss(batch)
+            hit = len(calls) >= number if forever else len(calls) == number
+            return replace(good, total=good.total * factor) if hit else good
+
+        objective.loss = times
+        return objective
+
+    monkeypatch.setattr(ctc_objective, "build", spoiled)
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_its_samples_are_named(
+    recipe, monkeypatch, tmp_path, capsys
+):
+    spoil(monkeypatch, 3)  # two micro-batches a step
+    folder = train(recipe("ctc", validate_steps=100)).parent
+    rows = metrics(folder)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert "found nan" in rows[1]["skipped"] and "loss" not in rows[1]
+    assert rows[1]["samples"] > rows[0]["samples"] and all(math.isfinite(row["loss"]) for row in rows[2:])
+    (dump,) = map(json.loads, (folder / "skipped.jsonl").read_text().splitlines())
+    spoiled, fine = dump["batches"]
+    assert dump["step"] == 2 and spoiled["loss"] == "nan" and math.isfinite(fine["loss"])
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert (
+        "step 2 skipped" in said
+        and spoiled["keys"][0] in said
+        and fine["keys"][0] not in said.split("step 2")[1]
+    )
+    assert all(
+        torch.isfinite(tensor).all() for tensor in read_tensors(folder / "model/model.safetensors").values()
+    )
+
+
+def test_gradients_out_of_proportion_are_not_followed(recipe, monkeypatch):
+    monkeypatch.setattr(guard, "USUAL_AFTER", 3)
+    spoil(monkeypatch, 9, factor=1e6)
+    folder = train(recipe("ctc", validate_steps=100)).parent
+    skipped = [row for row in metrics(folder) if "skipped" in row]
+    assert [row["step"] for row in skipped] == [5] and "times the usual" in skipped[0]["skipped"]
+
+
+def test_a_hopeless_run_stops_and_goes_on_from_its_last_good_checkpoint(recipe, monkeypatch, tmp_path):
+    path = recipe("ctc", guard={"patience": 2}, checkpoint={"every_steps": 1})
+    with monkeypatch.context() as broken:
+        spoil(broken, 7, forever=True)
+        with pytest.raises(
+            TrainingStopped, match="step 5: 2 steps in a row .* weights are those of step 3.*skipped.jsonl"
+        ):
+            train(path)
+    saved = [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    assert saved[-1] == "step-00000003" and not (tmp_path / "run" / "model").exists()
+    folder = train(path, resume=True).parent
+    assert [row["step"] for row in metrics(folder) if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert not (folder / "skipped.jsonl").read_text()  # those steps were taken after all
+
+
+def test_the_best_checkpoint_stays_and_becomes_a_model(recipe, monkeypatch, tmp_path):
+    losses = iter([{"loss": 2.0}, {"loss": 1.0}, {"loss": 3.0}, {"loss": 1.5}, {"loss": 1.2}])
+    monkeypatch.setattr(loop, "validate", lambda *_: next(losses))
+    path = recipe("ctc", budget={"steps": 5}, validate_steps=1, checkpoint={"every_steps": 1, "keep": 1})
+    folder = train(path).parent
+    assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == ["step-00000002", "step-00000005"]
+    for choice, step in (["--best"], 2), (["--step", "5"], 5), ([], 5):
+        assert export([str(folder), str(tmp_path / "out"), *choice]) == 0
+        stored = read_tensors(tmp_path / "out" / "model.safetensors")
+        expected = ctc_objective.build(load_recipe(path)).module
+        load_tensors(folder / "checkpoints" / f"step-{step:08d}", expected)
+        assert all(torch.equal(tensor, stored[name]) for name, tensor in expected.state_dict().items())
+    assert export([str(folder), str(tmp_path / "out"), "--step", "3"]) == 2
+
+
+def test_a_full_disk_does_not_end_the_run_but_its_last_checkpoint_must_be_written(
+    recipe, monkeypatch, tmp_path, capsys
+):
+    save, room = dcp.save, iter([True, False, True])
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def sometimes(*arguments, **options):
+        if not next(room, False):
+            raise full
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(dcp, "save", sometimes)
+    path = recipe("ctc", checkpoint={"every_steps": 2, "keep_best": False})
+    assert train(path).is_dir()  # saved after 2, not after 4, after 6
+    assert "No space left on device" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="No space left .*step-00000006 before it is whole"):
+        train(path, ["budget.steps=7"], resume=True)
+
+
+def test_a_budget_in_epochs_counts_samples(recipe):
+    folder = train(recipe("ctc", budget={"epochs": 2.5}, accumulate=1)).parent
+    counts = [row["samples"] for row in metrics(folder) if "loss" in row]
+    assert counts[-2] < 2.5 * 14 <= counts[-1]  # 14 records to learn from
+
+
+def test_an_epoch_of_random_cuts_is_refused(recipe):
+    with pytest.raises(ValueError, match=r"budget\.epochs: .*vocoder"):
+        train(recipe("vocoder", budget={"epochs": 1}))
 
 
 @pytest.mark.slow

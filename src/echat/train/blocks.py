@@ -1,4 +1,4 @@
-"""Transformer blocks, the units of work: made again in the backward pass, compiled, shared out among processes."""
+"""Transformer blocks, the units of work: computed again in the backward pass, compiled, shared out."""
 
 from __future__ import annotations
 

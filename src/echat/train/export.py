@@ -24,7 +24,7 @@ def export_module(objective: Objective, folder: Path) -> None:
 
 
 def export_checkpoint(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
-    """Write what a checkpoint holds. The model is built as for training, on the CPU, in this process alone."""
+    """Write what a checkpoint holds; the model is built as for training, on the CPU, by this process."""
     objective: Objective = objective_module(recipe.objective).build(recipe)
     try:
         load_tensors(checkpoint, objective.module)

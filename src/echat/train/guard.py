@@ -45,7 +45,7 @@ def stop_if_hopeless(config: GuardConfig, progress: Progress, reason: str, dump:
     """Raise TrainingStopped when too many steps in a row were skipped."""
     if progress.skipped_in_row >= config.patience:
         raise TrainingStopped(
-            f"step {progress.step}: {progress.skipped_in_row} steps in a row were skipped, the last one because: "
+            f"step {progress.step}: {progress.skipped_in_row} steps in a row were skipped, at last because: "
             f"{reason}; the weights are those of step {progress.step - progress.skipped_in_row}. "
             f"The samples are named in {dump}: look at them, or lower optimizer.lr, and resume"
         )

@@ -1,9 +1,9 @@
 """How the processes of a run learn as one: losses forward and back, gradients averaged over all of them.
 
 ``ddp``: every process holds the whole model; gradients travel while the backward pass is still computing
-(``DistributedDataParallel``). ``fsdp``: every process keeps a share of weights, gradients and optimiser state;
-a Transformer block is whole only while it computes (FSDP2, ``fully_shard``). With ``shard_ranks`` so many
-processes (one machine, say) share one copy, and there are several copies.
+(``DistributedDataParallel``). ``fsdp``: every process keeps a share of weights, gradients and optimiser
+state; a Transformer block is whole only while it computes (FSDP2, ``fully_shard``). With ``shard_ranks`` so
+many processes (one machine, say) share one copy, and there are several copies.
 
 Each process computes a sum over its targets. The averages become a mean over all targets, whatever each
 process saw, when the loop multiplies by the number of processes and divides by the targets of all.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +50,8 @@ def _plain(part: Tensor | float) -> Tensor | float:
 class Learner:
     """An objective where it is learnt, in this process together with the others.
 
-    Moves the module to its device (or a share of it), so build the optimiser afterwards. What learns must have
-    been chosen before.
+    Moves the module to its device (or a share of it), so build the optimiser afterwards. What learns must
+    have been chosen before.
     """
 
     def __init__(self, objective: Objective, recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
@@ -58,13 +59,13 @@ class Learner:
         self._module = objective.module
         work_blocks_over(objective.module, recipe.recompute, recipe.compile)
         self._loss = LossModule(objective)
-        self._together: nn.Module = self._loss
+        self._ddp: nn.parallel.DistributedDataParallel | None = None
         if ranks.world > 1 and recipe.parallel == "fsdp":
             share_out(self._loss, device, ranks.world, recipe.shard_ranks, self._half)
         else:
             self._loss.to(device)
         if ranks.world > 1 and recipe.parallel == "ddp":
-            self._together = nn.parallel.DistributedDataParallel(
+            self._ddp = nn.parallel.DistributedDataParallel(
                 self._loss,
                 broadcast_buffers=False,  # position tables are alike everywhere
                 find_unused_parameters=True,  # no sound in this share, for one
@@ -74,10 +75,10 @@ class Learner:
 
     def learn(self, batch: AnyBatch, last: bool = True) -> Loss:
         """Add the gradients of one micro-batch; those of the ``last`` one of a step are exchanged."""
-        waits = isinstance(self._together, nn.parallel.DistributedDataParallel) and not last
-        with self._together.no_sync() if waits else contextlib.nullcontext():
+        waits = self._ddp.no_sync() if self._ddp is not None and not last else contextlib.nullcontext()
+        with waits:
             with self._autocast():
-                total, count, parts = self._together(batch.to(self.device))
+                total, count, parts = (self._ddp or self._loss)(batch.to(self.device))
             total.backward()
         return Loss(total.detach(), count, parts)
 
@@ -122,9 +123,9 @@ def share_out(
         raise ValueError(f"shard_ranks: expected a divisor of the {world} processes, found {shares}")
     shape = {"copies": world // shares, "shares": shares} if shares < world else {"shares": world}
     mesh = init_device_mesh(device.type, tuple(shape.values()), mesh_dim_names=tuple(shape))
-    dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if half else {}
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
     for block in reversed(transformer_blocks(module).values()):
-        fully_shard(block, mesh=mesh, mp_policy=MixedPrecisionPolicy(**dtypes))
-    fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False))
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(module, mesh=mesh, mp_policy=replace(policy, cast_forward_inputs=False))
     assert isinstance(module, FSDPModule)
     module.set_reduce_scatter_unused_params(True)  # no speech written in this share, for one

@@ -5,8 +5,8 @@ An objective lives in ``echat.train.objectives.<name>`` and offers two names the
 * ``Settings``: a subclass of :class:`echat.train.recipe.Recipe` with the fields only this objective has;
 * ``build(recipe) -> Objective``: the module (from nothing or from a start checkpoint) and its batches.
 
-The loop owns everything else: devices and processes, accumulation, clipping, optimiser, schedule, checkpoints,
-logs.
+The loop owns everything else: devices and processes, accumulation, clipping, optimiser, schedule,
+checkpoints, logs.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def place(name: str) -> torch.device:
     if here is None or here.type != device.type:
         found = "no accelerator" if here is None else here.type
         raise ValueError(f"device: expected {device.type} in this machine, found {found}; set device=cpu")
-    if device.index is None:
+    if ":" not in name:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.accelerator.device_count():
             raise ValueError(

@@ -127,31 +127,37 @@ class SpeechLLMObjective:
 
     def loss(self, batch: DialogueBatch) -> Loss:
         model = self.module
-        audio_frames, silence = None, 0.0
+        audio_frames = None
         spelling = Loss(torch.zeros((), device=batch.ids.device), 0.0)
         if len(batch.mel):
             frames, lens = model.encode(batch.mel, batch.mel_lens)  # (clips, D, dim)
             if self.recipe.spell_weight:
                 spelling = self._spelling(frames, lens, batch)
             audio_frames = frames[torch.arange(frames.shape[1], device=lens.device) < lens[:, None]]
-        elif self.recipe.parallel == "fsdp":
-            silence = self._silence(batch.ids.device)
+        shared_out = self.recipe.parallel == "fsdp"
         if self.recipe.spells_only:
-            return replace(spelling, total=spelling.total + silence)
+            return replace(spelling, total=spelling.total + self._nothing(batch)) if shared_out else spelling
         embeds = model.assemble(batch.kinds, batch.ids, audio_frames)
+        if shared_out:
+            embeds = embeds + self._nothing(batch)
         hidden, _ = model.hidden(embeds)  # causal, padded on the right only: no mask
         losses, rows = self._target_losses(hidden, batch)
         is_speech = batch.labels[batch.labels != IGNORE] >= self.vocabulary.text_size
         weights = torch.where(is_speech, self.recipe.speech_weight, 1.0)
-        total = (losses * weights).sum() + self.recipe.spell_weight * spelling.total + silence
+        total = (losses * weights).sum() + self.recipe.spell_weight * spelling.total
         count = float(weights.sum()) + self.recipe.spell_weight * spelling.count
         return Loss(total, count, {**_parts(batch, losses.detach(), rows, is_speech), **spelling.parts})
 
-    def _silence(self, device: torch.device) -> Tensor:
-        """Zero, by way of everything that hears: the blocks lie on several processes, which must all run
-        them."""
-        mel = torch.zeros(1, SILENT_FRAMES, self.module.config.encoder.n_mels, device=device)
-        return self.module.encode(mel, torch.tensor([SILENT_FRAMES], device=device))[0].sum() * 0.0
+    def _nothing(self, batch: DialogueBatch) -> Tensor:
+        """Zero. Blocks that are shared out must run forwards and backwards on all processes, in one order:
+        when the batch is without sound, zero comes by way of everything that hears; it asks for its gradient.
+        """
+        zero = torch.zeros((), device=batch.ids.device, requires_grad=torch.is_grad_enabled())
+        if len(batch.mel):
+            return zero
+        mel = zero.new_zeros(1, SILENT_FRAMES, self.module.config.encoder.n_mels)
+        frames, _ = self.module.encode(mel, torch.tensor([SILENT_FRAMES], device=mel.device))
+        return zero + frames.sum() * 0.0
 
     def _spelling(self, frames: Tensor, lens: Tensor, batch: DialogueBatch) -> Loss:
         """CTC of words and cues over the text table, the end-of-document id as blank.

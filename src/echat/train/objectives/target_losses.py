@@ -1,8 +1,8 @@
 """Cross-entropy of what must be predicted, and of nothing else: logits at these positions, a few at a time.
 
-A text head of 151,936 classes makes 0.6 MB of float32 logits per position, four times that with their gradients.
-So logits are made for a piece of the targets, used, dropped, and made again for the backward pass: the largest
-tensor is that of one piece, whatever the batch.
+A text head of 151,936 classes makes 0.6 MB of float32 logits per position, four times that with their
+gradients. So logits are made for a piece of the targets, used, dropped, and made again for the backward pass:
+the largest tensor is that of one piece, whatever the batch.
 """
 
 from __future__ import annotations
