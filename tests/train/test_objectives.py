@@ -9,8 +9,12 @@ import torch.nn.functional as F
 from echat.data.collating import collate_dialogues
 from echat.data.examples import IGNORE
 from echat.data.stream import Draw
+from echat.train.blocks import work_blocks_over
+from echat.train.learner import Learner
 from echat.train.objectives.ctc import spell
-from echat.train.recipe import load_recipe, objective_module
+from echat.train.objectives.target_losses import target_losses
+from echat.train.ranks import Ranks
+from echat.train.recipe import choose_learning, load_recipe, objective_module
 
 
 def build(path, *overrides):
@@ -135,3 +139,132 @@ def test_unknown_words_and_labels_teach_nothing(recipe):
 def test_a_best_path_is_spelled():
     scores = torch.eye(4)[[0, 1, 1, 0, 1, 2, 0, 3, 3]]
     assert spell(scores, "abc") == "aabc"
+
+
+# --- memory: what is not kept is computed again, and nothing else changes
+
+
+def gradients(objective, batch) -> dict[str, torch.Tensor]:
+    objective.module.zero_grad(set_to_none=True)
+    objective.loss(batch).total.backward()
+    return {n: p.grad.clone() for n, p in objective.module.named_parameters() if p.grad is not None}
+
+
+def test_logits_in_pieces_change_nothing(recipe):
+    whole = build(recipe("speech_llm"))
+    pieces = build(recipe("speech_llm"), "logits_at_once=1300")  # three positions of both heads
+    batch = next(
+        b for b in iter(whole.batches.next, None) if b.writes_speech.any() and not b.writes_speech.all()
+    )
+    assert float(pieces.loss(batch).total) == pytest.approx(float(whole.loss(batch).total), rel=1e-6)
+    expected, found = gradients(whole, batch), gradients(pieces, batch)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def largest_saved(loss) -> int:
+    """Elements of the largest tensor that a graph keeps."""
+    sizes = [0]
+
+    def note(tensor):
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss()
+    return max(sizes)
+
+
+def test_no_tensor_of_positions_by_classes_is_kept():
+    """But the head itself, which is there anyway."""
+    hidden, head = torch.randn(300, 8, requires_grad=True), torch.nn.Linear(8, 500)
+    labels = torch.randint(500, (300,))
+    at_once = largest_saved(lambda: target_losses(hidden, labels, head, 500).sum())
+    in_pieces = largest_saved(lambda: target_losses(hidden, labels, head, 500, logits_at_once=10_000).sum())
+    assert at_once >= 300 * 500 and in_pieces <= 500 * 8
+
+
+def test_recomputed_blocks_change_nothing_but_memory(recipe):
+    plain, lean = build(recipe("speech_llm")), build(recipe("speech_llm"))
+    work_blocks_over(lean.module, ["encoder.*", "llm.*"], compiled=False)
+    for part in (plain, lean):
+        part.module.train()  # dropout draws the same again
+    batch = next(b for b in iter(plain.batches.next, None) if len(b.mel))
+    torch.manual_seed(1)
+    expected = gradients(plain, batch)
+    torch.manual_seed(1)
+    found = gradients(lean, batch)
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+    kept = [count_saved(lambda part=part: part.loss(batch)) for part in (plain, lean)]
+    assert kept[1] < 0.8 * kept[0]
+
+
+def count_saved(loss) -> int:
+    """Elements of all tensors that a graph keeps, each once."""
+    sizes: dict[int, int] = {}
+
+    def note(tensor):
+        sizes[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss()
+    return sum(sizes.values())
+
+
+def test_a_misspelt_block_is_refused(recipe):
+    with pytest.raises(
+        ValueError, match=r"recompute: pattern 'decoder\.\*' matches no block; blocks start with"
+    ):
+        work_blocks_over(build(recipe("speech_llm")).module, ["decoder.*"], compiled=False)
+
+
+def test_what_stands_still_makes_no_noise_and_keeps_no_graph(recipe):
+    path = recipe("speech_llm")
+    settings = load_recipe(path, ["precision=fp32", 'learn=["projection.*", "llm.*"]'])
+    objective = objective_module("speech_llm").build(settings)
+    choose_learning(objective.module, settings.learn)
+    Learner(objective, settings, Ranks(), torch.device("cpu"))
+    module = objective.module
+    batch = next(b for b in iter(objective.batches.next, None) if len(b.mel))
+    one, _ = module.encoder(batch.mel, batch.mel_lens)
+    two, _ = module.encoder(batch.mel, batch.mel_lens)
+    assert torch.equal(one, two) and not one.requires_grad and not module.encoder.training
+    assert module.llm.training and module.projection.training
+    assert module.encode(batch.mel, batch.mel_lens)[0].requires_grad
+
+
+# --- mixtures
+
+
+def test_sequential_and_interleaved_layouts_share_a_batch(recipe, corpus):
+    """Dialogues of every layout in one batch: the loss is that of each alone, whatever stands beside it."""
+    long_enough = {"tts_stream": 1, "s2s_stream": 1, "s2s_think_label": 1, "asr": 1}
+    source = {"path": str(corpus / "manifest.jsonl"), "split": "train", "tasks": long_enough}
+    objective = build(recipe("speech_llm", data={"sources": [source], "pool": 64}), "spell_weight=0")
+    make = objective._builder(None)
+    examples = []
+    for pair in objective.batches._stream.pairs:
+        sample = next(s for s in (pair.samples[n] for n in range(len(pair.samples))) if s.speech_ids)
+        sample = replace(sample, reply="i", speech_ids=sample.speech_ids + tuple(range(20)))
+        examples.append(make(Draw(sample, pair.task, 0, 1)))
+    batch = collate_dialogues(examples)
+    assert set(batch.tasks) == set(long_enough)
+    loss = objective.loss(batch)
+    total, count = slow_loss(objective, batch)
+    assert loss.count == count and loss.total.item() == pytest.approx(total, rel=1e-4)
+    assert {"tts_stream/speech", "tts_stream", "s2s_stream/speech", "asr"} <= loss.parts.keys()
+
+
+def test_a_placeholder_is_read_and_never_learnt(recipe):
+    """A label thought whose age nobody knows: `<&&>` stands there, and no position predicts it."""
+    objective = build(recipe("speech_llm"))
+    pairs = objective.batches._stream.pairs
+    sample = next(p for p in pairs if p.task == "s2s_think_label").samples[0]
+    sample = replace(sample, labels=replace(sample.labels, age=None))
+    make = objective._builder(None)
+    unknown = objective.vocabulary.unknown
+    hidden = [make(Draw(sample, "s2s_think_label", 0, seed)) for seed in range(8)]
+    with_hole = [example for example in hidden if unknown in example.ids]
+    assert with_hole and all(unknown not in example.labels for example in with_hole)
