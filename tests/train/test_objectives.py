@@ -102,7 +102,7 @@ def test_spelling_draws_sound_to_the_text_vectors(recipe):
     for _ in range(20):
         optimizer.zero_grad()
         frames, lens = module.encode(batch.mel, batch.mel_lens)
-        objective._spelling(frames, lens, batch).total.backward()
+        objective._loss._spelling(frames, lens, batch).total.backward()
         optimizer.step()
     assert spelling() < 0.8 * before
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from echat.config import load_config
 from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
 from echat.data.collating import DialogueBatch, collate_dialogues
 from echat.data.examples import (
-    IGNORE,
     CachedTokenizer,
     DialogueBuilder,
     DialogueExample,
@@ -31,13 +26,10 @@ from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.model.starting_heads import set_starting_heads
 from echat.model.text_tokenizer import TextTokenizer
 from echat.train.objective import Loss
-from echat.train.objectives.target_losses import LOGITS_AT_ONCE, target_losses
+from echat.train.objectives.dialogue_loss import DialogueLoss
+from echat.train.objectives.target_losses import LOGITS_AT_ONCE
 from echat.train.recipe import Recipe
 from echat.train.start import WHOLE, init_from
-
-SPELL_SCALE = 12.0  # score of a frame that points where a text vector points
-SPELL_LENGTH = 0.02  # weight of the squared distance of a frame's length from that of the text vectors
-SILENT_FRAMES = 16  # of mel, heard where all processes must hear something
 
 
 class DataConfig(LoadingConfig):
@@ -94,6 +86,16 @@ class SpeechLLMObjective:
         init_from(self.module, recipe.init_from)
         if recipe.starting_heads:
             set_starting_heads(self.module.llm, self._blank)
+        self._loss = DialogueLoss(
+            self.module,
+            self.vocabulary.text_size,
+            self._blank,
+            speech_weight=recipe.speech_weight,
+            spell_weight=recipe.spell_weight,
+            spells_only=recipe.spells_only,
+            logits_at_once=recipe.logits_at_once,
+            shared_out=recipe.parallel == "fsdp",
+        )
         self._sounds = Sounds(recipe.data.sound_cache_mb)
         self._encoder_side = CachedTokenizer(self.tokenizer)
         data = recipe.data
@@ -126,82 +128,7 @@ class SpeechLLMObjective:
         return fixed_batches(pairs, build, collate_dialogues, data.batch_cost, data.validation_records)
 
     def loss(self, batch: DialogueBatch) -> Loss:
-        model = self.module
-        audio_frames = None
-        spelling = Loss(torch.zeros((), device=batch.ids.device), 0.0)
-        if len(batch.mel):
-            frames, lens = model.encode(batch.mel, batch.mel_lens)  # (clips, D, dim)
-            if self.recipe.spell_weight:
-                spelling = self._spelling(frames, lens, batch)
-            audio_frames = frames[torch.arange(frames.shape[1], device=lens.device) < lens[:, None]]
-        shared_out = self.recipe.parallel == "fsdp"
-        if self.recipe.spells_only:
-            return replace(spelling, total=spelling.total + self._nothing(batch)) if shared_out else spelling
-        embeds = model.assemble(batch.kinds, batch.ids, audio_frames)
-        if shared_out:
-            embeds = embeds + self._nothing(batch)
-        hidden, _ = model.hidden(embeds)  # causal, padded on the right only: no mask
-        losses, rows = self._target_losses(hidden, batch)
-        is_speech = batch.labels[batch.labels != IGNORE] >= self.vocabulary.text_size
-        weights = torch.where(is_speech, self.recipe.speech_weight, 1.0)
-        total = (losses * weights).sum() + self.recipe.spell_weight * spelling.total
-        count = float(weights.sum()) + self.recipe.spell_weight * spelling.count
-        return Loss(total, count, {**_parts(batch, losses.detach(), rows, is_speech), **spelling.parts})
-
-    def _nothing(self, batch: DialogueBatch) -> Tensor:
-        """Zero. Blocks that are shared out must run forwards and backwards on all processes, in one order:
-        when the batch is without sound, zero comes by way of everything that hears; it asks for its gradient.
-        """
-        zero = torch.zeros((), device=batch.ids.device, requires_grad=torch.is_grad_enabled())
-        if len(batch.mel):
-            return zero
-        mel = zero.new_zeros(1, SILENT_FRAMES, self.module.config.encoder.n_mels)
-        frames, _ = self.module.encode(mel, torch.tensor([SILENT_FRAMES], device=mel.device))
-        return zero + frames.sum() * 0.0
-
-    def _spelling(self, frames: Tensor, lens: Tensor, batch: DialogueBatch) -> Loss:
-        """CTC of words and cues over the text table, the end-of-document id as blank.
-
-        The score is that of the angle, so the only way to be sure of an id is to point where its row points,
-        and the length is drawn to that of the rows: sound comes to lie where the language model expects text.
-        (Free scores would be learnt by frames that lie elsewhere.) Clips too short for their text count 0.
-        """
-        known = batch.heard_lens >= 0
-        if not bool(known.any()):
-            return Loss(frames.sum() * 0.0, 0.0)
-        table = self.module.llm.text_embedding.weight.detach()
-        spelled = frames[known].float()  # (known clips, D, dim)
-        scores = SPELL_SCALE * F.linear(F.normalize(spelled, dim=-1), F.normalize(table.float(), dim=-1))
-        log_probs = scores.log_softmax(-1).transpose(0, 1)
-        units, unit_lens = batch.heard[known], batch.heard_lens[known]
-        loss = F.ctc_loss(
-            log_probs, units, lens[known], unit_lens, self._blank, reduction="sum", zero_infinity=True
-        )
-        count = float(unit_lens.sum())
-        heard = torch.arange(frames.shape[1], device=lens.device) < lens[known][:, None]
-        beyond = spelled.norm(dim=-1) / table.float().norm(dim=1).mean() - 1.0
-        total = loss + SPELL_LENGTH * (beyond.square() * heard).sum()
-        return Loss(total, count, {"spelling": (loss.detach(), count)})
-
-    def _target_losses(self, hidden: Tensor, batch: DialogueBatch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each target, and its dialogue's number."""
-        targets = batch.labels != IGNORE
-        rows = targets.nonzero()[:, 0]
-        chosen, labels = hidden[targets], batch.labels[targets]  # (targets, dim), (targets,)
-        combined = batch.writes_speech[rows]
-        losses = hidden.new_zeros(len(labels), dtype=torch.float32)
-        config = self.module.config
-        text, both = config.llm.vocab_size, config.llm.vocab_size + config.speech_classes
-        for place, head, classes in (
-            (~combined, self.module.text_logits, text),
-            (combined, self.module.combined_logits, both),
-        ):
-            index = place.nonzero()[:, 0]
-            if len(index):
-                at_once = self.recipe.logits_at_once
-                part = target_losses(chosen[index], labels[index], head, classes, at_once)
-                losses = losses.index_copy(0, index, part)
-        return losses, rows
+        return self._loss(batch)
 
     def export(self, folder: Path) -> None:
         """A model folder that ``echat.load`` and later stages read."""
@@ -226,22 +153,6 @@ def _shape(recipe: Settings) -> tuple[SpeechLLMConfig, Path]:
             f"model: expected the shape of {start}, found another; leave `model:` out of the recipe"
         )
     return found, Path(start)
-
-
-def _parts(
-    batch: DialogueBatch, losses: Tensor, rows: Tensor, is_speech: Tensor
-) -> dict[str, tuple[float, float]]:
-    """Summed loss and target count per task, text and speech apart."""
-    slot = rows * 2 + is_speech
-    sums = losses.new_zeros(2 * len(batch.tasks)).index_add_(0, slot, losses).tolist()
-    counts = torch.bincount(slot, minlength=2 * len(batch.tasks)).tolist()
-    parts: dict[str, tuple[float, float]] = {}
-    for place, (part, count) in enumerate(zip(sums, counts)):
-        if count:
-            name = batch.tasks[place // 2] + ("/speech" if place % 2 else "")
-            before = parts.get(name, (0.0, 0.0))
-            parts[name] = (before[0] + part, before[1] + count)
-    return parts
 
 
 def build(recipe: Settings) -> SpeechLLMObjective:

@@ -1,0 +1,127 @@
+"""The loss of dialogues: one cross-entropy over what the assistant writes, and sound that spells if asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from echat.data.collating import DialogueBatch
+from echat.data.examples import IGNORE
+from echat.model.speech_llm import SpeechLLM
+from echat.train.objective import Loss
+from echat.train.objectives.target_losses import LOGITS_AT_ONCE, target_losses
+
+SPELL_SCALE = 12.0  # score of a frame that points where a text vector points
+SPELL_LENGTH = 0.02  # weight of the squared distance of a frame's length from that of the text vectors
+SILENT_FRAMES = 16  # of mel, heard where all processes must hear something
+
+
+@dataclass(frozen=True)
+class DialogueLoss:
+    """Batch -> Loss. Targets weigh alike whatever they stand in, but for their modality."""
+
+    model: SpeechLLM
+    text_size: int  # classes of the text head; speech classes follow
+    blank: int  # text id that spells nothing
+    speech_weight: float = 1.0  # of one speech target against one text target
+    spell_weight: float = 0.0  # of CTC that leads sound to the text vectors of its words and cues
+    spells_only: bool = False
+    logits_at_once: int = LOGITS_AT_ONCE
+    shared_out: bool = False  # do the model's blocks lie on several processes (FSDP)?
+
+    def __call__(self, batch: DialogueBatch) -> Loss:
+        model = self.model
+        audio_frames = None
+        spelling = Loss(torch.zeros((), device=batch.ids.device), 0.0)
+        if len(batch.mel):
+            frames, lens = model.encode(batch.mel, batch.mel_lens)  # (clips, D, dim)
+            if self.spell_weight:
+                spelling = self._spelling(frames, lens, batch)
+            audio_frames = frames[torch.arange(frames.shape[1], device=lens.device) < lens[:, None]]
+        nothing = self._nothing(batch) if self.shared_out else None
+        if self.spells_only:
+            return spelling if nothing is None else replace(spelling, total=spelling.total + nothing)
+        embeds = model.assemble(batch.kinds, batch.ids, audio_frames)
+        if nothing is not None:
+            embeds = embeds + nothing
+        hidden, _ = model.hidden(embeds)  # causal, padded on the right only: no mask
+        losses, rows = self._target_losses(hidden, batch)
+        is_speech = batch.labels[batch.labels != IGNORE] >= self.text_size
+        weights = torch.where(is_speech, self.speech_weight, 1.0)
+        total = (losses * weights).sum() + self.spell_weight * spelling.total
+        count = float(weights.sum()) + self.spell_weight * spelling.count
+        return Loss(total, count, {**_parts(batch, losses.detach(), rows, is_speech), **spelling.parts})
+
+    def _nothing(self, batch: DialogueBatch) -> Tensor:
+        """Zero. Blocks that are shared out must run forwards and backwards on all processes, in one order:
+        when the batch is without sound, zero comes by way of everything that hears; it asks for its gradient.
+        """
+        zero = torch.zeros((), device=batch.ids.device, requires_grad=torch.is_grad_enabled())
+        if len(batch.mel):
+            return zero
+        mel = zero.new_zeros(1, SILENT_FRAMES, self.model.config.encoder.n_mels)
+        frames, _ = self.model.encode(mel, torch.tensor([SILENT_FRAMES], device=mel.device))
+        return zero + frames.sum() * 0.0
+
+    def _spelling(self, frames: Tensor, lens: Tensor, batch: DialogueBatch) -> Loss:
+        """CTC of words and cues over the text table, the end-of-document id as blank.
+
+        The score is that of the angle, so the only way to be sure of an id is to point where its row points,
+        and the length is drawn to that of the rows: sound comes to lie where the language model expects text.
+        (Free scores would be learnt by frames that lie elsewhere.) Clips too short for their text count 0.
+        """
+        known = batch.heard_lens >= 0
+        if not bool(known.any()):
+            return Loss(frames.sum() * 0.0, 0.0)
+        table = self.model.llm.text_embedding.weight.detach()
+        spelled = frames[known].float()  # (known clips, D, dim)
+        scores = SPELL_SCALE * F.linear(F.normalize(spelled, dim=-1), F.normalize(table.float(), dim=-1))
+        log_probs = scores.log_softmax(-1).transpose(0, 1)
+        units, unit_lens = batch.heard[known], batch.heard_lens[known]
+        loss = F.ctc_loss(
+            log_probs, units, lens[known], unit_lens, self.blank, reduction="sum", zero_infinity=True
+        )
+        count = float(unit_lens.sum())
+        heard = torch.arange(frames.shape[1], device=lens.device) < lens[known][:, None]
+        beyond = spelled.norm(dim=-1) / table.float().norm(dim=1).mean() - 1.0
+        total = loss + SPELL_LENGTH * (beyond.square() * heard).sum()
+        return Loss(total, count, {"spelling": (loss.detach(), count)})
+
+    def _target_losses(self, hidden: Tensor, batch: DialogueBatch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each target, and its dialogue's number."""
+        targets = batch.labels != IGNORE
+        rows = targets.nonzero()[:, 0]
+        chosen, labels = hidden[targets], batch.labels[targets]  # (targets, dim), (targets,)
+        combined = batch.writes_speech[rows]
+        losses = hidden.new_zeros(len(labels), dtype=torch.float32)
+        config = self.model.config
+        text, both = config.llm.vocab_size, config.llm.vocab_size + config.speech_classes
+        for place, head, classes in (
+            (~combined, self.model.text_logits, text),
+            (combined, self.model.combined_logits, both),
+        ):
+            index = place.nonzero()[:, 0]
+            if len(index):
+                at_once = self.logits_at_once
+                part = target_losses(chosen[index], labels[index], head, classes, at_once)
+                losses = losses.index_copy(0, index, part)
+        return losses, rows
+
+
+def _parts(
+    batch: DialogueBatch, losses: Tensor, rows: Tensor, is_speech: Tensor
+) -> dict[str, tuple[float, float]]:
+    """Summed loss and target count per task, text and speech apart."""
+    slot = rows * 2 + is_speech
+    sums = losses.new_zeros(2 * len(batch.tasks)).index_add_(0, slot, losses).tolist()
+    counts = torch.bincount(slot, minlength=2 * len(batch.tasks)).tolist()
+    parts: dict[str, tuple[float, float]] = {}
+    for place, (part, count) in enumerate(zip(sums, counts)):
+        if count:
+            name = batch.tasks[place // 2] + ("/speech" if place % 2 else "")
+            before = parts.get(name, (0.0, 0.0))
+            parts[name] = (before[0] + part, before[1] + count)
+    return parts
