@@ -244,6 +244,21 @@ def test_a_full_disk_does_not_end_the_run_but_its_last_checkpoint_must_be_writte
         train(path, ["budget.steps=7"], resume=True)
 
 
+def test_a_stop_file_saves_and_ends_well(recipe, monkeypatch, tmp_path, capsys):
+    path, add = recipe("ctc"), loop.StepSums.add
+
+    def add_and_stop(sums, *arguments):
+        add(sums, *arguments)
+        (tmp_path / "run" / "stop").touch()
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(loop.StepSums, "add", add_and_stop)
+        folder = train(path).parent
+    assert "stopped after step 1, all saved" in capsys.readouterr().out
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-00000001"]
+    assert train(path, resume=True).is_dir()  # the file has done its work
+
+
 def test_a_budget_in_epochs_counts_samples(recipe):
     folder = train(recipe("ctc", budget={"epochs": 2.5}, accumulate=1)).parent
     counts = [row["samples"] for row in metrics(folder) if "loss" in row]

@@ -40,7 +40,8 @@ def train(recipe_path: Path | str, overrides: Sequence[str] = (), resume: bool =
     """Run a recipe to the end of its budget; returns the exported model folder.
 
     ``resume`` continues from the newest checkpoint of the run folder (or begins when there is none). After
-    SIGTERM the state is saved and the folder returned does not exist yet.
+    SIGTERM, or once a file ``stop`` appears in the run folder, the state is saved and the folder returned
+    does not exist yet.
     """
     return run(load_recipe(recipe_path, overrides), resume)
 
@@ -61,6 +62,7 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
     optimizer = build_optimizer(objective.module, recipe.optimizer)
     progress = _start(folder, objective, optimizer, resume, ranks)
     if ranks.leads:
+        stop_file(recipe).unlink(missing_ok=True)
         save_config(recipe, folder / "recipe.yaml")
     with _log(folder, progress.step, ranks) as log, _termination() as terminated:
         if progress.step == 0:
@@ -79,6 +81,11 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
             _export(recipe, objective, ranks, folder)
     leave(ranks)
     return folder / "model"
+
+
+def stop_file(recipe: Recipe) -> Path:
+    """A file that ends the run as SIGTERM does, on all machines, however long the last checkpoint takes."""
+    return Path(recipe.output) / "stop"
 
 
 @dataclass
@@ -111,7 +118,7 @@ class Run:
             set_learning_rate(self.optimizer, lr)
             mine = self._accumulate()
             mine.norm = gradient_norm(self.objective.module)
-            mine.seconds, mine.terminated = time.monotonic() - began, self.terminated.is_set()
+            mine.seconds, mine.terminated = time.monotonic() - began, self._is_to_end()
             mine.save_is_due = time.monotonic() - self._last_saved > 60.0 * recipe.checkpoint.every_minutes
             step = joined(self.ranks.gather(replace(mine, batches=[])))  # the one message of a step
             self._take(step, mine, lr)
@@ -123,6 +130,10 @@ class Run:
         if progress.step != self._saved_step:
             self._save()
         return done
+
+    def _is_to_end(self) -> bool:
+        """Did somebody send SIGTERM, or write the stop file?"""
+        return self.terminated.is_set() or (self.ranks.leads and stop_file(self.recipe).exists())
 
     def _accumulate(self) -> StepSums:
         """Gradients of one step, summed over its micro-batches."""
