@@ -233,9 +233,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def show(
-    stage: str, name: str, row: dict[str, float], first: dict[str, float], args: argparse.Namespace
-) -> None:
+def show(name: str, row: dict[str, float], first: dict[str, float], args: argparse.Namespace) -> None:
     """One line; ratios are to the first row of the stage."""
     rate = row["samples"] / row["seconds"]
     faster = rate / (first["samples"] / first["seconds"])
@@ -245,9 +243,7 @@ def show(
     )
     if args.device != "cpu":
         share = row["tflops"] / args.peak_tflops
-        line += (
-            f"  {row['positions_per_s']:.0f} tokens/s  {row['tflops']:.0f} TFLOP/s = {share:.0%} of its peak"
-        )
+        line += f"  {row['positions_per_s']:.0f} tokens/s  {row['tflops']:.0f} TFLOP/s = {share:.0%}"
     print(line, flush=True)
 
 
