@@ -15,7 +15,7 @@ def heads(batch: int, count: int, length: int, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_written_out_is_sdpa(groups: int) -> None:
-    """With a mask and shared key/value heads, up to the rounding of bf16; in float32 up to that of float32."""
+    """With a mask and shared key/value heads, up to rounding, of bf16 or of float32."""
     query, key, value = heads(2, 4, 7, 16), heads(2, groups, 7, 16), heads(2, groups, 7, 16)
     keep = torch.ones(7, 7, dtype=torch.bool).tril()
     expected = F.scaled_dot_product_attention(query, key, value, attn_mask=keep, enable_gqa=True)

@@ -1,8 +1,8 @@
 """Attention in bf16 on a CPU, written out.
 
 torch's fused kernel on CPUs saves memory, but computes products of bf16 in float32, and its backward pass
-takes three times the forward pass: it was 40 % of a training step of echat-tiny. Written out, all products are
-bf16 and the same step takes 0.7 of the time. The weights are in memory: only short sequences go this way.
+takes three times the forward pass: it was 40 % of a training step of echat-tiny. Written out, all products
+are bf16 and the same step takes 0.7 of the time. The weights are in memory: only short sequences go this way.
 
 Legend: B batch, H query heads, G key/value heads, L queries, T keys, d width of a head.
 """
