@@ -85,6 +85,7 @@ KINDS = {
     "ddp": [*EVERYTHING],
     "fsdp": [*EVERYTHING, "parallel=fsdp"],
     "fsdp-recompute": [*EVERYTHING, "parallel=fsdp", 'recompute=["*"]', "logits_at_once=4000"],
+    "ddp-recompute": [*EVERYTHING, 'recompute=["*"]', "logits_at_once=4000"],
     "fsdp-copies": [*EVERYTHING, "parallel=fsdp", "shard_ranks=1"],
     "ddp-lora": LORA,
     "fsdp-lora": [*LORA, "parallel=fsdp"],

@@ -83,10 +83,8 @@ class RunLog:
     ) -> None:
         """A step that was not taken, and its micro-batches: loss and keys of each."""
         self._write({"step": progress.step, "samples": progress.samples, "skipped": reason})
-        suspects = [keys for loss, keys in batches if not math.isfinite(loss)] or [
-            keys for _, keys in batches
-        ]
-        named = [key for keys in suspects for key in keys]
+        bad = [keys for loss, keys in batches if not math.isfinite(loss)]
+        named = [key for keys in bad or [keys for _, keys in batches] for key in keys]
         more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         self.say(
             f"step {progress.step} skipped: {reason}, in the batch of {', '.join(named[:_NAMED])}{more}; "

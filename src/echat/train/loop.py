@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from echat.train.export import export_checkpoint, export_module
 from echat.train.guard import TrainingStopped, count_step, objection, stop_if_hopeless
 from echat.train.learner import Learner
 from echat.train.log import SKIPPED, RunLog, SilentLog
-from echat.train.objective import AnyBatch, Loss, Objective
+from echat.train.objective import Objective
 from echat.train.optimizer import (
     build_optimizer,
     clip_gradients,
@@ -30,8 +30,9 @@ from echat.train.optimizer import (
     set_learning_rate,
 )
 from echat.train.random_states import seed_everything
-from echat.train.ranks import Ranks, add_up, join, leave, place
+from echat.train.ranks import Ranks, join, leave, place
 from echat.train.recipe import Recipe, choose_learning, load_recipe, objective_module
+from echat.train.step_sums import StepSums, joined
 
 __all__ = ["TrainingStopped", "run", "train"]
 
@@ -212,51 +213,6 @@ class Run:
                 f"({self.recipe.objective}); set budget.steps or budget.minutes"
             )
         return size or 0
-
-
-@dataclass
-class StepSums:
-    """What one optimiser step saw: summed loss, targets and samples, sums and counts per part."""
-
-    total: float = 0.0
-    count: float = 0.0
-    samples: int = 0
-    padding: list[float] = field(default_factory=list)  # of each micro-batch
-    parts: dict[str, tuple[float, float]] = field(default_factory=dict)
-    batches: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)  # loss and keys of each
-    norm: float = 0.0  # of the gradients; alike on all ranks, which share them
-    seconds: float = 0.0  # that the run has lasted
-    terminated: bool = False  # did somebody end the run?
-    save_is_due: bool = False  # by the clock
-
-    def add(self, loss: Loss, batch: AnyBatch) -> None:
-        total = float(loss.total)
-        self.total += total
-        self.count += loss.count
-        self.samples += len(batch.keys)
-        self.padding.append(batch.padding)
-        found = {name: (float(part), float(size)) for name, (part, size) in loss.parts.items()}
-        self.parts = add_up([self.parts, found])
-        self.batches.append((total, batch.keys))
-
-    def means(self) -> dict[str, float]:
-        return {name: part / max(size, 1.0) for name, (part, size) in sorted(self.parts.items())}
-
-
-def joined(shares: Sequence[StepSums]) -> StepSums:
-    """The step of all ranks together, by the clock of the first."""
-    return StepSums(
-        total=sum(share.total for share in shares),
-        count=sum(share.count for share in shares),
-        samples=sum(share.samples for share in shares),
-        padding=[padding for share in shares for padding in share.padding],
-        parts=add_up([share.parts for share in shares]),
-        batches=[batch for share in shares for batch in share.batches],
-        norm=shares[0].norm,
-        seconds=shares[0].seconds,
-        terminated=any(share.terminated for share in shares),
-        save_is_due=shares[0].save_is_due,
-    )
 
 
 def validate(learner: Learner, batches: Sequence[Any], ranks: Ranks) -> dict[str, float]:

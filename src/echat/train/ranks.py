@@ -7,7 +7,6 @@ How they share the work of a step is in ``echat.train.learner``.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +81,3 @@ def leave(ranks: Ranks) -> None:
     """Say goodbye to the other processes, when there are any."""
     if ranks.world > 1 and dist.is_initialized():
         dist.destroy_process_group()
-
-
-def add_up(values: list[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
-    """Sums and counts per name over all processes."""
-    total: dict[str, tuple[float, float]] = {}
-    for one in values:
-        for name, (part, count) in one.items():
-            before = total.get(name, (0.0, 0.0))
-            total[name] = (before[0] + part, before[1] + count)
-    return total

@@ -85,10 +85,8 @@ class Recipe(Config):
     threads: int = Field(1, ge=1)  # CPU threads of torch
     accumulate: int = Field(1, ge=1)  # micro-batches per optimiser step
     parallel: Literal["ddp", "fsdp"] = "ddp"  # under torchrun: the whole model in each process, or shares
-    shard_ranks: int | None = Field(None, ge=1)  # fsdp: processes that share one copy of the model; None: all
-    recompute: tuple[
-        str, ...
-    ] = ()  # globs over names of Transformer blocks: activations made again in backward
+    shard_ranks: int | None = Field(None, ge=1)  # fsdp: processes that share one copy; None: all
+    recompute: tuple[str, ...] = ()  # globs over Transformer blocks that forget their activations
     compile: bool = False  # Transformer blocks through torch.compile
     optimizer: OptimizerConfig = OptimizerConfig()
     guard: GuardConfig = GuardConfig()
