@@ -12,6 +12,7 @@ process saw, when the loop multiplies by the number of processes and divides by 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -65,12 +66,7 @@ class Learner:
         else:
             self._loss.to(device)
         if ranks.world > 1 and recipe.parallel == "ddp":
-            self._ddp = nn.parallel.DistributedDataParallel(
-                self._loss,
-                broadcast_buffers=False,  # position tables are alike everywhere
-                find_unused_parameters=True,  # no sound in this share, for one
-                gradient_as_bucket_view=True,
-            )
+            self._ddp = _ddp(self._loss)
         self.train()
 
     def learn(self, batch: AnyBatch, last: bool = True) -> Loss:
@@ -106,6 +102,17 @@ class Learner:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
+
+
+def _ddp(module: nn.Module) -> nn.parallel.DistributedDataParallel:
+    with warnings.catch_warnings():  # newer versions of torch have another name for it, older ones only this
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return nn.parallel.DistributedDataParallel(
+            module,
+            broadcast_buffers=False,  # position tables are alike everywhere
+            find_unused_parameters=True,  # no sound in this share, for one
+            gradient_as_bucket_view=True,
+        )
 
 
 def share_out(
