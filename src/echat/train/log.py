@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from echat.train.checkpoints import Progress as RunProgress
+from echat.train.validation import Decoded, write_samples
 
 _CURVE_STEPS = 10  # steps between two points of a TensorBoard curve
 _PLAIN_SECONDS = 30.0  # seconds between two lines where there is no terminal
@@ -79,6 +80,19 @@ class RunLog:
             self._draw(step, {f"validation/{name}": value for name, value in values.items()})
         self.say(f"step {step}: validation " + "  ".join(f"{n} {v:.3f}" for n, v in values.items()))
 
+    def decoded(self, step: int, found: Decoded) -> None:
+        """Measures of real outputs as validation values; the samples in files and in TensorBoard."""
+        if found.measures:
+            self.validation(step, found.measures)
+        write_samples(self._metrics.parent, step, found.samples)
+        if self._curves is not None:
+            for number, sample in enumerate(found.samples):
+                name = f"{sample.task}/{number}"
+                text = f"wanted: {sample.wanted}  \nsaid: {sample.said}"
+                self._curves.add_text(name, text, step)
+                if sample.waveform is not None and sample.rate is not None and len(sample.waveform):
+                    self._curves.add_audio(name, sample.waveform.float().cpu()[None], step, sample.rate)
+
     def say(self, message: str) -> None:
         """A line for people, above the bar."""
         self._console.print(message, highlight=False, soft_wrap=True)
@@ -117,6 +131,9 @@ class SilentLog:
         """Nothing."""
 
     def validation(self, *_: object) -> None:
+        """Nothing."""
+
+    def decoded(self, *_: object) -> None:
         """Nothing."""
 
     def say(self, *_: object) -> None:

@@ -23,10 +23,12 @@ from echat.train.checkpoints import (
     seed_everything,
 )
 from echat.train.log import RunLog, SilentLog
+from echat.train.lora import add_adapters, merge_adapters
 from echat.train.objective import AnyBatch, Loss, Objective
 from echat.train.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from echat.train.ranks import Ranks, add_up, join, leave
 from echat.train.recipe import Recipe, choose_learning, load_recipe, objective_module
+from echat.train.validation import look
 
 
 class TrainingStopped(ValueError):
@@ -49,14 +51,16 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
     ranks = join()
     seed_everything(recipe.seed)  # alike on all ranks until the weights are made
     objective: Objective = objective_module(recipe.objective).build(recipe)
+    if recipe.lora is not None:
+        add_adapters(objective.module, recipe.lora)  # while chance is alike on all ranks
     objective.batches.share(ranks.rank, ranks.world)
     seed_everything(recipe.seed + ranks.rank)
     objective.module.to(recipe.device).train()
-    learning = choose_learning(objective.module, recipe.learn)
+    learning = choose_learning(objective.module, recipe.learning)
     optimizer = build_optimizer(objective.module, recipe.optimizer)
     progress = _start(folder, objective, optimizer, resume, ranks)
     if ranks.leads:
-        save_config(recipe, folder / "recipe.yaml")
+        save_config(objective.recipe, folder / "recipe.yaml")
     with _log(folder, progress.step, ranks) as log, _termination() as terminated:
         if progress.step == 0:
             log.say(to_yaml(recipe))
@@ -117,6 +121,8 @@ def _loop(
         log.step(progress, _done(recipe, progress), values, step.means())
         if validation and progress.step % recipe.validate_steps == 0 and ranks.leads:
             log.validation(progress.step, validate(recipe, objective, validation))
+        if recipe.decode and progress.step % recipe.decode.every_steps == 0 and ranks.leads:
+            log.decoded(progress.step, look(objective, recipe.decode))
         if any(ranks.gather(_checkpoint_due(recipe, progress.step, last_saved))):
             save_checkpoint(checkpoints, progress, objective, optimizer, recipe.checkpoint.keep, ranks)
             last_saved, saved_step = time.monotonic(), progress.step
@@ -217,6 +223,7 @@ def _log(folder: Path, step: int, ranks: Ranks) -> Iterator[RunLog | SilentLog]:
 
 def _export(objective: Objective, folder: Path) -> None:
     objective.module.eval()
+    merge_adapters(objective.module)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         objective.export(temporary)
