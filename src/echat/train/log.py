@@ -1,7 +1,7 @@
 """What a person sees while it learns: a progress bar, TensorBoard curves, and ``metrics.jsonl``.
 
 ``metrics.jsonl`` holds one line per step and nothing that depends on the clock, so that a resumed run writes
-the same file as an uninterrupted one. Speed goes to the bar and to TensorBoard.
+the same file as an uninterrupted one. Speed goes to the bar, to TensorBoard and to ``speed.jsonl``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from echat.train.checkpoints import Progress as RunProgress
 from echat.train.validation import Decoded, write_samples
 
+METRICS = "metrics.jsonl"
+SPEED = "speed.jsonl"  # step, samples, seconds: what depends on the clock
 _CURVE_STEPS = 10  # steps between two points of a TensorBoard curve
 _PLAIN_SECONDS = 30.0  # seconds between two lines where there is no terminal
 _SMOOTH = 0.95  # weight of the past in the losses shown
@@ -30,8 +32,10 @@ class RunLog:
 
     def __init__(self, folder: Path, name: str, from_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._metrics = folder / "metrics.jsonl"
-        keep_steps(self._metrics, from_step)
+        self._metrics = folder / METRICS
+        self._speeds = folder / SPEED
+        for path in (self._metrics, self._speeds):
+            keep_steps(path, from_step)
         self._file = self._metrics.open("a", encoding="utf-8")
         self._curves = _tensorboard(folder / "tensorboard", from_step)
         self._smooth: dict[str, float] = {}
@@ -67,6 +71,10 @@ class RunLog:
         for name, loss in {"loss": values["loss"], **parts}.items():
             self._smooth[name] = _SMOOTH * self._smooth.get(name, loss) + (1 - _SMOOTH) * loss
         speed = self._speed(progress)
+        if progress.step % _CURVE_STEPS == 0:
+            row = {"step": progress.step, "samples": progress.samples, "seconds": progress.seconds}
+            with self._speeds.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row) + "\n")
         if self._curves is not None and progress.step % _CURVE_STEPS == 0:
             self._draw(
                 progress.step,

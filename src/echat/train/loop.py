@@ -26,6 +26,7 @@ from echat.train.log import RunLog, SilentLog
 from echat.train.lora import add_adapters, merge_adapters
 from echat.train.objective import AnyBatch, Loss, Objective
 from echat.train.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from echat.train.provenance import note_start
 from echat.train.ranks import Ranks, add_up, join, leave
 from echat.train.recipe import Recipe, choose_learning, load_recipe, objective_module
 from echat.train.validation import look
@@ -61,6 +62,7 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
     progress = _start(folder, objective, optimizer, resume, ranks)
     if ranks.leads:
         save_config(objective.recipe, folder / "recipe.yaml")
+        note_start(objective.recipe, folder, progress.step)
     with _log(folder, progress.step, ranks) as log, _termination() as terminated:
         if progress.step == 0:
             log.say(to_yaml(recipe))

@@ -152,8 +152,8 @@ def starting_shape(
         if whole.model is None:
             raise ValueError(
                 f"init_from.{WHOLE}: expected a whole model, found only "
-                f"{', '.join(whole.parts) or 'tensors'} in {whole.where}; name the part that begins with it, such as "
-                f"init_from.{next(iter(whole.parts), 'llm')}"
+                f"{', '.join(whole.parts) or 'tensors'} in {whole.where}; name the part that begins with it, "
+                f"such as init_from.{next(iter(whole.parts), 'llm')}"
             )
         if given is not None and given != whole.model:
             raise ValueError(
