@@ -50,7 +50,7 @@ def qwen_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("starts") / "qwen"
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=400, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=408, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, tie_word_embeddings=True,
     )  # fmt: skip
     Qwen2ForCausalLM(config).eval().save_pretrained(folder, max_shard_size="20KB")
@@ -64,7 +64,8 @@ def openai_layout(whisper) -> dict:
     """The library's weights under the names of the original release."""
     renames = (
         ("layers.", "blocks."), ("self_attn_layer_norm", "attn_ln"), ("self_attn.q_proj", "attn.query"),
-        ("self_attn.k_proj", "attn.key"), ("self_attn.v_proj", "attn.value"), ("self_attn.out_proj", "attn.out"),
+        ("self_attn.k_proj", "attn.key"), ("self_attn.v_proj", "attn.value"),
+        ("self_attn.out_proj", "attn.out"),
         ("final_layer_norm", "mlp_ln"), ("fc1", "mlp.0"), ("fc2", "mlp.2"), ("layer_norm", "ln_post"),
         ("embed_positions.weight", "positional_embedding"),
     )  # fmt: skip
@@ -120,7 +121,7 @@ def test_a_qwen_folder_thinks_as_the_library_does(qwen_folder):
     assert (config.llm.layers, config.llm.mlp, tokenizer) == (2, 24, qwen_folder) and start.model is None
     model = SpeechLLM(config).eval()
     init_from(model, {"llm": str(qwen_folder)})
-    ids = torch.randint(0, 400, (2, 9))
+    ids = torch.randint(0, 408, (2, 9))
     with torch.no_grad():
         hidden, _ = model.hidden(model.llm.text_embedding(ids))
         torch.testing.assert_close(model.text_logits(hidden), theirs(ids).logits, atol=1e-5, rtol=1e-5)

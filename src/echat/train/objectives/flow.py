@@ -18,7 +18,7 @@ from echat.config import save_config
 from echat.data.sample import DataError
 from echat.infer.loading import find_model
 from echat.token2wav.flow import Flow, FlowConfig
-from echat.token2wav.speaker import MelStatistics
+from echat.token2wav.speaker import CampPlus, MelStatistics
 from echat.token2wav.token2wav import Token2Wav
 from echat.train.objectives.speech_clips import (
     Clip,
@@ -37,6 +37,7 @@ class Settings(WholeClipSettings):
 
     objective: Literal["flow"] = "flow"
     flow: FlowConfig = FlowConfig()
+    speaker: str | None = None  # campplus.onnx, the released speaker network; None: statistics of the mel
     max_seconds: float = 12.0
 
 
@@ -64,7 +65,7 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
     module: Flow
 
     def __init__(self, recipe: Settings) -> None:
-        self._speaker = MelStatistics()
+        self._speaker = MelStatistics() if recipe.speaker is None else CampPlus(recipe.speaker)
         self._voiced = lru_cache(maxsize=recipe.cached_clips)(self._make)
         super().__init__(recipe, Flow(recipe.flow))
         init_from(self.module, recipe.init_from)
