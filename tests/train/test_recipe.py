@@ -146,7 +146,8 @@ FLOW = [
     "flow.input_size=16", "flow.vocab_size=32", "flow.encoder.input_size=16", "flow.encoder.output_size=16",
     "flow.encoder.attention_heads=2", "flow.encoder.linear_units=16", "flow.encoder.num_blocks=1",
     "flow.estimator.channels=[8,8]", "flow.estimator.num_heads=1", "flow.estimator.attention_head_dim=8",
-    "flow.estimator.num_mid_blocks=1", "batch_seconds=1", "budget.steps=2", "decode=null", "speaker=null",
+    "flow.estimator.num_mid_blocks=1", "flow.estimator.n_blocks=1", "batch_seconds=1",
+    "budget.steps=2", "decode=null", "speaker=null",
 ]  # fmt: skip
 
 
@@ -159,6 +160,5 @@ def test_the_voice_of_each_size_learns_at_miniature_size(size, talkative, tmp_pa
     path = RECIPES / size / "token2wav.yaml"
     if load_recipe(path).init_from:
         overrides.append(f"init_from.all={start}")
-        overrides += ["flow.estimator.masked_norm=true"]
     folder = train(path, overrides)
     assert (folder / "flow.safetensors").is_file()
