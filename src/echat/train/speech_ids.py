@@ -19,7 +19,7 @@ from echat.token2wav.speech_tokenizer import load_speech_tokenizer
 
 
 def write_speech_ids(tokenizer: SpeechTokenizer, manifest: Path) -> tuple[int, DefectReport]:
-    """Ids of every utterance of the manifest, in a sidecar that appears whole; how many, and what has none."""
+    """Ids of every utterance of the manifest, in a sidecar that appears whole; how many; what has none."""
     spoken = [sample for sample in read_manifest(manifest) if sound_to_speak(sample) is not None]
     count, defects = 0, DefectReport()
     with (

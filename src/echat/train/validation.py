@@ -59,11 +59,13 @@ def look(objective: Objective, config: DecodeConfig) -> Decoded:
     cards = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=cards):
         torch.manual_seed(0)
+        modes = [(module, module.training) for module in objective.module.modules()]
         objective.module.eval()
         try:
             return objective.decode(config)
         finally:
-            objective.module.train()
+            for module, learns in modes:  # parts that stand still may be in use while others learn
+                module.training = learns
 
 
 def write_samples(run: Path, step: int, samples: Sequence[Sampled]) -> None:
