@@ -67,11 +67,13 @@ def test_curves_pair_training_with_held_out_values():
     rows = [
         {"step": s, "loss": 2.0 / s, "lr": 1.0, "grad_norm": 1.0, "parts": {"asr": 1.0 / s}} for s in (1, 2)
     ]
-    rows.append({"step": 2, "validation": {"asr": 0.4, "asr/word_errors": 0.5}})
+    rows += [{"step": s, "validation": {"asr": 0.4, "asr/word_errors": 0.5}} for s in (1, 2)]
+    rows.append({"step": 2, "validation": {"asr/once": 0.5}})
     speeds = [{"step": 10, "samples": 10, "seconds": 1.0}, {"step": 20, "samples": 40, "seconds": 3.0}]
     found = {curve.name: curve for curve in curves(rows, speeds)}
-    assert found["asr"].points == [(1, 1.0), (2, 0.5)] and found["asr"].validation == [(2, 0.4)]
-    assert found["asr/word_errors"].validation == [(2, 0.5)]
+    assert found["asr"].points == [(1, 1.0), (2, 0.5)] and found["asr"].validation == [(1, 0.4), (2, 0.4)]
+    assert found["asr/word_errors"].validation == [(1, 0.5), (2, 0.5)]
+    assert "asr/once" not in found  # one value is no curve
     assert found["samples per second"].points == [(20, 15.0)]
 
 

@@ -97,6 +97,7 @@ def curves(rows: Sequence[dict[str, Any]], speeds: Sequence[dict[str, Any]]) -> 
         for name in names
     ]
     found += [Curve(name, validation=_validated(name, judged)) for name in measured]
+    found = [curve for curve in found if curve.points or len(curve.validation) > 1]  # one value: in the table
     for key, title in (("lr", "learning rate"), ("grad_norm", "gradient norm"), ("padding", "padding")):
         found.append(Curve(title, [(row["step"], row[key]) for row in steps if key in row]))
     found.append(Curve("samples per second", _throughput(speeds)))

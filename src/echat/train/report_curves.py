@@ -32,6 +32,7 @@ def draw(curve: Curve) -> str:
         axes = figure.subplots()
         axes.set_title(curve.name, fontsize=10, loc="left")
         axes.grid(alpha=0.25)
+        axes.set_xlabel("step", fontsize=8, loc="right")
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         points = thinned(curve.points)
