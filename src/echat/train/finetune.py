@@ -29,6 +29,7 @@ from echat.train.recipe import load_recipe
 from echat.train.start import Start, open_start
 
 RECIPE = "finetune.yaml"
+STEPS = 120  # enough for some fifty dialogues of a small model; more dialogues want more
 # Share of each task among the dialogues that serve it; understanding keeps the ear in use.
 TASK_WEIGHTS = {
     "s2s_think_label": 2.0,
@@ -114,9 +115,10 @@ def _recipe(start: Start, home: Path, output: Path) -> dict[str, Any]:
         "export_dtype": _DTYPES.get(next(iter(start.tensors.values())).dtype, "fp32"),
         "lora": {"rank": 16, "alpha": 32.0},
         "optimizer": {"lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 20},
-        "budget": {"steps": 300},
-        "validate_steps": 50,
-        "checkpoint": {"every_steps": 100},
+        "budget": {"steps": STEPS},
+        "validate_steps": STEPS // 4,
+        "decode": {"every_steps": STEPS // 2, "records": 8, "samples": 2, "voice": _voice(home)},
+        "checkpoint": {"every_steps": STEPS // 4},
     }
 
 
@@ -154,6 +156,11 @@ def _speech_tokenizer(job: FineTune, home: Path) -> Path | None:
         raise ValueError(f"--speech-tokenizer: expected a folder at {found}, found nothing; check the path")
     job.tell(f"{beside} has no {SPEECH_TOKENIZER_FOLDER} folder: answers are learned as text alone")
     return None
+
+
+def _voice(home: Path) -> str | None:
+    """What makes answers heard while training."""
+    return str(home) if (home / TOKEN2WAV_FOLDER).is_dir() else None
 
 
 def _complete(folder: Path, home: Path) -> None:
