@@ -71,6 +71,9 @@ def finetune(
     rehearse: Annotated[
         list[str] | None, typer.Option(help="Manifest of what must not be forgotten. Repeatable.")
     ] = None,
+    rehearse_share: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Of what is learned from: how much is rehearsal.")
+    ] = 0.5,
     speech_tokenizer: Annotated[
         Path | None, typer.Option(help="Folder of the speech tokenizer (default: that of the model).")
     ] = None,
@@ -84,9 +87,7 @@ def finetune(
     from echat.train.finetune import FineTune
     from echat.train.finetune import finetune as run
 
-    job = FineTune(
-        model, data, out, columns(map), rehearse or (), speech_tokenizer=speech_tokenizer, skip_bad=skip_bad
-    )
+    job = FineTune(model, data, out, columns(map), rehearse or (), rehearse_share, speech_tokenizer, skip_bad)
     folder = run(job, overrides or [], resume)
     if folder.is_dir():
         print(f"{folder}: try `echat reply QUESTION.wav -m {folder}`, `echat report {out}` shows the run")
