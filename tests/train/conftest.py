@@ -64,6 +64,42 @@ def corpus(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def talkative(corpus, tmp_path_factory) -> Path:
+    """The corpus with every label and enough speech ids to mix text and speech: it serves every task."""
+    folder = tmp_path_factory.mktemp("talkative")
+    rng = np.random.default_rng(1)
+    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        event = ("cough", "laugh", "none")[number % 3]
+        ids = rng.integers(0, 32, size=48).tolist()
+        row |= {"sound_event": event, "style": "日常口语", "emotion": "neutral", "speech_ids": ids}
+        row["audio"] = str(corpus / row["audio"])
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "tokenizer").symlink_to(corpus / "tokenizer")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def foreign(corpus, tmp_path_factory) -> dict[str, str]:
+    """Miniature Whisper and Qwen2 folders as their library writes them."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM, WhisperConfig, WhisperModel
+
+    folder = tmp_path_factory.mktemp("foreign")
+    WhisperModel(WhisperConfig(
+        vocab_size=60, num_mel_bins=80, d_model=16, encoder_layers=1, encoder_attention_heads=2,
+        encoder_ffn_dim=16, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16,
+        max_source_positions=50, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )).save_pretrained(folder / "whisper")  # fmt: skip
+    Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=True,
+    )).save_pretrained(folder / "qwen")  # fmt: skip
+    for path in (corpus / "tokenizer").iterdir():
+        (folder / "qwen" / path.name).write_bytes(path.read_bytes())
+    return {"encoder": str(folder / "whisper"), "llm": str(folder / "qwen")}
+
+
 def miniature(objective: str, corpus: Path) -> dict[str, Any]:
     """The smallest recipe of an objective."""
     manifest = str(corpus / "manifest.jsonl")

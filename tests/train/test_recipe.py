@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,40 +68,97 @@ def test_a_recipe_inherits_its_objective(recipe, tmp_path):
     )
 
 
-def stage(name: str, corpus: Path, tmp_path: Path, shape: dict) -> Path:
-    """A shipped stage at miniature size: two steps on the noise corpus, starting from the stages before."""
-    values = load_recipe(RECIPES / "tiny" / f"{name}.yaml").model_dump(mode="json", exclude_unset=True)
+def shrunk(path: Path, corpus: Path, tmp_path: Path, shape: dict, starts: dict[str, str]) -> Path:
+    """A shipped recipe at miniature size, for two steps; ``starts``: part -> what it starts from.
+
+    What learns, tasks, weights, schedule and the names of the parts it starts from stay as shipped.
+    """
+    values = load_recipe(path).model_dump(mode="json", exclude_unset=True)
     manifest = str(corpus / "manifest.jsonl")
     places = [values, values.get("data", {})]
     for place in places:
         for kind in ("sources", "validation"):
             for source in place.get(kind) or ():
-                source |= {"path": manifest, "languages": []}
-    values |= {"output": str(tmp_path / name), "budget": {"steps": 2}, "checkpoint": {"every_steps": 1}}
-    values["init_from"] = {
-        k: v.replace("exp/tiny", str(tmp_path)) for k, v in values.get("init_from", {}).items()
-    }
+                source |= {"path": manifest, "languages": [], "format": "manifest"}
+    values |= {"output": str(tmp_path / path.stem), "budget": {"steps": 2}, "checkpoint": {"every_steps": 1}}
+    values |= {"validate_steps": 2, "device": "cpu", "decode": {"every_steps": 2, "records": 2, "samples": 1}}
+    values["init_from"] = {part: starts[part] for part in values.get("init_from", {})}
     values.pop("starting_heads", None)  # one layer cannot hold them
-    for key in ("encoder", "model", "tokenizer"):
-        if values.get(key) is not None:
-            values[key] = {
-                "encoder": shape["encoder"],
-                "model": shape,
-                "tokenizer": str(corpus / "tokenizer"),
-            }[key]
+    foreign = {"encoder", "llm"} & values["init_from"].keys() and "all" not in values["init_from"]
+    model = {k: v for k, v in shape.items() if k not in ("encoder", "llm")} if foreign else shape
+    small = {"encoder": shape["encoder"], "model": model, "tokenizer": str(corpus / "tokenizer")}
+    for key in small:
+        if values.get(key) is not None or (key == "model" and foreign):
+            values[key] = small[key]
     for place in places:
-        place |= {key: small for key, small in (("batch_cost", 300), ("pool", 8)) if key in place}
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
-    return path
+        place |= {
+            key: size for key, size in (("batch_cost", 300), ("pool", 8), ("workers", 0)) if key in place
+        }
+    shrunk_path = tmp_path / f"{path.stem}.yaml"
+    shrunk_path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    return shrunk_path
 
 
 def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, shape):
     shape = shape | {"encoder": shape["encoder"] | {"conv_kernel": 3}}  # as the recipes
     for name in ("encoder_first", "encoder", "replies", "llm", "spelling", "stage1", "stage2", "stage3"):
-        folder = train(stage(name, corpus, tmp_path, shape))
+        path = RECIPES / "tiny" / f"{name}.yaml"
+        written = load_recipe(path).init_from
+        starts = {part: source.replace("exp/tiny", str(tmp_path)) for part, source in written.items()}
+        folder = train(shrunk(path, corpus, tmp_path, shape, starts))
         assert (folder / "model.safetensors").is_file(), name
     from echat.model.model_folder import load_model
 
     loaded = load_model(folder)
     assert loaded.config.profile == "echat" and loaded.config.name == "stage3"
+
+
+STAGES = (
+    "stage1_understanding",
+    "stage2_tts",
+    "stage2_s2s",
+    "stage3_empathy_label",
+    "stage3_empathy_language",
+)
+
+
+@pytest.mark.parametrize("size", ["osum_echat", "small", "mini"])
+def test_the_published_stages_follow_one_another_at_miniature_size(size, talkative, tmp_path, shape, foreign):
+    """Whisper and Qwen2 in, two steps in each stage, decoding included; each starts where its recipe says."""
+    names = ("llm", *STAGES) if size == "mini" else STAGES
+    for name in names:
+        path = RECIPES / size / f"{name}.yaml"
+        written = load_recipe(path).init_from
+        starts = {
+            part: source.replace(f"exp/{size}", str(tmp_path)) if source.startswith("exp/") else foreign[part]
+            for part, source in written.items()
+        }
+        folder = train(shrunk(path, talkative, tmp_path, shape, starts))
+        rows = [json.loads(line) for line in (folder.parent / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows if "loss" in row] == [1, 2], name
+        assert any("validation" in row for row in rows) and (folder / "model.safetensors").is_file(), name
+        learned = {task for row in rows for task in row.get("parts", {})}
+        assert learned, name
+        assert (folder.parent / "samples").is_dir(), name
+
+
+FLOW = [
+    "flow.input_size=16", "flow.vocab_size=32", "flow.encoder.input_size=16", "flow.encoder.output_size=16",
+    "flow.encoder.attention_heads=2", "flow.encoder.linear_units=16", "flow.encoder.num_blocks=1",
+    "flow.estimator.channels=[8,8]", "flow.estimator.num_heads=1", "flow.estimator.attention_head_dim=8",
+    "flow.estimator.num_mid_blocks=1", "flow.estimator.n_blocks=1", "batch_seconds=1",
+    "budget.steps=2", "decode=null", "speaker=null",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", ["small", "mini", "osum_echat"])
+def test_the_voice_of_each_size_learns_at_miniature_size(size, talkative, tmp_path):
+    """The released one goes on from another run's export, as it does from the released flow."""
+    manifests = [f"{key}=[{talkative / 'manifest.jsonl'}]" for key in ("manifests", "validation")]
+    start = train(RECIPES / "mini" / "token2wav.yaml", [*FLOW, *manifests, f"output={tmp_path / 'start'}"])
+    overrides = [*FLOW, *manifests, f"output={tmp_path / size}"]
+    path = RECIPES / size / "token2wav.yaml"
+    if load_recipe(path).init_from:
+        overrides.append(f"init_from.all={start}")
+    folder = train(path, overrides)
+    assert (folder / "flow.safetensors").is_file()

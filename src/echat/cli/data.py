@@ -167,7 +167,7 @@ def import_(
     config = ImportConfig(
         source=source,
         out=str(out),
-        columns=dict(_pair(item) for item in map or []),
+        columns=columns(map),
         audio_root=_text(audio_root),
         name=name,
         split=split,
@@ -219,6 +219,11 @@ def _speech_tokenizer(name: str) -> Path:
     folder = find_model(name)
     inside = folder / SPEECH_TOKENIZER_FOLDER
     return (inside if inside.is_dir() else folder).absolute()
+
+
+def columns(map: list[str] | None) -> dict[str, str]:
+    """field -> column of the --map options."""
+    return dict(_pair(item) for item in map or [])
 
 
 def _text(path: Path | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Commands that look at models and make them: info, train, corpus build."""
+"""Commands that look at models and make them: info, train, finetune, report, corpus build, corpus speak."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from echat.cli.talk import Json
 def add_to(app: typer.Typer) -> None:
     app.command()(info)
     app.command()(train)
+    app.command()(finetune)
+    app.command()(report)
     group = typer.Typer(no_args_is_help=True, help="Make dialogue data.")
     group.command("build")(build_corpus)
+    group.command("speak")(speak_table)
     app.add_typer(group, name="corpus")
 
 
@@ -47,6 +50,70 @@ def train(
     from echat.train.loop import train as run
 
     run(recipe, overrides or [], resume)
+
+
+def finetune(
+    model: Annotated[
+        str,
+        typer.Argument(help="A shipped model, a model folder, or a released .pt with its Qwen2 folder."),
+    ],
+    data: Annotated[
+        str, typer.Option(help="Folder with metadata.csv or .jsonl: question, answer, text, reply, labels.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; the model will be in its model/.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key.path=value: wins over the recipe (budget.steps=500)."),
+    ] = None,
+    map: Annotated[
+        list[str] | None, typer.Option("--map", help="field=column, such as text=sentence. Repeatable.")
+    ] = None,
+    rehearse: Annotated[
+        list[str] | None, typer.Option(help="Manifest of what must not be forgotten. Repeatable.")
+    ] = None,
+    rehearse_share: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Of what is learned from: how much is rehearsal.")
+    ] = 0.5,
+    speech_tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of the speech tokenizer (default: that of the model).")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without the records that cannot be used.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+) -> None:
+    """Fine-tune a model on spoken questions and answers, with adapters on its linear layers."""
+    from echat.cli.data import columns
+    from echat.train.finetune import FineTune
+    from echat.train.finetune import finetune as run
+
+    job = FineTune(model, data, out, columns(map), rehearse or (), rehearse_share, speech_tokenizer, skip_bad)
+    folder = run(job, overrides or [], resume)
+    if folder.is_dir():
+        print(f"{folder}: try `echat reply QUESTION.wav -m {folder}`, `echat report {out}` shows the run")
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The run folder of a training.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page (default: report.html in the run folder).")
+    ] = None,
+) -> None:
+    """One page about a training: curves, samples to listen to, configuration, origins."""
+    from echat.train.report import write_report
+
+    print(write_report(run, out or run / "report.html"))
+
+
+def speak_table(
+    table: Annotated[Path, typer.Argument(help="CSV, TSV or JSON lines with text and reply, and labels.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the spoken pairs.")],
+    seed: Annotated[int, typer.Option(help="Of voices and deliveries.")] = 1,
+) -> None:
+    """Speak a table of written dialogues: question and answer as sound, with metadata.jsonl."""
+    from echat.corpus.spoken_table import speak_table as speak
+
+    print(speak(table, out, seed))
 
 
 def build_corpus(

@@ -83,7 +83,9 @@ def _delimited(path: Path) -> Iterator[TableRow | Defect]:
         reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
         rows = iter(reader)
         while True:
-            place = f"line {reader.line_num + 1}"
+            place = (
+                f"line {max(1, reader.line_num) + 1}"  # the names of the columns are read with the first row
+            )
             try:
                 row = next(rows)
             except StopIteration:

@@ -14,7 +14,7 @@ from echat.audio.features import SAMPLE_RATE
 from echat.data.conversion import ConversionConfig, JobReport, convert
 from echat.data.defects import DataError, Defect, DefectReport, defect_of
 from echat.data.engines import EngineName
-from echat.data.sample import AudioRef, Sample
+from echat.data.sample import CODEC_SIZE, AudioRef, Sample
 from echat.data.sounds import hear
 from echat.dialogue.tasks import TASKS
 
@@ -66,15 +66,28 @@ def sound_to_speak(sample: Sample) -> AudioRef | None:
 
 @dataclass(frozen=True)
 class _Spoken:
-    """Samples in, the same with speech ids out, in the same order."""
+    """The change on the way of a conversion; it travels to other processes, the tokenizer is opened there."""
 
     config: TokenizeConfig
     load: Callable[[str], SpeechTokenizer]
 
     def __call__(self, samples: Iterable[Sample], defects: DefectReport) -> Iterator[Sample]:
+        tokenizer = _loaded(self.load, self.config.tokenizer)
+        return Speaker(tokenizer, self.config.codec_size, self.config.again)(samples, defects)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Samples in, the same with speech ids out, in the same order; what cannot be encoded is a defect."""
+
+    tokenizer: SpeechTokenizer
+    codec_size: int = CODEC_SIZE
+    again: bool = False  # also for records that have ids
+
+    def __call__(self, samples: Iterable[Sample], defects: DefectReport) -> Iterator[Sample]:
         stream = iter(samples)
         while window := list(islice(stream, WINDOW)):
-            spoken = _Window(_loaded(self.load, self.config.tokenizer))
+            spoken = _Window(self.tokenizer)
             wanted = [self._sound(sample) for sample in window]
             spoken.encode({ref for ref in wanted if ref is not None})
             for sample, ref in zip(window, wanted):
@@ -84,7 +97,7 @@ class _Spoken:
                     defects.add(error.defect)
 
     def _sound(self, sample: Sample) -> AudioRef | None:
-        return None if sample.speech_ids and not self.config.again else sound_to_speak(sample)
+        return None if sample.speech_ids and not self.again else sound_to_speak(sample)
 
     def _with_ids(self, sample: Sample, ref: AudioRef, spoken: _Window) -> Sample:
         place = f"member {ref.member}" if ref.member else ""
@@ -92,7 +105,7 @@ class _Spoken:
         if error is not None:
             raise DataError(defect_of(error, ref.path, place, sample.key)) from error
         changed = replace(sample, speech_ids=tuple(spoken.ids[ref]))
-        for kind, reason in changed.defects(self.config.codec_size):
+        for kind, reason in changed.defects(self.codec_size):
             raise DataError(Defect(kind, ref.path, place, sample.key, reason))
         return changed
 

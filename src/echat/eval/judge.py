@@ -15,7 +15,7 @@ from echat.audio.features import SAMPLE_RATE
 from echat.audio.resampling import resample
 from echat.audio.waveform import write
 from echat.data.sample import Sample
-from echat.eval.metrics import edit_distance, words
+from echat.infer.metrics import edit_distance, words
 
 NEAR = 0.10
 """Share of wrong words up to which a reply still counts as a known one."""

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from echat.checkpoint import atomic_path
-from echat.eval.metrics import Confusion
+from echat.infer.metrics import Confusion
 
 WIDTH = 120
 

@@ -82,8 +82,7 @@ def _load_released(path: Path, device: str, dtype: torch.dtype | None) -> "Engin
             f"{path}: expected a model folder with {CONFIG_FILE}, or one released .pt file beside its Qwen2 "
             f"folder, found {len(weights)} .pt files; check the path"
         )
-    home = weights[0].parent
-    llm_folder = home / "llm" if (home / "llm").is_dir() else home
+    llm_folder = osum_weights.llm_folder_beside(weights[0])
     dtype = dtype or _fitting(osum_weights.stored_dtype(weights[0]), device)
     engine = load_released(weights[0], llm_folder, dtype=dtype, **osum_weights.stated_heads(weights[0]))
     engine.model.to(device).requires_grad_(False)

@@ -245,6 +245,26 @@ def _rounding(stored: Tensor, layout: PositionLayout) -> tuple[Rounding, float]:
     return best, errors[best]
 
 
+def read_osum(
+    path: Path, llm_folder: Path, encoder_heads: int | None = None, adapter_heads: int | None = None
+) -> tuple[SpeechLLMConfig, dict[str, Tensor]]:
+    """The shape of a released `.pt`, and its tensors under our names, memory-mapped."""
+    state = read_state(path)
+    keys = KeyMap.of(state)
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    config = infer_config(shapes, read_llm_config(llm_folder), encoder_heads, adapter_heads)
+    config, _ = with_position_tables(config, state, str(path))
+    for alias, key in keys.aliases.items():
+        check_alias(state, alias, key, str(path))
+    return config, keys.parameters(state)
+
+
+def llm_folder_beside(weights: Path) -> Path:
+    """Where the Qwen2 folder of a released `.pt` lies: `llm` beside it, or its own folder."""
+    beside = weights.parent / "llm"
+    return beside if beside.is_dir() else weights.parent
+
+
 def load_osum(
     path: Path,
     llm_folder: Path,
@@ -256,15 +276,9 @@ def load_osum(
 
     Parameters that the file stores in `dtype` (None: any) stay memory-mapped.
     """
-    state = read_state(path)
-    keys = KeyMap.of(state)
-    shapes = {name: tensor.shape for name, tensor in state.items()}
-    config = infer_config(shapes, read_llm_config(llm_folder), encoder_heads, adapter_heads)
-    config, _ = with_position_tables(config, state, str(path))
+    config, tensors = read_osum(path, llm_folder, encoder_heads, adapter_heads)
     model = empty_model(config)
-    for alias, key in keys.aliases.items():
-        check_alias(state, alias, key, str(path))
-    assign_strict(model, keys.parameters(state), str(path), dtype, BELONG_TOGETHER)
+    assign_strict(model, tensors, str(path), dtype, BELONG_TOGETHER)
     model.reset_tables()
     return model if dtype is None else model.to(dtype)
 

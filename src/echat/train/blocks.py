@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from echat.train.recipe import choose
+from echat.train.names import choose
 
 _BLOCK = re.compile(r"(.*\.)?(blocks|layers)\.\d+")
 

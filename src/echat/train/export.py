@@ -11,6 +11,7 @@ from pathlib import Path
 
 from echat.checkpoint import atomic_path
 from echat.train.checkpoints import list_checkpoints, load_tensors, read_progress, step_of
+from echat.train.lora import add_adapters, merge_adapters
 from echat.train.objective import Objective
 from echat.train.recipe import Recipe, load_recipe, objective_module
 
@@ -18,6 +19,7 @@ from echat.train.recipe import Recipe, load_recipe, objective_module
 def export_module(objective: Objective, folder: Path) -> None:
     """Write what an objective learned; the folder appears whole or not at all."""
     objective.module.eval()
+    merge_adapters(objective.module)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         objective.export(temporary)
@@ -27,6 +29,8 @@ def export_checkpoint(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
     """Write what a checkpoint holds; the model is built as for training, on the CPU, by this process."""
     objective: Objective = objective_module(recipe.objective).build(recipe)
     try:
+        if recipe.lora is not None:
+            add_adapters(objective.module, recipe.lora)
         load_tensors(checkpoint, objective.module)
         export_module(objective, folder)
     finally:

@@ -1,8 +1,8 @@
 """What a person sees while it learns: a progress bar, TensorBoard curves, and ``metrics.jsonl``.
 
 ``metrics.jsonl`` holds one line per step and nothing that depends on the clock, so that a resumed run writes
-the same file as an uninterrupted one. Speed goes to the bar and to TensorBoard. ``skipped.jsonl`` names the
-samples of steps that were not taken.
+the same file as an uninterrupted one. Speed goes to the bar, to TensorBoard and to ``speed.jsonl``.
+``skipped.jsonl`` names the samples of steps that were not taken.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from echat.train.checkpoints import Progress as RunProgress
+from echat.train.validation import Decoded, write_samples
 
+METRICS = "metrics.jsonl"
+SPEED = "speed.jsonl"  # step, samples, seconds: what depends on the clock
 _CURVE_STEPS = 10  # steps between two points of a TensorBoard curve
 _PLAIN_SECONDS = 30.0  # seconds between two lines where there is no terminal
 _SMOOTH = 0.95  # weight of the past in the losses shown
@@ -32,9 +35,10 @@ class RunLog:
 
     def __init__(self, folder: Path, name: str, from_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._metrics = folder / "metrics.jsonl"
+        self._metrics = folder / METRICS
+        self._speeds = folder / SPEED
         self._skipped = folder / SKIPPED
-        for lines in (self._metrics, self._skipped):
+        for lines in (self._metrics, self._speeds, self._skipped):
             keep_steps(lines, from_step)
         self._file = self._metrics.open("a", encoding="utf-8")
         self._curves = _tensorboard(folder / "tensorboard", from_step)
@@ -71,6 +75,10 @@ class RunLog:
         for name, loss in {"loss": values["loss"], **parts}.items():
             self._smooth[name] = _SMOOTH * self._smooth.get(name, loss) + (1 - _SMOOTH) * loss
         speed = self._speed(progress)
+        if progress.step % _CURVE_STEPS == 0:
+            row = {"step": progress.step, "samples": progress.samples, "seconds": progress.seconds}
+            with self._speeds.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row) + "\n")
         if self._curves is not None and progress.step % _CURVE_STEPS == 0:
             self._draw(
                 progress.step,
@@ -99,6 +107,19 @@ class RunLog:
         if self._curves is not None:
             self._draw(step, {f"validation/{name}": value for name, value in values.items()})
         self.say(f"step {step}: validation " + "  ".join(f"{n} {v:.3f}" for n, v in values.items()))
+
+    def decoded(self, step: int, found: Decoded) -> None:
+        """Measures of real outputs as validation values; the samples in files and in TensorBoard."""
+        if found.measures:
+            self.validation(step, found.measures)
+        write_samples(self._metrics.parent, step, found.samples)
+        if self._curves is not None:
+            for number, sample in enumerate(found.samples):
+                name = f"{sample.task}/{number}"
+                text = f"wanted: {sample.wanted}  \nsaid: {sample.said}"
+                self._curves.add_text(name, text, step)
+                if sample.waveform is not None and sample.rate is not None and len(sample.waveform):
+                    self._curves.add_audio(name, sample.waveform.float().cpu()[None], step, sample.rate)
 
     def say(self, message: str) -> None:
         """A line for people, above the bar."""
@@ -141,6 +162,9 @@ class SilentLog:
         """Nothing."""
 
     def validation(self, *_: object) -> None:
+        """Nothing."""
+
+    def decoded(self, *_: object) -> None:
         """Nothing."""
 
     def say(self, *_: object) -> None:

@@ -21,6 +21,7 @@ from echat.train.export import export_checkpoint, export_module
 from echat.train.guard import TrainingStopped, count_step, objection, stop_if_hopeless
 from echat.train.learner import Learner
 from echat.train.log import SKIPPED, RunLog, SilentLog
+from echat.train.lora import add_adapters
 from echat.train.objective import Objective
 from echat.train.optimizer import (
     build_optimizer,
@@ -29,10 +30,12 @@ from echat.train.optimizer import (
     learning_rate,
     set_learning_rate,
 )
+from echat.train.provenance import note_start
 from echat.train.random_states import seed_everything
 from echat.train.ranks import Ranks, join, leave, place
 from echat.train.recipe import Recipe, choose_learning, load_recipe, objective_module
 from echat.train.step_sums import StepSums, joined
+from echat.train.validation import look
 
 __all__ = ["TrainingStopped", "run", "train"]
 
@@ -55,16 +58,19 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
     ranks = join(device)
     seed_everything(recipe.seed)  # alike on all ranks until the weights are made
     objective: Objective = objective_module(recipe.objective).build(recipe)
+    if recipe.lora is not None:
+        add_adapters(objective.module, recipe.lora)  # while chance is alike on all ranks
     objective.batches.share(ranks.rank, ranks.world)
     seed_everything(recipe.seed + ranks.rank)
-    learning = choose_learning(objective.module, recipe.learn)
+    learning = choose_learning(objective.module, recipe.learning)
     size = _describe_size(objective, learning)
     learner = Learner(objective, recipe, ranks, device)
     optimizer = build_optimizer(objective.module, recipe.optimizer)
     progress = _start(folder, objective, optimizer, resume, ranks)
     if ranks.leads:
         stop_file(recipe).unlink(missing_ok=True)
-        save_config(recipe, folder / "recipe.yaml")
+        save_config(objective.recipe, folder / "recipe.yaml")
+        note_start(objective.recipe, folder, progress.step)
     with _log(folder, progress.step, ranks) as log, _termination() as terminated:
         if progress.step == 0:
             log.say(to_yaml(recipe))
@@ -125,6 +131,8 @@ class Run:
             self._take(step, mine, lr)
             ends = step.terminated
             best = progress.step % recipe.validate_steps == 0 and self._validate(validation)
+            if recipe.decode and progress.step % recipe.decode.every_steps == 0 and self.ranks.leads:
+                self.log.decoded(progress.step, look(self.objective, recipe.decode))
             due = progress.step % recipe.checkpoint.every_steps == 0 or step.save_is_due or best
             if due and not progress.skipped_in_row:
                 self._save(may_fail=True)

@@ -19,6 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from echat.train.recipe import Recipe
+from echat.train.validation import DecodeConfig, Decoded
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -70,6 +73,7 @@ class BatchSource(Protocol):
 class Objective(Protocol):
     """One thing to learn: a module, its data and its loss."""
 
+    recipe: Recipe  # with what was found out: the shape of what it starts from
     module: nn.Module  # parameter names are what ``learn:`` patterns of the recipe match
     batches: BatchSource
 
@@ -79,6 +83,9 @@ class Objective(Protocol):
 
     def validation(self) -> Iterable[Any]:
         """Batches that judge, the same ones each time; empty when the recipe names none."""
+
+    def decode(self, config: DecodeConfig) -> Decoded:
+        """Real outputs on the first validation records; nothing where there are none."""
 
     def export(self, folder: Path) -> None:
         """Write what later stages and users load (the loop calls it at the end, into a temporary sibling)."""

@@ -6,7 +6,6 @@ A YAML file states what differs from the defaults here; ``base: other.yaml`` inh
 
 from __future__ import annotations
 
-import fnmatch
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,9 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from echat.config import Config, apply_override, read_yaml, validate
+from echat.train.lora import LoraConfig
+from echat.train.names import choose
+from echat.train.validation import DecodeConfig
 
 OBJECTIVES = ("speech_llm", "ctc", "tokenizer", "flow", "vocoder")
 
@@ -77,7 +79,8 @@ class Recipe(Config):
     output: str  # run folder: checkpoints/, model/ (the export), metrics.jsonl, recipe.yaml, tensorboard/
     seed: int = 0
     learn: tuple[str, ...] = ("*",)  # globs over parameter names; a leading ! takes names out again
-    init_from: dict[str, str] = {}  # module name, or "all" -> model folder whose weights it starts with
+    lora: LoraConfig | None = None  # adapters learn in the place of what `learn` names
+    init_from: dict[str, str] = {}  # module name, or "all" -> what it starts with: see `echat.train.start`
     device: str = "cpu"
     precision: Literal["bf16", "fp32"] = (
         "bf16"  # autocast of the forward pass; weights and optimiser stay fp32
@@ -95,6 +98,12 @@ class Recipe(Config):
     validate_steps: int = Field(
         500, gt=0
     )  # steps between two looks at the validation batches, if there are any
+    decode: DecodeConfig | None = None  # real outputs on held-out records, measured and kept
+
+    @property
+    def learning(self) -> tuple[str, ...]:
+        """Globs over the names of the parameters that learn."""
+        return self.learn if self.lora is None else self.lora.learn
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
@@ -102,6 +111,11 @@ class Recipe(Config):
             raise ValueError(
                 "parallel: fsdp keeps a share of each matrix, and optimizer.muon needs whole ones; "
                 "leave optimizer.muon out, or set parallel=ddp"
+            )
+        if self.parallel == "fsdp" and self.decode is not None:
+            raise ValueError(
+                "parallel: fsdp keeps a share of each matrix, and decode needs a whole model on one rank; "
+                "leave decode out, or set parallel=ddp"
             )
         if self.parallel == "ddp" and self.shard_ranks is not None:
             raise ValueError("shard_ranks: expected parallel=fsdp, found ddp, which shares nothing out")
@@ -136,17 +150,3 @@ def choose_learning(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in chosen)
     return [name for name in names if name in chosen]
-
-
-def choose(names: Sequence[str], patterns: Sequence[str], key: str, what: str = "parameter") -> set[str]:
-    """The names that globs take in and ``!glob`` takes out again, in the order written."""
-    chosen: set[str] = set()
-    for pattern in patterns:
-        hits = set(fnmatch.filter(names, pattern.removeprefix("!")))
-        if not hits:
-            tops = sorted({name.split(".")[0] for name in names})
-            raise ValueError(
-                f"{key}: pattern {pattern!r} matches no {what}; {what}s start with {', '.join(tops)}"
-            )
-        chosen = chosen - hits if pattern.startswith("!") else chosen | hits
-    return chosen

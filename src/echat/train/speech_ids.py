@@ -12,29 +12,24 @@ import sys
 from pathlib import Path
 
 from echat.checkpoint import atomic_path
-from echat.data.manifest import SPEECH_IDS
-from echat.token2wav.speech_tokenizer import AnySpeechTokenizer, load_speech_tokenizer
-from echat.train.objectives.speech_clips import heard, read_clips
+from echat.data.defects import DefectReport
+from echat.data.manifest import SPEECH_IDS, read_manifest
+from echat.data.tokenizing import Speaker, SpeechTokenizer, sound_to_speak
+from echat.token2wav.speech_tokenizer import load_speech_tokenizer
 
-BATCH = 8  # clips of like length encoded together
 
-
-def write_speech_ids(tokenizer: AnySpeechTokenizer, manifest: Path, max_seconds: float = 30.0) -> int:
-    """Ids of every utterance of the manifest, in a sidecar that appears whole; returns how many."""
-    clips = read_clips([str(manifest)], min_seconds=0.1, max_seconds=max_seconds)
-    sounds = list({clip.path: clip for clip in clips}.values())  # many records may share one reply
-    ids: dict[str, list[int]] = {}
-    for start in range(0, len(sounds), BATCH):
-        batch = sounds[start : start + BATCH]
-        encoded = tokenizer.encode([heard(clip) for clip in batch])
-        ids |= {clip.path: row for clip, row in zip(batch, encoded, strict=True)}
+def write_speech_ids(tokenizer: SpeechTokenizer, manifest: Path) -> tuple[int, DefectReport]:
+    """Ids of every utterance of the manifest, in a sidecar that appears whole; how many; what has none."""
+    spoken = [sample for sample in read_manifest(manifest) if sound_to_speak(sample) is not None]
+    count, defects = 0, DefectReport()
     with (
         atomic_path(manifest.with_name(SPEECH_IDS)) as temporary,
         temporary.open("w", encoding="utf-8") as lines,
     ):
-        for clip in clips:
-            lines.write(json.dumps({"key": clip.key, "speech_ids": ids[clip.path]}) + "\n")
-    return len(clips)
+        for sample in Speaker(tokenizer, again=True)(spoken, defects):
+            lines.write(json.dumps({"key": sample.key, "speech_ids": list(sample.speech_ids or ())}) + "\n")
+            count += 1
+    return count, defects
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         tokenizer = load_speech_tokenizer(options.tokenizer)
         for manifest in options.manifests:
-            print(f"{manifest}: ids of {write_speech_ids(tokenizer, manifest)} utterances")
+            count, defects = write_speech_ids(tokenizer, manifest)
+            print(f"{manifest}: ids of {count} utterances" + (f"; left out:\n{defects}" if defects else ""))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,28 +1,58 @@
-"""Where a model starts from: nothing, an earlier stage, or parts of several."""
+"""Where a model starts from: nothing, an earlier stage, released weights, or parts of several.
+
+``init_from: {all: X}`` or ``{encoder: X, llm: Y}``, copied in the order written. X is one of
+
+* a model folder, or what another training exported;
+* a released OSUM-EChat ``.pt`` with its Qwen2 folder beside it (``llm/``, or the same folder);
+* for ``encoder``: Whisper, as the ``.pt`` of openai or as a Hugging Face folder;
+* for ``llm``: a Qwen2 or Qwen2.5 folder of Hugging Face;
+* a ``.safetensors`` file under the names of the module.
+"""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from echat.checkpoint import load_strict, read_tensors
-from echat.model.model_folder import WEIGHTS_FILE
+from echat.checkpoint import CheckpointError, load_strict, read_tensors
+from echat.config import load_config, read_yaml
+from echat.dialogue.tasks import Profile
+from echat.model import osum_weights
+from echat.model.folder_weights import read_config
+from echat.model.llm import LLMConfig
+from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE, ModelFolderConfig
+from echat.model.qwen_weights import read_qwen
+from echat.model.speech_llm import SpeechLLMConfig
+from echat.model.whisper_weights import is_openai_whisper, read_whisper
 
 WHOLE = "all"
+SHAPED = ("encoder", "adapter", "llm")  # parts of `SpeechLLMConfig`
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights under our names, and what their source says about the model."""
+
+    where: str
+    tensors: Mapping[str, Tensor]
+    model: SpeechLLMConfig | None = None  # the whole shape, where it is known
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # part -> fields of its shape
+    tokenizer: Path | None = None  # folder of the text tokenizer
+    profile: Profile | None = None  # the dialect that the weights were trained in
 
 
 def init_from(module: nn.Module, sources: Mapping[str, str]) -> None:
-    """Copy weights in, in the order written: ``{"all": folder}`` or ``{"encoder": folder, "llm": folder}``.
-
-    A part takes the tensors under its own name from the folder's ``model.safetensors``; none may be missing.
-    """
+    """Copy weights in, in the order written; a part takes the tensors under its own name, all of them."""
     for name, source in sources.items():
-        path = Path(source) / WEIGHTS_FILE if Path(source).suffix != ".safetensors" else Path(source)
-        tensors = read_tensors(path)
+        start = open_start(source)
         if name == WHOLE:
-            load_strict(module, tensors, str(path))
+            load_strict(module, start.tensors, start.where)
             continue
         part = dict(module.named_modules()).get(name)
         if part is None:
@@ -30,9 +60,125 @@ def init_from(module: nn.Module, sources: Mapping[str, str]) -> None:
             raise ValueError(f"init_from: expected {WHOLE} or one of {known}, found {name!r}")
         own = {
             key.removeprefix(f"{name}."): value
-            for key, value in tensors.items()
+            for key, value in start.tensors.items()
             if key.startswith(f"{name}.")
         }
         if not own:
-            raise ValueError(f"init_from.{name}: expected tensors under {name}. in {path}, found none")
-        load_strict(part, own, f"{path}, {name}")
+            tops = ", ".join(sorted({key.split(".")[0] for key in start.tensors}))
+            raise ValueError(
+                f"init_from.{name}: expected tensors under {name}. in {start.where}, found {tops or 'none'}"
+            )
+        load_strict(part, own, f"{start.where}, {name}")
+
+
+def open_start(source: str) -> Start:
+    """Look at a source and read what it is; tensors stay memory-mapped. Raises CheckpointError."""
+    path = Path(source)
+    if path.suffix == ".safetensors":
+        return Start(source, read_tensors(path))
+    if path.suffix == ".pt":
+        return _from_pt(path)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"init_from: expected a folder, a .pt or a .safetensors file at {source}, found nothing; "
+            "check the path, or run the stage that makes it"
+        )
+    kind = read_config(path).get("model_type")
+    if (path / CONFIG_FILE).is_file():
+        return _from_folder(path)
+    if kind == "whisper":
+        whisper = read_whisper(path)
+        return Start(source, whisper.tensors, parts={"encoder": whisper.shape})
+    if kind == "qwen2" and not list(path.glob("*.pt")):
+        return _from_qwen(path)
+    (weights,) = _only(path, "*.pt")
+    return _from_pt(weights)
+
+
+def _from_folder(folder: Path) -> Start:
+    """Our own model folder, or the export of another training."""
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        (weights,) = _only(folder, "*.safetensors")
+    tensors = read_tensors(weights)
+    if read_yaml(folder / CONFIG_FILE).get("kind") != "echat":
+        return Start(str(weights), tensors)
+    config = load_config(ModelFolderConfig, folder / CONFIG_FILE)
+    parts = {name: getattr(config.model, name).model_dump() for name in SHAPED}
+    return Start(str(weights), tensors, config.model, parts, folder / TOKENIZER_FOLDER, config.profile)
+
+
+def _from_pt(path: Path) -> Start:
+    if not path.is_file():
+        raise CheckpointError(f"init_from: expected a .pt file at {path}, found nothing; check the path")
+    if zipfile.is_zipfile(path) and is_openai_whisper(
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    ):
+        whisper = read_whisper(path)
+        return Start(str(path), whisper.tensors, parts={"encoder": whisper.shape})
+    llm = osum_weights.llm_folder_beside(path)
+    config, tensors = osum_weights.read_osum(path, llm, **osum_weights.stated_heads(path))
+    parts = {name: getattr(config, name).model_dump() for name in SHAPED}
+    return Start(str(path), tensors, config, parts, llm, "osum")
+
+
+def _from_qwen(folder: Path) -> Start:
+    config = LLMConfig.from_transformers(read_config(folder))
+    stated = config.model_dump(exclude={"table_std"})  # of a fresh table only
+    return Start(str(folder), read_qwen(folder, config), parts={"llm": stated}, tokenizer=folder)
+
+
+def _only(folder: Path, pattern: str) -> list[Path]:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{folder}: expected a model folder, a Whisper or Qwen2 folder of Hugging Face, or one {pattern} "
+            f"file, found {len(found)} {pattern} files; check the path"
+        )
+    return found
+
+
+def starting_shape(
+    given: SpeechLLMConfig | None, sources: Mapping[str, str]
+) -> tuple[SpeechLLMConfig, Path | None]:
+    """The model's shape and the folder of its text tokenizer: as the recipe says, else as the sources do.
+
+    What neither says has the released size. Raises ValueError where the two do not agree.
+    """
+    starts = {name: open_start(source) for name, source in sources.items() if name in (WHOLE, *SHAPED)}
+    tokenizer = next((s.tokenizer for n in (WHOLE, "llm") if (s := starts.get(n)) and s.tokenizer), None)
+    whole = starts.get(WHOLE)
+    if whole is not None:
+        if whole.model is None:
+            raise ValueError(
+                f"init_from.{WHOLE}: expected a whole model, found only "
+                f"{', '.join(whole.parts) or 'tensors'} in {whole.where}; name the part that begins with it, "
+                f"such as init_from.{next(iter(whole.parts), 'llm')}"
+            )
+        if given is not None and given != whole.model:
+            raise ValueError(
+                f"model: expected the shape of {whole.where}, found another; leave `model:` out of the recipe"
+            )
+        return whole.model, tokenizer
+    config = given or SpeechLLMConfig()
+    for name, start in starts.items():
+        is_given = given is not None and name in given.model_fields_set
+        config = _with_part(config, name, start, is_given)
+    return config, tokenizer
+
+
+def _with_part(config: SpeechLLMConfig, name: str, start: Start, is_given: bool) -> SpeechLLMConfig:
+    """The shape with one part as its source states it; a part that the recipe gives must agree."""
+    stated, part = start.parts.get(name, {}), getattr(config, name)
+    if not is_given:
+        return config.model_copy(update={name: part.model_copy(update=dict(stated))})
+    for key in set(stated) & type(part).model_fields.keys() - _FREE:
+        if getattr(part, key) != stated[key]:
+            raise ValueError(
+                f"model.{name}.{key}: expected {stated[key]} as {start.where} has it, "
+                f"found {getattr(part, key)}; leave model.{name} out of the recipe, its source states it"
+            )
+    return config
+
+
+_FREE = frozenset(("dropout", "max_frames", "max_positions", "position_rounding", "table_std"))

@@ -26,7 +26,6 @@ from echat.dialogue.thinking import LabelThought, LanguageThought
 from echat.dialogue.turns import Conversation, UserTurn
 from echat.eval import judge
 from echat.eval.benchmarks.understanding import Scores
-from echat.eval.metrics import ErrorRate, error_rate
 from echat.eval.report import (
     Measure,
     as_text,
@@ -37,6 +36,7 @@ from echat.eval.report import (
     write_markdown,
 )
 from echat.eval.runner import BATCH_SIZE, Answered, answer, listen, spread, understand
+from echat.infer.metrics import ErrorRate, error_rate
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine

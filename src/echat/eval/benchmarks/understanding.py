@@ -12,10 +12,10 @@ from rich.console import RenderableType
 from echat.data.manifest import read_manifest
 from echat.data.sample import Sample
 from echat.dialogue.labels import VALUES, LabelKind, Labels
-from echat.eval.metrics import Confusion, ErrorRate, error_rate
 from echat.eval.report import as_text, confusion_table, number, table, write_json
 from echat.eval.runner import BATCH_SIZE, Heard, Skipped, spread, understand
 from echat.infer.events import Understanding
+from echat.infer.metrics import Confusion, ErrorRate, error_rate
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine

@@ -25,11 +25,13 @@ from echat.data.sources import SourceConfig, single_pairs
 from echat.data.speech_examples import CTC_LABELS, SpeechBuilder, SpeechExample, teaches
 from echat.data.stream import MixtureStream, Pair
 from echat.dialogue.labels import VALUES
+from echat.infer.metrics import error_rate
 from echat.model.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
 from echat.train.objective import Loss
 from echat.train.recipe import Recipe
 from echat.train.start import init_from
+from echat.train.validation import DecodeConfig, Decoded, Sampled
 
 TASK = "ctc"
 
@@ -111,6 +113,22 @@ class CTCObjective:
             parts |= {kind: (part.detach(), known), f"{kind}_accuracy": (right, known)} if known else {}
             total, count = total + self.recipe.label_weight * part, count + self.recipe.label_weight * known
         return Loss(total, count, parts)
+
+    def decode(self, config: DecodeConfig) -> Decoded:
+        """Word errors of the best path, without a language model."""
+        spelled: list[tuple[str, str]] = []
+        samples: list[Sampled] = []
+        for batch in self.validation()[: config.records]:
+            batch = batch.to(next(self.module.parameters()).device)
+            scores, lens, _ = self.module(batch.mel, batch.mel_lens)
+            for row in (batch.target_lens > 0).nonzero()[:, 0].tolist():
+                units = batch.targets[row, : batch.target_lens[row]].tolist()
+                wanted = "".join(self.recipe.characters[unit - 1] for unit in units)
+                said = spell(scores[row, : lens[row]], self.recipe.characters)
+                spelled.append((wanted, said))
+                samples.append(Sampled(batch.keys[row], TASK, wanted, said))
+        rate = error_rate(spelled).rate
+        return Decoded({} if rate is None else {"word_errors": rate}, samples[: config.samples])
 
     def _ctc(self, scores: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor) -> Tensor:
         """Summed negative log likelihood; clips too short for their text count 0."""

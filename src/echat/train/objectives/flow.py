@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,44 +10,35 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from echat.audio.features import SPEECH_TOKEN_RATE, VOCODER_RATE, mel_22k
-from echat.checkpoint import write_tensors
+from echat.checkpoint import TOKEN2WAV_FOLDER, write_tensors
 from echat.config import save_config
 from echat.data.sample import DataError
+from echat.infer.loading import find_model
 from echat.token2wav.flow import Flow, FlowConfig
-from echat.token2wav.speaker import MelStatistics
-from echat.train.objective import Loss
+from echat.token2wav.speaker import CampPlus, MelStatistics
+from echat.token2wav.token2wav import Token2Wav
 from echat.train.objectives.speech_clips import (
     Clip,
-    DrawnBatches,
+    WholeClipObjective,
+    WholeClipSettings,
     heard,
-    in_order,
     moved,
-    neighbours,
-    read_clips,
     spoken,
 )
-from echat.train.recipe import Recipe
 from echat.train.start import init_from
+from echat.train.validation import DecodeConfig, Decoded, Sampled
 
 
-class Settings(Recipe):
+class Settings(WholeClipSettings):
     """Recipe of the flow; its manifests carry speech ids (`speech_ids.jsonl` beside them)."""
 
     objective: Literal["flow"] = "flow"
-    precision: Literal["bf16", "fp32"] = "fp32"  # small matrices: bf16 is slower on a CPU
     flow: FlowConfig = FlowConfig()
-    manifests: tuple[str, ...]
-    validation: tuple[str, ...] = ()
-    validation_clips: int = 32
-    split: str | None = None  # of `manifests`; None = all records
-    validation_split: str | None = None  # of `validation`
-    batch_seconds: float = Field(30.0, gt=0)  # speech per micro-batch
-    max_seconds: float = 12.0  # longer clips are left out
-    cached_clips: int = 10_000  # mels kept in memory
+    speaker: str | None = None  # campplus.onnx, the released speaker network; None: statistics of the mel
+    max_seconds: float = 12.0
 
 
 @dataclass(frozen=True)
@@ -67,27 +58,24 @@ class FlowBatch:
         return moved(self, device)
 
 
-class FlowObjective:
+class FlowObjective(WholeClipObjective[FlowBatch]):
     """Objective of :mod:`echat.train.objective` for the flow."""
 
-    def __init__(self, recipe: Settings) -> None:
-        self.recipe = recipe
-        self.module = Flow(recipe.flow)
-        init_from(self.module, recipe.init_from)
-        self._speaker = MelStatistics()
-        self._voiced = lru_cache(maxsize=recipe.cached_clips)(self._make)
-        clips = self._clips(recipe.manifests, recipe.split)
-        self.batches = DrawnBatches(
-            lambda generator: self._batch(neighbours(clips, recipe.batch_seconds, generator)), recipe.seed
-        )
+    recipe: Settings
+    module: Flow
 
-    def _clips(self, manifests: Sequence[str], split: str | None = None) -> list[Clip]:
-        clips = read_clips(manifests, split, max_seconds=self.recipe.max_seconds)
+    def __init__(self, recipe: Settings) -> None:
+        self._speaker = MelStatistics() if recipe.speaker is None else CampPlus(recipe.speaker)
+        self._voiced = lru_cache(maxsize=recipe.cached_clips)(self._make)
+        super().__init__(recipe, Flow(recipe.flow))
+        init_from(self.module, recipe.init_from)
+
+    def usable(self, clips: Sequence[Clip]) -> list[Clip]:
         with_ids = [clip for clip in clips if clip.speech_ids]
         if not with_ids:
             raise DataError(
-                f"{', '.join(manifests)}: expected records with speech ids, found none of {len(clips)}; "
-                "write them first: python -m echat.train.speech_ids TOKENIZER MANIFEST"
+                f"{', '.join(self.recipe.manifests)}: expected records with speech ids, found none of "
+                f"{len(clips)}; write them first: python -m echat.train.speech_ids TOKENIZER MANIFEST"
             )
         return with_ids
 
@@ -97,7 +85,7 @@ class FlowObjective:
         mel = mel_22k(F.pad(waveform, (0, VOCODER_RATE // SPEECH_TOKEN_RATE)))
         return mel.half(), self._speaker(waveform, heard(clip))
 
-    def _batch(self, clips: Sequence[Clip]) -> FlowBatch:
+    def batch(self, clips: Sequence[Clip]) -> FlowBatch:
         voiced = [self._voiced(clip) for clip in clips]
         n = min(len(clip.speech_ids or ()) for clip in clips)
         while self.recipe.flow.mel_frames(n) > min(len(mel) for mel, _ in voiced):
@@ -112,19 +100,27 @@ class FlowObjective:
             torch.stack([embedding for _, embedding in voiced]),
         )
 
-    def validation(self) -> list[FlowBatch]:
-        if not self.recipe.validation:
-            return []
-        clips = self._clips(self.recipe.validation, self.recipe.validation_split)
-        chosen = in_order(clips, self.recipe.batch_seconds, self.recipe.validation_clips)
-        return [self._batch(batch) for batch in chosen]
+    def rows(self, batch: FlowBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.module.loss(batch.speech_ids, batch.lens, batch.mel, batch.mel_lens, batch.embedding)
 
-    def loss(self, batch: FlowBatch) -> Loss:
-        rows, parts = self.module.loss(
-            batch.speech_ids, batch.lens, batch.mel, batch.mel_lens, batch.embedding
-        )
-        count = len(rows)
-        return Loss(rows.sum(), count, {name: (part.detach().sum(), count) for name, part in parts.items()})
+    def decode(self, config: DecodeConfig) -> Decoded:
+        """The mels that held-out ids become in their own voice, through the vocoder of ``config.voice``."""
+        if config.voice is None:
+            return Decoded()
+        vocoder = Token2Wav.from_folder(find_model(config.voice) / TOKEN2WAV_FOLDER).vocoder
+        samples = []
+        for clip in [clip for batch in self.held_out(config.samples) for clip in batch][: config.samples]:
+            embedding = self._voiced(clip)[1][None]
+            ids = torch.tensor([clip.speech_ids])
+            nothing = torch.zeros(1, 0, self.recipe.flow.output_size)
+            device = self.module.input_embedding.weight.device
+            parts = (ids, ids[:, :0], nothing, embedding)
+            mel = self.module(*(part.to(device) for part in parts)).cpu()
+            said = clip.text or ""
+            samples.append(
+                Sampled(clip.key, "flow", said, said, clip.path, vocoder(mel)[0][0].float(), VOCODER_RATE)
+            )
+        return Decoded({}, samples)
 
     def export(self, folder: Path) -> None:
         """`config.yaml` (of the flow) and `flow.safetensors`."""

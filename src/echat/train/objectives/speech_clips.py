@@ -1,22 +1,89 @@
-"""What tokenizer, flow and vocoder learn from: clips of speech, drawn by number so that resuming is exact."""
+"""What tokenizer, flow and vocoder share: clips of speech, drawn by number so that resuming is exact."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from echat.audio.features import SAMPLE_RATE, VOCODER_RATE
 from echat.audio.resampling import resample
 from echat.audio.waveform import read
 from echat.data.manifest import read_manifest
 from echat.data.sample import AudioRef, DataError, Sample
+from echat.train.objective import Loss
+from echat.train.recipe import Recipe
+from echat.train.validation import DecodeConfig, Decoded
 
 B = TypeVar("B")
+
+
+class ClipSettings(Recipe):
+    """Recipe of what learns from clips."""
+
+    precision: Literal["bf16", "fp32"] = "fp32"  # small matrices: bf16 is slower on a CPU
+    manifests: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+    validation_clips: int = Field(32, gt=0)
+    split: str | None = None  # of `manifests`; None = all records
+    validation_split: str | None = None  # of `validation`
+    cached_clips: int = 10_000  # clips whose features stay in memory
+
+
+class WholeClipSettings(ClipSettings):
+    """Recipe of what learns from whole clips, batches of like length."""
+
+    batch_seconds: float = Field(30.0, gt=0)  # speech per micro-batch
+    max_seconds: float = 15.0  # longer clips are left out
+
+
+class WholeClipObjective(Generic[B]):
+    """The part of an objective that flow and tokenizer share: batches of whole clips, losses by row."""
+
+    def __init__(self, recipe: WholeClipSettings, module: nn.Module) -> None:
+        self.recipe = recipe
+        self.module = module
+        clips = self.clips(recipe.manifests, recipe.split)
+        self.batches: DrawnBatches[B] = DrawnBatches(
+            lambda generator: self.batch(neighbours(clips, recipe.batch_seconds, generator)), recipe.seed
+        )
+
+    def usable(self, clips: Sequence[Clip]) -> list[Clip]:
+        """Those that can teach."""
+        raise NotImplementedError
+
+    def batch(self, clips: Sequence[Clip]) -> B:
+        raise NotImplementedError
+
+    def rows(self, batch: B) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Loss of each clip (batch,), and of its parts."""
+        raise NotImplementedError
+
+    def clips(self, manifests: Sequence[str], split: str | None = None) -> list[Clip]:
+        return self.usable(read_clips(manifests, split, max_seconds=self.recipe.max_seconds))
+
+    def held_out(self, limit: int) -> list[list[Clip]]:
+        """A fixed set of validation clips, in batches."""
+        if not self.recipe.validation:
+            return []
+        clips = self.clips(self.recipe.validation, self.recipe.validation_split)
+        return in_order(clips, self.recipe.batch_seconds, limit)
+
+    def validation(self) -> list[B]:
+        return [self.batch(clips) for clips in self.held_out(self.recipe.validation_clips)]
+
+    def loss(self, batch: B) -> Loss:
+        rows, parts = self.rows(batch)
+        count = len(rows)
+        return Loss(rows.sum(), count, {name: (part.detach().sum(), count) for name, part in parts.items()})
+
+    def decode(self, config: DecodeConfig) -> Decoded:
+        return Decoded()
 
 
 @dataclass(frozen=True)

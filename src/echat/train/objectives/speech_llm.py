@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field
 
-from echat.config import load_config
 from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
 from echat.data.collating import DialogueBatch, collate_dialogues
 from echat.data.examples import (
@@ -21,15 +21,20 @@ from echat.data.sources import SourceConfig, mixture, mixture_pairs
 from echat.data.text_tokenizer import END_OF_DOCUMENT
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
-from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, ModelFolderConfig, save_model
+from echat.infer.engine import Engine
+from echat.model.model_folder import save_model
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.model.starting_heads import set_starting_heads
 from echat.model.text_tokenizer import TextTokenizer
+from echat.train.decoding import decode_dialogues, open_voice
 from echat.train.objective import Loss
 from echat.train.objectives.dialogue_loss import DialogueLoss
 from echat.train.objectives.target_losses import LOGITS_AT_ONCE
 from echat.train.recipe import Recipe
-from echat.train.start import WHOLE, init_from
+from echat.train.start import init_from, starting_shape
+from echat.train.validation import DecodeConfig, Decoded
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DataConfig(LoadingConfig):
@@ -51,8 +56,8 @@ class Settings(Recipe):
 
     objective: Literal["speech_llm"] = "speech_llm"
     profile: Profile = "echat"
-    model: SpeechLLMConfig | None = None  # None: the shape of the model in init_from.all
-    tokenizer: str | None = None  # folder of the text tokenizer; None: that of init_from.all
+    model: SpeechLLMConfig | None = None  # what it leaves out: the shape of what is in init_from
+    tokenizer: str | None = None  # folder of the text tokenizer; None: that of init_from.all or .llm
     data: DataConfig
     starting_heads: bool = False  # set three attention heads by hand; for layers that start from nothing
     speech_weight: float = Field(1.0, gt=0)  # of one speech target against one text target
@@ -63,6 +68,7 @@ class Settings(Recipe):
         0.0, ge=0
     )  # of CTC that leads sound to the text vectors of its words and cues
     spells_only: bool = False  # nothing but that CTC: the sound side by itself, a fraction of the work
+    export_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # precision of the exported weights
     spell_languages: tuple[str, ...] = ("en",)  # of the sound that is spelled
 
 
@@ -70,9 +76,9 @@ class SpeechLLMObjective:
     """Objective of :mod:`echat.train.objective` for :class:`SpeechLLM`."""
 
     def __init__(self, recipe: Settings) -> None:
-        self.recipe = recipe
-        config, folder = _shape(recipe)
-        self.tokenizer = TextTokenizer.from_folder(recipe.tokenizer or folder / TOKENIZER_FOLDER)
+        config, tokenizer = _shape(recipe)
+        self.recipe = recipe = recipe.model_copy(update={"model": config, "tokenizer": str(tokenizer)})
+        self.tokenizer = TextTokenizer.from_folder(tokenizer)
         if len(self.tokenizer) > config.llm.vocab_size:
             raise ValueError(
                 f"model.llm.vocab_size: expected at least the {len(self.tokenizer)} ids of the tokenizer, "
@@ -127,32 +133,31 @@ class SpeechLLMObjective:
         build = self._builder(None)
         return fixed_batches(pairs, build, collate_dialogues, data.batch_cost, data.validation_records)
 
+    def decode(self, config: DecodeConfig) -> Decoded:
+        voice = open_voice(config.voice)
+        engine = Engine(self.module, self.tokenizer, self.vocabulary, self.recipe.profile, voice)
+        pairs = mixture_pairs(self.recipe.data.validation, 0)
+        return decode_dialogues(engine, pairs, self._sounds, config)
+
     def loss(self, batch: DialogueBatch) -> Loss:
         return self._loss(batch)
 
     def export(self, folder: Path) -> None:
         """A model folder that ``echat.load`` and later stages read."""
-        save_model(
-            folder, self.module, self.tokenizer, self.recipe.profile, name=Path(self.recipe.output).name
-        )
+        name, dtype = Path(self.recipe.output).name, DTYPES[self.recipe.export_dtype]
+        save_model(folder, self.module, self.tokenizer, self.recipe.profile, name, dtype)
 
 
-def _shape(recipe: Settings) -> tuple[SpeechLLMConfig, Path]:
-    """The model's shape, from the recipe or from the model it starts from, and that model's folder."""
-    start = recipe.init_from.get(WHOLE)
-    if start is None:
-        if recipe.model is None or recipe.tokenizer is None:
-            raise ValueError(
-                "recipe: expected `model:` and `tokenizer:`, or `init_from: {all: folder}` with both; "
-                "found neither"
-            )
-        return recipe.model, Path()
-    found = load_config(ModelFolderConfig, Path(start) / CONFIG_FILE).model
-    if recipe.model is not None and recipe.model != found:
+def _shape(recipe: Settings) -> tuple[SpeechLLMConfig, str | Path]:
+    """The model's shape, and the folder of its text tokenizer."""
+    config, found = starting_shape(recipe.model, recipe.init_from)
+    tokenizer = recipe.tokenizer or found
+    if tokenizer is None or (recipe.model is None and not recipe.init_from):
         raise ValueError(
-            f"model: expected the shape of {start}, found another; leave `model:` out of the recipe"
+            "recipe: expected `model:` and `tokenizer:`, or something with both in `init_from:` (all, or llm "
+            "of a Qwen2 folder); found neither"
         )
-    return found, Path(start)
+    return config, tokenizer
 
 
 def build(recipe: Settings) -> SpeechLLMObjective:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,35 +14,20 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from echat.audio.features import log_mel
+from echat.infer.metrics import error_rate
 from echat.token2wav.speech_tokenizer import SpeechTokenizer, SpeechTokenizerConfig, character_classes
-from echat.train.objective import Loss
-from echat.train.objectives.speech_clips import (
-    Clip,
-    DrawnBatches,
-    heard,
-    in_order,
-    moved,
-    neighbours,
-    read_clips,
-)
-from echat.train.recipe import Recipe
+from echat.train.objectives.speech_clips import Clip, WholeClipObjective, WholeClipSettings, heard, moved
 from echat.train.start import init_from
+from echat.train.validation import DecodeConfig, Decoded, Sampled
 
 
-class Settings(Recipe):
+class Settings(WholeClipSettings):
     """Recipe of the speech tokenizer."""
 
     objective: Literal["tokenizer"] = "tokenizer"
-    precision: Literal["bf16", "fp32"] = "fp32"  # small matrices: bf16 is slower on a CPU
     tokenizer: SpeechTokenizerConfig = SpeechTokenizerConfig()
-    manifests: tuple[str, ...]
-    validation: tuple[str, ...] = ()
-    validation_clips: int = 64
-    split: str | None = None  # of `manifests`; None = all records
-    validation_split: str | None = None  # of `validation`
-    batch_seconds: float = Field(50.0, gt=0)  # speech per micro-batch
-    max_seconds: float = 15.0  # longer clips are left out
-    cached_clips: int = 10_000  # features kept in memory
+    validation_clips: int = Field(64, gt=0)
+    batch_seconds: float = Field(50.0, gt=0)
 
 
 @dataclass(frozen=True)
@@ -64,27 +49,25 @@ class TokenizerBatch:
         return moved(self, device)
 
 
-class TokenizerObjective:
+class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
     """Objective of :mod:`echat.train.objective` for the speech tokenizer."""
 
-    def __init__(self, recipe: Settings) -> None:
-        self.recipe = recipe
-        self.module = SpeechTokenizer(recipe.tokenizer)
-        init_from(self.module, recipe.init_from)
-        self._mel = lru_cache(maxsize=recipe.cached_clips)(self._make_mel)
-        clips = self._clips(recipe.manifests, recipe.split)
-        self.batches = DrawnBatches(
-            lambda generator: self._batch(neighbours(clips, recipe.batch_seconds, generator)), recipe.seed
-        )
+    recipe: Settings
+    module: SpeechTokenizer
 
-    def _clips(self, manifests: Sequence[str], split: str | None = None) -> list[Clip]:
+    def __init__(self, recipe: Settings) -> None:
+        self._mel = lru_cache(maxsize=recipe.cached_clips)(self._make_mel)
+        super().__init__(recipe, SpeechTokenizer(recipe.tokenizer))
+        init_from(self.module, recipe.init_from)
+
+    def usable(self, clips: Sequence[Clip]) -> list[Clip]:
         """Only clips whose words are known: without them a clip cannot teach."""
-        return [c for c in read_clips(manifests, split, max_seconds=self.recipe.max_seconds) if c.text]
+        return [clip for clip in clips if clip.text]
 
     def _make_mel(self, clip: Clip) -> Tensor:
         return log_mel(heard(clip), self.recipe.tokenizer.n_mels).half()
 
-    def _batch(self, clips: Sequence[Clip]) -> TokenizerBatch:
+    def batch(self, clips: Sequence[Clip]) -> TokenizerBatch:
         mels = [self._mel(clip).float() for clip in clips]
         characters = [torch.tensor(character_classes(clip.text or "")) for clip in clips]
         return TokenizerBatch(
@@ -95,17 +78,18 @@ class TokenizerObjective:
             torch.tensor([len(row) for row in characters]),
         )
 
-    def validation(self) -> list[TokenizerBatch]:
-        if not self.recipe.validation:
-            return []
-        clips = self._clips(self.recipe.validation, self.recipe.validation_split)
-        chosen = in_order(clips, self.recipe.batch_seconds, self.recipe.validation_clips)
-        return [self._batch(batch) for batch in chosen]
+    def rows(self, batch: TokenizerBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.module.loss(batch.mel, batch.mel_lens, batch.characters, batch.character_lens)
 
-    def loss(self, batch: TokenizerBatch) -> Loss:
-        rows, parts = self.module.loss(batch.mel, batch.mel_lens, batch.characters, batch.character_lens)
-        count = len(rows)
-        return Loss(rows.sum(), count, {name: (part.detach().sum(), count) for name, part in parts.items()})
+    def decode(self, config: DecodeConfig) -> Decoded:
+        """The words that the ids of held-out clips alone carry."""
+        read: list[Sampled] = []
+        for clips in self.held_out(config.records):
+            for clip, ids in zip(clips, self.module.encode([heard(clip) for clip in clips]), strict=True):
+                said = self.module.transcribe(ids)
+                read.append(Sampled(clip.key, "tokenizer", clip.text or "", said, clip.path))
+        rate = error_rate((sample.wanted, sample.said) for sample in read).rate
+        return Decoded({} if rate is None else {"word_errors": rate}, read[: config.samples])
 
     def export(self, folder: Path) -> None:
         """A speech tokenizer folder."""

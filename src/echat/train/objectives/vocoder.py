@@ -32,26 +32,21 @@ from echat.token2wav.vocoder_losses import (
     vocoder_loss,
 )
 from echat.train.objective import Loss
-from echat.train.objectives.speech_clips import Clip, DrawnBatches, moved, read_clips, spoken
-from echat.train.recipe import Recipe
+from echat.train.objectives.speech_clips import Clip, ClipSettings, DrawnBatches, moved, read_clips, spoken
 from echat.train.start import init_from
+from echat.train.validation import DecodeConfig, Decoded, Sampled
 
 
-class Settings(Recipe):
+class Settings(ClipSettings):
     """Recipe of the vocoder."""
 
     objective: Literal["vocoder"] = "vocoder"
-    precision: Literal["bf16", "fp32"] = "fp32"  # convolutions this narrow are slower in bf16 on a CPU
     vocoder: VocoderConfig = VocoderConfig()
     losses: VocoderLossConfig = VocoderLossConfig()
-    manifests: tuple[str, ...]
-    validation: tuple[str, ...] = ()
-    validation_clips: int = 16
-    split: str | None = None  # of `manifests`; None = all records
-    validation_split: str | None = None  # of `validation`
+    validation_clips: int = Field(16, gt=0)
     segment_frames: int = Field(32, gt=8)  # mel frames of one cut
     batch_size: int = Field(8, gt=0)  # cuts per micro-batch
-    cached_clips: int = 3_000  # clips kept in memory, about 0.2 MB each
+    cached_clips: int = 3_000  # about 0.2 MB each
 
 
 @dataclass(frozen=True)
@@ -132,6 +127,21 @@ class VocoderObjective:
         count = len(batch.keys)
         shown = {name: (part.detach() * count, count) for name, part in parts.items()}
         return Loss(total * count, count, shown)
+
+    def decode(self, config: DecodeConfig) -> Decoded:
+        """Held-out recordings made again from their mels."""
+        if not self.recipe.validation or not config.samples:
+            return Decoded()
+        clips = read_clips(self.recipe.validation, self.recipe.validation_split)
+        device = next(self.vocoder.parameters()).device
+        samples = []
+        for clip in clips[:: max(1, len(clips) // config.samples)][: config.samples]:
+            made, _ = self.vocoder(mel_22k(spoken(clip)).T[None].to(device))
+            words = clip.text or ""
+            samples.append(
+                Sampled(clip.key, "vocoder", words, words, clip.path, made[0].float().cpu(), VOCODER_RATE)
+            )
+        return Decoded({}, samples)
 
     def export(self, folder: Path) -> None:
         """`config.yaml` (of the vocoder) and `hift.safetensors`."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echat.eval.metrics import Confusion, edit_distance, error_rate, words
+from echat.infer.metrics import Confusion, edit_distance, error_rate, words
 
 sentence = st.lists(st.sampled_from(["a", "b", "c", "it's"]), min_size=1, max_size=8).map(" ".join)
 
