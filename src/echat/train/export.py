@@ -16,6 +16,14 @@ from echat.train.objective import Objective
 from echat.train.recipe import Recipe, load_recipe, objective_module
 
 
+def build_objective(recipe: Recipe) -> Objective:
+    """What a recipe learns, with its adapters: what checkpoints are of."""
+    objective: Objective = objective_module(recipe.objective).build(recipe)
+    if recipe.lora is not None:
+        add_adapters(objective.module, recipe.lora)
+    return objective
+
+
 def export_module(objective: Objective, folder: Path) -> None:
     """Write what an objective learned; the folder appears whole or not at all."""
     objective.module.eval()
@@ -27,10 +35,8 @@ def export_module(objective: Objective, folder: Path) -> None:
 
 def export_checkpoint(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
     """Write what a checkpoint holds; the model is built as for training, on the CPU, by this process."""
-    objective: Objective = objective_module(recipe.objective).build(recipe)
+    objective = build_objective(recipe)
     try:
-        if recipe.lora is not None:
-            add_adapters(objective.module, recipe.lora)
         load_tensors(checkpoint, objective.module)
         export_module(objective, folder)
     finally:

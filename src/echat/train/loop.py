@@ -17,11 +17,10 @@ import torch
 from echat.checkpoint import CheckpointError
 from echat.config import save_config, to_yaml
 from echat.train.checkpoints import Progress, list_checkpoints, load_checkpoint, save_checkpoint, sweep
-from echat.train.export import export_checkpoint, export_module
+from echat.train.export import build_objective, export_checkpoint, export_module
 from echat.train.guard import TrainingStopped, count_step, objection, stop_if_hopeless
 from echat.train.learner import Learner
 from echat.train.log import SKIPPED, RunLog, SilentLog
-from echat.train.lora import add_adapters
 from echat.train.objective import Objective
 from echat.train.optimizer import (
     build_optimizer,
@@ -33,7 +32,7 @@ from echat.train.optimizer import (
 from echat.train.provenance import note_start
 from echat.train.random_states import seed_everything
 from echat.train.ranks import Ranks, join, leave, place
-from echat.train.recipe import Recipe, choose_learning, load_recipe, objective_module
+from echat.train.recipe import Recipe, choose_learning, load_recipe
 from echat.train.step_sums import StepSums, joined
 from echat.train.validation import look
 
@@ -57,9 +56,7 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
     device = place(recipe.device)
     ranks = join(device)
     seed_everything(recipe.seed)  # alike on all ranks until the weights are made
-    objective: Objective = objective_module(recipe.objective).build(recipe)
-    if recipe.lora is not None:
-        add_adapters(objective.module, recipe.lora)  # while chance is alike on all ranks
+    objective = build_objective(recipe)
     objective.batches.share(ranks.rank, ranks.world)
     seed_everything(recipe.seed + ranks.rank)
     learning = choose_learning(objective.module, recipe.learning)
