@@ -21,6 +21,14 @@ class Thought:
 
 
 @dataclass(frozen=True)
+class ThoughtPiece:
+    """The next characters of the thought as the model writes it, without its tags; only with
+    `show_thinking`."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Text:
     """The whole text of the reply, without thought and emotion tag."""
 
@@ -70,7 +78,7 @@ class Reply:
     finish_reason: FinishReason = "end"
     # Time spent: listen, read (the prompt), write, speak, synthesise, total; first_audio: from the start on.
     seconds: Mapping[str, float] = field(default_factory=dict)
-    # Work done and spared: positions_prefilled, positions_reused, mel_frames_encoded.
+    # Work done and spared: positions_prefilled, positions_reused, positions_of_sound, mel_frames_encoded.
     counts: Mapping[str, int] = field(default_factory=dict)
     memory: Memory | None = field(default=None, repr=False, compare=False)  # if the request brought one
 
@@ -99,7 +107,7 @@ class Done:
         return self.reply.seconds
 
 
-Event = Thought | TextPiece | Text | SpeechIds | Audio | Done
+Event = Thought | ThoughtPiece | TextPiece | Text | SpeechIds | Audio | Done
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,82 @@
+"""The server: all doors of one engine, as an ASGI application."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response, WebSocket
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse
+from starlette.staticfiles import StaticFiles
+
+from echat.audio.vad import VoiceActivity
+from echat.serve.answering import House
+from echat.serve.gate import Gate
+from echat.serve.keys import Keys
+from echat.serve.metrics import Metrics
+from echat.serve.realtime import Sessions, talk
+from echat.serve.replies import Desk
+from echat.serve.settings import ServeConfig
+
+if TYPE_CHECKING:
+    from echat.infer.engine import Engine
+
+log = logging.getLogger("echat.serve")
+PAGE_FOLDER = "page"  # of this package: what is served at / and under /page
+
+
+def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
+    """Everything that is served, ready for uvicorn."""
+    metrics, keys = Metrics(), Keys(config.keys)
+    desk = Desk(engine, threads=2 * config.limits.sessions + config.limits.requests + 2)
+    sessions = Sessions(House(desk, config, VoiceActivity(), metrics))
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await sessions.leave()
+        desk.close()
+
+    app = FastAPI(title="echat", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
+    app.state.sessions, app.state.keys, app.state.metrics = sessions, keys, metrics
+    app.add_exception_handler(HTTPException, _as_api_error)
+
+    @app.websocket("/v1/realtime")
+    async def realtime(socket: WebSocket) -> None:
+        await talk(socket, sessions)
+
+    @app.get("/healthz")
+    async def health() -> dict[str, Any]:
+        return {"status": "leaving" if sessions.leaving.is_set() else "ok", "sessions": len(sessions.open)}
+
+    @app.get("/metrics")
+    async def numbers() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    add_page(app, Path(str(files("echat.serve"))) / PAGE_FOLDER)
+    app.add_middleware(Gate, config=config, keys=keys, metrics=metrics)
+    return app
+
+
+def add_page(app: FastAPI, folder: Path) -> None:
+    """Files of `folder`: index.html at /, everything under /page/."""
+    if not (folder / "index.html").is_file():
+        return
+
+    @app.get("/")
+    async def page() -> FileResponse:
+        return FileResponse(folder / "index.html")
+
+    app.mount("/page", StaticFiles(directory=folder))
+
+
+async def _as_api_error(request: Request, error: Exception) -> Response:
+    """Wrong paths and methods in the shape of the public API."""
+    assert isinstance(error, HTTPException)
+    body = {"message": str(error.detail), "type": "invalid_request_error", "param": None, "code": None}
+    return JSONResponse({"error": body}, error.status_code, headers=error.headers)
