@@ -88,3 +88,9 @@ def silence(seconds: float) -> bytes:
     """24 kHz PCM of a quiet room."""
     noise = np.random.default_rng(0).normal(0, 3, int(24_000 * seconds))
     return np.round(noise).astype("<i2").tobytes()
+
+
+@pytest.fixture(scope="session")
+def quiet() -> Callable[[float], bytes]:
+    """`quiet(seconds)`: a room in which nobody speaks."""
+    return silence

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -63,11 +63,8 @@ class Spoken:
         """The answer as history; None where nothing of it was heard."""
         if self.heard_ms is None:
             is_told = bool(self.text or self.speech_ids)
-            return (
-                AssistantTurn(self.text, self.speech_ids or None, self.thought, self.text_ids)
-                if is_told
-                else None
-            )
+            whole = AssistantTurn(self.text, self.speech_ids or None, self.thought, self.text_ids)
+            return whole if is_told else None
         text = first_words(self.text, self.heard_share)
         ids = self.speech_ids[: self._heard_ids]
         return AssistantTurn(text, ids or None, self.thought) if text else None
@@ -92,8 +89,9 @@ class Entry:
 class Items:
     """Items in order. Bounded: the oldest are forgotten."""
 
-    def __init__(self, max_items: int, max_seconds: float) -> None:
-        self.max_items, self.max_seconds = max_items, max_seconds
+    def __init__(self, max_items: int, max_seconds: float, with_speech: bool = True) -> None:
+        """`with_speech`: answers in the history have speech ids, not words alone."""
+        self.max_items, self.max_seconds, self.with_speech = max_items, max_seconds, with_speech
         self.entries: list[Entry] = []
 
     def get(self, item_id: str) -> Entry:
@@ -129,6 +127,10 @@ class Items:
     def last_id(self) -> str | None:
         """Of the newest item."""
         return self.entries[-1].item.id if self.entries else None
+
+    def turns(self, *more: Entry) -> list[Turn]:
+        """The conversation, and what comes after it, as the model reads it."""
+        return turns([*self.entries, *more], self.with_speech)
 
     def _forget_oldest(self) -> None:
         while len(self.entries) > 1 and (
@@ -190,11 +192,13 @@ def first_words(text: str, share: float) -> str:
 # --- as turns
 
 
-def turns(entries: Sequence[Entry]) -> list[Turn]:
+def turns(entries: Sequence[Entry], with_speech: bool = True) -> list[Turn]:
     """Turns that alternate, the user first. What the user said in a row is one turn; an answer that nobody
     heard is none."""
     made: list[Turn] = []
     for turn in _each(entries):
+        if isinstance(turn, AssistantTurn) and not with_speech:
+            turn = replace(turn, speech_ids=None)
         last = made[-1] if made else None
         if isinstance(turn, UserTurn) and isinstance(last, UserTurn):
             made[-1] = _together(last, turn)

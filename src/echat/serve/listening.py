@@ -122,6 +122,8 @@ class Listener:
         self.sound.push(self._decoder.push(b"", last=True))
         samples = self.so_far()
         self.end_turn()
+        if self.turns is not None:
+            self.turns.reset()
         return samples
 
     def end_turn(self, end_seconds: float | None = None) -> None:
@@ -131,6 +133,11 @@ class Listener:
         self.is_full = False
         if self.turns is None:
             self.sound.drop_before(self.turn_begin)
+
+    @property
+    def is_in_turn(self) -> bool:
+        """Does what comes now belong to a turn?"""
+        return self.turns is None or self.turns.phase is Phase.speaking
 
     def clear(self) -> None:
         """Forget what is not committed."""

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from echat.serve.answering import House
 from echat.serve.gate import headers_of, protocols_of
 from echat.serve.outbox import Outbox
 from echat.serve.protocol import server
 from echat.serve.protocol.wire import ProtocolError
 from echat.serve.session import RealtimeSession
+from echat.serve.state import House
 
 log = logging.getLogger("echat.serve")
 
@@ -95,7 +95,7 @@ async def talk(socket: WebSocket, sessions: Sessions) -> None:
     except Exception:
         reason = "error"
         sessions.metrics.errors.labels("session").inc()
-        log.exception("session %s ended by an error of the server", session.session.id)
+        log.exception("session %s ended by an error of the server", session.id)
         await _close(socket, 1011, "server_error")
     finally:
         sessions.metrics.sessions_ended.labels(reason).inc()
@@ -106,7 +106,7 @@ async def talk(socket: WebSocket, sessions: Sessions) -> None:
 
 async def _receive(socket: WebSocket, session: RealtimeSession, leaving: asyncio.Event) -> None:
     """Hand every text frame to the session, within its limits of time, rate and reading."""
-    limits = session.config.limits
+    limits = session.talk.config.limits
     deadline = time.monotonic() + limits.session_seconds
     rate = _Rate(limits.events_per_second)
     while True:
@@ -115,12 +115,12 @@ async def _receive(socket: WebSocket, session: RealtimeSession, leaving: asyncio
             if time.monotonic() >= deadline:
                 raise Closing(LEAVING, "session_expired", "the session has reached its longest time")
             raise Closing(LEAVING, "idle", f"nothing came for {limits.idle_seconds:g} s")
-        if session.outbox.is_overfull:
+        if session.talk.outbox.is_overfull:
             raise Closing(POLICY, "slow_reader", "the client does not read what it is sent")
         await rate.take()
         text = message.get("text")
         if text is None:
-            session.refuse(ProtocolError("expected a text frame, found a binary one", "invalid_frame"))
+            session.talk.refuse(ProtocolError("expected a text frame, found a binary one", "invalid_frame"))
         else:
             await session.handle(text)
 
@@ -172,12 +172,12 @@ async def _say_goodbye(
 ) -> None:
     """Finish the reply if the server leaves, say why, then close."""
     if closing.reason == "leaving":
-        limit = session.config.limits.shutdown_seconds
+        limit = session.talk.config.limits.shutdown_seconds
         await asyncio.wait({asyncio.ensure_future(session.answering.finish())}, timeout=limit)
     await session.close()
     detail = server.ErrorDetail(type="server_error", code=closing.reason, message=str(closing))
-    session.emit(server.Error(error=detail))
-    session.outbox.close()
+    session.talk.emit(server.Error(error=detail))
+    session.talk.outbox.close()
     await asyncio.wait({sender}, timeout=CLOSE_SECONDS)
     await _close(socket, closing.code, closing.reason)
 

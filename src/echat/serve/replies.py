@@ -41,7 +41,8 @@ class ReplyStream:
     def __init__(self, held: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | Failed | None] = asyncio.Queue()
-        self.cancelled = threading.Event()
+        self.stop = threading.Event()  # for the engine, which sets it itself when a reply is over
+        self.is_cancelled = False
         self._released = threading.Event()
         if not held:
             self._released.set()
@@ -52,12 +53,13 @@ class ReplyStream:
 
     def cancel(self) -> None:
         """Stop. What waits is not told any more; iteration ends at once."""
-        self.cancelled.set()
+        self.is_cancelled = True
+        self.stop.set()
         self._released.set()
         self._events.put_nowait(None)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        while (event := await self._events.get()) is not None and not self.cancelled.is_set():
+        while (event := await self._events.get()) is not None and not self.is_cancelled:
             if isinstance(event, Failed):
                 raise event.error
             yield event
@@ -71,7 +73,7 @@ class ReplyStream:
                 self._post(event)
                 if isinstance(event, events.Audio):
                     self._released.wait()
-                if self.cancelled.is_set():
+                if self.is_cancelled:
                     break
         except BaseException as error:
             self._post(Failed(error))
@@ -82,7 +84,8 @@ class ReplyStream:
         try:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
         except RuntimeError:  # the loop is gone, and with it everybody who listened
-            self.cancelled.set()
+            self.is_cancelled = True
+            self.stop.set()
 
 
 class Desk:
@@ -113,11 +116,11 @@ class Desk:
             )
 
         def answer() -> Any:
-            if stream.cancelled.is_set():
+            if stream.is_cancelled:
                 return ()
             conversation = Conversation(self.fitting(turns, task))
             return self.scheduler.submit(
-                conversation, task, stream=row.writes_speech, cancel=stream.cancelled, **settings
+                conversation, task, stream=row.writes_speech, cancel=stream.stop, **settings
             )
 
         self._threads.submit(stream.tell, answer)

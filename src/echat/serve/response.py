@@ -40,6 +40,7 @@ class ResponsePlan:
     metadata: dict[str, Any] | None = None
     conversation_id: str | None = None  # None: it is in no conversation
     think: str | None = None  # None: as the session says
+    instructions: str = ""
 
 
 @dataclass
@@ -65,6 +66,7 @@ class Response:
         self.timing = Timing()
         self.reply: Reply | None = None  # once it is finished
         self.cancelled: CancelReason | None = None
+        self.ended = asyncio.Event()
         self.dropped_ms = 0
         self._emit = emit
         self._speech_ids: list[int] = []
@@ -111,6 +113,7 @@ class Response:
             self._error = {"type": "server_error", "code": "reply_failed", "message": type(error).__name__}
         finally:
             self._close()
+            self.ended.set()
 
     # --- events of the engine
 
@@ -191,14 +194,12 @@ class Response:
                     item=self.entry.item.model_copy(deep=True), previous_item_id=self.previous_item_id
                 )
             )
-        part = (
-            ContentPart(type="output_audio", transcript="")
+        empty = (
+            ContentPart(transcript="", type="audio")
             if self.plan.speaks
-            else ContentPart(type="output_text", text="")
+            else ContentPart(text="", type="text")
         )
-        if self.plan.speaks:
-            part = part.model_copy(update={"type": "audio"})
-        self._say(server.ContentPartAdded, item_id=self._item_id, part=part)
+        self._say(server.ContentPartAdded, item_id=self._item_id, part=empty)
 
     def _close(self) -> None:
         self._settle()
@@ -210,8 +211,9 @@ class Response:
         else:
             self._say(server.TextDone, item_id=self._item_id, text=text)
             part = ContentPart(type="output_text", text=text)
-        shown = part.model_copy(update={"type": "audio"}) if self.plan.speaks else part
-        self._say(server.ContentPartDone, item_id=self._item_id, part=shown)
+        # A part has the older, shorter name of its type here.
+        told = part.model_copy(update={"type": "audio" if self.plan.speaks else "text"})
+        self._say(server.ContentPartDone, item_id=self._item_id, part=told)
         if not self.spoken.is_truncated:
             self.entry.item.content = [part]
         self.entry.item.status = "completed" if self.status == "completed" else "incomplete"

@@ -15,13 +15,14 @@ from starlette.responses import FileResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from echat.audio.vad import VoiceActivity
-from echat.serve.answering import House
 from echat.serve.gate import Gate
 from echat.serve.keys import Keys
 from echat.serve.metrics import Metrics
 from echat.serve.realtime import Sessions, talk
 from echat.serve.replies import Desk
 from echat.serve.settings import ServeConfig
+from echat.serve.state import House
+from echat.serve.turn_detector import turn_detector
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
@@ -34,7 +35,8 @@ def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
     """Everything that is served, ready for uvicorn."""
     metrics, keys = Metrics(), Keys(config.keys)
     desk = Desk(engine, threads=2 * config.limits.sessions + config.limits.requests + 2)
-    sessions = Sessions(House(desk, config, VoiceActivity(), metrics))
+    detector = turn_detector(config.turn_detector) if config.turn_detector else None
+    sessions = Sessions(House(desk, config, VoiceActivity(), metrics, detector))
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:

@@ -26,6 +26,7 @@ class Limits(Config):
     upload_bytes: int = Field(25 * MiB, ge=1, description="largest HTTP body")
     message_bytes: int = Field(16 * MiB, ge=1, description="largest WebSocket message")
     question_seconds: float = Field(600.0, gt=0, description="longest question")
+    reply_ids: int = Field(1500, ge=1, description="longest answer, text and speech ids (25 a second)")
     context_seconds: float = Field(900.0, gt=0, description="sound of a conversation that is kept")
     items: int = Field(500, ge=1, description="items of a conversation that are kept")
     memory_bytes: int = Field(256 * MiB, ge=0, description="what a session may keep of what was read")
@@ -47,6 +48,9 @@ class ServeConfig(Config):
     tls_key: Path | None = None
     think: Literal["off", "label", "language"] = Field("label", description="unless a session says otherwise")
     voice: str | None = Field(None, description="unless a session says otherwise")
+    speech_in_history: bool | None = Field(
+        None, description="answers in the history as words and speech; None: as the model learned"
+    )
     use_instructions: bool = Field(False, description="put a client's instructions before its question")
     guess_replies: bool = Field(True, description="begin replies while it is not sure that a turn is over")
     recording: Path | None = Field(None, description="folder that keeps conversations; announced to clients")

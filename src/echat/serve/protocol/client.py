@@ -113,19 +113,19 @@ _EVENTS: dict[str, type[ClientEvent]] = {
 }
 
 
-def read_event(text: str) -> ClientEvent:
-    """The event in a text frame; anything else is a ProtocolError that names the event where it can."""
+def read_json(text: str) -> dict[str, Any]:
+    """The JSON object in a text frame."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("expected one JSON object in a text frame", "invalid_json") from error
     if not isinstance(values, dict):
         raise ProtocolError(f"expected a JSON object, found {type(values).__name__}", "invalid_json")
-    return event_of(values)
+    return values
 
 
 def event_of(values: dict[str, Any]) -> ClientEvent:
-    """The event of a decoded object."""
+    """The event that an object is; anything else is a ProtocolError that names the event where it can."""
     event_id = values.get("event_id")
     event_id = event_id if isinstance(event_id, str) and len(event_id) <= 512 else None
     kind = values.get("type")
