@@ -16,7 +16,7 @@ from echat.serve.items import BYTES_PER_MS, Entry, turns
 from echat.serve.protocol.wire import ProtocolError
 from echat.serve.replies import ReplyStream
 from echat.serve.response import CancelReason, Response, ResponsePlan
-from echat.serve.state import Talk
+from echat.serve.state import House, Talk
 
 log = logging.getLogger("echat.serve")
 
@@ -32,6 +32,17 @@ class Guess:
 
     entry: Entry  # the user's item as it will be
     stream: ReplyStream
+
+
+def voice_name(house: House, name: str | None) -> str | None:
+    """The voice of the model that a name asks for; an unknown one is refused."""
+    token2wav = house.desk.engine.token2wav
+    if name is None or name in FOREIGN_VOICES or token2wav is None:
+        return house.config.voice
+    if name not in token2wav.voices:
+        known = ", ".join(token2wav.voices)
+        raise ProtocolError(f"voice: expected one of {known}, found {name[:80]!r}", param="voice")
+    return name
 
 
 class Answering:
@@ -53,14 +64,8 @@ class Answering:
         return ("s2s" if speaks else "s2t") + ("" if thinks == "off" else f"_think_{thinks}")
 
     def voice(self, name: str | None) -> str | None:
-        """The voice of the model that a name asks for; an unknown one is refused."""
-        token2wav = self.desk.engine.token2wav
-        if name is None or name in FOREIGN_VOICES or token2wav is None:
-            return self.config.voice
-        if name not in token2wav.voices:
-            known = ", ".join(token2wav.voices)
-            raise ProtocolError(f"voice: expected one of {known}, found {name[:80]!r}", param="voice")
-        return name
+        """The voice of the model that a name asks for."""
+        return voice_name(self.talk.house, name)
 
     def plan(self, **changes: Any) -> ResponsePlan:
         """A response as the session wants it."""

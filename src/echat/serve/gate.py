@@ -120,10 +120,13 @@ class Gate:
         """By what name rates are counted: the key, else the address."""
         address = address_of(scope)
         path = scope["path"]
-        if not self.keys.are_asked_for or path in (*OPEN_PATHS, *PAGE_PATHS) or path.startswith("/page/"):
+        if path in (*OPEN_PATHS, *PAGE_PATHS) or path.startswith("/page/"):
             return address
         given = key_given(headers)
-        key = self.keys.find(given)
+        key = self.keys.find(given) if given else None
+        if not self.keys.are_asked_for:
+            scope["echat.key"] = key
+            return address
         if key is None:
             wait = self._buckets.take(f"wrong {address}", time.monotonic())
             if wait:

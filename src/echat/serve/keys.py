@@ -12,11 +12,13 @@ import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from echat.checkpoint import atomic_path
 
 PREFIX = "echat-"
 SECRET_PREFIX = "ek_"
+MOST_SECRETS = 10_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Keys:
         self._keys: list[Key] = []
         self._stamp: tuple[int, int] | None = None
         self._secrets: dict[str, Key] = {}
+        self._sessions: dict[str, dict[str, Any]] = {}
 
     @property
     def are_asked_for(self) -> bool:
@@ -56,13 +59,21 @@ class Keys:
                 found = key
         return found
 
-    def new_secret(self, seconds: int) -> tuple[str, Key]:
-        """A secret for a browser, valid for so long."""
+    def new_secret(self, seconds: int, session: dict[str, Any]) -> tuple[str, Key]:
+        """A secret for a browser, valid for so long, and the session it will open."""
         now = time.time()
         self._secrets = {id_: key for id_, key in self._secrets.items() if key.is_valid(now)}
+        while len(self._secrets) >= MOST_SECRETS:  # the oldest goes
+            del self._secrets[next(iter(self._secrets))]
         secret, key = _new_key(SECRET_PREFIX, int(now), int(now) + seconds, "client secret")
         self._secrets[key.id] = key
+        self._sessions = {id_: self._sessions[id_] for id_ in self._secrets if id_ in self._sessions}
+        self._sessions[key.id] = session
         return secret, key
+
+    def session_of(self, key: Key | None) -> dict[str, Any]:
+        """What a secret was made for."""
+        return self._sessions.get(key.id, {}) if key is not None else {}
 
     def add(self, days: float | None = None, note: str = "") -> tuple[str, Key]:
         """A new key in the file, and the words to give to its user."""

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -71,15 +72,15 @@ class Sessions:
             await asyncio.wait([asyncio.ensure_future(one) for one in busy], timeout=limit)
 
 
-async def talk(socket: WebSocket, sessions: Sessions) -> None:
-    """Serve one connection, to its end."""
+async def talk(socket: WebSocket, sessions: Sessions, wanted: dict[str, Any]) -> None:
+    """Serve one connection, to its end; `wanted` are changes to the session's defaults."""
     headers = headers_of(socket.scope)
     offered = protocols_of(headers)
     is_beta = "realtime=v1" in headers.get("openai-beta", "") or BETA_PROTOCOL in offered
     await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
     house = sessions.house
     outbox = Outbox(house.config.limits.unsent_bytes)
-    session = RealtimeSession(house, outbox, is_beta)
+    session = RealtimeSession(house, outbox, is_beta, wanted)
     sender = asyncio.create_task(_send(socket, outbox))
     reason = "client_left"
     try:

@@ -136,8 +136,9 @@ class Response:
                 self._speech_ids += ids
             case events.Audio(waveform, rate):
                 if self._encoder is None:
-                    self._encoder = Encoder(self.plan.output.format.type, rate)
-                    self._keeper = Encoder("audio/pcm", rate)
+                    speed = self.plan.output.speed
+                    self._encoder = Encoder(self.plan.output.format.type, rate, speed)
+                    self._keeper = Encoder("audio/pcm", rate, speed)
                 self._send_audio(waveform.numpy(), rate)
             case events.Done(reply):
                 self.reply = reply

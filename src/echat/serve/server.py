@@ -9,17 +9,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request, Response, WebSocket
-from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse
+from fastapi import FastAPI, Response, WebSocket
+from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from echat.audio.vad import VoiceActivity
+from echat.serve.completions import add_completions
 from echat.serve.gate import Gate
+from echat.serve.http_errors import Places, add_handlers
 from echat.serve.keys import Keys
 from echat.serve.metrics import Metrics
 from echat.serve.realtime import Sessions, talk
 from echat.serve.replies import Desk
+from echat.serve.rest import add_rest
 from echat.serve.settings import ServeConfig
 from echat.serve.state import House
 from echat.serve.turn_detector import turn_detector
@@ -36,7 +38,8 @@ def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
     metrics, keys = Metrics(), Keys(config.keys)
     desk = Desk(engine, threads=2 * config.limits.sessions + config.limits.requests + 2)
     detector = turn_detector(config.turn_detector) if config.turn_detector else None
-    sessions = Sessions(House(desk, config, VoiceActivity(), metrics, detector))
+    house = House(desk, config, VoiceActivity(), metrics, detector)
+    sessions, places = Sessions(house), Places(house)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -46,11 +49,11 @@ def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
 
     app = FastAPI(title="echat", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
     app.state.sessions, app.state.keys, app.state.metrics = sessions, keys, metrics
-    app.add_exception_handler(HTTPException, _as_api_error)
+    add_handlers(app)
 
     @app.websocket("/v1/realtime")
     async def realtime(socket: WebSocket) -> None:
-        await talk(socket, sessions)
+        await talk(socket, sessions, keys.session_of(socket.scope.get("echat.key")))
 
     @app.get("/healthz")
     async def health() -> dict[str, Any]:
@@ -60,6 +63,8 @@ def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
     async def numbers() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
+    add_rest(app, house, keys, places)
+    add_completions(app, house, places)
     add_page(app, Path(str(files("echat.serve"))) / PAGE_FOLDER)
     app.add_middleware(Gate, config=config, keys=keys, metrics=metrics)
     return app
@@ -75,10 +80,3 @@ def add_page(app: FastAPI, folder: Path) -> None:
         return FileResponse(folder / "index.html")
 
     app.mount("/page", StaticFiles(directory=folder))
-
-
-async def _as_api_error(request: Request, error: Exception) -> Response:
-    """Wrong paths and methods in the shape of the public API."""
-    assert isinstance(error, HTTPException)
-    body = {"message": str(error.detail), "type": "invalid_request_error", "param": None, "code": None}
-    return JSONResponse({"error": body}, error.status_code, headers=error.headers)

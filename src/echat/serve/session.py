@@ -20,14 +20,16 @@ from echat.serve.user_turns import UserTurns
 class RealtimeSession:
     """Talks with one client. All methods are called in one event loop; what goes out waits in `outbox`."""
 
-    def __init__(self, house: House, outbox: Outbox, is_beta: bool = False) -> None:
+    def __init__(
+        self, house: House, outbox: Outbox, is_beta: bool = False, wanted: dict[str, Any] | None = None
+    ) -> None:
         session = Session(
             id=new_id("sess"),
             model=house.model,
             expires_at=int(time.time() + house.config.limits.session_seconds),
             output_modalities=["text"] if house.desk.engine.token2wav is None else ["audio"],
         )
-        self.talk = Talk(house, outbox, session, is_beta)
+        self.talk = Talk(house, outbox, session.updated(wanted or {}), is_beta)
         self.answering = Answering(self.talk)
         self.user_turns = UserTurns(self.talk, self.answering)
         editing = Editing(self.talk)

@@ -11,6 +11,7 @@ import numpy as np
 import soxr
 
 from echat.audio.features import SAMPLE_RATE
+from echat.audio.stretching import Stretcher
 from echat.serve.protocol.session import PCM_RATE, FormatName
 
 G711_RATE = 8_000
@@ -52,12 +53,15 @@ class Decoder:
 class Encoder:
     """Float samples at the model's rate in, bytes out."""
 
-    def __init__(self, name: FormatName, rate: int) -> None:
+    def __init__(self, name: FormatName, rate: int, speed: float = 1.0) -> None:
         self.name = name
+        self._stretcher = None if speed == 1.0 else Stretcher(rate, speed)
         self._resampler = None if rate == rate_of(name) else _resampler(rate, rate_of(name))
 
     def push(self, waveform: np.ndarray, last: bool = False) -> bytes:
         """The next bytes; `last` gives what the resampler still holds."""
+        if self._stretcher is not None:
+            waveform = self._stretcher.push(waveform, last)
         samples = np.clip(np.round(waveform * 32768.0), -32768, 32767).astype(np.int16)
         if self._resampler is not None:
             samples = np.asarray(self._resampler.resample_chunk(samples, last=last))
