@@ -140,8 +140,8 @@ def test_completions_stream(client, wav):
         )
     )
     deltas = [chunk.choices[0].delta.model_dump().get("audio") or {} for chunk in chunks if chunk.choices]
-    words = "".join(delta.get("transcript", "") for delta in deltas)
-    sound = b"".join(base64.b64decode(delta.get("data", "")) for delta in deltas)
+    words = "".join(delta.get("transcript") or "" for delta in deltas)
+    sound = b"".join(base64.b64decode(delta.get("data") or "") for delta in deltas)
     assert words and len(sound) > 24_000 and deltas[0]["id"] and deltas[-1]["expires_at"]
     assert chunks[-1].usage.completion_tokens > 10
     assert chunks[-2].choices[0].finish_reason == "stop"

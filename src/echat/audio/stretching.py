@@ -1,6 +1,7 @@
 """Faster or slower speech at the same pitch: waveform similarity overlap-add (Verhelst and Roelands, 1993).
 
-A frame is `2 * step` samples; frames follow each other by `step` in the output, by `step * speed` in the input.
+A frame is `2 * step` samples. Frames follow each other by `step` in the output and by `step * speed` in the
+input.
 """
 
 from __future__ import annotations

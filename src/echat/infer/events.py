@@ -84,10 +84,17 @@ class Reply:
 
     def as_turn(self) -> AssistantTurn:
         """The reply as history of the next question."""
-        ids = self.text_ids if self.thought is None and self.reply_emotion is None else None
         return AssistantTurn(
-            text=self.text, speech_ids=self.speech_ids or None, thought=self.thought, text_ids=ids
+            text=self.text,
+            speech_ids=self.speech_ids or None,
+            thought=self.thought,
+            text_ids=self.own_text_ids,
         )
+
+    @property
+    def own_text_ids(self) -> tuple[int, ...] | None:
+        """The ids of `text`; None where they are mixed with those of a thought or tag."""
+        return self.text_ids if self.thought is None and self.reply_emotion is None else None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from echat.dialogue.thinking import Thought
 from echat.dialogue.turns import Turn, UserTurn
@@ -111,9 +111,8 @@ class Answers:
     def get(self, answer_id: str) -> Spoken:
         kept = self._kept.get(answer_id)
         if kept is None or kept.expires < time.time():
-            raise APIError(
-                404, f"messages: no answer {answer_id[:80]!r} is kept here", "audio_not_found", "messages"
-            )
+            message = f"messages: no answer {answer_id[:80]!r} is kept here"
+            raise APIError(404, message, "audio_not_found", "messages")
         return kept.spoken
 
 
@@ -124,20 +123,12 @@ def add_completions(app: FastAPI, house: House, places: Places) -> None:
     @app.post("/v1/chat/completions")
     async def completions(asked: CompletionRequest) -> Response:
         _check(asked, house)
-        async with places.one():
+        async with places.one() as place:
             heard = await _turns(asked.messages, house, answers)
-        places.take()
-        try:
             completion = _Completion(asked, _begin(asked, heard, house), house, answers)
-        except BaseException:
-            places.leave()
-            raise
-        if asked.stream:
-            return StreamingResponse(places.held(completion.chunks()), media_type="text/event-stream")
-        try:
+            if asked.stream:
+                return place.streaming(completion.chunks(), "text/event-stream")
             return JSONResponse(await completion.whole())
-        finally:
-            places.leave()
 
 
 def _check(asked: CompletionRequest, house: House) -> None:
@@ -145,14 +136,12 @@ def _check(asked: CompletionRequest, house: House) -> None:
         return
     house.desk.engine.need_token2wav()
     if asked.audio is None:
-        raise APIError(
-            400, 'audio: expected {"voice", "format"} with modality audio, found none', None, "audio"
-        )
+        message = 'audio: expected {"voice", "format"} with modality audio, found none'
+        raise APIError(400, message, param="audio")
     if asked.audio.format == "aac" or (asked.stream and asked.audio.format != "pcm16"):
         known = "pcm16" if asked.stream else "wav, mp3, flac, opus or pcm16"
-        raise APIError(
-            400, f"audio.format: expected {known}, found {asked.audio.format}", None, "audio.format"
-        )
+        message = f"audio.format: expected {known}, found {asked.audio.format}"
+        raise APIError(400, message, param="audio.format")
 
 
 async def _turns(messages: Sequence[Message], house: House, answers: Answers) -> list[Turn]:
@@ -192,19 +181,14 @@ def _begin(asked: CompletionRequest, heard: list[Turn], house: House) -> ReplySt
         task += f"_think_{think}"
     elif is_typed and not asked.speaks:
         task = "t2t"
-    most = min(
-        house.config.limits.reply_ids,
-        *(n for n in (asked.max_tokens, asked.max_completion_tokens) if n),
-        10**9,
-    )
-    voice = asked.audio.voice if asked.audio else None
-    name = voice.get("id") if isinstance(voice, dict) else voice
+    asked_for = [n for n in (asked.max_tokens, asked.max_completion_tokens) if n is not None]
+    voice = asked.audio.voice if asked.audio and asked.speaks else None
     return house.desk.reply(
         heard,
         task,
-        max_new_ids=most,
+        max_new_ids=min([house.config.limits.reply_ids, *asked_for]),
         seed=asked.seed,
-        voice=voice_name(house, name) if asked.speaks else None,
+        voice=voice_name(house, voice.get("id") if isinstance(voice, dict) else voice),
     )
 
 
@@ -245,7 +229,7 @@ class _Completion:
             text=self.reply.text,
             speech_ids=self.reply.speech_ids,
             is_whole=True,
-            text_ids=self.reply.as_turn().text_ids,
+            text_ids=self.reply.own_text_ids,
         )
 
     def _sound(self, data: bytes) -> bytes:
@@ -296,10 +280,8 @@ class _Completion:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The answer in pieces, as server-sent events."""
         answer_id = new_id("audio")
-        first: dict[str, Any] = {"role": "assistant"}
-        yield self._chunk(
-            {**first, "audio": {"id": answer_id}} if self.asked.speaks else {**first, "content": ""}
-        )
+        rest: dict[str, Any] = {"audio": {"id": answer_id}} if self.asked.speaks else {"content": ""}
+        yield self._chunk({"role": "assistant", **rest})
         async for text, data in self.told():
             if text:
                 yield self._chunk({"audio": {"transcript": text}} if self.asked.speaks else {"content": text})

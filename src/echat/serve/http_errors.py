@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from echat.serve.protocol.wire import ProtocolError
 from echat.serve.state import House
@@ -67,39 +69,46 @@ class Places:
     def __init__(self, house: House) -> None:
         self.house, self.taken = house, 0
 
-    def take(self) -> None:
-        """A place, or 429."""
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[Place]:
+        """A place, or 429; given back at the end of the block, or of the stream that was made of it."""
         if self.taken >= self.house.config.limits.requests:
             self.house.metrics.busy.inc()
             raise APIError(429, "the server is busy; try again", "server_busy")
         self.taken += 1
-
-    def leave(self) -> None:
-        """Give the place back."""
-        self.taken -= 1
-
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """A place for as long as the block runs."""
-        self.take()
+        place = Place(self)
         try:
-            yield
+            yield place
         finally:
-            self.leave()
+            if not place.is_streaming:
+                self.taken -= 1
 
-    async def held(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Keep the place, already taken, until the last piece is sent or the client leaves."""
+
+class Place:
+    """One of the places."""
+
+    def __init__(self, places: Places) -> None:
+        self.places, self.is_streaming = places, False
+
+    def streaming(self, pieces: AsyncIterator[bytes], media_type: str) -> Response:
+        """A response that keeps the place until its last piece is sent, or the client has left."""
+        self.is_streaming = True
+        return _Held(self.places, pieces, media_type)
+
+
+class _Held(StreamingResponse):
+    def __init__(self, places: Places, pieces: AsyncIterator[bytes], media_type: str) -> None:
+        super().__init__(pieces, media_type=media_type)
+        self._places = places
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async for piece in pieces:
-                yield piece
+            await super().__call__(scope, receive, send)
         finally:
-            self.leave()
+            self._places.taken -= 1
 
 
 def sse(values: Any) -> bytes:
     """One server-sent event."""
-    import json
-
-    return (
-        f"data: {values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)}\n\n".encode()
-    )
+    text = values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
+    return f"data: {text}\n\n".encode()

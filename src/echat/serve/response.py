@@ -231,7 +231,7 @@ class Response:
         self.spoken.speech_ids = reply.speech_ids if reply else tuple(self._speech_ids)
         self.spoken.is_whole = reply is not None and reply.finish_reason == "end"
         if reply is not None:
-            self.spoken.text_ids = reply.as_turn().text_ids  # type: ignore[assignment]
+            self.spoken.text_ids = reply.own_text_ids
         if self.dropped_ms:
             self.spoken.heard_ms = self.spoken.audio_ms
 

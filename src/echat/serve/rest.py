@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import FastAPI, File, Form, UploadFile
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.waveform import read
@@ -74,21 +74,15 @@ def add_rest(app: FastAPI, house: House, keys: Keys, places: Places) -> None:
     @app.post("/v1/audio/speech")
     async def speech(asked: SpeechRequest) -> Response:
         if asked.response_format == "aac":
-            raise APIError(
-                400,
-                "response_format: expected mp3, opus, flac, wav or pcm, found aac",
-                None,
-                "response_format",
-            )
+            message = "response_format: expected mp3, opus, flac, wav or pcm, found aac"
+            raise APIError(400, message, param="response_format")
         house.desk.engine.need_token2wav()
         voice = voice_name(house, asked.voice.get("id") if isinstance(asked.voice, dict) else asked.voice)
-        places.take()
-        pieces = _spoken(house, asked, voice, asked.response_format)
-        if asked.stream_format == "sse":
-            return StreamingResponse(
-                places.held(_speech_events(asked, pieces)), media_type="text/event-stream"
-            )
-        return StreamingResponse(places.held(pieces), media_type=MEDIA_TYPES[asked.response_format])
+        async with places.one() as place:
+            pieces = _spoken(house, asked, voice, asked.response_format)
+            if asked.stream_format == "sse":
+                return place.streaming(_speech_events(asked, pieces), "text/event-stream")
+            return place.streaming(pieces, MEDIA_TYPES[asked.response_format])
 
     @app.post("/v1/audio/transcriptions")
     async def transcriptions(
@@ -100,11 +94,10 @@ def add_rest(app: FastAPI, house: House, keys: Keys, places: Places) -> None:
         response_format: Annotated[Literal["json", "text", "srt", "verbose_json", "vtt"], Form()] = "json",
         stream: Annotated[bool, Form()] = False,
     ) -> Response:
-        async with places.one():
+        async with places.one() as place:
             samples = await samples_of(house, await file.read(), "file")
             if stream:
-                places.take()
-                return StreamingResponse(places.held(_told(house, samples)), media_type="text/event-stream")
+                return place.streaming(_told(house, samples), "text/event-stream")
             segments = [segment async for segment in _segments(house, samples)]
         return _transcript(segments, len(samples) / SAMPLE_RATE, response_format, language)
 

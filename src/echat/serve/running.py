@@ -57,15 +57,12 @@ def server_of(engine: Engine, config: ServeConfig) -> uvicorn.Server:
 
 def run(engine: Engine, config: ServeConfig) -> None:
     """Serve until a signal."""
-    import torch
-
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("echat.serve").setLevel(logging.INFO)
     sys.setswitchinterval(SWITCH_SECONDS)
-    torch.set_num_threads(torch.get_num_threads())
     scheme = "https" if config.tls_certificate else "http"
     where = f"[{config.host}]" if ":" in config.host else config.host
-    print(f"echat serves {engine.name or 'a model'} at {scheme}://{where}:{config.port}/", file=sys.stderr)
+    print(f"echat serves at {scheme}://{where}:{config.port}/ (Ctrl-C stops it)", file=sys.stderr)
     server_of(engine, config).run()

@@ -41,6 +41,7 @@ class ServeConfig(Config):
 
     host: str = Field("127.0.0.1", description="address to listen on; loopback unless told")
     port: int = Field(8080, ge=0, le=65535)
+    name: str | None = Field(None, description="of the model, for clients; None: that of its folder")
     keys: Path | None = Field(None, description="file of API keys (echat keys); None: no key is asked for")
     origins: tuple[str, ...] = Field((), description="web pages of other origins that may connect")
     hosts: tuple[str, ...] = Field((), description="names under which the server is reached, besides its own")

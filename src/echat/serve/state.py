@@ -37,7 +37,8 @@ class House:
     @property
     def model(self) -> str:
         """The name under which the model is served."""
-        return self.desk.engine.name or "echat"
+        engine = self.desk.engine
+        return self.config.name or (engine.home.name if engine.home else engine.name) or "echat"
 
 
 class Talk:
