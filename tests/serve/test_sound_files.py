@@ -19,8 +19,8 @@ def test_pieces_are_the_sound(name, step):
     stream = file_stream(name)
     data = b"".join(stream.push(TONE[place : place + step]) for place in range(0, len(TONE), step))
     waveform, rate = read(data + stream.finish())
-    assert len(waveform) / rate == pytest.approx(1.5, abs=0.08)
-    assert float(waveform.abs().max()) == pytest.approx(8000 / 32768, abs=0.05)
+    assert len(waveform) / rate == pytest.approx(1.5, abs=0.1)
+    assert float(waveform.abs().max()) == pytest.approx(8000 / 32768, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["wav", "mp3", "flac", "opus"])

@@ -82,7 +82,15 @@ class _Compressed:
         self._pipe = io.BytesIO()
         self._sent = 0
         self._file: Any = soundfile.SoundFile(
-            self._pipe, "w", samplerate=PCM_RATE, channels=1, format=kind, subtype=subtype
+            self._pipe,
+            "w",
+            samplerate=PCM_RATE,
+            channels=1,
+            format=kind,
+            subtype=subtype,
+            # Of a stream that tells no length, players take it from the rate: let that be the same throughout.
+            bitrate_mode="CONSTANT" if name == "mp3" else None,
+            compression_level=0.5 if name == "mp3" else None,
         )
 
     def push(self, data: bytes) -> bytes:
