@@ -64,12 +64,11 @@ class Sessions:
             raise Closing(BUSY, "server_busy", "all places are taken; try again later")
 
     async def leave(self) -> None:
-        """Let running replies finish, as long as there is time, then end every session."""
+        """Ask every session to end: each finishes its reply, as long as there is time, and says why."""
         self.leaving.set()
-        limit = self.house.config.limits.shutdown_seconds
-        busy = [session.answering.finish() for session in self.open]
-        if busy:
-            await asyncio.wait([asyncio.ensure_future(one) for one in busy], timeout=limit)
+        deadline = time.monotonic() + self.house.config.limits.shutdown_seconds + 2 * CLOSE_SECONDS
+        while self.open and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
 
 
 async def talk(socket: WebSocket, sessions: Sessions, wanted: dict[str, Any]) -> None:

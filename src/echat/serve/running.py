@@ -12,6 +12,8 @@ from echat.config import apply_override, read_yaml, validate
 from echat.serve.settings import ServeConfig
 
 if TYPE_CHECKING:
+    from socket import socket
+
     import uvicorn
 
     from echat.infer.engine import Engine
@@ -28,14 +30,21 @@ def settings(path: Path | None, overrides: Sequence[str] = ()) -> ServeConfig:
 
 
 def server_of(engine: Engine, config: ServeConfig) -> uvicorn.Server:
-    """A server that is ready to run."""
+    """A server that is ready to run, and lets its sessions end well when it is told to stop."""
     import uvicorn
 
     from echat.serve.server import make_app
 
-    return uvicorn.Server(
+    app = make_app(engine, config)
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket] | None = None) -> None:
+            await app.state.sessions.leave()
+            await super().shutdown(sockets)
+
+    return Server(
         uvicorn.Config(
-            make_app(engine, config),
+            app,
             host=config.host,
             port=config.port,
             ws="websockets-sansio",

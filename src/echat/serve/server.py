@@ -44,7 +44,6 @@ def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await sessions.leave()
         desk.close()
 
     app = FastAPI(title="echat", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)

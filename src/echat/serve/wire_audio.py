@@ -44,10 +44,10 @@ class Decoder:
         self._rest = b"" if last else data[whole:]
         samples = _samples(data[:whole], self.name)
         self.samples += len(samples)
-        resampled = self._resampler.resample_chunk(samples, last=last)
+        resampled = self._resampler.resample_chunk(samples.astype(np.float32), last=last)
         if last:
             self._resampler = _resampler(rate_of(self.name), SAMPLE_RATE)
-        return np.asarray(resampled)
+        return _int16(resampled)
 
 
 class Encoder:
@@ -62,10 +62,10 @@ class Encoder:
         """The next bytes; `last` gives what the resampler still holds."""
         if self._stretcher is not None:
             waveform = self._stretcher.push(waveform, last)
-        samples = np.clip(np.round(waveform * 32768.0), -32768, 32767).astype(np.int16)
+        samples = waveform.astype(np.float32) * 32768
         if self._resampler is not None:
-            samples = np.asarray(self._resampler.resample_chunk(samples, last=last))
-        return _bytes(samples, self.name)
+            samples = self._resampler.resample_chunk(samples, last=last)
+        return _bytes(_int16(samples), self.name)
 
 
 def milliseconds(n_bytes: int, name: FormatName) -> int:
@@ -75,11 +75,16 @@ def milliseconds(n_bytes: int, name: FormatName) -> int:
 
 def to_pcm24(samples: np.ndarray) -> bytes:
     """Whole 16 kHz int16 samples as 24 kHz PCM."""
-    return np.asarray(soxr.resample(samples, SAMPLE_RATE, PCM_RATE)).astype("<i2").tobytes()
+    return _int16(soxr.resample(samples.astype(np.float32), SAMPLE_RATE, PCM_RATE)).astype("<i2").tobytes()
 
 
 def _resampler(from_rate: int, to_rate: int) -> soxr.ResampleStream:
-    return soxr.ResampleStream(from_rate, to_rate, 1, dtype="int16", quality="MQ")
+    # In float: with integers soxr adds dither, and the same sound would not give the same samples.
+    return soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="MQ")
+
+
+def _int16(samples: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(samples), -32768, 32767).astype(np.int16)
 
 
 def _samples(data: bytes, name: FormatName) -> np.ndarray:
@@ -121,4 +126,7 @@ def _codes(name: FormatName) -> np.ndarray:
     values = (_mu_law() if name == "audio/pcmu" else _a_law()).astype(np.int32)
     order = np.argsort(values, kind="stable")
     middles = (values[order][1:] + values[order][:-1]) / 2
-    return order[np.searchsorted(middles, np.arange(-32768, 32768))].astype(np.uint8)
+    nearest = order[np.searchsorted(middles, np.arange(-32768, 32768))].astype(np.uint8)
+    if name == "audio/pcmu":
+        nearest[nearest == 0x7F] = 0xFF  # of the two zeros, the positive one
+    return nearest
