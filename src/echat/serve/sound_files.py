@@ -88,7 +88,7 @@ class _Compressed:
             channels=1,
             format=kind,
             subtype=subtype,
-            # Of a stream that tells no length, players take it from the rate: let that be the same throughout.
+            # Players take the length of a stream from its rate, so that is the same throughout.
             bitrate_mode="CONSTANT" if name == "mp3" else None,
             compression_level=0.5 if name == "mp3" else None,
         )

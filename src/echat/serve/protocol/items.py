@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from echat.serve.protocol.wire import Wire
 
@@ -20,6 +20,14 @@ class ContentPart(Wire):
     text: str | None = None
     audio: str | None = None  # base64
     transcript: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _says_that_words_are_unknown(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Clients expect the transcript of what the user said even where it is null."""
+        told: dict[str, Any] = values(self)
+        if self.type == "input_audio":
+            told.setdefault("transcript", None)
+        return told
 
 
 class Item(Wire):
