@@ -22,7 +22,7 @@ const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 async function until(isSo, what) {
   for (let waited = 0; !isSo(); waited += 20) {
-    if (waited > 60000) throw new Error(`waited in vain for ${what}; ${kinds.join(" ")}`);
+    if (waited > 150000) throw new Error(`waited in vain for ${what}; ${kinds.join(" ")}`);
     await sleep(20);
   }
 }
