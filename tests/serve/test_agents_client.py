@@ -38,7 +38,7 @@ def told(live: Any, question: bytes, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_it_hears_an_answer(told):
     assert told["errors"] == []
-    assert told["firstAudio"] > 24_000
+    assert told["firstAudio"] > 0 and told["audioBytes"] > 12_000
     assert "session.updated" in told["kinds"]
 
 
