@@ -9,8 +9,10 @@ debian_packages=(espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k fes
     sox libsox-fmt-all pocketsphinx pocketsphinx-en-us)
 stamp=.venv/.setup-done
 
+node_client=tests/serve/agents_client
+
 wanted() { # one line that changes when there is something to do again
-    { pwd; cat pyproject.toml constraints.txt scripts/setup.sh; } | sha256sum
+    { pwd; cat pyproject.toml constraints.txt scripts/setup.sh "$node_client/package.json"; } | sha256sum
 }
 
 say() { echo "setup: $*" >&2; }
@@ -62,6 +64,12 @@ install_debian_packages() { # these serve corpus and evaluation: without them th
     say "  sudo apt-get install ${missing[*]}"
 }
 
+install_node_client() { # a JavaScript client that the tests of the server talk with; without it they are skipped
+    command -v node >/dev/null && command -v npm >/dev/null || return 0
+    (cd "$node_client" && npm install --silent --no-audit --no-fund --no-package-lock </dev/null >&2) ||
+        say "the JavaScript client did not install: its tests will be skipped"
+}
+
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted)" ]; then
     exit 0
 fi
@@ -69,5 +77,6 @@ fi
 install_debian_packages
 say "installing echat with its extras (a few minutes the first time)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' </dev/null
+install_node_client
 wanted >"$stamp"
 say "done"

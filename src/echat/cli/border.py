@@ -23,6 +23,11 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "datasets": "datasets",
     "ray": "ray",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "websockets": "serve",
+    "silero_vad": "serve",
+    "prometheus_client": "serve",
 }
 
 

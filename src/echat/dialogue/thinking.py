@@ -114,6 +114,27 @@ def parse_reply(text: str) -> ParsedReply:
     return ParsedReply(thought, emotion, reply.strip(), exact and whole)
 
 
+def unfinished_thought(text: str) -> str:
+    """The inside of a thought of which the end may still be to come, up to its last whole tag; "" where no
+    thought has begun."""
+    begin = _BEGIN_LIKE.match(text)
+    if begin is None:
+        return ""
+    end = _END_LIKE.search(text, begin.end())
+    if end is not None:
+        return text[begin.end() : end.start()]
+    inside = text[begin.end() :]
+    opened = inside.rfind("<")
+    return inside if opened < 0 or ">" in inside[opened:] else inside[:opened]
+
+
+def unfinished_labels(text: str) -> LabelThought | None:
+    """What is known of a label thought from the inside of it, of which the end may still be to come; None for
+    a thought in the other form."""
+    thought, _ = _parse_inner(text)
+    return thought if isinstance(thought, LabelThought) else None
+
+
 def _inner(thought: Thought) -> str:
     if isinstance(thought, LanguageThought):
         return thought.text

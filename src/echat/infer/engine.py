@@ -13,7 +13,7 @@ from torch import Tensor
 from echat.audio.waveform import read
 from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.dialogue import thinking
-from echat.dialogue.rendering import Segment, render
+from echat.dialogue.rendering import Audio, Segment, render
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task, get_task
 from echat.dialogue.turns import Conversation, Turn, UserTurn
 from echat.dialogue.understanding import parse_understanding
@@ -67,6 +67,7 @@ class Engine:
         stream: bool = False,
         memory: Memory | None = None,
         cancel: threading.Event | None = None,
+        show_thinking: bool = False,
     ) -> Iterator[Event]:
         """Answer the last user turn: Thought, TextPiece ..., Text, SpeechIds ..., Audio, Done, each as soon
         as it is known.
@@ -78,10 +79,13 @@ class Engine:
 
         `memory` spares work: what the reply to an earlier turn left (`Reply.memory`), what `read_ahead` gave,
         or `Memory()` to begin a conversation that shall be remembered. Once `cancel` is set, the reply stops
-        before its next id; closing the iterator stops it as well.
+        before its next id; closing the iterator stops it as well. With `show_thinking` a thought also comes
+        in ThoughtPieces while it is written.
         """
         clock = Clock()
-        request = Request(conversation, get_task(task), seed, decoding, voice, speak, stream, memory, cancel)
+        request = Request(
+            conversation, get_task(task), seed, decoding, voice, speak, stream, memory, cancel, show_thinking
+        )
         (strand,) = self.strands([request])
         clock.lap("listen")
         read_prompt(self.model, strand)
@@ -132,17 +136,29 @@ class Engine:
 
         To be called while nobody waits. Most layouts leave nothing to do after `Reply.memory`; where the
         history of a turn differs from what was written (thoughts are not kept, text and speech are no longer
-        mixed), this moves the cost of reading it out of the next reply.
+        mixed), this moves the cost of reading it out of the next reply. `turns` may end with a question that
+        is still being asked: the pieces of sound given so far are read.
         """
         task = get_task(task)
-        guesses = [UserTurn(text=word) if task.hears == "text" else UserTurn(audio=object()) for word in "ab"]
-        first, second = (self.render(Conversation([*turns, guess]), task) for guess in guesses)
-        (prompt,) = prepare(self.model, [shared_segments(first, second)], [[memory or Memory()]])
+        is_asking = bool(turns) and isinstance(turns[-1], UserTurn)
+        known = self._up_to_sound(turns, task) if is_asking else self._before_question(turns, task)
+        (prompt,) = prepare(self.model, [known], [[memory or Memory()]])
         strand = Strand(prompt, Writing(Plan.make(task, self.vocabulary, self.profile)), remembers=True)
         read_prompt(self.model, strand)
         strand.end(self.model, strand.cache)
         assert strand.memory is not None
         return strand.memory
+
+    def _before_question(self, turns: Sequence[Turn], task: Task) -> list[Segment]:
+        """What does not depend on the next question."""
+        guesses = [UserTurn(text=word) if task.hears == "text" else UserTurn(audio=object()) for word in "ab"]
+        return shared_segments(*(self.render(Conversation([*turns, guess]), task) for guess in guesses))
+
+    def _up_to_sound(self, turns: Sequence[Turn], task: Task) -> list[Segment]:
+        """Everything to the end of the last sound."""
+        segments = self.render(Conversation(turns), task)
+        last = max(place for place, segment in enumerate(segments) if isinstance(segment, Audio))
+        return segments[: last + 1]
 
     def understand(self, audio: Any, task: str | Task = "understand", **settings: Any) -> Understanding:
         """Words and labels of a path, a 16 kHz waveform or a mel; settings as for `reply`."""

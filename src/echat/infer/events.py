@@ -21,6 +21,14 @@ class Thought:
 
 
 @dataclass(frozen=True)
+class ThoughtPiece:
+    """The next characters of the thought as the model writes it, without its tags; only with
+    `show_thinking`."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Text:
     """The whole text of the reply, without thought and emotion tag."""
 
@@ -70,16 +78,23 @@ class Reply:
     finish_reason: FinishReason = "end"
     # Time spent: listen, read (the prompt), write, speak, synthesise, total; first_audio: from the start on.
     seconds: Mapping[str, float] = field(default_factory=dict)
-    # Work done and spared: positions_prefilled, positions_reused, mel_frames_encoded.
+    # Work done and spared: positions_prefilled, positions_reused, positions_of_sound, mel_frames_encoded.
     counts: Mapping[str, int] = field(default_factory=dict)
     memory: Memory | None = field(default=None, repr=False, compare=False)  # if the request brought one
 
     def as_turn(self) -> AssistantTurn:
         """The reply as history of the next question."""
-        ids = self.text_ids if self.thought is None and self.reply_emotion is None else None
         return AssistantTurn(
-            text=self.text, speech_ids=self.speech_ids or None, thought=self.thought, text_ids=ids
+            text=self.text,
+            speech_ids=self.speech_ids or None,
+            thought=self.thought,
+            text_ids=self.own_text_ids,
         )
+
+    @property
+    def own_text_ids(self) -> tuple[int, ...] | None:
+        """The ids of `text`; None where they are mixed with those of a thought or tag."""
+        return self.text_ids if self.thought is None and self.reply_emotion is None else None
 
 
 @dataclass(frozen=True)
@@ -99,7 +114,7 @@ class Done:
         return self.reply.seconds
 
 
-Event = Thought | TextPiece | Text | SpeechIds | Audio | Done
+Event = Thought | ThoughtPiece | TextPiece | Text | SpeechIds | Audio | Done
 
 
 @dataclass(frozen=True)

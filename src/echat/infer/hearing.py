@@ -4,7 +4,8 @@ Legend: T mel frames (10 ms), D frames for the language model (80 ms), dim its w
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,33 @@ from torch.nn.utils.rnn import pad_sequence
 
 from echat.audio import waveform as waveforms
 from echat.audio.features import HOP, SAMPLE_RATE, log_mel
+from echat.dialogue.rendering import Audio, Segment
 from echat.model.blocks import PositionTable
 from echat.model.speech_llm import SpeechLLM
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A sound in pieces, each a path, a 16 kHz waveform or a mel that is encoded alone.
+
+    What is heard of a piece does not change when the next one comes, so a long question can be encoded and
+    read while it is spoken, and no piece needs more memory than the longest.
+    """
+
+    pieces: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not self.pieces:
+            raise ValueError("recording: expected at least one piece of sound, found none")
+
+
+def in_pieces(segments: Sequence[Segment]) -> Iterator[Segment]:
+    """The same prompt with every piece of a recording as a sound of its own."""
+    for segment in segments:
+        if isinstance(segment, Audio) and isinstance(segment.audio, Recording):
+            yield from (Audio(piece, segment.learn) for piece in segment.audio.pieces)
+        else:
+            yield segment
 
 
 def to_mel(audio: Any, n_mels: int) -> Tensor:

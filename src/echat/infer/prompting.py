@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from echat.dialogue.rendering import Audio, Segment, Speech, Text
-from echat.infer.hearing import fingerprint, listen, to_mel
+from echat.infer.hearing import fingerprint, in_pieces, listen, to_mel
 from echat.infer.memory import Memory, Place, copy_of, places_of, shared_length
 from echat.model.llm import KVCache
 from echat.model.speech_llm import AUDIO, SPEECH, TEXT, SpeechLLM
@@ -51,6 +51,7 @@ def prepare(
 
     `memories`: candidates for each prompt.
     """
+    prompts = [list(in_pieces(segments)) for segments in prompts]
     memories = [()] * len(prompts) if memories is None else memories
     for memory in (memory for row in memories for memory in row):
         if memory.model is not None and memory.model is not model:

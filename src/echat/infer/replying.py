@@ -34,6 +34,7 @@ class Request:
     stream: bool = False
     memory: Memory | None = None
     cancel: threading.Event | None = None
+    show_thinking: bool = False
 
 
 def tell(
@@ -65,6 +66,7 @@ def finished(
         counts={
             "positions_prefilled": strand.n_read,
             "positions_reused": strand.prompt.reused,
+            "positions_of_sound": sum(isinstance(place, tuple) for place in strand.prompt.places),
             "mel_frames_encoded": strand.prompt.mel_frames_encoded,
         },
     )
@@ -82,7 +84,7 @@ class _Telling:
     def __init__(self, engine: "Engine", request: Request, strand: Strand, clock: Clock) -> None:
         self.engine, self.request, self.strand, self.clock = engine, request, strand, clock
         plan = strand.writing.plan
-        self.teller = Teller(engine, plan)
+        self.teller = Teller(engine, plan, request.show_thinking)
         self.boundary = plan.vocabulary.speech_boundary
         self.speaker: Speaker | None = None
         if request.stream and request.speak and engine.token2wav is not None and plan.task.writes_speech:

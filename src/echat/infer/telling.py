@@ -46,8 +46,8 @@ class Teller:
     """Turns the ids of a reply into events. It keeps its own record of the reply, so that the ids may come
     from another thread."""
 
-    def __init__(self, engine: "Engine", plan: Plan) -> None:
-        self.engine, self.task = engine, plan.task
+    def __init__(self, engine: "Engine", plan: Plan, show_thinking: bool = False) -> None:
+        self.engine, self.task, self.show_thinking = engine, plan.task, show_thinking
         self.writing = Writing(plan)
         self.thought_told = not plan.task.thinks
         self.text_told = not plan.task.writes_text
@@ -55,6 +55,7 @@ class Teller:
         self._raw = ""  # the text so far, up to its last whole character
         self._n_decoded = 0  # ids in it
         self._pieces = ""  # of the reply, as told
+        self._thinking = ""  # of the thought, as told
 
     def take(self, id_: int) -> Iterator[Event]:
         """What becomes known with the next id."""
@@ -78,6 +79,8 @@ class Teller:
         has_grown = self._decode()
         if not (ended or has_grown):
             return
+        if self.show_thinking and not self.thought_told:
+            yield from self._tell_thinking()
         if not self.thought_told and (ended or thinking.THINK_END in self._raw):
             parsed = thinking.parse_reply(self.engine.decode(self.writing, self.task))
             if parsed.thought is not None:
@@ -91,6 +94,12 @@ class Teller:
         if reply:
             self.text_told = True
             yield events.Text(reply.text, reply.reply_emotion)
+
+    def _tell_thinking(self) -> Iterator[Event]:
+        so_far = thinking.unfinished_thought(self._raw)
+        if len(so_far) > len(self._thinking) and so_far.startswith(self._thinking):
+            piece, self._thinking = so_far[len(self._thinking) :], so_far
+            yield events.ThoughtPiece(piece)
 
     def _decode(self) -> bool:
         """Bring `_raw` up to date; has it grown? Bytes of an unfinished character wait for the rest."""

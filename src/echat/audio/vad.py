@@ -1,0 +1,72 @@
+"""Is somebody speaking? The Silero voice activity detector, frame by frame, its state a value.
+
+    vad = VoiceActivity()
+    state = vad.begin()
+    probability, state = vad.step(frame, state)
+
+One network serves any number of listeners at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from echat.audio.features import SAMPLE_RATE
+
+FRAME = 512  # samples the network hears at once
+FRAME_SECONDS = FRAME / SAMPLE_RATE  # 32 ms
+_CONTEXT = 64  # samples of the frame before that it hears again
+_FULL_SCALE = np.float32(1 / 32768)
+
+
+@dataclass(frozen=True)
+class VADState:
+    """What the network remembers of one listener's sound."""
+
+    memory: np.ndarray  # (2, 1, 128) float32
+    context: np.ndarray  # (64,) float32, the end of the last frame
+
+
+class VoiceActivity:
+    """The network. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._session = _session()
+        self._rate = np.array(SAMPLE_RATE, dtype=np.int64)
+
+    def begin(self) -> VADState:
+        """Nothing heard yet."""
+        return VADState(np.zeros((2, 1, 128), np.float32), np.zeros(_CONTEXT, np.float32))
+
+    def step(self, frame: np.ndarray, state: VADState) -> tuple[float, VADState]:
+        """How likely a frame of 16 kHz (512,), int16 or float32, is speech, 0 to 1, and the next state."""
+        if frame.shape != (FRAME,):
+            raise ValueError(f"voice activity: expected a frame of ({FRAME},) samples, found {frame.shape}")
+        heard = frame.astype(np.float32)
+        if frame.dtype == np.int16:
+            heard *= _FULL_SCALE
+        heard = np.concatenate([state.context, heard])
+        probability, memory = self._session.run(
+            None, {"input": heard[None], "state": state.memory, "sr": self._rate}
+        )
+        return float(probability[0, 0]), VADState(memory, heard[-_CONTEXT:])
+
+
+@lru_cache(maxsize=1)
+def _session() -> Any:
+    """The network of the silero-vad package; of the package nothing else is imported."""
+    from importlib.resources import files
+
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    network = (files("silero_vad") / "data" / "silero_vad.onnx").read_bytes()
+    return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,85 @@
+"""Commands of the server: serve, keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from echat.cli.talk import DEFAULT_MODEL, Device, Model, Precision
+
+KeyFile = Annotated[Path, typer.Option("--keys", help="File of hashed API keys.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(serve)
+    group = typer.Typer(no_args_is_help=True, help="API keys of the server.")
+    group.command("add")(add_key)
+    group.command("list")(list_keys)
+    group.command("remove")(remove_key)
+    app.add_typer(group, name="keys")
+
+
+def serve(
+    model: Model = DEFAULT_MODEL,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; loopback (this machine alone) unless given.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="Ask for API keys: those of this file (echat keys).")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of settings; see docs/serving.md.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.path=value: wins over the file, e.g. limits.sessions=4.")
+    ] = None,
+    device: Device = "cpu",
+    precision: Precision = None,
+) -> None:
+    """Talk in real time: the OpenAI Realtime protocol and audio endpoints, and a page at /."""
+    from echat.cli import record
+    from echat.serve import running
+
+    given = [
+        f"{name}={value}"
+        for name, value in (("host", host), ("port", port), ("keys", keys))
+        if value is not None
+    ]
+    settings = running.settings(config, [*given, *(overrides or [])])
+    running.run(record.open_engine(model, device, precision=precision), settings)
+
+
+def add_key(
+    keys: KeyFile,
+    days: Annotated[float | None, typer.Option(help="Days until it expires; without it: never.")] = None,
+    note: Annotated[str, typer.Option(help="Whose key it is.")] = "",
+) -> None:
+    """Make a key. It is shown once: the file holds only its hash."""
+    from echat.serve.keys import Keys
+
+    secret, key = Keys(keys).add(days, note)
+    print(secret)
+    typer.echo(f"id {key.id}; the server needs no restart", err=True)
+
+
+def list_keys(keys: KeyFile) -> None:
+    """The keys of a file: id, expiry, note."""
+    from datetime import datetime
+
+    from echat.serve.keys import Keys
+
+    for key in Keys(keys).all():
+        end = (
+            "never expires"
+            if key.expires is None
+            else f"until {datetime.fromtimestamp(key.expires):%Y-%m-%d}"
+        )
+        print(f"{key.id}  {end}  {key.note}".rstrip())
+
+
+def remove_key(key_id: Annotated[str, typer.Argument(help="As `list` shows it.")], keys: KeyFile) -> None:
+    """Take a key away."""
+    from echat.serve.keys import Keys
+
+    Keys(keys).remove(key_id)

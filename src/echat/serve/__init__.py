@@ -1,0 +1,1 @@
+"""Talking in real time: sockets, turns, and one model for many people."""

@@ -1,0 +1,249 @@
+"""The conversation of one session: items as the client sees them, turns as the model does.
+
+What a client did not hear of an answer is in neither. Of a spoken answer every 40 ms are one speech id, so
+the ids that were heard are known exactly; its words are kept in proportion, up to the last whole one.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from echat.audio.features import SAMPLE_RATE
+from echat.dialogue.thinking import Thought
+from echat.dialogue.turns import AssistantTurn, Turn, UserTurn
+from echat.infer.hearing import Recording
+from echat.serve.protocol.items import ContentPart, Item
+from echat.serve.protocol.wire import ProtocolError
+from echat.serve.sound import windows
+from echat.serve.wire_audio import to_pcm24
+
+ID_SECONDS = 0.04  # of sound for one speech id
+IDS_PER_WORD = 10  # about, for an answer that was cut before its end was known
+BYTES_PER_MS = 48  # of 24 kHz PCM
+
+
+@dataclass
+class Spoken:
+    """What lies behind an answer."""
+
+    text: str = ""
+    text_ids: tuple[int, ...] | None = None
+    speech_ids: tuple[int, ...] = ()
+    thought: Thought | None = None
+    pcm: bytearray = field(default_factory=bytearray)  # 24 kHz, as it was sent
+    is_whole: bool = False  # came to its own end
+    heard_ms: int | None = None  # None: all of it
+    is_truncated: bool = False  # did the client say so?
+    speed: float = 1.0
+
+    @property
+    def audio_ms(self) -> int:
+        return len(self.pcm) // BYTES_PER_MS
+
+    @property
+    def heard_share(self) -> float:
+        """How much of the words was heard, 0 to 1."""
+        if self.heard_ms is None or not self.speech_ids:
+            return 1.0 if self.heard_ms != 0 else 0.0
+        total = len(self.speech_ids)
+        if not self.is_whole:
+            total = max(total, IDS_PER_WORD * len(self.text.split()))
+        return min(1.0, self._heard_ids / total)
+
+    @property
+    def _heard_ids(self) -> int:
+        assert self.heard_ms is not None
+        return min(len(self.speech_ids), round(self.heard_ms * self.speed / 1000 / ID_SECONDS))
+
+    def turn(self) -> AssistantTurn | None:
+        """The answer as history; None where nothing of it was heard."""
+        if self.heard_ms is None:
+            is_told = bool(self.text or self.speech_ids)
+            whole = AssistantTurn(self.text, self.speech_ids or None, self.thought, self.text_ids)
+            return whole if is_told else None
+        text = first_words(self.text, self.heard_share)
+        ids = self.speech_ids[: self._heard_ids]
+        return AssistantTurn(text, ids or None, self.thought) if text else None
+
+
+@dataclass
+class Entry:
+    """One item and what belongs to it."""
+
+    item: Item
+    sound: np.ndarray | None = None  # (n,) int16 at 16 kHz, of the user
+    spoken: Spoken | None = None  # of the assistant
+    turn: UserTurn | None = None  # made once, so that what was heard of it is recognised
+
+    @property
+    def seconds(self) -> float:
+        """Of sound kept for this item."""
+        mine = 0.0 if self.sound is None else len(self.sound) / SAMPLE_RATE
+        return mine + (self.spoken.audio_ms / 1000 if self.spoken else 0.0)
+
+
+class Items:
+    """Items in order. Bounded: the oldest are forgotten."""
+
+    def __init__(self, max_items: int, max_seconds: float, with_speech: bool = True) -> None:
+        """`with_speech`: answers in the history have speech ids, not words alone."""
+        self.max_items, self.max_seconds, self.with_speech = max_items, max_seconds, with_speech
+        self.entries: list[Entry] = []
+
+    def get(self, item_id: str) -> Entry:
+        """The entry of an id; an unknown one is refused by name."""
+        return self.entries[self.place(item_id)]
+
+    def place(self, item_id: str) -> int:
+        """Where an item stands."""
+        for place, entry in enumerate(self.entries):
+            if entry.item.id == item_id:
+                return place
+        raise ProtocolError(
+            f"item_id: no item {item_id[:80]!r} in this conversation", "item_not_found", "item_id"
+        )
+
+    def add(self, entry: Entry, after: str | None = None) -> str | None:
+        """Put an item at the end, at the `root`, or after another; the id of the one before it."""
+        if any(other.item.id == entry.item.id for other in self.entries):
+            raise ProtocolError(f"item.id: {entry.item.id!r} exists already", "item_exists", "item.id")
+        place = len(self.entries)
+        if after is not None:
+            place = 0 if after == "root" else self.place(after) + 1
+        self.entries.insert(place, entry)
+        before = self.entries[place - 1].item.id if place else None
+        self._forget_oldest()
+        return before
+
+    def remove(self, item_id: str) -> None:
+        """Delete an item."""
+        del self.entries[self.place(item_id)]
+
+    @property
+    def last_id(self) -> str | None:
+        """Of the newest item."""
+        return self.entries[-1].item.id if self.entries else None
+
+    def turns(self, *more: Entry) -> list[Turn]:
+        """The conversation, and what comes after it, as the model reads it."""
+        return turns([*self.entries, *more], self.with_speech)
+
+    def _forget_oldest(self) -> None:
+        while len(self.entries) > 1 and (
+            len(self.entries) > self.max_items or sum(e.seconds for e in self.entries) > self.max_seconds
+        ):
+            self.entries.pop(0)
+
+
+def truncate(entry: Entry, audio_end_ms: int, content_index: int) -> None:
+    """Keep of an answer what was heard."""
+    spoken = entry.spoken
+    if entry.item.role != "assistant" or spoken is None:
+        raise ProtocolError(
+            f"item_id: {entry.item.id!r} is no answer; only what the assistant said is truncated",
+            "invalid_value",
+            "item_id",
+        )
+    if content_index != 0:
+        raise ProtocolError("content_index: expected 0", "invalid_value", "content_index")
+    if audio_end_ms > spoken.audio_ms:
+        raise ProtocolError(
+            f"audio_end_ms: expected at most the audio's {spoken.audio_ms} ms, found {audio_end_ms}",
+            "invalid_value",
+            "audio_end_ms",
+        )
+    spoken.heard_ms, spoken.is_truncated = audio_end_ms, True
+    del spoken.pcm[audio_end_ms * BYTES_PER_MS :]
+    entry.item.content = [
+        ContentPart(type="output_audio", transcript=first_words(spoken.text, spoken.heard_share))
+    ]
+
+
+def with_audio(entry: Entry) -> Item:
+    """The whole item, sound included."""
+    item = entry.item.model_copy(deep=True)
+    pcm = None
+    if entry.sound is not None:
+        pcm = to_pcm24(entry.sound)
+    elif entry.spoken is not None and entry.spoken.pcm:
+        pcm = bytes(entry.spoken.pcm)
+    for part in item.content or []:
+        if part.type in ("input_audio", "output_audio") and pcm is not None:
+            part.audio = base64.b64encode(pcm).decode()
+    return item
+
+
+def first_words(text: str, share: float) -> str:
+    """The whole words of the first part of a text."""
+    if share >= 1.0:
+        return text
+    cut = text[: int(len(text) * share)]
+    if " " not in text.strip():  # written without blanks
+        return cut
+    if len(cut) < len(text) and not text[len(cut)].isspace():
+        cut = cut[: cut.rfind(" ") + 1] if " " in cut else ""
+    return cut.rstrip()
+
+
+# --- as turns
+
+
+def turns(entries: Sequence[Entry], with_speech: bool = True) -> list[Turn]:
+    """Turns that alternate, the user first. What the user said in a row is one turn; an answer that nobody
+    heard is none."""
+    made: list[Turn] = []
+    for turn in _each(entries):
+        if isinstance(turn, AssistantTurn) and not with_speech:
+            turn = replace(turn, speech_ids=None)
+        last = made[-1] if made else None
+        if isinstance(turn, UserTurn) and isinstance(last, UserTurn):
+            made[-1] = _together(last, turn)
+        elif isinstance(turn, AssistantTurn) and isinstance(last, AssistantTurn):
+            made[-1] = AssistantTurn(f"{last.text or ''} {turn.text or ''}".strip(), turn.speech_ids)
+        elif made or isinstance(turn, UserTurn):
+            made.append(turn)
+    return made
+
+
+def _each(entries: Sequence[Entry]) -> Iterator[Turn]:
+    for entry in entries:
+        if entry.item.type != "message" or entry.item.role == "system":
+            continue
+        if entry.item.role == "assistant":
+            turn = entry.spoken.turn() if entry.spoken else None
+            if turn is not None:
+                yield turn
+        else:
+            entry.turn = entry.turn or _user_turn(entry)
+            if entry.turn is not None:
+                yield entry.turn
+
+
+def _user_turn(entry: Entry) -> UserTurn | None:
+    text = " ".join(part.text for part in entry.item.content or [] if part.text).strip()
+    if entry.sound is not None:
+        return UserTurn(audio=recording(entry.sound), text=text or None)
+    return UserTurn(text=text, heard_as_text=True) if text else None
+
+
+def recording(samples: np.ndarray) -> Recording:
+    """A user's sound as the model hears it; digital silence becomes the quietest of noises, which it can
+    hear."""
+    if not samples.any():
+        samples = samples.copy()
+        samples[::2] = 1
+    return Recording(tuple(windows(samples)))
+
+
+def _together(first: UserTurn, second: UserTurn) -> UserTurn:
+    """Two turns in a row as one: sounds one after the other, texts likewise. Text beside sound goes with the
+    sound, as its words."""
+    texts = " ".join(turn.text for turn in (first, second) if turn.text) or None
+    pieces = [piece for turn in (first, second) if turn.audio is not None for piece in turn.audio.pieces]
+    if pieces:
+        return UserTurn(text=texts, audio=Recording(tuple(pieces)))
+    return UserTurn(text=texts, heard_as_text=True)

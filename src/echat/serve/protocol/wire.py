@@ -1,0 +1,45 @@
+"""What all messages share: a lenient base, ids, and the errors a client is told."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+ErrorType = Literal["invalid_request_error", "server_error"]
+
+
+class Wire(BaseModel):
+    """Part of a message. Fields that this server does not know are kept, never a reason to refuse."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON values; what is None is left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class ProtocolError(ValueError):
+    """Something a client did that is answered with an `error` event; the connection stays open."""
+
+    def __init__(
+        self, message: str, code: str = "invalid_value", param: str | None = None, event_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code, self.param, self.event_id = code, param, event_id
+
+
+def new_id(prefix: str) -> str:
+    """An id that nobody guesses, such as `item_0f3a...`."""
+    return f"{prefix}_{secrets.token_hex(10)}"
+
+
+def refusal(error: ValidationError, where: str = "") -> ProtocolError:
+    """The first thing that does not fit, with its place as `param`. What was sent is not repeated: it may be
+    sound."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    param = ".".join(part for part in (where, place) if part) or None
+    message = first["msg"].removeprefix("Value error, ")
+    return ProtocolError(f"{param}: {message}" if param else message, "invalid_value", param)

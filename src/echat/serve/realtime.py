@@ -1,0 +1,191 @@
+"""`/v1/realtime`: a WebSocket at one end, a session at the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from echat.serve.gate import headers_of, protocols_of
+from echat.serve.outbox import Outbox
+from echat.serve.protocol import server
+from echat.serve.protocol.wire import ProtocolError
+from echat.serve.session import RealtimeSession
+from echat.serve.state import House
+
+log = logging.getLogger("echat.serve")
+
+BUSY, LEAVING, POLICY = 1013, 1001, 1008  # close codes: try again later; going away; misuse
+CLOSE_SECONDS = 2.0  # for a client to take the last words
+RATE_WINDOW = 10.0  # seconds over which the rate of events is averaged
+BETA_PROTOCOL = "openai-beta.realtime-v1"
+
+
+class Closing(Exception):
+    """The server ends the connection."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.reason = code, reason
+
+
+class Sessions:
+    """The open sessions of a server: how many there may be, and how they are ended together."""
+
+    def __init__(self, house: House) -> None:
+        self.house, self.metrics = house, house.metrics
+        self.open: set[RealtimeSession] = set()
+        self.leaving = asyncio.Event()  # the server shuts down
+
+    @contextmanager
+    def admitted(self, session: RealtimeSession) -> Iterator[None]:
+        """Count a session while it is open."""
+        self.open.add(session)
+        self.metrics.sessions_total.inc()
+        self.metrics.sessions.set(len(self.open))
+        try:
+            yield
+        finally:
+            self.open.discard(session)
+            self.metrics.sessions.set(len(self.open))
+
+    def check_room(self, from_address: int) -> None:
+        """Raise where one more is too many; `from_address` counts the newcomer."""
+        limits = self.house.config.limits
+        if self.leaving.is_set():
+            raise Closing(LEAVING, "leaving", "the server shuts down")
+        if len(self.open) >= limits.sessions or from_address > limits.sessions_per_address:
+            self.metrics.busy.inc()
+            raise Closing(BUSY, "server_busy", "all places are taken; try again later")
+
+    async def leave(self) -> None:
+        """Ask every session to end: each finishes its reply, as long as there is time, and says why."""
+        self.leaving.set()
+        deadline = time.monotonic() + self.house.config.limits.shutdown_seconds + 2 * CLOSE_SECONDS
+        while self.open and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+
+
+async def talk(socket: WebSocket, sessions: Sessions, wanted: dict[str, Any]) -> None:
+    """Serve one connection, to its end; `wanted` are changes to the session's defaults."""
+    headers = headers_of(socket.scope)
+    offered = protocols_of(headers)
+    is_beta = "realtime=v1" in headers.get("openai-beta", "") or BETA_PROTOCOL in offered
+    await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
+    house = sessions.house
+    outbox = Outbox(house.config.limits.unsent_bytes)
+    session = RealtimeSession(house, outbox, is_beta, wanted)
+    sender = asyncio.create_task(_send(socket, outbox))
+    reason = "client_left"
+    try:
+        sessions.check_room(socket.scope.get("echat.address_sessions", 1))
+        with sessions.admitted(session):
+            session.open()
+            await _receive(socket, session, sessions.leaving)
+    except WebSocketDisconnect:
+        pass
+    except Closing as closing:
+        reason = closing.reason
+        await _say_goodbye(socket, session, sender, closing)
+    except Exception:
+        reason = "error"
+        sessions.metrics.errors.labels("session").inc()
+        log.exception("session %s ended by an error of the server", session.id)
+        await _close(socket, 1011, "server_error")
+    finally:
+        sessions.metrics.sessions_ended.labels(reason).inc()
+        await session.close()
+        outbox.close()
+        sender.cancel()
+
+
+async def _receive(socket: WebSocket, session: RealtimeSession, leaving: asyncio.Event) -> None:
+    """Hand every text frame to the session, within its limits of time, rate and reading."""
+    limits = session.talk.config.limits
+    deadline = time.monotonic() + limits.session_seconds
+    rate = _Rate(limits.events_per_second)
+    while True:
+        message = await _next(socket, min(limits.idle_seconds, deadline - time.monotonic()), leaving)
+        if message is None:
+            if time.monotonic() >= deadline:
+                raise Closing(LEAVING, "session_expired", "the session has reached its longest time")
+            raise Closing(LEAVING, "idle", f"nothing came for {limits.idle_seconds:g} s")
+        if session.talk.outbox.is_overfull:
+            raise Closing(POLICY, "slow_reader", "the client does not read what it is sent")
+        await rate.take()
+        text = message.get("text")
+        if text is None:
+            session.talk.refuse(ProtocolError("expected a text frame, found a binary one", "invalid_frame"))
+        else:
+            await session.handle(text)
+
+
+class _Rate:
+    """Events above the rate wait: the client is slowed down by its own connection."""
+
+    def __init__(self, per_second: int) -> None:
+        self.per_second, self._level, self._before = per_second, 0.0, time.monotonic()
+
+    async def take(self) -> None:
+        now = time.monotonic()
+        self._level = max(0.0, self._level - (now - self._before) * self.per_second) + 1
+        self._before = now
+        if self._level > self.per_second * RATE_WINDOW:
+            await asyncio.sleep(1 / self.per_second)
+
+
+async def _next(socket: WebSocket, seconds: float, leaving: asyncio.Event) -> dict[str, str] | None:
+    """The next frame; None when there was none in time."""
+    receive = asyncio.ensure_future(socket.receive())
+    leave = asyncio.ensure_future(leaving.wait())
+    try:
+        await asyncio.wait({receive, leave}, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+        if leave.done():
+            raise Closing(LEAVING, "leaving", "the server shuts down")
+        if not receive.done():
+            return None
+        message = receive.result()
+    finally:
+        leave.cancel()
+        receive.cancel()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005))
+    return dict(message)
+
+
+async def _send(socket: WebSocket, outbox: Outbox) -> None:
+    """Send what waits, in order."""
+    try:
+        while (letter := await outbox.take()) is not None:
+            await socket.send_text(letter.text)
+    except (WebSocketDisconnect, RuntimeError):  # the client is gone; receiving notices it as well
+        outbox.close()
+
+
+async def _say_goodbye(
+    socket: WebSocket, session: RealtimeSession, sender: asyncio.Task[None], closing: Closing
+) -> None:
+    """Finish the reply if the server leaves, say why, then close."""
+    if closing.reason == "leaving":
+        limit = session.talk.config.limits.shutdown_seconds
+        await asyncio.wait({asyncio.ensure_future(session.answering.finish())}, timeout=limit)
+    await session.close()
+    detail = server.ErrorDetail(type="server_error", code=closing.reason, message=str(closing))
+    session.talk.emit(server.Error(error=detail))
+    session.talk.outbox.close()
+    await asyncio.wait({sender}, timeout=CLOSE_SECONDS)
+    await _close(socket, closing.code, closing.reason)
+
+
+async def _close(socket: WebSocket, code: int, reason: str) -> None:
+    if socket.application_state is WebSocketState.DISCONNECTED:
+        return
+    try:
+        await asyncio.wait_for(socket.close(code, reason), CLOSE_SECONDS)
+    except (RuntimeError, WebSocketDisconnect, TimeoutError):  # it is gone already
+        log.debug("a client left before it could be told why")

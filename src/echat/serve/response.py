@@ -1,0 +1,289 @@
+"""One response on its way to the client: events of the engine in, events of the protocol out."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from echat.dialogue import thinking
+from echat.infer import events
+from echat.infer.events import Reply
+from echat.serve.accounting import known_values, thought_values, usage
+from echat.serve.items import Entry, Spoken
+from echat.serve.protocol import server
+from echat.serve.protocol.items import ContentPart, Item
+from echat.serve.protocol.session import AudioOutput
+from echat.serve.protocol.wire import new_id
+from echat.serve.replies import ReplyStream
+from echat.serve.wire_audio import Encoder, milliseconds
+
+DELTA_SECONDS = 0.4  # of sound in one event: small enough to be taken back, large enough to be cheap
+
+Emit = Callable[..., bool]
+CancelReason = Literal["turn_detected", "client_cancelled", "slow_reader", "closing"]
+
+
+@dataclass(frozen=True)
+class ResponsePlan:
+    """What is asked of one response."""
+
+    speaks: bool
+    output: AudioOutput
+    show_thought: bool = False
+    max_output_tokens: int | Literal["inf"] = "inf"
+    metadata: dict[str, Any] | None = None
+    conversation_id: str | None = None  # None: it is in no conversation
+    think: str | None = None  # None: as the session says
+    instructions: str = ""
+
+
+@dataclass
+class Timing:
+    """Moments of a response, seconds of the monotonic clock."""
+
+    began: float = field(default_factory=time.monotonic)
+    first_audio: float | None = None
+    ended: float | None = None
+
+
+class Response:
+    """Tells a reply. `entry` is what the conversation keeps of it."""
+
+    def __init__(
+        self, plan: ResponsePlan, stream: ReplyStream, emit: Emit, previous_item_id: str | None
+    ) -> None:
+        self.id, self.plan, self.stream = new_id("resp"), plan, stream
+        self.previous_item_id = previous_item_id
+        self.spoken = Spoken(speed=plan.output.speed)
+        self.entry = Entry(Item(id=new_id("item"), role="assistant", status="in_progress", content=[]))
+        self.entry.spoken = self.spoken
+        self.timing = Timing()
+        self.reply: Reply | None = None  # once it is finished
+        self.cancelled: CancelReason | None = None
+        self.ended = asyncio.Event()
+        self.dropped_ms = 0
+        self._emit = emit
+        self._speech_ids: list[int] = []
+        self._thinking = ""
+        self._error: dict[str, Any] | None = None
+        self._encoder: Encoder | None = None  # to the client
+        self._keeper: Encoder | None = None  # to what is kept, where that is another format
+
+    @property
+    def is_running(self) -> bool:
+        return self.timing.ended is None
+
+    @property
+    def plays_until(self) -> float:
+        """When a client that plays as sound arrives will have played it all; monotonic seconds."""
+        if self.timing.first_audio is None:
+            return 0.0
+        return self.timing.first_audio + self.spoken.audio_ms / 1000
+
+    def cancel(self, reason: CancelReason) -> None:
+        """Stop; the closing events follow."""
+        if self.is_running and self.cancelled is None:
+            self.cancelled = reason
+            self.stream.cancel()
+
+    def heard_ms(self, now: float) -> int:
+        """What a client that plays as sound arrives has played by now."""
+        if self.timing.first_audio is None:
+            return 0
+        return min(self.spoken.audio_ms, int((now - self.timing.first_audio) * 1000))
+
+    async def run(self) -> None:
+        """Tell everything, to `response.done`, whatever the end."""
+        self._open()
+        try:
+            async for event in self.stream:
+                self._tell(event)
+        except asyncio.CancelledError:
+            self.cancelled = self.cancelled or "closing"
+            self.stream.cancel()
+        except ValueError as error:  # the model cannot answer this: the message says why
+            self._error = {"type": "invalid_request_error", "code": "cannot_answer", "message": str(error)}
+        except Exception as error:
+            self._error = {"type": "server_error", "code": "reply_failed", "message": type(error).__name__}
+        finally:
+            self._close()
+            self.ended.set()
+
+    # --- events of the engine
+
+    def _tell(self, event: events.Event) -> None:
+        match event:
+            case events.ThoughtPiece(text):
+                self._tell_thinking(text)
+            case events.Thought(thought, _):
+                self.spoken.thought = thought
+                if self.plan.show_thought:
+                    self.entry.item.thought = thought_values(thought)
+                    self._say(server.ThoughtDone, item_id=self._item_id, thought=self.entry.item.thought)
+            case events.TextPiece(text):
+                self.spoken.text += text
+                kind = server.TranscriptDelta if self.plan.speaks else server.TextDelta
+                self._say(kind, item_id=self._item_id, delta=text)
+            case events.Text(text, _):
+                self.spoken.text = text
+            case events.SpeechIds(ids):
+                self._speech_ids += ids
+            case events.Audio(waveform, rate):
+                if self._encoder is None:
+                    speed = self.plan.output.speed
+                    self._encoder = Encoder(self.plan.output.format.type, rate, speed)
+                    self._keeper = Encoder("audio/pcm", rate, speed)
+                self._send_audio(waveform.numpy(), rate)
+            case events.Done(reply):
+                self.reply = reply
+                if self._encoder is not None:
+                    self._send_audio(np.zeros(0, np.float32), reply.rate or 1, last=True)
+
+    def _tell_thinking(self, text: str) -> None:
+        self._thinking += text
+        if self.plan.show_thought:
+            known = thinking.unfinished_labels(self._thinking)
+            labels = None if known is None else known_values(known)
+            self._say(server.ThoughtDelta, item_id=self._item_id, delta=text, labels=labels)
+
+    def _send_audio(self, waveform: np.ndarray, rate: int, last: bool = False) -> None:
+        """Encode and send in deltas; sound that a slow reader has no room for ends the sound."""
+        assert self._encoder is not None and self._keeper is not None
+        step = max(1, int(rate * DELTA_SECONDS))
+        pieces = [waveform[place : place + step] for place in range(0, len(waveform), step)] or [waveform]
+        name = self.plan.output.format.type
+        for number, piece in enumerate(pieces):
+            is_last = last and number == len(pieces) - 1
+            data = self._encoder.push(piece, is_last)
+            kept = data if name == "audio/pcm" else self._keeper.push(piece, is_last)
+            if not data:
+                continue
+            length = milliseconds(len(data), name)
+            delta = server.AudioDelta(
+                response_id=self.id, item_id=self._item_id, delta=base64.b64encode(data).decode()
+            )
+            if self.spoken.is_truncated:
+                return
+            if self.dropped_ms or not self._emit(delta, response_id=self.id, audio_ms=length):
+                self.dropped_ms += length
+                continue
+            self.timing.first_audio = self.timing.first_audio or time.monotonic()
+            self.spoken.pcm += kept
+
+    # --- the frame of events around them
+
+    @property
+    def _item_id(self) -> str:
+        assert self.entry.item.id is not None
+        return self.entry.item.id
+
+    def _say(self, kind: type[server.OfResponse], **values: Any) -> None:
+        self._emit(kind(response_id=self.id, **values))
+
+    def _open(self) -> None:
+        self._emit(server.ResponseCreated(response=self.described("in_progress")))
+        self._say(server.OutputItemAdded, item=self.entry.item.model_copy(deep=True))
+        if self.plan.conversation_id:
+            self._emit(
+                server.ItemAdded(
+                    item=self.entry.item.model_copy(deep=True), previous_item_id=self.previous_item_id
+                )
+            )
+        empty = (
+            ContentPart(transcript="", type="audio")
+            if self.plan.speaks
+            else ContentPart(text="", type="text")
+        )
+        self._say(server.ContentPartAdded, item_id=self._item_id, part=empty)
+
+    def _close(self) -> None:
+        self._settle()
+        text = self.spoken.text
+        if self.plan.speaks:
+            self._say(server.AudioDone, item_id=self._item_id)
+            self._say(server.TranscriptDone, item_id=self._item_id, transcript=text)
+            part = ContentPart(type="output_audio", transcript=text)
+        else:
+            self._say(server.TextDone, item_id=self._item_id, text=text)
+            part = ContentPart(type="output_text", text=text)
+        # A part has the older, shorter name of its type here.
+        told = part.model_copy(update={"type": "audio" if self.plan.speaks else "text"})
+        self._say(server.ContentPartDone, item_id=self._item_id, part=told)
+        if not self.spoken.is_truncated:
+            self.entry.item.content = [part]
+        self.entry.item.status = "completed" if self.status == "completed" else "incomplete"
+        done = self.entry.item.model_copy(deep=True)
+        if self.plan.conversation_id:
+            self._emit(server.ItemDone(item=done, previous_item_id=self.previous_item_id))
+        self._say(server.OutputItemDone, item=done)
+        self._emit(server.ResponseDone(response=self.described(self.status)))
+
+    def _settle(self) -> None:
+        """What is known of the answer when nothing more is told."""
+        self.timing.ended = time.monotonic()
+        reply = self.reply
+        self.spoken.speech_ids = reply.speech_ids if reply else tuple(self._speech_ids)
+        self.spoken.is_whole = reply is not None and reply.finish_reason == "end"
+        if reply is not None:
+            self.spoken.text_ids = reply.own_text_ids
+        if self.dropped_ms:
+            self.spoken.heard_ms = self.spoken.audio_ms
+
+    @property
+    def status(self) -> Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]:
+        if self.is_running:
+            return "in_progress"
+        if self.cancelled:
+            return "cancelled"
+        if self._error:
+            return "failed"
+        is_cut = self.dropped_ms or self.reply is None or self.reply.finish_reason not in ("end", "loop")
+        return "incomplete" if is_cut else "completed"
+
+    @property
+    def _status_details(self) -> dict[str, Any] | None:
+        if self.cancelled:
+            return {"type": "cancelled", "reason": self.cancelled}
+        if self._error:
+            return {"type": "failed", "error": self._error}
+        if self.status == "incomplete":
+            return {"type": "incomplete", "reason": "max_output_tokens"}
+        return None
+
+    def described(self, status: str) -> server.ResponseObject:
+        """The response object."""
+        output = self.plan.output
+        return server.ResponseObject.model_validate(
+            {
+                "id": self.id,
+                "status": status,
+                "status_details": self._status_details if status != "in_progress" else None,
+                "output": [] if status == "in_progress" else [self.entry.item.model_copy(deep=True)],
+                "conversation_id": self.plan.conversation_id,
+                "output_modalities": ["audio"] if self.plan.speaks else ["text"],
+                "audio": {
+                    "output": {
+                        "format": output.format.dump(),
+                        **({"voice": output.voice} if output.voice else {}),
+                    }
+                },
+                "max_output_tokens": self.plan.max_output_tokens,
+                "metadata": self.plan.metadata,
+                "usage": usage(self.reply) if status != "in_progress" else None,
+                "echat": self._own(status),
+            }
+        )
+
+    def _own(self, status: str) -> dict[str, Any] | None:
+        if status == "in_progress" or not (self.plan.show_thought or self.dropped_ms):
+            return None
+        seconds = {
+            name: round(value, 4) for name, value in (self.reply.seconds if self.reply else {}).items()
+        }
+        return {"seconds": seconds, "dropped_audio_ms": self.dropped_ms}

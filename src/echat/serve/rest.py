@@ -1,0 +1,226 @@
+"""HTTP endpoints beside the WebSocket: models, speech from text, text from speech, secrets for browsers."""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import FastAPI, File, Form, UploadFile
+from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from echat.audio.features import SAMPLE_RATE
+from echat.audio.waveform import read
+from echat.dialogue.turns import UserTurn
+from echat.infer import events
+from echat.serve.answering import voice_name
+from echat.serve.http_errors import APIError, Places, sse
+from echat.serve.items import recording
+from echat.serve.keys import Keys
+from echat.serve.protocol.session import Session
+from echat.serve.protocol.wire import new_id
+from echat.serve.sound import windows
+from echat.serve.sound_files import MEDIA_TYPES, FileFormat, file_stream
+from echat.serve.state import House
+from echat.serve.wire_audio import Encoder
+
+SENTENCE = re.compile(r"[^.!?;。！？；\n]+[.!?;。！？；\n]*")
+MOST_CHARACTERS = 4096  # of a text to read
+PIECE_CHARACTERS = 240  # read aloud at once
+
+
+class SpeechRequest(BaseModel):
+    """Read a text aloud."""
+
+    input: str = Field(min_length=1, max_length=MOST_CHARACTERS)
+    model: str = ""
+    voice: str | dict[str, Any] | None = None
+    instructions: str | None = None
+    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
+    speed: float = Field(1.0, ge=0.25, le=4)
+    stream_format: Literal["audio", "sse"] = "audio"
+
+
+class Expiry(BaseModel):
+    anchor: Literal["created_at"] = "created_at"
+    seconds: int = Field(600, ge=10, le=7200)
+
+
+class SecretRequest(BaseModel):
+    """A short-lived key for a browser."""
+
+    expires_after: Expiry = Expiry()
+    session: dict[str, Any] = Field(default_factory=dict)
+
+
+def add_rest(app: FastAPI, house: House, keys: Keys, places: Places) -> None:
+    """The routes."""
+    born = int(time.time())
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(house, born)]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        if name != house.model:
+            raise APIError(404, f"model {name[:80]!r} is not served here", "model_not_found", "model")
+        return _model(house, born)
+
+    @app.post("/v1/audio/speech")
+    async def speech(asked: SpeechRequest) -> Response:
+        if asked.response_format == "aac":
+            message = "response_format: expected mp3, opus, flac, wav or pcm, found aac"
+            raise APIError(400, message, param="response_format")
+        house.desk.engine.need_token2wav()
+        voice = voice_name(house, asked.voice.get("id") if isinstance(asked.voice, dict) else asked.voice)
+        async with places.one() as place:
+            pieces = _spoken(house, asked, voice, asked.response_format)
+            if asked.stream_format == "sse":
+                return place.streaming(_speech_events(asked, pieces), "text/event-stream")
+            return place.streaming(pieces, MEDIA_TYPES[asked.response_format])
+
+    @app.post("/v1/audio/transcriptions")
+    async def transcriptions(
+        file: Annotated[UploadFile, File()],
+        model: Annotated[str, Form()] = "",
+        language: Annotated[str | None, Form()] = None,
+        prompt: Annotated[str | None, Form()] = None,
+        temperature: Annotated[float | None, Form()] = None,
+        response_format: Annotated[Literal["json", "text", "srt", "verbose_json", "vtt"], Form()] = "json",
+        stream: Annotated[bool, Form()] = False,
+    ) -> Response:
+        async with places.one() as place:
+            samples = await samples_of(house, await file.read(), "file")
+            if stream:
+                return place.streaming(_told(house, samples), "text/event-stream")
+            segments = [segment async for segment in _segments(house, samples)]
+        return _transcript(segments, len(samples) / SAMPLE_RATE, response_format, language)
+
+    @app.post("/v1/realtime/client_secrets")
+    async def secrets(asked: SecretRequest) -> dict[str, Any]:
+        session = Session(id=new_id("sess"), model=house.model).updated(asked.session)
+        secret, key = keys.new_secret(asked.expires_after.seconds, asked.session)
+        return {"value": secret, "expires_at": key.expires, "session": session.dump()}
+
+
+def _model(house: House, born: int) -> dict[str, Any]:
+    return {"id": house.model, "object": "model", "created": born, "owned_by": "echat"}
+
+
+async def samples_of(house: House, data: bytes, where: str) -> np.ndarray:
+    """A sound file's samples (n,) at 16 kHz, int16."""
+    most = house.config.limits.question_seconds
+    waveform, _ = await house.desk.call(
+        lambda: read(data, SAMPLE_RATE, max_seconds=most, name=where, allow_silence=True)
+    )
+    return np.asarray((waveform.clamp(-1, 1) * 32767).round().numpy().astype(np.int16))
+
+
+# --- speech
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Pieces of a text that are read aloud one after the other: sentences, short ones together."""
+    piece = ""
+    for sentence in SENTENCE.findall(text):
+        if piece and len(piece) + len(sentence) > PIECE_CHARACTERS:
+            yield piece.strip()
+            piece = ""
+        piece += sentence
+    if piece.strip():
+        yield piece.strip()
+
+
+async def _spoken(
+    house: House, asked: SpeechRequest, voice: str | None, name: FileFormat
+) -> AsyncIterator[bytes]:
+    """Bytes of the file while it is spoken."""
+    file = file_stream(name)
+    encoder: Encoder | None = None
+    for piece in sentences(asked.input):
+        stream = house.desk.reply([UserTurn(text=piece)], "tts", voice=voice)
+        try:
+            async for event in stream:
+                if isinstance(event, events.Audio):
+                    encoder = encoder or Encoder("audio/pcm", event.rate, asked.speed)
+                    if data := file.push(encoder.push(event.waveform.numpy())):
+                        yield data
+        finally:
+            stream.cancel()
+    rest = encoder.push(np.zeros(0, np.float32), last=True) if encoder else b""
+    if data := file.push(rest) + file.finish():
+        yield data
+
+
+async def _speech_events(asked: SpeechRequest, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        yield sse({"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()})
+    n_words = len(asked.input.split())
+    usage = {"input_tokens": n_words, "output_tokens": 0, "total_tokens": n_words}
+    yield sse({"type": "speech.audio.done", "usage": usage})
+
+
+# --- transcriptions
+
+
+async def _segments(house: House, samples: np.ndarray) -> AsyncIterator[dict[str, Any]]:
+    """The words of each window of a sound, with its times."""
+    start = 0
+    for number, window in enumerate(windows(samples)):
+        text = await house.desk.transcribe(recording(window))
+        end = start + len(window)
+        yield {"id": number, "start": start / SAMPLE_RATE, "end": end / SAMPLE_RATE, "text": text}
+        start = end
+
+
+async def _told(house: House, samples: np.ndarray) -> AsyncIterator[bytes]:
+    """Words as they are recognised."""
+    told = ""
+    for window in windows(samples):
+        stream = house.desk.reply([UserTurn(audio=recording(window))], "asr")
+        try:
+            separator = " " if told else ""
+            async for event in stream:
+                if isinstance(event, events.TextPiece):
+                    told += separator + event.text
+                    yield sse({"type": "transcript.text.delta", "delta": separator + event.text})
+                    separator = ""
+        finally:
+            stream.cancel()
+    yield sse({"type": "transcript.text.done", "text": told, "usage": _duration(len(samples) / SAMPLE_RATE)})
+
+
+def _duration(seconds: float) -> dict[str, Any]:
+    return {"type": "duration", "seconds": round(seconds, 3)}
+
+
+def _transcript(segments: list[dict[str, Any]], seconds: float, form: str, language: str | None) -> Response:
+    text = " ".join(segment["text"] for segment in segments).strip()
+    if form == "text":
+        return PlainTextResponse(text + "\n")
+    if form in ("srt", "vtt"):
+        return PlainTextResponse(_subtitles(segments, form))
+    if form == "verbose_json":
+        values = {"task": "transcribe", "language": language or "unknown", "duration": seconds, "text": text}
+        return JSONResponse({**values, "segments": segments, "words": None, "usage": _duration(seconds)})
+    return JSONResponse({"text": text, "usage": _duration(seconds)})
+
+
+def _subtitles(segments: list[dict[str, Any]], form: str) -> str:
+    point = "," if form == "srt" else "."
+    lines = ["WEBVTT", ""] if form == "vtt" else []
+    for segment in segments:
+        if form == "srt":
+            lines.append(str(segment["id"] + 1))
+        lines += [f"{_time(segment['start'], point)} --> {_time(segment['end'], point)}", segment["text"], ""]
+    return "\n".join(lines)
+
+
+def _time(seconds: float, point: str) -> str:
+    ms = round(seconds * 1000)
+    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"

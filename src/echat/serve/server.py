@@ -1,0 +1,81 @@
+"""The server: all doors of one engine, as an ASGI application."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Response, WebSocket
+from starlette.responses import FileResponse
+from starlette.staticfiles import StaticFiles
+
+from echat.audio.vad import VoiceActivity
+from echat.serve.completions import add_completions
+from echat.serve.gate import Gate
+from echat.serve.http_errors import Places, add_handlers
+from echat.serve.keys import Keys
+from echat.serve.metrics import Metrics
+from echat.serve.realtime import Sessions, talk
+from echat.serve.replies import Desk
+from echat.serve.rest import add_rest
+from echat.serve.settings import ServeConfig
+from echat.serve.state import House
+from echat.serve.turn_detector import turn_detector
+
+if TYPE_CHECKING:
+    from echat.infer.engine import Engine
+
+log = logging.getLogger("echat.serve")
+PAGE_FOLDER = "page"  # of this package: what is served at / and under /page
+
+
+def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
+    """Everything that is served, ready for uvicorn."""
+    metrics, keys = Metrics(), Keys(config.keys)
+    desk = Desk(engine, threads=2 * config.limits.sessions + config.limits.requests + 2)
+    detector = turn_detector(config.turn_detector) if config.turn_detector else None
+    house = House(desk, config, VoiceActivity(), metrics, detector)
+    sessions, places = Sessions(house), Places(house)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        desk.close()
+
+    app = FastAPI(title="echat", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
+    app.state.sessions, app.state.keys, app.state.metrics = sessions, keys, metrics
+    add_handlers(app)
+
+    @app.websocket("/v1/realtime")
+    async def realtime(socket: WebSocket) -> None:
+        await talk(socket, sessions, keys.session_of(socket.scope.get("echat.key")))
+
+    @app.get("/healthz")
+    async def health() -> dict[str, Any]:
+        return {"status": "leaving" if sessions.leaving.is_set() else "ok", "sessions": len(sessions.open)}
+
+    @app.get("/metrics")
+    async def numbers() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    add_rest(app, house, keys, places)
+    add_completions(app, house, places)
+    add_page(app, Path(str(files("echat.serve"))) / PAGE_FOLDER)
+    app.add_middleware(Gate, config=config, keys=keys, metrics=metrics)
+    return app
+
+
+def add_page(app: FastAPI, folder: Path) -> None:
+    """Files of `folder`: index.html at /, everything under /page/."""
+    if not (folder / "index.html").is_file():
+        return
+
+    @app.get("/")
+    async def page() -> FileResponse:
+        return FileResponse(folder / "index.html")
+
+    app.mount("/page", StaticFiles(directory=folder))

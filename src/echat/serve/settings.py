@@ -1,0 +1,71 @@
+"""How a server is run: where it listens, what it allows, how it takes turns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from echat.config import Config
+from echat.serve.turn_taking import TurnConfig
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MiB = 2**20
+
+
+class Limits(Config):
+    """What one server, one address and one session may use."""
+
+    sessions: int = Field(16, ge=1, description="realtime sessions at once; more are told 'busy'")
+    sessions_per_address: int = Field(16, ge=1, description="of them from one network address")
+    connections: int = Field(256, ge=1, description="connections of any kind at once")
+    requests: int = Field(16, ge=1, description="HTTP requests that compute at once; more get 429")
+    requests_per_minute: int = Field(600, ge=1, description="per key, or per address without keys")
+    events_per_second: int = Field(400, ge=1, description="events of one session, averaged over 10 s")
+    upload_bytes: int = Field(25 * MiB, ge=1, description="largest HTTP body")
+    message_bytes: int = Field(16 * MiB, ge=1, description="largest WebSocket message")
+    question_seconds: float = Field(600.0, gt=0, description="longest question")
+    reply_ids: int = Field(1500, ge=1, description="longest answer, text and speech ids (25 a second)")
+    context_seconds: float = Field(900.0, gt=0, description="sound of a conversation that is kept")
+    items: int = Field(500, ge=1, description="items of a conversation that are kept")
+    memory_bytes: int = Field(256 * MiB, ge=0, description="what a session may keep of what was read")
+    unsent_bytes: int = Field(8 * MiB, ge=1, description="waiting for a slow reader; then sound is dropped")
+    idle_seconds: float = Field(300.0, gt=0, description="without a word from the client")
+    session_seconds: float = Field(3600.0, gt=0, description="of any session")
+    shutdown_seconds: float = Field(10.0, ge=0, description="for running replies to finish")
+
+
+class ServeConfig(Config):
+    """A server."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; loopback unless told")
+    port: int = Field(8080, ge=0, le=65535)
+    name: str | None = Field(None, description="of the model, for clients; None: that of its folder")
+    keys: Path | None = Field(None, description="file of API keys (echat keys); None: no key is asked for")
+    origins: tuple[str, ...] = Field((), description="web pages of other origins that may connect")
+    hosts: tuple[str, ...] = Field((), description="names under which the server is reached, besides its own")
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    think: Literal["off", "label", "language"] = Field("label", description="unless a session says otherwise")
+    voice: str | None = Field(None, description="unless a session says otherwise")
+    speech_in_history: bool | None = Field(
+        None, description="answers in the history as words and speech; None: as the model learned"
+    )
+    use_instructions: bool = Field(False, description="put a client's instructions before its question")
+    guess_replies: bool = Field(True, description="begin replies while it is not sure that a turn is over")
+    recording: Path | None = Field(None, description="folder that keeps conversations; announced to clients")
+    turn_detector: str | None = Field(None, description="module:function that judges whether a turn is whole")
+    turns: TurnConfig = TurnConfig()
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> ServeConfig:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls: expected certificate and key, found one of them; give both or none")
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Can only this machine connect?"""
+        return self.host in LOOPBACK

@@ -1,0 +1,84 @@
+"""What all sessions of a server share, and what the parts of one session share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from echat.audio.features import SAMPLE_RATE
+from echat.audio.vad import VoiceActivity
+from echat.serve.items import Entry, Items
+from echat.serve.metrics import Metrics
+from echat.serve.outbox import Letter, Outbox
+from echat.serve.protocol import beta, server
+from echat.serve.protocol.session import PCM_RATE, Session
+from echat.serve.protocol.wire import ProtocolError, new_id
+from echat.serve.recorder import Recorder
+from echat.serve.replies import Desk
+from echat.serve.settings import ServeConfig
+from echat.serve.turn_detector import TurnDetector
+
+
+@dataclass(frozen=True)
+class House:
+    """One server."""
+
+    desk: Desk
+    config: ServeConfig
+    vad: VoiceActivity
+    metrics: Metrics
+    turn_detector: TurnDetector | None = None
+
+    @property
+    def speech_in_history(self) -> bool:
+        """Does the model want the speech of its earlier answers? The released weights learned from such
+        histories, models of this package from words alone."""
+        asked = self.config.speech_in_history
+        return self.desk.engine.profile != "echat" if asked is None else asked
+
+    @property
+    def model(self) -> str:
+        """The name under which the model is served."""
+        engine = self.desk.engine
+        return self.config.name or (engine.home.name if engine.home else engine.name) or "echat"
+
+
+class Talk:
+    """One session: its settings, its conversation, and the way out to the client."""
+
+    def __init__(self, house: House, outbox: Outbox, session: Session, is_beta: bool = False) -> None:
+        self.house, self.config, self.metrics = house, house.config, house.metrics
+        self.session, self.outbox, self.is_beta = session, outbox, is_beta
+        self.items = Items(
+            self.config.limits.items, self.config.limits.context_seconds, house.speech_in_history
+        )
+        self.conversation_id = new_id("conv")
+        self._n_events = 0
+        self._recorder = Recorder(self.config.recording, session.id) if self.config.recording else None
+
+    def emit(self, event: server.ServerEvent, response_id: str | None = None, audio_ms: int = 0) -> bool:
+        """Put an event on its way; False: there was no room for its sound."""
+        self._n_events += 1
+        event.event_id = f"event_{self.session.id[5:]}_{self._n_events}"
+        values = event.dump()
+        told = beta.to_old(values) if self.is_beta else [values]
+        letters = [Letter(json.dumps(one, ensure_ascii=False), response_id, audio_ms) for one in told]
+        return all([self.outbox.put(letter) for letter in letters])
+
+    def refuse(self, error: ProtocolError) -> None:
+        """Tell the client what was wrong."""
+        detail = server.ErrorDetail(
+            message=str(error), code=error.code, param=error.param, event_id=error.event_id
+        )
+        self.emit(server.Error(error=detail))
+
+    def record(self, entry: Entry) -> None:
+        """Keep an item on disk, where the operator wants it."""
+        if self._recorder is None:
+            return
+        samples, rate = entry.sound, SAMPLE_RATE
+        if entry.spoken is not None:
+            samples, rate = np.frombuffer(bytes(entry.spoken.pcm), "<i2"), PCM_RATE
+        self._recorder.keep(entry.item.dump(), samples, rate)

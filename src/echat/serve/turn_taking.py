@@ -1,0 +1,185 @@
+"""Who speaks when: a state machine over voice activity. It knows no sockets, no sound and no clock of its
+own: every call brings the time, in seconds of the user's audio.
+
+    quiet ──speech──▶ maybe ──enough of it──▶ speaking ──enough silence──▶ quiet
+                        └──too short──▶ quiet    └──a short silence: a guess that the turn is over
+
+    for signal in turns.hear(probability, end_seconds, replying=False): ...
+
+While the assistant replies, speech must last longer before it counts: a cough or an "uh-huh" shorter than
+`interrupt_seconds` goes by unnoticed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pydantic import Field
+
+from echat.audio.vad import FRAME_SECONDS
+from echat.config import Config
+
+
+class TurnConfig(Config):
+    """When speech begins, when a turn is over."""
+
+    threshold: float = Field(0.5, ge=0, le=1, description="probability from which a frame is speech")
+    release: float = Field(0.15, ge=0, le=1, description="how far below the threshold speech goes on")
+    prefix_seconds: float = Field(0.3, ge=0, le=5, description="sound kept from before speech was noticed")
+    onset_seconds: float = Field(0.09, ge=0, description="speech that begins a turn")
+    onset_gap_seconds: float = Field(0.1, ge=0, description="silence after which a begin was none")
+    interrupt_seconds: float = Field(0.15, ge=0, description="speech that interrupts a reply")
+    guess_seconds: float = Field(0.2, ge=0, description="silence after which a reply is begun on trial")
+    silence_seconds: float = Field(0.5, ge=0, description="silence that ends a turn")
+    adaptive: bool = Field(False, description="wait longer for those who pause while they speak")
+    max_wait_seconds: float = Field(4.0, ge=0, description="longest silence that adaptive waiting allows")
+    max_turn_seconds: float = Field(600.0, gt=0, description="a turn that lasts longer is ended")
+
+
+@dataclass(frozen=True)
+class SpeechSuspected:
+    """Perhaps the user begins to speak, while a reply sounds."""
+
+    start: float
+
+
+@dataclass(frozen=True)
+class SpeechDismissed:
+    """It was a short sound and not meant as a turn."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class SpeechStarted:
+    """The user speaks, and did so since `start`; sound is kept from `start` on."""
+
+    start: float
+
+
+@dataclass(frozen=True)
+class TurnGuessed:
+    """The user is silent for a moment: work on a reply to what was said until `end`."""
+
+    end: float
+
+
+@dataclass(frozen=True)
+class GuessDropped:
+    """The user went on: that work is for nothing."""
+
+
+@dataclass(frozen=True)
+class TurnEnded:
+    """The turn is over; `end` includes the silence. `guessed`: a guess that nothing has contradicted."""
+
+    end: float
+    guessed: TurnGuessed | None
+    is_forced: bool = False  # the turn had reached its longest
+
+
+Signal = SpeechSuspected | SpeechDismissed | SpeechStarted | TurnGuessed | GuessDropped | TurnEnded
+
+
+class Phase(Enum):
+    quiet = "quiet"
+    maybe = "maybe"
+    speaking = "speaking"
+
+
+@dataclass
+class TurnTaking:
+    """The turns of one user."""
+
+    config: TurnConfig = field(default_factory=TurnConfig)
+    phase: Phase = Phase.quiet
+    start: float = 0.0  # of the speech, seconds
+    voiced: float = 0.0  # seconds of speech in this turn
+    silence: float = 0.0  # seconds since the last speech
+    longest_pause: float = 0.0  # within this turn
+    guess: TurnGuessed | None = None
+    completeness: float | None = None  # 0 to 1: a detector's opinion of the guess
+    _suspected: bool = False
+
+    def hear(self, probability: float, end: float, replying: bool = False) -> list[Signal]:
+        """One frame of the user's sound that ends at `end`; what follows from it."""
+        if self.phase is Phase.speaking:
+            return self._speaking(probability, end)
+        if self.phase is Phase.maybe:
+            return self._maybe(probability, end, replying)
+        if probability < self.config.threshold:
+            return []
+        self.phase, self.start, self.voiced, self.silence = Phase.maybe, end - FRAME_SECONDS, 0.0, 0.0
+        self._suspected = False
+        return self._maybe(probability, end, replying)
+
+    def judge(self, completeness: float) -> None:
+        """A turn detector's opinion of the present guess: 1 is certainly a whole turn."""
+        if self.guess is not None:
+            self.completeness = min(max(completeness, 0.0), 1.0)
+
+    def reset(self) -> None:
+        """Forget the turn that is under way."""
+        self.phase = Phase.quiet
+        self._forget_turn()
+
+    @property
+    def silence_needed(self) -> float:
+        """Seconds of silence that end the present turn."""
+        config = self.config
+        if not config.adaptive:
+            return config.silence_seconds
+        longest = max(config.max_wait_seconds, config.silence_seconds)
+        if self.completeness is not None:
+            return config.silence_seconds + (1 - self.completeness) * (longest - config.silence_seconds)
+        return min(max(config.silence_seconds, 1.5 * self.longest_pause), longest)
+
+    def _maybe(self, probability: float, end: float, replying: bool) -> list[Signal]:
+        self._count(probability)
+        signals: list[Signal] = []
+        if replying and not self._suspected:
+            self._suspected = True
+            signals.append(SpeechSuspected(self.start))
+        if self.voiced >= (self.config.interrupt_seconds if replying else self.config.onset_seconds):
+            self.phase = Phase.speaking
+            signals.append(SpeechStarted(max(0.0, self.start - self.config.prefix_seconds)))
+        elif self.silence >= self.config.onset_gap_seconds:
+            if self._suspected:
+                signals.append(SpeechDismissed(self.start, end))
+            self.reset()
+        return signals
+
+    def _speaking(self, probability: float, end: float) -> list[Signal]:
+        was_silent = self.silence
+        self._count(probability)
+        if self.silence == 0.0 and was_silent:
+            self.longest_pause = max(self.longest_pause, was_silent)
+        signals: list[Signal] = []
+        if self.silence == 0.0 and self.guess is not None:
+            self.guess = self.completeness = None
+            signals.append(GuessDropped())
+        if self.guess is None and self.silence >= self.config.guess_seconds:
+            self.guess = TurnGuessed(end)
+            signals.append(self.guess)
+        is_forced = end - self.start >= self.config.max_turn_seconds
+        if is_forced or (self.silence and self.silence >= self.silence_needed):
+            signals.append(TurnEnded(end, self.guess, is_forced))
+            self.reset()
+        return signals
+
+    def _count(self, probability: float) -> None:
+        """Speech goes on a little below the threshold at which it begins."""
+        held = self.phase is Phase.speaking or self.silence == 0.0
+        threshold = self.config.threshold - (self.config.release if held else 0.0)
+        if probability >= max(threshold, 0.01):
+            self.voiced += FRAME_SECONDS
+            self.silence = 0.0
+        else:
+            self.silence += FRAME_SECONDS
+
+    def _forget_turn(self) -> None:
+        self.voiced = self.silence = self.longest_pause = 0.0
+        self.guess = self.completeness = None
+        self._suspected = False

@@ -1,0 +1,96 @@
+"""A real server with the model that is shipped, and real speech to talk to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import echat
+from echat.audio.waveform import read
+from echat.infer.engine import Engine, load
+from echat.serve.settings import ServeConfig
+
+pytest.importorskip("fastapi", reason="needs the serve extra")
+pytest.importorskip("silero_vad", reason="needs the serve extra")
+
+EXAMPLES = Path(echat.__file__).parent / "models" / "echat-tiny" / "examples"
+
+
+class Live:
+    """A running server."""
+
+    def __init__(self, engine: Engine, config: ServeConfig) -> None:
+        from echat.serve.running import server_of
+
+        self.server = server_of(engine, config)
+        self.app = self.server.config.app
+        self._thread = threading.Thread(target=lambda: asyncio.run(self.server.serve()), daemon=True)
+        self._thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        self.port: int = self.server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Engine:
+    return load("echat-tiny")
+
+
+@pytest.fixture(scope="session")
+def serving(tiny: Engine) -> Callable[..., Any]:
+    """`with serving(limits={...}) as live:` a server of its own."""
+
+    @contextmanager
+    def start(**settings: Any) -> Iterator[Live]:
+        live = Live(tiny, ServeConfig.model_validate({"port": 0, **settings}))
+        try:
+            yield live
+        finally:
+            live.stop()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def live(serving: Callable[..., Any]) -> Iterator[Live]:
+    """One server that many tests share."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def question() -> bytes:
+    """A spoken question, 24 kHz PCM."""
+    waveform, _ = read(EXAMPLES / "question.wav", 24_000)
+    return pcm(waveform.numpy())
+
+
+def pcm(waveform: np.ndarray) -> bytes:
+    """Float samples as 16-bit PCM."""
+    return np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2").tobytes()
+
+
+def silence(seconds: float) -> bytes:
+    """24 kHz PCM of a quiet room."""
+    noise = np.random.default_rng(0).normal(0, 3, int(24_000 * seconds))
+    return np.round(noise).astype("<i2").tobytes()
+
+
+@pytest.fixture(scope="session")
+def quiet() -> Callable[[float], bytes]:
+    """`quiet(seconds)`: a room in which nobody speaks."""
+    return silence

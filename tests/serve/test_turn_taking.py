@@ -1,0 +1,163 @@
+"""Turns by the clock of the state machine: probabilities in, signals out, no sound and no waiting."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echat.audio.vad import FRAME_SECONDS
+from echat.serve.turn_taking import (
+    GuessDropped,
+    Phase,
+    Signal,
+    SpeechDismissed,
+    SpeechStarted,
+    SpeechSuspected,
+    TurnConfig,
+    TurnEnded,
+    TurnGuessed,
+    TurnTaking,
+)
+
+YES, NO = 0.95, 0.02
+
+
+class Ear:
+    """Feeds a state machine and keeps its clock."""
+
+    def __init__(self, **config: object) -> None:
+        self.turns = TurnTaking(TurnConfig.model_validate(config))
+        self.now = 0.0
+
+    def hear(self, probability: float, seconds: float, replying: bool = False) -> list[Signal]:
+        signals = []
+        for _ in range(round(seconds / FRAME_SECONDS)):
+            self.now += FRAME_SECONDS
+            signals += self.turns.hear(probability, self.now, replying)
+        return signals
+
+
+def kinds(signals: list[Signal]) -> list[type]:
+    return [type(signal) for signal in signals]
+
+
+def test_a_turn():
+    ear = Ear()
+    assert ear.hear(NO, 1.0) == []
+    (started,) = ear.hear(YES, 2.0)
+    assert isinstance(started, SpeechStarted)
+    assert abs(started.start - 0.7) < 2 * FRAME_SECONDS  # moved back by the prefix
+    guessed, ended = ear.hear(NO, 1.0)
+    assert isinstance(guessed, TurnGuessed) and abs(guessed.end - 3.2) < 2 * FRAME_SECONDS
+    assert isinstance(ended, TurnEnded) and abs(ended.end - 3.5) < 2 * FRAME_SECONDS
+    assert ended.guessed is guessed and not ended.is_forced
+
+
+def test_a_word_of_a_fifth_of_a_second_is_a_turn():
+    ear = Ear()
+    ear.hear(NO, 0.5)
+    assert kinds(ear.hear(YES, 0.2) + ear.hear(NO, 1.0)) == [SpeechStarted, TurnGuessed, TurnEnded]
+
+
+def test_a_click_is_none():
+    ear = Ear()
+    ear.hear(NO, 0.5)
+    assert ear.hear(YES, FRAME_SECONDS) + ear.hear(NO, 1.0) == []
+    assert ear.turns.phase is Phase.quiet
+
+
+def test_going_on_after_a_short_silence_drops_the_guess():
+    ear = Ear()
+    signals = ear.hear(YES, 1.0) + ear.hear(NO, 0.3) + ear.hear(YES, 1.0) + ear.hear(NO, 1.0)
+    assert kinds(signals) == [SpeechStarted, TurnGuessed, GuessDropped, TurnGuessed, TurnEnded]
+
+
+def test_three_minutes_of_silence_and_uncertain_music_are_no_turn():
+    ear = Ear()
+    assert ear.hear(NO, 180) == []
+    assert ear.hear(0.45, 180) == []
+
+
+def test_five_minutes_are_one_turn_and_eleven_are_cut():
+    assert kinds(Ear().hear(YES, 300)) == [SpeechStarted]
+    ear = Ear()
+    signals = ear.hear(YES, 660)
+    assert kinds(signals)[:2] == [SpeechStarted, TurnEnded]
+    ended = signals[1]
+    assert isinstance(ended, TurnEnded) and ended.is_forced and abs(ended.end - 600) < 0.1
+    assert kinds(signals)[2:] == [SpeechStarted]  # and what follows is another turn
+
+
+def test_a_cough_does_not_stop_a_reply_but_speech_does():
+    ear = Ear()
+    cough = ear.hear(YES, 0.096, replying=True) + ear.hear(NO, 0.5, replying=True)
+    assert kinds(cough) == [SpeechSuspected, SpeechDismissed]
+    begin = ear.now
+    signals = []
+    while not any(isinstance(signal, SpeechStarted) for signal in signals):
+        signals = ear.hear(YES, FRAME_SECONDS, replying=True)
+    assert ear.now - begin <= 0.2
+
+
+def test_a_higher_threshold_lets_backchannels_pass():
+    ear = Ear(interrupt_seconds=0.5)
+    uhuh = ear.hear(YES, 0.4, replying=True) + ear.hear(NO, 0.5, replying=True)
+    assert kinds(uhuh) == [SpeechSuspected, SpeechDismissed]
+    assert SpeechStarted in kinds(ear.hear(YES, 0.6, replying=True))
+
+
+def test_two_questions_in_a_row_while_it_thinks():
+    ear = Ear()
+    first = ear.hear(YES, 1.0) + ear.hear(NO, 0.6)
+    second = ear.hear(YES, 1.0, replying=True) + ear.hear(NO, 0.6)
+    assert kinds(first) == [SpeechStarted, TurnGuessed, TurnEnded]
+    assert kinds(second) == [SpeechSuspected, SpeechStarted, TurnGuessed, TurnEnded]
+
+
+def test_adaptive_waiting_is_longer_for_those_who_pause():
+    ear = Ear(adaptive=True)
+    ear.hear(YES, 1.0)
+    ear.hear(NO, 0.45)
+    ear.hear(YES, 1.0)
+    assert 0.6 < ear.turns.silence_needed < 0.8
+    assert TurnEnded not in kinds(ear.hear(NO, 0.6))
+    assert TurnEnded in kinds(ear.hear(NO, 0.3))
+
+
+def test_a_detector_shortens_or_lengthens_the_wait():
+    for opinion, needed in ((1.0, 0.5), (0.0, 4.0)):
+        ear = Ear(adaptive=True)
+        ear.hear(YES, 1.0)
+        ear.hear(NO, 0.3)
+        ear.turns.judge(opinion)
+        assert ear.turns.silence_needed == needed
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.integers(1, 40), st.booleans()), max_size=40),
+    st.booleans(),
+)
+def test_signals_come_in_order_whatever_is_heard(stretches, adaptive):
+    ear = Ear(adaptive=adaptive, max_turn_seconds=5.0)
+    signals: list[Signal] = []
+    for probability, frames, replying in stretches:
+        signals += ear.hear(probability, frames * FRAME_SECONDS, replying)
+    in_turn = guessed = False
+    last_end = 0.0
+    for signal in signals:
+        match signal:
+            case SpeechStarted():
+                assert not in_turn
+                in_turn = True
+            case TurnGuessed():
+                assert in_turn and not guessed
+                guessed = True
+            case GuessDropped():
+                assert guessed
+                guessed = False
+            case TurnEnded(end, guess, _):
+                assert in_turn and (guess is not None) == guessed and end > last_end
+                last_end, in_turn, guessed = end, False, False
+            case SpeechSuspected() | SpeechDismissed():
+                assert not in_turn
+    assert (ear.turns.phase is Phase.speaking) == in_turn
