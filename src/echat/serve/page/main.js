@@ -42,9 +42,9 @@ async function start() {
     at("key").focus();
     return;
   }
-  turns.clear();
-  const [model, key] = [about.model, at("key").value.trim()];
-  talk = new Talk({ model, key, think: at("think").value, voice: at("voice").value });
+  const [model, key, history] = [about.model, at("key").value.trim(), turns.spoken()];
+  talk = new Talk({ model, key, think: at("think").value, voice: at("voice").value, history });
+  talk.setMuted(isMuted());
   show(talk);
   enable();
   try {
@@ -112,8 +112,7 @@ function show(shown) {
 
 function state({ name }) {
   document.body.dataset.state = name;
-  const isMuted = at("mute").getAttribute("aria-pressed") === "true";
-  at("status").textContent = name === "listening" && isMuted ? "Muted: I do not hear you." : STATES[name];
+  at("status").textContent = name === "listening" && isMuted() ? "Muted: I do not hear you." : STATES[name];
   at("hush").disabled = name !== "answering" && name !== "thinking";
 }
 
@@ -134,10 +133,13 @@ function enable() {
 
 // --- buttons and keys
 
+function isMuted() {
+  return at("mute").getAttribute("aria-pressed") === "true";
+}
+
 function mute() {
-  const isMuted = at("mute").getAttribute("aria-pressed") !== "true";
-  at("mute").setAttribute("aria-pressed", String(isMuted));
-  talk?.setMuted(isMuted);
+  at("mute").setAttribute("aria-pressed", String(!isMuted()));
+  talk?.setMuted(isMuted());
   if (document.body.dataset.state === "listening") state({ name: "listening" });
 }
 

@@ -11,13 +11,15 @@ import { Stopwatch } from "./stopwatch.js";
 import { decode, encode } from "./pcm.js";
 
 export class Talk extends EventTarget {
-  constructor({ model, key, think, voice }) {
+  /** `history`: turns {role, text} of an earlier session that echat shall remember. */
+  constructor({ model, key, think, voice, history = [] }) {
     super();
     this.connection = new Connection(model, key);
     this.microphone = new Microphone((samples) => this.hear(samples));
     this.player = new Player();
     this.stopwatch = new Stopwatch();
     this.settings = { think, voice };
+    this.history = history;
     this.silenced = new Set(); // ids of answers that shall not be heard any more
     this.answer = null; // {id, responseId} under way, or still sounding
     this.received = new Map(); // answer id -> milliseconds of sound received
@@ -30,6 +32,7 @@ export class Talk extends EventTarget {
       this.listen();
       await this.connection.open();
       this.update();
+      this.recall();
       await this.microphone.open();
     } catch (error) {
       await this.close();
@@ -58,6 +61,13 @@ export class Talk extends EventTarget {
         audio: { input: { transcription: {} }, output },
         echat: { think, show_thought: true, pause: true },
       },
+    });
+  }
+
+  recall() {
+    this.history.forEach(({ role, text }) => {
+      const content = [{ type: role === "user" ? "input_text" : "output_text", text }];
+      this.connection.send("conversation.item.create", { item: { type: "message", role, content } });
     });
   }
 

@@ -99,6 +99,12 @@ export class TurnsView {
     if (turn) change(turn);
   }
 
+  /** What was said and heard, for a session that goes on from here. */
+  spoken() {
+    const heard = [...this.turns.values()].map(({ role, text, heard }) => ({ role, text: heard ?? text }));
+    return heard.filter(({ text }) => text);
+  }
+
   /** The conversation for a file. */
   record() {
     return [...this.turns.values()].map(({ role, text, heard, record }) => ({
