@@ -1,7 +1,7 @@
 // The read-out of a stopwatch.
 
 const MARKS = [
-  ["sound", "first sound after the end of your turn"],
+  ["sound", "first sound after your turn"],
   ["thought", "first of the thought"],
   ["words", "first words"],
 ];

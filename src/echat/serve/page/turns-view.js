@@ -27,6 +27,8 @@ export class TurnsView {
     const name = box.appendChild(element("div", "name", NAMES[role]));
     const words = element("p", "words");
     const turn = { id, role, box, name, words, note: null, thought: null, text: "", heard: null };
+    box.dataset.id = id;
+    box.ariaBusy = "true"; // a screen reader waits until the words are whole
     words.append(element("span", "forming", role === "user" ? "listening" : ""));
     box.append(words);
     this.list.append(box);
@@ -39,6 +41,7 @@ export class TurnsView {
   transcript(id, text) {
     this.with(id, (turn) => {
       turn.text = text;
+      turn.box.ariaBusy = "false";
       turn.words.replaceChildren(text || element("span", "note", "(no words were understood)"));
     });
   }
@@ -69,6 +72,7 @@ export class TurnsView {
       const notes = { cancelled: "interrupted", incomplete: "not finished", failed: failure ?? "no answer" };
       if (notes[status]) this.remark(turn, notes[status]);
       else if (!turn.text) this.remark(turn, "(nothing to say)");
+      turn.box.ariaBusy = "false";
       this.write(turn);
     });
   }
