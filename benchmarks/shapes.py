@@ -31,6 +31,7 @@ def engine_of(size: str, dtype: torch.dtype, device: str = "cpu", speaks: bool =
         model = SpeechLLM(config)
     model = _random(model.to(dtype), device)
     model.reset_tables()
+    model = model.to(dtype)
     vocabulary = Vocabulary.from_tokenizer(tiny.tokenizer, config.speech_codec_size, config.llm.vocab_size)
     token2wav = _random_token2wav(device) if speaks else None
     return Engine(model.eval(), tiny.tokenizer, vocabulary, "osum", token2wav, name=size)

@@ -165,3 +165,23 @@ def test_dialogues_to_read_have_no_sound_and_are_not_those_spoken(tmp_path: Path
     assert all("audio" not in row and row["split"] == "train" for row in rows)
     assert all(row["reply"] and row["text"] in row["thought"] for row in read)
     assert not spoken & {row["key"] for row in rows}
+
+
+def test_free_and_jumbled_speech(tmp_path: Path) -> None:
+    """Freer wordings keep their answers; jumbled words have none, and a second build finds nothing to do."""
+    config = small(tmp_path / "corpus", sets=("free", "jumbled"), free=4, jumbled=2)
+    folder = build_corpus(config)
+    free, jumbled = (rows(folder / name / "manifest.jsonl") for name in ("free", "jumbled"))
+    assert [len(free), len(jumbled)] == [4, 2]
+    replies = {reply for situation in load_scenarios() for reply in situation.replies.values()}
+    known = {dialogue.text for dialogue in dialogues("train", 4, config.seed + 3)}
+    for record in free:
+        assert record["reply"] in replies and record["text"] in record["thought"]
+        assert "reply_audio" in record
+    assert not {record["text"] for record in free} <= known
+    for record in jumbled:
+        assert not {"reply", "reply_audio", "accepted", "thought"} & set(record)
+        waveform, rate = read(folder / "jumbled" / record["audio"])
+        assert len(waveform) / rate == pytest.approx(record["duration_s"], abs=1e-3)
+    before = contents(folder)
+    assert contents(build_corpus(config)) == before

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from echat.dialogue.tasks import DecodingDefaults, Sampling
 from echat.infer import sampling
-from echat.infer.sampling import AgeSlot, RepeatGuard
+from echat.infer.sampling import AgeSlot, LoopGuard, RepeatGuard
 
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 2.0, 0.0])
 
@@ -82,3 +82,29 @@ def test_end_of_speech_counts_boundaries_after_the_text() -> None:
     assert sampling.is_spoken_to_the_end([40, 5, 99, 40, 3, 40], text_end=99, boundary=40)
     assert not sampling.is_spoken_to_the_end([40, 99, 40], text_end=99, boundary=40)
     assert not sampling.is_spoken_to_the_end([40, 40], text_end=99, boundary=40)
+
+
+def blocked(ids: list[int]) -> set[int]:
+    logits = LoopGuard(longest=4, times=3, ids=8).constrain(torch.zeros(10), ids)
+    return set((logits == sampling.BLOCKED).nonzero()[:, 0].tolist())
+
+
+def test_a_text_does_not_go_round_in_circles() -> None:
+    """Blocked is the id that would begin the stretch once more, and nothing as long as the loop is young."""
+    assert blocked([9, *[1, 2, 3] * 3]) == {1}
+    assert blocked([9, *[1, 2, 3] * 3, 1]) == {2}  # the loop of another phase
+    assert blocked([1, 2, 3] * 2) == set()
+    assert blocked([5] * 7) == set() and blocked([5] * 8) == {5}
+    assert blocked([1, 2] * 3) == set() and blocked([1, 2] * 4) == {1}
+    assert blocked([*[1, 2, 3, 4, 5] * 4]) == set()  # longer than the guard looks
+
+
+def test_guarded_writing_leaves_a_loop() -> None:
+    """Scores that always name the same cycle end in another id."""
+    guard, ids = LoopGuard(), [0]
+    for _ in range(40):
+        scores = torch.zeros(6)
+        scores[(ids[-1] + 1) % 3] = 1.0
+        scores[5] = 0.5
+        ids.append(int(guard.constrain(scores, ids).argmax()))
+    assert 5 in ids

@@ -6,6 +6,8 @@ A build that was stopped, even killed, goes on where it was. Layout of the folde
     build.yaml                       the resolved configuration
     answers/{manifest.jsonl,audio/}  every reply and some reading matter in the reply voice
     {test,dev,train}/...             spoken questions; `reply_audio` points into answers/audio
+    free/...                         questions in freer wordings, or their words in any order
+    jumbled/...                      spoken words in no order, to which nothing is answered
     text/{manifest,dev}.jsonl        many more dialogues without sound, for a language model to read
     real/manifest.jsonl              recordings of people, when a data pack is given
 """
@@ -33,14 +35,15 @@ from echat.checkpoint import atomic_path
 from echat.config import Config, load_config, save_config
 from echat.corpus.events import real_clips
 from echat.corpus.loosening import jumble, loosen, scatter
-from echat.corpus.questions import CONDITIONS, Question, render
-from echat.corpus.real import prompt_texts, real_rows, write_real_manifest
-from echat.corpus.scenarios import dialogues, load_scenarios, pairs
+from echat.corpus.questions import CONDITIONS, Question, described, render
+from echat.corpus.real import prompt_texts, write_real_manifest
+from echat.corpus.scenarios import Dialogue, dialogues, load_scenarios, pairs
+from echat.corpus.variety import jumbled, known_words, said_otherwise
 from echat.corpus.voices import REPLY_VOICE, speak
 
 Progress = Callable[[str, int, int], None]  # set, done, total
-SetName = Literal["text", "answers", "test", "dev", "train", "real"]
-SETS: tuple[SetName, ...] = ("text", "answers", "test", "dev", "train", "real")
+SetName = Literal["text", "answers", "test", "dev", "train", "jumbled", "free", "real"]
+SETS: tuple[SetName, ...] = ("text", "answers", "test", "dev", "train", "jumbled", "free", "real")
 _SILENT: tuple[SetName, ...] = ("text", "real")  # sets of which no sound is made here
 
 
@@ -58,6 +61,8 @@ class BuildConfig(Config):
     scattered: int = Field(60000, ge=0)  # dialogues to read whose words stand in any order
     jumbles: int = Field(20000, ge=0)  # texts of words in no order, to learn to copy from
     train: int = Field(8000, ge=1)  # questions
+    free: int = Field(0, ge=0)  # questions said in other words or in any order
+    jumbled: int = Field(0, ge=0)  # spoken texts of words in no order
     dev: int = Field(200, ge=1)
     test: int = Field(360, ge=3)  # besides the pairs
     test_pairs: int = Field(90, ge=0)  # same words, same voice, one cue apart
@@ -88,7 +93,7 @@ class Job:
 
     def is_made_by(self, record: dict[str, Any] | None) -> bool:
         """Whether a finished record is of this job, and not of an older scenario under the same key."""
-        wanted = asdict(self.item.dialogue if isinstance(self.item, Question) else self.item)
+        wanted = described(self.item.dialogue) if isinstance(self.item, Question) else asdict(self.item)
         return record is not None and all(record.get(name) == value for name, value in wanted.items())
 
 
@@ -129,7 +134,7 @@ def _write_text(config: BuildConfig) -> None:
     folder = config.folder / "text"
     folder.mkdir(exist_ok=True)
     rng = random.Random(config.seed)
-    words = _words(config)
+    words = known_words(config.data_pack)
     train = [
         loosen(dialogue, words, rng) if rng.random() < config.text_loose else dialogue
         for dialogue in dialogues("train", config.text, config.seed + 1)
@@ -143,16 +148,6 @@ def _write_text(config: BuildConfig) -> None:
     _write_lines(folder / "scattered.jsonl", [{**asdict(one), "split": "train"} for one in scattered])
     dev = dialogues("dev", config.dev, config.seed + 1)
     _write_lines(folder / "dev.jsonl", [{**asdict(dialogue), "split": "dev"} for dialogue in dev])
-
-
-def _words(config: BuildConfig) -> list[str]:
-    """Every word of the training sentences, the replies and the real recordings."""
-    texts = [text for one in load_scenarios() for made in one.wordings("train").values() for text in made]
-    texts += [reply for one in load_scenarios() for reply in one.replies.values()]
-    if config.data_pack is not None:
-        rows = real_rows(config.data_pack)
-        texts += [row["text"] for row in rows if row["split"] == "train" and row["text"]]
-    return sorted({word for text in texts for word in text.replace(",", " ").split()})
 
 
 def build_held_out(folder: Path | str, seed: int = 1, workers: int = 1) -> Path:
@@ -177,9 +172,15 @@ def _items(config: BuildConfig, name: SetName) -> Sequence[Question | Reading]:
         return _readings(config)
     if name == "test":
         return [*_test_questions(config), *_test_pairs(config)]
-    count = config.train if name == "train" else config.dev
-    drawn = dialogues(name, count, config.seed)
-    return [Question(dialogue, name, throat=dialogue.key, seed=config.seed) for dialogue in drawn]
+    return [Question(one, name, throat=one.key, seed=config.seed) for one in _drawn(config, name)]
+
+
+def _drawn(config: BuildConfig, name: SetName) -> Iterator[Dialogue]:
+    if name == "free":
+        return said_otherwise(config.free, config.seed, known_words(config.data_pack))
+    if name == "jumbled":
+        return jumbled(config.jumbled, config.seed, known_words(config.data_pack))
+    return dialogues(name, config.train if name == "train" else config.dev, config.seed)
 
 
 def _test_questions(config: BuildConfig) -> Iterator[Question]:
@@ -309,7 +310,8 @@ def make(job: Job) -> dict[str, Any]:
         clip_split = "test" if question.split == "test" else "train"
         clips = real_clips(job.data_pack, clip_split) if job.data_pack is not None else {}
         wave, record = render(question, clips)
-        record["reply_audio"] = f"../answers/audio/{reply_key(question.dialogue.reply)}.{job.audio}"
+        if question.dialogue.reply:
+            record["reply_audio"] = f"../answers/audio/{reply_key(question.dialogue.reply)}.{job.audio}"
     write(job.folder / audio, wave, SAMPLE_RATE)
     return {"key": record.pop("key"), "audio": audio, **record}
 

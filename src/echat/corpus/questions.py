@@ -77,8 +77,13 @@ def _surroundings(question: Question, rng: np.random.Generator) -> Surroundings:
     return draw_training_surroundings(rng)
 
 
+def described(dialogue: Dialogue) -> dict[str, Any]:
+    """The fields of the record that say what was spoken; a dialogue without an answer lacks some."""
+    return {name: value for name, value in asdict(dialogue).items() if value not in ("", [])}
+
+
 def _record(question: Question, voice: Voice, surroundings: Surroundings, samples: int) -> dict[str, Any]:
-    spoken = asdict(question.dialogue)
+    spoken = described(question.dialogue)
     record = {"key": spoken.pop("key"), "lang": "en", **spoken}
     snr = surroundings.snr_db
     record |= {

@@ -15,7 +15,7 @@ from echat.dialogue.layout import is_speech_next
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task
 from echat.dialogue.vocabulary import Vocabulary
 from echat.infer import sampling
-from echat.infer.sampling import AgeSlot, RepeatGuard
+from echat.infer.sampling import AgeSlot, LoopGuard, RepeatGuard
 
 FinishReason = Literal["end", "length", "loop", "cancelled"]
 
@@ -36,7 +36,8 @@ class Plan:
     vocabulary: Vocabulary
     decoding: DecodingDefaults
     age_slot: AgeSlot | None = None
-    guard: RepeatGuard | None = None
+    guard: RepeatGuard | None = None  # of speech
+    text_guard: LoopGuard | None = None
     force_boundary: bool = False  # speech begins with the boundary without asking the model
     bound_speech: bool = False  # stop speech that runs far longer than its text, or in circles
     read_aloud: int = 0  # text ids in the prompt that the reply speaks (reading aloud)
@@ -66,6 +67,7 @@ class Plan:
             decoding,
             age_slot=slot if has_slot and slot.trigger and slot.allowed else None,
             guard=guard if ours else None,
+            text_guard=LoopGuard() if ours else None,
             force_boundary=ours and task.writes_text,
             bound_speech=ours,
             read_aloud=read_aloud,
@@ -108,6 +110,8 @@ class Writing:
         if slot is not None and not self._age_given and slot.matches(self.ids):
             self._age_given = True
             logits = slot.constrain(logits)
+        if self.plan.text_guard is not None:
+            logits = self.plan.text_guard.constrain(logits, self.text_ids)
         return sampling.choose(logits, rule, self.generator)
 
     def _choose_speech(self, logits: Tensor) -> int:

@@ -97,7 +97,7 @@ def listen(model: SpeechLLM, mels: Sequence[Tensor], released_padding: bool = Fa
     _refuse_longer_than_positions(model, max(len(mel) for mel in mels))
     weight = model.projection.weight
     lens = torch.tensor([len(mel) for mel in mels], device=weight.device)
-    batch = pad_sequence([mel.to(weight) for mel in mels], batch_first=True)
+    batch = pad_sequence([mel.to(weight.device) for mel in mels], batch_first=True)
     frames, frame_lens = model.encode(batch, lens, released_padding)
     return [row[:length] for row, length in zip(frames, frame_lens.tolist())]
 

@@ -129,6 +129,29 @@ class RepeatGuard:
         return run
 
 
+@dataclass(frozen=True)
+class LoopGuard:
+    """Blocks the text id that would go on with a stretch that was just written several times over.
+
+    A model that cannot follow the sound may write such a stretch for ever. Blocked there, it finds its way
+    on, to the labels after a transcript for one. What people do repeat ("no no no") stays below the limits.
+    """
+
+    longest: int = 16  # ids of a stretch
+    times: int = 3  # it was written
+    ids: int = 8  # that its repetitions take together, at least
+
+    def constrain(self, logits: Tensor, ids: Sequence[int]) -> Tensor:
+        """Block what would go on with a loop, of any length."""
+        blocked = {ids[-length] for length in range(1, self.longest + 1) if self._loops(ids, length)}
+        if not blocked:
+            return logits
+        return logits.index_fill(0, torch.tensor(sorted(blocked), device=logits.device), BLOCKED)
+
+    def _loops(self, ids: Sequence[int], length: int) -> bool:
+        return is_looping(ids, length, max(self.times, -(-self.ids // length)))
+
+
 def is_looping(ids: Sequence[int], length: int, times: int) -> bool:
     """Do the last ids repeat one stretch of `length` ids `times` times over?"""
     if len(ids) < length * times:

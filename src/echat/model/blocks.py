@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from echat.model.attention import pays, written_out
+
 LAYER_NORM_EPS = 1e-5
 LONGEST_PERIOD = 10000.0
 
@@ -118,7 +120,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor |
     batch, length, dim = query.shape
     shape = (batch, length, heads, dim // heads)
     query, key, value = (x.view(shape).transpose(1, 2) for x in (query, key, value))  # (B, H, T, dim / H)
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    if pays(value):
+        keep = None if mask is None else mask[:, :, None]
+        mixed = written_out(query, key, value, keep, (dim // heads) ** -0.5)
+    else:
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return mixed.transpose(1, 2).reshape(batch, length, dim)
 
 

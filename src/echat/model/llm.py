@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echat.config import Config
+from echat.model.attention import FAST_ATTENTION, register
 from echat.model.decoder import Decoder, KVCache, Layer
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class LanguageModel(nn.Module):
 
         self.config = config
         settings = config.to_transformers()
-        settings._attn_implementation = "sdpa"
+        register()
+        settings._attn_implementation = FAST_ATTENTION
         self.model = Qwen2Model(settings)
         self.head_dim = config.dim // config.heads
         if not self.model.embed_tokens.weight.is_meta:

@@ -81,6 +81,7 @@ class SpeechEncoder(nn.Module):
         """The two convolutions and the positions: (B, T, n_mels) -> (B, E, dim)."""
         mel_frames = mel.shape[1]
         keep = None if released_padding else keep_mask(lens, mel_frames)
+        mel = mel.to(self.conv1.weight.dtype)
         channels = mel.transpose(1, 2) if keep is None else (mel * keep[:, :, None]).transpose(1, 2)
         channels = F.gelu(self.conv1(channels))  # (B, dim, T)
         if released_padding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +54,7 @@ class Answering:
         self.has_spoken = False
         self.memory = Memory()
         self.guess: Guess | None = None
+        self.on_idle: Callable[[], None] = lambda: None  # nobody said anything after an answer
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- what is asked of the engine
@@ -175,11 +176,28 @@ class Answering:
         await response.run()
         self._count(response)
         reply = response.reply
-        if response.plan.conversation_id is None or reply is None or reply.memory is None:
+        if response.plan.conversation_id is None:
             return
-        self.remember(reply.memory)
+        self.talk.record(response.entry)
+        if reply is not None and reply.memory is not None:
+            self.remember(reply.memory)
         if response is self.response and not response.cancelled:
+            self._wait_for_user(response)
             await self.read_ahead(self.items.turns())
+
+    def _wait_for_user(self, response: Response) -> None:
+        """Where the session says so: when a silence after the answer gets too long, take it for a turn."""
+        detection = self.talk.session.audio.input.turn_detection
+        if detection is None or detection.idle_timeout_ms is None:
+            return
+        wait = max(0.0, response.plays_until - time.monotonic()) + detection.idle_timeout_ms / 1000
+
+        async def idle() -> None:
+            await asyncio.sleep(wait)
+            if self.response is response:
+                self.on_idle()
+
+        self.in_background(idle())
 
     def _count(self, response: Response) -> None:
         timing, metrics = response.timing, self.talk.metrics

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import numpy as np
+
+from echat.audio.features import SAMPLE_RATE
 from echat.audio.vad import VoiceActivity
-from echat.serve.items import Items
+from echat.serve.items import Entry, Items
 from echat.serve.metrics import Metrics
 from echat.serve.outbox import Letter, Outbox
 from echat.serve.protocol import beta, server
-from echat.serve.protocol.session import Session
+from echat.serve.protocol.session import PCM_RATE, Session
 from echat.serve.protocol.wire import ProtocolError, new_id
+from echat.serve.recorder import Recorder
 from echat.serve.replies import Desk
 from echat.serve.settings import ServeConfig
 from echat.serve.turn_detector import TurnDetector
@@ -52,6 +56,7 @@ class Talk:
         )
         self.conversation_id = new_id("conv")
         self._n_events = 0
+        self._recorder = Recorder(self.config.recording, session.id) if self.config.recording else None
 
     def emit(self, event: server.ServerEvent, response_id: str | None = None, audio_ms: int = 0) -> bool:
         """Put an event on its way; False: there was no room for its sound."""
@@ -68,3 +73,12 @@ class Talk:
             message=str(error), code=error.code, param=error.param, event_id=error.event_id
         )
         self.emit(server.Error(error=detail))
+
+    def record(self, entry: Entry) -> None:
+        """Keep an item on disk, where the operator wants it."""
+        if self._recorder is None:
+            return
+        samples, rate = entry.sound, SAMPLE_RATE
+        if entry.spoken is not None:
+            samples, rate = np.frombuffer(bytes(entry.spoken.pcm), "<i2"), PCM_RATE
+        self._recorder.keep(entry.item.dump(), samples, rate)

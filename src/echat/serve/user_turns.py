@@ -19,6 +19,7 @@ from echat.serve.sound import MIN_WINDOW, WINDOW
 from echat.serve.state import Talk
 from echat.serve.turn_taking import (
     GuessDropped,
+    Phase,
     Signal,
     SpeechDismissed,
     SpeechStarted,
@@ -26,6 +27,8 @@ from echat.serve.turn_taking import (
     TurnEnded,
     TurnGuessed,
 )
+
+IDLE_SAMPLES = SAMPLE_RATE  # of silence that is answered when nobody speaks
 
 
 class UserTurns:
@@ -37,6 +40,7 @@ class UserTurns:
         self.listener.configure(talk.session.audio.input, talk.session.options)
         self._item_id = new_id("item")  # of the turn to come
         self._windows_ahead = 0  # whole windows of the present turn that were handed over to be read
+        answering.on_idle = self._idle
 
     def configure(self) -> None:
         """Take over a changed session."""
@@ -138,6 +142,26 @@ class UserTurns:
         else:
             self.answering.respond_in_turn()
 
+    def _idle(self) -> None:
+        """Nobody spoke for a while: answer the silence."""
+        if self.listener.turns is None or self.listener.turns.phase is not Phase.quiet:
+            return
+        samples = self.listener.so_far()[-IDLE_SAMPLES:]
+        end_ms = self.listener.received_ms
+        self.talk.emit(
+            server.TimeoutTriggered(
+                audio_start_ms=max(0, end_ms - len(samples) * 1000 // SAMPLE_RATE),
+                audio_end_ms=end_ms,
+                item_id=self._item_id,
+            )
+        )
+        self.listener.end_turn()
+        if len(samples) < IDLE_SAMPLES:
+            samples = np.concatenate([samples, np.zeros(IDLE_SAMPLES - len(samples), np.int16)])
+        self._add(self._entry(samples))
+        if self._responds:
+            self.answering.respond_in_turn()
+
     def _entry(self, samples: np.ndarray) -> Entry:
         part = ContentPart(type="input_audio")
         item = Item(id=self._item_id, role="user", status="completed", content=[part])
@@ -150,6 +174,7 @@ class UserTurns:
         before = self.talk.items.add(entry)
         self.talk.emit(server.Committed(item_id=entry.item.id, previous_item_id=before))
         tell_item(self.talk, entry, before)
+        self.talk.record(entry)
         session = self.talk.session
         if session.audio.input.transcription is not None or session.type == "transcription":
             self.answering.in_background(self._transcribe(entry))

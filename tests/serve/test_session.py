@@ -1,0 +1,294 @@
+"""A session without a socket: a real engine, events in, events out."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from echat.audio.vad import VoiceActivity
+from echat.serve.metrics import Metrics
+from echat.serve.outbox import Letter, Outbox
+from echat.serve.replies import Desk
+from echat.serve.session import RealtimeSession
+from echat.serve.settings import ServeConfig
+from echat.serve.state import House
+
+
+class Client:
+    """Talks to a session, and keeps what it says."""
+
+    def __init__(self, session: RealtimeSession) -> None:
+        self.session, self.told = session, []  # type: ignore[var-annotated]
+
+    async def send(self, kind: str, **values: Any) -> None:
+        await self.session.handle(json.dumps({"type": kind, **values}))
+
+    async def say(self, sound: bytes, piece: int = 48_000) -> None:
+        for place in range(0, len(sound), piece):
+            chunk = base64.b64encode(sound[place : place + piece]).decode()
+            await self.send("input_audio_buffer.append", audio=chunk)
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        async with asyncio.timeout(120):
+            while True:
+                letter = await self.session.talk.outbox.take()
+                assert letter is not None
+                self.told.append(json.loads(letter.text))
+                if self.told[-1]["type"] == kind:
+                    return self.told[-1]
+
+    def waiting(self) -> list[str]:
+        """Kinds of events that wait to be sent."""
+        return [json.loads(letter.text)["type"] for letter in self.session.talk.outbox._letters]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event["type"] for event in self.told]
+
+
+@pytest.fixture(scope="module")
+def house(tiny: Any) -> Any:
+    desk = Desk(tiny, threads=8)
+    yield lambda **config: House(desk, ServeConfig.model_validate(config), VoiceActivity(), Metrics())
+    desk.close()
+
+
+@pytest.fixture
+def talking(house: Callable[..., House]) -> Callable[..., None]:
+    def run(dialogue: Callable[[Client], Awaitable[None]], beta: bool = False, **config: Any) -> None:
+        async def whole() -> None:
+            session = RealtimeSession(house(**config), Outbox(2**23), beta)
+            session.open()
+            client = Client(session)
+            await client.until("session.created")
+            try:
+                await dialogue(client)
+            finally:
+                await session.close()
+
+        asyncio.run(whole())
+
+    return run
+
+
+def test_three_minutes_of_silence(talking, quiet):
+    async def dialogue(client: Client) -> None:
+        await client.say(quiet(180.0))
+        assert client.waiting() == []
+        kept = client.session.user_turns.listener.sound
+        assert kept.end - kept.begin < 10 * 16_000  # memory stays bounded
+
+    talking(dialogue)
+
+
+def test_music_is_not_speech(talking):
+    seconds = np.arange(24_000 * 20) / 24_000
+    chords = [(262, 330, 392), (294, 370, 440), (220, 277, 330), (247, 311, 370)]
+    music = np.zeros(len(seconds))
+    for number, chord in enumerate(chords * 5):
+        part = slice(number * 24_000, (number + 1) * 24_000)
+        fade = np.exp(-2 * (seconds[part] - number))
+        music[part] = fade * sum(np.sin(2 * np.pi * tone * seconds[part]) for tone in chord) / 6
+
+    async def dialogue(client: Client) -> None:
+        await client.say(np.round(music * 32767).astype("<i2").tobytes())
+        assert client.waiting() == []
+
+    talking(dialogue)
+
+
+def test_a_word_of_a_third_of_a_second(talking, question, quiet):
+    start = int(0.55 * 48_000) // 2 * 2  # within a word
+
+    async def dialogue(client: Client) -> None:
+        await client.send("session.update", session={"type": "realtime", "output_modalities": ["text"]})
+        await client.say(quiet(0.5) + question[start : start + 14_400] + quiet(1.0))
+        done = await client.until("response.done")
+        assert done["response"]["status"] in ("completed", "incomplete")
+        assert "input_audio_buffer.speech_started" in client.kinds
+
+    talking(dialogue)
+
+
+@pytest.mark.slow
+def test_a_question_of_two_minutes_is_read_while_it_is_asked(talking, question, quiet):
+    """Windows of 30 s that are over are not encoded again at the end."""
+
+    async def dialogue(client: Client) -> None:
+        update = {"type": "realtime", "output_modalities": ["text"], "max_output_tokens": 40}
+        detection = {"type": "server_vad", "silence_duration_ms": 3000}
+        await client.send(
+            "session.update", session={**update, "audio": {"input": {"turn_detection": detection}}}
+        )
+        long = question * 38  # 99 s
+        for place in range(0, len(long), 48_000 * 10):
+            await client.say(long[place : place + 48_000 * 10])
+            answering = client.session.answering
+            await asyncio.gather(*answering._tasks)
+        assert len(answering.memory.sounds) == 3
+        await client.say(quiet(3.5))
+        done = await client.until("response.done")
+        details = done["response"]["usage"]["input_token_details"]
+        assert details["audio_tokens"] > 1200 and details["cached_tokens"] > 700
+
+    talking(dialogue)
+
+
+def test_two_questions_while_it_thinks_are_one_turn(talking, question, quiet):
+    async def dialogue(client: Client) -> None:
+        await client.say(question + quiet(0.6))
+        await client.until("response.created")
+        await client.say(question + quiet(1.0))
+        first = await client.until("response.done")
+        second = await client.until("response.done")
+        assert first["response"]["status_details"]["reason"] == "turn_detected"
+        sounds = second["response"]["usage"]["input_token_details"]["audio_tokens"]
+        assert sounds >= 2 * 30  # both are heard
+        started = client.kinds.index(
+            "input_audio_buffer.speech_started", client.kinds.index("response.created")
+        )
+        assert started < client.kinds.index("response.done")
+
+    talking(dialogue, guess_replies=False)
+
+
+def test_going_on_after_a_pause_is_one_turn(talking, question, quiet):
+    async def dialogue(client: Client) -> None:
+        await client.say(question + quiet(0.05) + question + quiet(1.0))
+        await client.until("response.done")
+        assert client.kinds.count("input_audio_buffer.speech_started") == 1
+        assert client.kinds.count("response.created") == 1
+
+    talking(dialogue)
+
+
+def test_a_guess_and_no_guess_answer_the_same(talking, question, quiet):
+    answers = []
+    for guess in (True, False):
+
+        async def dialogue(client: Client, guess: bool = guess) -> None:
+            await client.send("session.update", session={"type": "realtime", "echat": {"seed": 3}})
+            await client.say(question + quiet(1.0), piece=4800 if guess else 48_000)
+            await client.until("response.done")
+            deltas = [e["delta"] for e in client.told if e["type"] == "response.output_audio.delta"]
+            answers.append(b"".join(map(base64.b64decode, deltas)))
+
+        talking(dialogue, guess_replies=guess)
+    assert answers[0] == answers[1] and len(answers[0]) > 24_000
+
+
+def test_silence_after_an_answer_can_be_a_turn(talking, question, quiet):
+    async def dialogue(client: Client) -> None:
+        detection = {"type": "server_vad", "idle_timeout_ms": 100}
+        update = {
+            "type": "realtime",
+            "output_modalities": ["text"],
+            "audio": {"input": {"turn_detection": detection}},
+        }
+        await client.send("session.update", session=update)
+        await client.say(question + quiet(1.0))
+        await client.until("response.done")
+        timeout = await client.until("input_audio_buffer.timeout_triggered")
+        committed = await client.until("input_audio_buffer.committed")
+        assert committed["item_id"] == timeout["item_id"]
+        await client.until("response.created")
+
+    talking(dialogue)
+
+
+def test_a_transcription_session_makes_no_responses(talking, question, quiet):
+    async def dialogue(client: Client) -> None:
+        await client.send("session.update", session={"type": "transcription"})
+        await client.say(question + quiet(1.0))
+        await client.until("conversation.item.input_audio_transcription.completed")
+        assert "response.created" not in client.kinds + client.waiting()
+
+    talking(dialogue)
+
+
+def test_old_names_for_old_clients(talking, question, quiet):
+    async def dialogue(client: Client) -> None:
+        update = {"modalities": ["text", "audio"], "input_audio_format": "pcm16", "voice": "slt"}
+        await client.send("session.update", session={**update, "turn_detection": {"type": "server_vad"}})
+        session = (await client.until("session.updated"))["session"]
+        assert session["input_audio_format"] == "pcm16" and session["modalities"] == ["text", "audio"]
+        await client.say(question + quiet(1.0))
+        done = await client.until("response.done")
+        kinds = set(client.kinds)
+        assert {
+            "response.audio.delta",
+            "response.audio_transcript.delta",
+            "conversation.item.created",
+        } <= kinds
+        assert not [kind for kind in kinds if "output_audio" in kind or kind == "conversation.item.added"]
+        assert done["response"]["output"][0]["content"][0]["type"] == "audio"
+
+    talking(dialogue, beta=True)
+
+
+def test_suspected_speech_is_told_to_those_who_ask(talking, question, quiet):
+    async def dialogue(client: Client) -> None:
+        options = {"pause": True, "interrupt_ms": 1000}
+        await client.send("session.update", session={"type": "realtime", "echat": options})
+        await client.say(question + quiet(1.0))
+        await client.until("response.output_audio.delta")
+        start = int(0.55 * 48_000) // 2 * 2
+        await client.say(question[start : start + 14_400] + quiet(0.5))
+        await client.until("input_audio_buffer.speech_dismissed")
+        assert "input_audio_buffer.speech_suspected" in client.kinds
+        done = await client.until("response.done")
+        assert done["response"]["status"] == "completed"
+
+    talking(dialogue)
+
+
+def test_nothing_is_on_disk_unless_it_is_announced(talking, question, quiet, tmp_path):
+    async def dialogue(client: Client) -> None:
+        assert client.waiting() == ["session.recording"]
+        await client.say(question + quiet(1.0))
+        await client.until("response.done")
+        await asyncio.sleep(0.1)
+        (folder,) = tmp_path.iterdir()
+        assert folder.name == client.session.id
+        assert {path.suffix for path in folder.iterdir()} == {".wav", ".jsonl"}
+
+    talking(dialogue, recording=str(tmp_path))
+
+
+def test_a_slow_reader_misses_sound_that_is_counted(house, question, quiet):
+    async def whole() -> None:
+        session = RealtimeSession(house(), Outbox(40_000))
+        session.open()
+        client = Client(session)
+        await client.say(question + quiet(1.0))
+        while session.answering.response is None or session.answering.response.is_running:
+            await asyncio.sleep(0.05)  # nothing is read
+        done = await client.until("response.done")
+        response = done["response"]
+        assert response["status"] == "incomplete"
+        assert response["echat"]["dropped_audio_ms"] > 0
+        deltas = [e for e in client.told if e["type"] == "response.output_audio.delta"]
+        assert sum(len(e["delta"]) for e in deltas) < 40_000
+        await session.close()
+
+    asyncio.run(whole())
+
+
+def test_an_outbox_takes_back_what_was_not_sent():
+    async def whole() -> None:
+        outbox = Outbox(100)
+        assert outbox.put(Letter("a" * 60, "r1", 10)) and not outbox.put(Letter("b" * 60, "r1", 10))
+        assert outbox.put(Letter("text"))  # events without sound always fit
+        assert outbox.take_back("r1") == 10 and outbox.n_bytes == 4
+        letter = await outbox.take()
+        assert letter is not None and letter.text == "text"
+        outbox.close()
+        assert await outbox.take() is None
+
+    asyncio.run(whole())
