@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
+from echat.dialogue.labels import REPLY_EMOTIONS_IN_ENGLISH
 from echat.serve.keys import Keys
 from echat.serve.state import House
 
@@ -39,4 +40,5 @@ def about_server(house: House, keys: Keys) -> dict[str, Any]:
         "voices": sorted(voices, key=lambda name: name != own),
         "think": house.config.think,
         "needs_key": keys.are_asked_for,
+        "reply_emotions": REPLY_EMOTIONS_IN_ENGLISH,
     }

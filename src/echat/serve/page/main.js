@@ -25,6 +25,7 @@ let talk = null;
 async function begin() {
   about = await (await fetch("/page/about.json")).json();
   at("model").textContent = about.model;
+  turns.replyEmotions = about.reply_emotions;
   at("voice").replaceChildren(...about.voices.map((name) => new Option(name, name)));
   at("key-field").hidden = !about.needs_key;
   keep(at("think"), about.think);

@@ -6,17 +6,13 @@ const KINDS = [
   ["gender", "voice"],
   ["sound_event", "sound"],
   ["style", "style"],
-  ["reply_emotion", "answers"],
+  ["reply_emotion", "answer"],
 ];
-// The labels of reply emotions are Chinese words in every model.
-const REPLY_EMOTIONS = {
-  愉悦: "cheerfully", 抱歉: "apologetically", 开心: "happily", 愤怒: "angrily", 惊讶: "with surprise",
-  厌恶: "with disgust", 悲伤: "sadly", 害怕: "fearfully", 哭腔: "tearfully", 安慰鼓励: "with comfort",
-  中立: "evenly",
-};
 
 export class ThoughtView {
-  constructor() {
+  /** `replyEmotions`: what these labels are called; models write them in Chinese. */
+  constructor(replyEmotions) {
+    this.replyEmotions = replyEmotions;
     this.element = element("div", "thought");
     this.element.append(element("span", "name", "thought"));
     this.words = this.element.appendChild(element("p", "words forming"));
@@ -41,16 +37,16 @@ export class ThoughtView {
     const isLabels = thought.form === "label";
     const heard = thought.transcript ? `I hear: “${thought.transcript}”` : "";
     this.words.textContent = isLabels ? heard : thought.text;
-    this.chips.replaceChildren(...(isLabels ? KINDS.filter(([kind]) => thought[kind]).map((kind) => chip(kind, thought)) : []));
+    const known = isLabels ? KINDS.filter(([kind]) => thought[kind]) : [];
+    this.chips.replaceChildren(...known.map(([kind, name]) => this.chip(kind, name, thought[kind])));
   }
-}
 
-function chip([kind, name], thought) {
-  const value = String(thought[kind]);
-  const item = element("li");
-  item.dataset.kind = kind;
-  item.append(element("span", "kind", `${name} `), REPLY_EMOTIONS[value] ?? value.replace("_", " "));
-  return item;
+  chip(kind, name, value) {
+    const item = element("li");
+    item.dataset.kind = kind;
+    item.append(element("span", "kind", `${name} `), this.replyEmotions[value] ?? value.replace("_", " "));
+    return item;
+  }
 }
 
 export function element(name, classes = "", text = "") {

@@ -9,6 +9,7 @@ export class TurnsView {
     this.list = list;
     this.nothing = nothing;
     this.turns = new Map();
+    this.replyEmotions = {};
   }
 
   get isEmpty() {
@@ -58,7 +59,7 @@ export class TurnsView {
   think(id, { delta, labels, thought }) {
     this.with(id, (turn) => {
       if (!turn.thought) {
-        turn.thought = new ThoughtView();
+        turn.thought = new ThoughtView(this.replyEmotions);
         turn.name.after(turn.thought.element);
       }
       if (thought) turn.thought.finish(thought);

@@ -58,7 +58,7 @@ def build(studio: Studio) -> gr.Blocks:
     import gradio as gr
 
     with gr.Blocks(title="echat studio", delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
-        gr.Markdown(f"# echat studio\n{studio.engine.name or 'model'}")
+        gr.Markdown(f"# echat studio\n{studio.name}")
         with gr.Tab("Ask"):
             _ask_tab(studio)
         with gr.Tab("Every task"):
@@ -86,10 +86,10 @@ def _ask_tab(studio: Studio) -> None:
         button = gr.Button("Answer", variant="primary")
     columns: list[list[Any]] = []
     with gr.Row():
-        for form, title in zip(FORMS, ("Thinks in labels", "Thinks in words")):
+        for title in ("Thinks in labels", "Thinks in words"):
             with gr.Column():
                 gr.Markdown(f"### {title}")
-                columns.append(_answer_fields(form))
+                columns.append(_answer_fields())
     gr.Examples([[str(EXAMPLE)]], inputs=[question], label="Examples")
     outputs = [asked, *columns[0], *columns[1]]
 
@@ -101,30 +101,28 @@ def _ask_tab(studio: Studio) -> None:
         for place, form in enumerate(FORMS):
             told = studio.answer(ask(audio=waveform), f"{speaks}_think_{form}", voice, _whole(seed))
             for shown[place] in told:
-                yield [picture, *_values(shown[0], "label"), *_values(shown[1], "language")]
+                yield [picture, *_values(shown[0]), *_values(shown[1])]
 
     button.click(_telling_errors(answer), [question, voice, seed], outputs)
 
 
-def _answer_fields(form: str) -> list[Any]:
+def _answer_fields() -> list[Any]:
     """Fields of one answer, in the order of `_values`."""
     import gradio as gr
 
-    fields: list[Any] = [gr.Textbox(label="Heard" if form == "label" else "Thought", lines=2)]
-    if form == "label":
-        fields.append(_label_table())
     return [
-        *fields,
+        gr.Textbox(label="Thought", lines=4),
         gr.Textbox(label="Reply"),
         gr.Audio(label="Speech", interactive=False),
         gr.Image(label="Speech, as it would be heard", interactive=False, buttons=[]),
-        gr.Textbox(label="Time"),
+        gr.Textbox(label="Time", lines=2),
     ]
 
 
-def _values(shown: Shown, form: str) -> list[Any]:
-    labels = [[list(row) for row in shown.labels]] if form == "label" else []
-    return [shown.thought, *labels, shown.text, shown.sound, shown.picture, shown.seconds]
+def _values(shown: Shown) -> list[Any]:
+    labels = ", ".join(f"{kind.replace('_', ' ')}: {value}" for kind, value in shown.labels.items())
+    thought = "\n".join(part for part in (shown.thought, labels) if part)
+    return [thought, shown.text, shown.sound, shown.picture, shown.seconds]
 
 
 # --- every task
@@ -142,7 +140,7 @@ def _task_tab(studio: Studio) -> None:
     button = gr.Button("Run", variant="primary")
     with gr.Row():
         with gr.Column():
-            labels = _label_table()
+            labels = gr.Dataframe(headers=["what", "found"], label="Found", interactive=False, wrap=True)
             thought = gr.Textbox(label="Thought")
             reply = gr.Textbox(label="Text")
         with gr.Column():
@@ -166,7 +164,7 @@ def _task_tab(studio: Studio) -> None:
         else:
             raise ValueError("text: expected words, found none; write some")
         for shown in studio.answer(conversation, name, voice, _whole(seed)):
-            rows = [list(row) for row in shown.labels]
+            rows = [[kind.replace("_", " "), value] for kind, value in shown.labels.items()]
             yield [rows, shown.thought, shown.text, shown.sound, shown.picture, shown.raw_text, shown.seconds]
 
     task.change(fields_of, [task], [clip, text])
@@ -237,12 +235,6 @@ def _seed() -> Any:
     import gradio as gr
 
     return gr.Number(label="Seed (empty: chance)", value=0, precision=0)
-
-
-def _label_table() -> Any:
-    import gradio as gr
-
-    return gr.Dataframe(headers=["what", "found"], label="Labels", interactive=False, wrap=True)
 
 
 def _whole(number: float | None) -> int | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from echat.audio.features import SAMPLE_RATE
 from echat.audio.resampling import resample
 from echat.audio.waveform import read, write
 from echat.data.plots import write_spectrogram
-from echat.dialogue.labels import KINDS
+from echat.dialogue.labels import KINDS, REPLY_EMOTIONS_IN_ENGLISH
 from echat.dialogue.tasks import Task, get_task
 from echat.dialogue.thinking import LabelThought, Thought
 from echat.dialogue.turns import Conversation, ask
@@ -31,14 +31,7 @@ from echat.token2wav.voice import VoicePrompt
 
 Sound = tuple[int, np.ndarray]  # rate in Hz, (samples,) int16
 
-THOUGHT_ROWS = {
-    "transcript": "words",
-    "emotion": "emotion",
-    "age": "age",
-    "gender": "gender",
-    "sound_event": "sound event",
-    "reply_emotion": "reply emotion",
-}
+THOUGHT_ROWS = ("emotion", "age", "gender", "sound_event", "reply_emotion")
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Shown:
     """An answer as far as it is known."""
 
     thought: str = ""
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
     sound: Sound | None = None
     picture: str | None = None  # path of a PNG
@@ -60,6 +53,11 @@ class Studio:
 
     engine: Engine
     folder: Path
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.engine.home.name if self.engine.home else self.engine.name
 
     # --- one question
 
@@ -97,8 +95,7 @@ class Studio:
     def _whole(self, reply: Reply, shown: Shown, task: Task) -> Shown:
         labels = shown.labels
         if task.understands:
-            labels = tuple(understood(task, reply).items())
-            text = reply.raw_text
+            labels, text = understood(task, reply), reply.raw_text
         else:
             text = reply.text
         sound = None if reply.waveform is None else (reply.rate or 1, as_int16(reply.waveform))
@@ -118,7 +115,7 @@ class Studio:
         """The spectrogram of a waveform (samples,), as a PNG that is new each time."""
         assert waveform is not None
         path = self._new_file(f"{title}.png")
-        write_spectrogram(resample(waveform.float(), rate, SAMPLE_RATE), path, title)
+        write_spectrogram(resample(waveform.float(), rate, SAMPLE_RATE), path, title="")
         return str(path)
 
     # --- speech from text
@@ -182,12 +179,13 @@ def thought_text(thought: Thought) -> str:
     return thought.transcript if isinstance(thought, LabelThought) else thought.text
 
 
-def thought_labels(thought: Thought) -> tuple[tuple[str, str], ...]:
-    """Rows for a table: kind and value; none for a thought in words."""
+def thought_labels(thought: Thought) -> dict[str, str]:
+    """Kinds and values, to be shown; none of a thought in words."""
     if not isinstance(thought, LabelThought):
-        return ()
-    values = ((name, getattr(thought, kind)) for kind, name in THOUGHT_ROWS.items())
-    return tuple((name, value or "unknown") for name, value in values)
+        return {}
+    values = {kind: getattr(thought, kind) or "unknown" for kind in THOUGHT_ROWS}
+    emotion = values["reply_emotion"]
+    return values | {"reply_emotion": REPLY_EMOTIONS_IN_ENGLISH.get(emotion, emotion)}
 
 
 def understood(task: Task, reply: Reply) -> dict[str, str]:
@@ -203,7 +201,7 @@ def record_of(task: Task, reply: Reply) -> dict[str, Any]:
     if task.understands:
         return {**understood(task, reply), "raw_text": reply.raw_text}
     thought = {} if reply.thought is None else {"thought": thought_text(reply.thought)}
-    labels = {} if reply.thought is None else dict(thought_labels(reply.thought))
+    labels = {} if reply.thought is None else thought_labels(reply.thought)
     return {**thought, **labels, "reply": reply.text, "raw_text": reply.raw_text}
 
 
