@@ -158,8 +158,9 @@ def test_modules(live, opened):
         """async () => {
           const { encode, decode } = await import("/page/pcm.js");
           const { Resampler } = await import("/page/resampler.js");
-          const sine = Float32Array.from({ length: 9600 }, (_, n) => 0.5 * Math.sin((2 * Math.PI * 1000 * n) / 48000));
-          const high = Float32Array.from({ length: 9600 }, (_, n) => 0.5 * Math.sin((2 * Math.PI * 18000 * n) / 48000));
+          const tone = (hz) =>
+            Float32Array.from({ length: 9600 }, (_, n) => 0.5 * Math.sin((2 * Math.PI * hz * n) / 48000));
+          const [sine, high] = [tone(1000), tone(18000)];
           const whole = new Resampler(48000, 24000).push(sine);
           const pieces = new Resampler(48000, 24000);
           const joined = [];

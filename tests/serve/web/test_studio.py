@@ -60,7 +60,7 @@ def test_ask_and_batch_in_the_browser(url, opened, tmp_path):
     page.get_by_role("tab", name="Many files").click()
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF....")
-    page.locator("input[type=file]").last.set_input_files([str(QUESTION), str(broken)])
+    page.locator("input[type=file][multiple]").set_input_files([str(QUESTION), str(broken)])
     until(page, lambda: page.get_by_text("broken").count())
     page.get_by_role("button", name="Run").last.click()
     until(page, lambda: page.get_by_text("records.jsonl").count() or page.get_by_text("records").count())

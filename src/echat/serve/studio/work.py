@@ -1,4 +1,4 @@
-"""What the studio computes: answers as they form, pictures of sounds, tables of many files. No Gradio here."""
+"""What the studio computes: answers as they form, pictures of sounds, tables of many files. No Gradio."""
 
 from __future__ import annotations
 
