@@ -47,16 +47,18 @@ class Interrupting(Files):
             yield np.pad(more, (0, PIECE - len(more)))
 
 
-def conversation(house: House, sound: Files, **settings) -> list[tuple[str, str]]:
+def conversation(house: House, sound: Files, **settings) -> tuple[list[tuple[str, str]], Talking]:
     told: list[tuple[str, str]] = []
     talking = Talking(house, sound, lambda who, text: told.append((who, text)), **settings)
     asyncio.run(asyncio.wait_for(talking.run(), 90))
-    return told
+    return told, talking
 
 
 def test_a_question_is_answered(house, tmp_path):
     answer = tmp_path / "answer.wav"
-    told = dict(conversation(house, Files(QUESTION, answer), think="label"))
+    lines, talking = conversation(house, Files(QUESTION, answer), think="label")
+    told = dict(lines)
+    assert talking.cut == {}
     assert len(told["you"].split()) > 3
     assert "emotion" in told["thought"]
     assert len(told["echat"].split()) > 2 and "note" not in told
@@ -66,15 +68,19 @@ def test_a_question_is_answered(house, tmp_path):
 
 def test_speaking_interrupts(house):
     sound = Interrupting(QUESTION)
-    told = conversation(house, sound, think="off")
+    told, talking = conversation(house, sound, think="off")
+    assert talking.cut
+    for item_id, heard_ms in talking.cut.items():
+        assert talking.session.talk.items.get(item_id).spoken.heard_ms == heard_ms
     assert [who for who, _ in told].count("you") == 2
     assert not [text for who, text in told if who == "note"]
 
 
 def test_a_loudspeaker_is_not_heard(house):
     sound = Interrupting(QUESTION)
-    told = conversation(house, sound, think="off", listens_while_speaking=False)
-    assert not [text for who, text in told if text.endswith("(interrupted)")]
+    told, talking = conversation(house, sound, think="off", listens_while_speaking=False)
+    assert talking.cut == {}
+    assert not [text for _, text in told if text.endswith("(interrupted)")]
 
 
 def test_without_devices_it_says_what_to_do(capsys):

@@ -60,7 +60,7 @@ class PlayQueue:
             self._is_paused = False
         if cut is None:
             return None
-        return cut, max(0, int(1000 * (played / PCM_RATE - delay_seconds)))
+        return cut, 1000 * max(0, played - round(delay_seconds * PCM_RATE)) // PCM_RATE
 
     @property
     def is_empty(self) -> bool:

@@ -11,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from echat.serve.outbox import Outbox
-from echat.serve.protocol.session import Think
+from echat.serve.protocol.session import PCM_RATE, Think
 from echat.serve.session import RealtimeSession
 from echat.serve.state import House
 from echat.serve.terminal.sounds import SoundPlace
 
+ECHO_SECONDS = 0.3  # that a room goes on after the loudspeaker
 Tell = Callable[[Literal["you", "thought", "echat", "note"], str], None]
 
 
@@ -37,9 +38,10 @@ class Talking:
         self.outbox = Outbox(house.config.limits.unsent_bytes)
         self.session = RealtimeSession(house, self.outbox)
         self._turn = asyncio.Lock()  # a session takes one event after the other
-        self._words: dict[str, str] = {}  # of answers that were not cut
-        self._cut: dict[str, int] = {}  # milliseconds that were heard of answers that were
+        self.cut: dict[str, int] = {}  # milliseconds that were heard of answers that were interrupted
         self._under_way: str | None = None  # the answer of which more may come
+        self._sounding: str | None = None  # the answer of which sound has come
+        self._quiet_seconds = 0.0  # since the last sound of an answer
 
     async def run(self) -> None:
         """Talk until the sound ends, or for ever."""
@@ -61,9 +63,16 @@ class Talking:
             await reader
 
     async def _hear(self, piece: np.ndarray) -> None:
-        if not self.listens_while_speaking and not self.sound.queue.is_empty:
+        if not self.listens_while_speaking and self._fills_the_room(len(piece) / PCM_RATE):
             piece = np.zeros_like(piece)
         await self._send("input_audio_buffer.append", audio=base64.b64encode(piece.tobytes()).decode())
+
+    def _fills_the_room(self, seconds: float) -> bool:
+        """Does an answer sound, or did it a moment ago? `seconds` have passed since the last call."""
+        has_more = self._under_way is not None and self._under_way == self._sounding
+        is_sounding = has_more or not self.sound.queue.is_empty
+        self._quiet_seconds = 0.0 if is_sounding else self._quiet_seconds + seconds
+        return self._sounding is not None and self._quiet_seconds < self.sound.delay_seconds + ECHO_SECONDS
 
     async def _send(self, kind: str, **fields: Any) -> None:
         async with self._turn:
@@ -92,7 +101,8 @@ class Talking:
                 self._under_way = event["item"]["id"]
             case "response.thought.done":
                 self.tell("thought", thought_line(event["thought"]))
-            case "response.output_audio.delta" if event["item_id"] not in self._cut:
+            case "response.output_audio.delta" if event["item_id"] not in self.cut:
+                self._sounding = event["item_id"]
                 queue.push(event["item_id"], np.frombuffer(base64.b64decode(event["delta"]), "<i2"))
             case "response.done":
                 self._done(event["response"])
@@ -112,7 +122,7 @@ class Talking:
         if stopped is None:
             return
         item_id, heard_ms = stopped
-        self._cut[item_id] = heard_ms
+        self.cut[item_id] = heard_ms
         await self._send(
             "conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=heard_ms
         )
