@@ -171,8 +171,7 @@ async def soak(args: argparse.Namespace, pid: int | None, sounds: list[bytes]) -
 
 
 def speech(paths: list[Path]) -> list[bytes]:
-    """Recordings as 24 kHz PCM, from the onset of speech to its end: from the first to the last 10 ms that are
-    louder than a tenth of the loudest."""
+    """Recordings as 24 kHz PCM, from the first to the last 10 ms louder than a tenth of the loudest."""
     sounds = []
     for path in paths:
         waveform, _ = read(str(path), RATE)

@@ -7,6 +7,7 @@
 #   MINUTES_stage1=60 runs/tiny.sh                # a budget in minutes, per stage
 #   RANKS=2 runs/tiny.sh                          # every stage in two processes, gradients summed
 #   DEVICE=cuda PRECISION=bf16 runs/tiny.sh       # on a GPU
+#   PRECISION=bf16 runs/tiny.sh                   # three times as fast on CPUs that multiply bf16 faster than float32
 #   DATA_PACK=../data runs/tiny.sh                # with real recordings beside the synthetic ones
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +19,7 @@ THREADS=${THREADS:-1} # two processes of one thread beat one process of two
 export OMP_NUM_THREADS=$THREADS
 RANKS=${RANKS:-1}
 
-all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder replies llm spelling stage1 stage2 stage3 flow vocoder pack)
+all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder replies llm situations spelling stage1 stage2 stage3 flow vocoder pack)
 stages=("$@")
 [ $# -gt 0 ] || stages=("${all[@]}")
 
@@ -33,7 +34,7 @@ text_tokenizer() {
 
 speech_ids() {
   local manifest
-  for manifest in $OUT/corpus/{answers,train,dev}/manifest.jsonl; do
+  for manifest in $OUT/corpus/{answers,train,free,dev}/manifest.jsonl; do
     [ -f "$manifest" ] || continue
     [ "$(dirname "$manifest")/speech_ids.jsonl" -nt "$manifest" ] ||
       "$PYTHON" -m echat.train.speech_ids $OUT/tokenizer/model "$manifest"
@@ -65,7 +66,7 @@ pack() { # the folder that the package ships; the voice is that of any recorded 
 for stage in "${stages[@]}"; do
   case $stage in
     corpus | text_tokenizer | speech_ids | pack) "$stage" ;;
-    tokenizer | encoder_first | encoder | replies | llm | spelling | stage1 | stage2 | stage3 | flow | vocoder) learn "$stage" ;;
+    tokenizer | encoder_first | encoder | replies | llm | situations | spelling | stage1 | stage2 | stage3 | flow | vocoder) learn "$stage" ;;
     *) echo "stage: expected one of ${all[*]}, found $stage" >&2; exit 2 ;;
   esac
 done

@@ -14,6 +14,8 @@ from echat.dialogue.thinking import (
     format_reply,
     format_thought,
     parse_reply,
+    unfinished_labels,
+    unfinished_thought,
 )
 
 free_text = st.text(max_size=60).map(str.strip).filter(lambda text: "think" not in text)
@@ -119,3 +121,23 @@ def test_full_width_punctuation_and_lower_case_are_salvaged() -> None:
 
 def test_reply_follows_the_last_end_tag() -> None:
     assert parse_reply("<think>a<think end>b<think end>c").reply == "c"
+
+
+@given(st.one_of(label_thoughts, st.builds(LanguageThought, free_text)), replies)
+def test_a_thought_grows_while_it_is_written(thought, reply):
+    text = format_reply(thought, reply)
+    seen = [unfinished_thought(text[:end]) for end in range(len(text) + 1)]
+    whole = text[len("<think>") : text.index("<think end>")]
+    assert all(whole.startswith(inside) for inside in seen)
+    assert [len(inside) for inside in seen] == sorted(len(inside) for inside in seen)
+    assert seen[-1] == whole
+
+
+def test_labels_are_known_one_after_the_other():
+    thought = LabelThought("i am home", "adult", "female", "happy", "none", "开心")
+    text = format_thought(thought).removesuffix("<think end>")
+    found = [unfinished_labels(unfinished_thought(text[:end])) for end in range(len(text))]
+    ages = [one.age for one in found if one is not None]
+    assert ages[0] is None and ages[-1] == "adult"
+    assert found[-1] is not None and found[-1].sound_event == "none"
+    assert unfinished_labels("she sounds sad") is None

@@ -277,3 +277,15 @@ def test_pieces_are_the_waveform(speaking: Path) -> None:
     whole = engine.run(question(), "s2s", seed=1, decoding=FORCED)
     assert whole.waveform is not None and whole.speech_ids == done.reply.speech_ids
     assert len(whole.waveform) == len(done.reply.waveform)
+
+
+def test_a_thought_is_told_while_it_forms(engine: Engine) -> None:
+    text = "<think>she is sad, be kind<think end>come in"
+    plan = Plan.make(get_task("s2t_think_language"), engine.vocabulary, "echat")
+    for shown in (True, False):
+        teller = Teller(replace(engine, profile="echat"), plan, show_thinking=shown)
+        ids = [*engine.tokenizer.encode(text), engine.vocabulary.text_end]
+        found = [event for id_ in ids for event in teller.take(id_)]
+        pieces = [event.text for event in found if isinstance(event, events.ThoughtPiece)]
+        assert "".join(pieces) == ("she is sad, be kind" if shown else "")
+        assert not shown or len(pieces) > 2

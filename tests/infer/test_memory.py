@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from echat.dialogue.rendering import Audio
 from echat.dialogue.tasks import DecodingDefaults, Sampling, get_task
-from echat.dialogue.turns import Conversation, ask
+from echat.dialogue.turns import Conversation, UserTurn, ask
 from echat.infer import generation
 from echat.infer.engine import Engine, load
 from echat.infer.events import Reply
-from echat.infer.hearing import fingerprint
+from echat.infer.hearing import Recording, fingerprint
 from echat.infer.memory import Memory
 
 ASSETS = Path(__file__).parent.parent / "assets" / "model"
@@ -135,3 +136,33 @@ def test_fingerprints(tmp_path: Path) -> None:
     assert len({fingerprint(sound) for sound in sounds}) == len(sounds)
     for sound, other in ((wave, wave.clone()), (wave.numpy(), np.arange(8, dtype="f4")), (path, str(copy))):
         assert fingerprint(sound) == fingerprint(other)
+
+
+# --- questions in pieces
+
+
+def test_a_recording_is_heard_piece_by_piece(tiny: Engine) -> None:
+    first, second = (
+        0.1 * torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (16_000, 9_000)
+    )
+    segments = tiny.render(ask(audio=Recording((first, second))), "s2t")
+    alone = [tiny.embed([Audio(piece)]) for piece in (first, second)]
+    embeds = tiny.embed(segments)
+    lengths = [frames.shape[1] for frames in alone]
+    begin = next(n for n in range(embeds.shape[1]) if torch.allclose(embeds[0, n], alone[0][0, 0], atol=1e-5))
+    assert torch.allclose(embeds[:, begin : begin + sum(lengths)], torch.cat(alone, 1), atol=1e-5)
+    with pytest.raises(ValueError, match="at least one piece"):
+        Recording(())
+
+
+def test_a_question_that_goes_on_is_read_ahead(tiny: Engine) -> None:
+    first, second = (
+        0.1 * torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (16_000, 9_000)
+    )
+    ahead = tiny.read_ahead([UserTurn(audio=Recording((first,)))], "s2t", Memory())
+    whole = ask(audio=Recording((first, second)))
+    warm = tiny.run(whole, "s2t", seed=0, memory=ahead)
+    cold = tiny.run(whole, "s2t", seed=0)
+    assert warm.raw_text == cold.raw_text
+    assert warm.counts["positions_reused"] == len(ahead.places) > 10
+    assert warm.counts["mel_frames_encoded"] < cold.counts["mel_frames_encoded"]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ctypes
+import gc
 import json
 import os
 import random
@@ -100,6 +102,9 @@ def message(chance: random.Random) -> str | bytes:
 
 
 def resident_mb() -> float:
+    """What is in use; memory that is freed but kept for later by the allocator is given back first."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGESIZE") / 2**20
 

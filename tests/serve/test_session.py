@@ -160,7 +160,10 @@ def test_two_questions_while_it_thinks_are_one_turn(talking, question, quiet):
 
 def test_going_on_after_a_pause_is_one_turn(talking, question, quiet):
     async def dialogue(client: Client) -> None:
-        await client.say(question + quiet(0.05) + question + quiet(1.0))
+        detection = {"type": "server_vad", "silence_duration_ms": 1200}
+        update = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
+        await client.send("session.update", session=update)
+        await client.say(question + quiet(0.4) + question + quiet(1.5))
         await client.until("response.done")
         assert client.kinds.count("input_audio_buffer.speech_started") == 1
         assert client.kinds.count("response.created") == 1

@@ -121,9 +121,11 @@ def unfinished_thought(text: str) -> str:
     if begin is None:
         return ""
     end = _END_LIKE.search(text, begin.end())
-    inside = text[begin.end() : end.start() if end else len(text)]
+    if end is not None:
+        return text[begin.end() : end.start()]
+    inside = text[begin.end() :]
     opened = inside.rfind("<")
-    return inside if ">" in inside[opened:] or opened < 0 else inside[:opened]
+    return inside if opened < 0 or ">" in inside[opened:] else inside[:opened]
 
 
 def unfinished_labels(text: str) -> LabelThought | None:

@@ -7,26 +7,25 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
-from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
 from echat.dialogue.thinking import Thought
 from echat.dialogue.turns import Turn, UserTurn
 from echat.infer import events
 from echat.infer.events import Reply
+from echat.serve.accounting import thought_values, usage
 from echat.serve.answering import voice_name
+from echat.serve.completion_request import CompletionRequest, Message, Part
 from echat.serve.editing import decoded
 from echat.serve.http_errors import APIError, Places, sse
 from echat.serve.items import Entry, Spoken, turns
 from echat.serve.protocol.items import ContentPart, Item
-from echat.serve.protocol.session import EchatOptions
 from echat.serve.protocol.wire import new_id
 from echat.serve.replies import ReplyStream
-from echat.serve.response import thought_values, usage
 from echat.serve.rest import samples_of
 from echat.serve.sound_files import FileFormat, whole_file
 from echat.serve.state import House
@@ -34,57 +33,6 @@ from echat.serve.wire_audio import Encoder
 
 KEPT_ANSWERS = 256
 KEPT_SECONDS = 3600
-
-
-class InputAudio(BaseModel):
-    data: str
-    format: str = "wav"
-
-
-class Part(BaseModel):
-    """A piece of a message."""
-
-    type: Literal["text", "input_audio", "refusal", "image_url", "file"]
-    text: str | None = None
-    input_audio: InputAudio | None = None
-
-
-class EarlierAnswer(BaseModel):
-    id: str
-
-
-class Message(BaseModel):
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
-    audio: EarlierAnswer | None = None
-
-
-class AudioSettings(BaseModel):
-    voice: str | dict[str, Any] | None = None
-    format: Literal["wav", "mp3", "flac", "opus", "pcm16", "aac"] = "wav"
-
-
-class StreamOptions(BaseModel):
-    include_usage: bool = False
-
-
-class CompletionRequest(BaseModel):
-    """What of the public request is understood; the rest is let pass."""
-
-    messages: list[Message] = Field(min_length=1, max_length=500)
-    model: str = ""
-    modalities: list[Literal["text", "audio"]] = Field(default_factory=lambda: ["text"])  # type: ignore[arg-type]
-    audio: AudioSettings | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    seed: int | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    echat: EchatOptions = EchatOptions()
-
-    @property
-    def speaks(self) -> bool:
-        return "audio" in self.modalities
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from echat.dialogue import thinking
-from echat.dialogue.thinking import LabelThought
 from echat.infer import events
 from echat.infer.events import Reply
+from echat.serve.accounting import known_values, thought_values, usage
 from echat.serve.items import Entry, Spoken
 from echat.serve.protocol import server
 from echat.serve.protocol.items import ContentPart, Item
@@ -149,7 +149,7 @@ class Response:
         self._thinking += text
         if self.plan.show_thought:
             known = thinking.unfinished_labels(self._thinking)
-            labels = None if known is None else _known(known)
+            labels = None if known is None else known_values(known)
             self._say(server.ThoughtDelta, item_id=self._item_id, delta=text, labels=labels)
 
     def _send_audio(self, waveform: np.ndarray, rate: int, last: bool = False) -> None:
@@ -287,34 +287,3 @@ class Response:
             name: round(value, 4) for name, value in (self.reply.seconds if self.reply else {}).items()
         }
         return {"seconds": seconds, "dropped_audio_ms": self.dropped_ms}
-
-
-def usage(reply: Reply | None) -> dict[str, Any]:
-    """Positions read and ids written, by kind."""
-    counts = reply.counts if reply else {}
-    read = counts.get("positions_prefilled", 0)
-    cached = counts.get("positions_reused", 0)
-    audio_in = counts.get("positions_of_sound", 0)
-    text_out = len(reply.text_ids) if reply else 0
-    audio_out = len(reply.speech_ids) if reply else 0
-    return {
-        "total_tokens": read + cached + text_out + audio_out,
-        "input_tokens": read + cached,
-        "output_tokens": text_out + audio_out,
-        "input_token_details": {
-            "text_tokens": read + cached - audio_in,
-            "audio_tokens": audio_in,
-            "cached_tokens": cached,
-        },
-        "output_token_details": {"text_tokens": text_out, "audio_tokens": audio_out},
-    }
-
-
-def thought_values(thought: thinking.Thought) -> dict[str, Any]:
-    """A thought as JSON values: `form`, and its words or labels."""
-    form = "label" if isinstance(thought, LabelThought) else "language"
-    return {"form": form, **_known(thought)}
-
-
-def _known(thought: thinking.Thought) -> dict[str, Any]:
-    return {name: value for name, value in asdict(thought).items() if value}

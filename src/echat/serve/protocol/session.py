@@ -143,9 +143,10 @@ class Session(Wire):
         values = self.model_dump(mode="json")
         if self.echat is None:
             del values["echat"]
-        for side in values["audio"].values():
-            if side["format"]["rate"] is None:
-                del side["format"]["rate"]
+        for side in ("input", "output"):
+            form = values["audio"][side]["format"]
+            if form["rate"] is None:
+                del form["rate"]
         return values
 
     def updated(self, changes: Mapping[str, Any]) -> Session:

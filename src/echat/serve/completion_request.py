@@ -1,0 +1,60 @@
+"""What is understood of a request for a chat completion; the rest of it is let pass."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from echat.serve.protocol.session import EchatOptions
+
+
+class InputAudio(BaseModel):
+    data: str
+    format: str = "wav"
+
+
+class Part(BaseModel):
+    """A piece of a message."""
+
+    type: Literal["text", "input_audio", "refusal", "image_url", "file"]
+    text: str | None = None
+    input_audio: InputAudio | None = None
+
+
+class EarlierAnswer(BaseModel):
+    id: str
+
+
+class Message(BaseModel):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+    audio: EarlierAnswer | None = None
+
+
+class AudioSettings(BaseModel):
+    voice: str | dict[str, Any] | None = None
+    format: Literal["wav", "mp3", "flac", "opus", "pcm16", "aac"] = "wav"
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class CompletionRequest(BaseModel):
+    """What of the public request is understood; the rest is let pass."""
+
+    messages: list[Message] = Field(min_length=1, max_length=500)
+    model: str = ""
+    modalities: list[Literal["text", "audio"]] = Field(default_factory=lambda: ["text"])  # type: ignore[arg-type]
+    audio: AudioSettings | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    seed: int | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    echat: EchatOptions = EchatOptions()
+
+    @property
+    def speaks(self) -> bool:
+        return "audio" in self.modalities
