@@ -66,6 +66,10 @@ def test_a_conversation_that_is_seen_and_heard(live, opened):
         assert edit_distance(wanted, heard) <= 0.6 * len(wanted), (wanted, heard)
     user, echat = saved_turns(page)
     assert (user["text"], echat["text"], echat["thought"]["form"]) == (said, answer, "label")
+    page.get_by_role("button", name="Stop talking").click()
+    page.get_by_role("button", name="Start talking").click()  # goes on with what was said
+    until(page, "document.body.dataset.state === 'hearing'")
+    assert page.is_hidden("#trouble") and page.locator(".turn.assistant").count() == 1
 
 
 def test_speaking_interrupts(live, opened):
@@ -142,7 +146,7 @@ def test_a_key_where_the_server_asks_for_one(serving, opened, tmp_path):
         page.locator("#start").click()
 
 
-def test_a_lost_connection_is_told_and_the_conversation_goes_on(serving, opened):
+def test_a_lost_connection_is_told(serving, opened):
     with serving(limits={"shutdown_seconds": 0.0}) as short:
         page = opened(home(short))
         page.locator("#start").click()

@@ -24,6 +24,7 @@ class SoundPlace(Protocol):
 
     queue: PlayQueue
     delay_seconds: float  # from the queue to the ear
+    greeting: str  # to the user, once it is open
 
     def pieces(self, is_idle: Callable[[], bool]) -> AsyncIterator[np.ndarray]:
         """Pieces (960,) int16 of 24 kHz as they are heard; files end once the conversation `is_idle`."""
@@ -38,6 +39,7 @@ class Files:
     """A WAV file is heard at the pace of the clock; what is played is written to another."""
 
     delay_seconds = 0.0
+    greeting = ""
 
     def __init__(self, source: Path, target: Path | None) -> None:
         self.queue, self.target = PlayQueue(), target
@@ -70,6 +72,8 @@ class Files:
 
 class Devices:
     """The microphone and loudspeaker of this machine."""
+
+    greeting = "I am listening. Just speak; Ctrl-C says goodbye."
 
     def __init__(self, name: int | str | None = None) -> None:
         self.queue, self.delay_seconds = PlayQueue(), 0.0

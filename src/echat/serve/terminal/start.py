@@ -36,8 +36,6 @@ def run(
     desk = Desk(engine, threads=THREADS)
     house = House(desk, ServeConfig(), VoiceActivity(), Metrics())
     try:
-        if source is None:
-            tell("note", "I am listening. Just speak; Ctrl-C says goodbye.")
         asyncio.run(Talking(house, sound, tell, think, voice, listens_while_speaking).run())
     finally:
         desk.close()

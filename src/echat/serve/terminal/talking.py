@@ -53,6 +53,8 @@ class Talking:
         await self._send("session.update", session={"type": "realtime", "audio": audio, "echat": options})
         try:
             with self.sound:
+                if self.sound.greeting:
+                    self.tell("note", self.sound.greeting)
                 async for piece in self.sound.pieces(self._is_idle):
                     await self._hear(piece)
                     if reader.done():
