@@ -100,6 +100,7 @@ def test_a_thought_in_words_and_no_sound_after_hush(live, opened):
     page.keyboard.press("Escape")
     until(page, "document.querySelector('.turn.assistant .note')")
     assert page.inner_text(".turn.assistant .note") == "interrupted"
+    until(page, "document.querySelector('.turn.assistant .unheard, .turn.assistant > .words:empty')")
     assert page.locator(".chips li").count() == 0
     assert page.evaluate("document.body.dataset.state") == "listening"
     assert page.evaluate("Object.keys(window.played).length") == 0

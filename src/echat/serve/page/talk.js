@@ -183,6 +183,7 @@ export class Talk extends EventTarget {
     if (this.answer?.id === id) this.answer.isRunning = false;
     const failure = response.status === "failed" ? response.status_details?.error?.message : undefined;
     this.tell("answered", { id, status: response.status, failure });
+    if (response.status === "cancelled" && !this.received.has(id)) this.tell("cut", { id, text: "" });
     this.stopwatch.seconds = response.echat?.seconds ?? {};
     this.tell("timing", this.stopwatch.report());
     if (!this.received.has(id) && response.status !== "cancelled") this.tell("state", { name: "listening" });
