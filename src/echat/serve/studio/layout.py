@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
 KEPT_SECONDS = 3600  # how long uploads and pictures stay
+SAVE: list[Any] = ["download"]  # sharing, which Gradio offers as well, would upload the sound elsewhere
 FORMS = ("label", "language")
 EXAMPLE = Path(echat.__file__).parent / "models" / "echat-tiny" / "examples" / "question.wav"
 
@@ -79,7 +80,7 @@ def _ask_tab(studio: Studio) -> None:
     import gradio as gr
 
     with gr.Row():
-        question = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Question")
+        question = gr.Audio(sources=["upload", "microphone"], type="filepath", buttons=SAVE, label="Question")
         asked = gr.Image(label="Question, as it is heard", interactive=False, buttons=[])
     with gr.Row():
         voice, seed = _voice(studio), _seed()
@@ -113,7 +114,7 @@ def _answer_fields() -> list[Any]:
     return [
         gr.Textbox(label="Thought", lines=4),
         gr.Textbox(label="Reply"),
-        gr.Audio(label="Speech", interactive=False),
+        gr.Audio(label="Speech", interactive=False, buttons=SAVE),
         gr.Image(label="Speech, as it would be heard", interactive=False, buttons=[]),
         gr.Textbox(label="Time", lines=2),
     ]
@@ -135,16 +136,22 @@ def _task_tab(studio: Studio) -> None:
         task = gr.Dropdown(list(TASKS), value="understand", label="Task")
         voice, seed = _voice(studio), _seed()
     with gr.Row():
-        clip = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Sound")
+        clip = gr.Audio(sources=["upload", "microphone"], type="filepath", buttons=SAVE, label="Sound")
         text = gr.Textbox(label="Text, for tasks that read", lines=3, visible=False)
     button = gr.Button("Run", variant="primary")
     with gr.Row():
         with gr.Column():
-            labels = gr.Dataframe(headers=["what", "found"], label="Found", interactive=False, wrap=True)
+            labels = gr.Dataframe(
+                headers=["what", "found"],
+                label="Found",
+                interactive=False,
+                wrap=True,
+                column_widths=["30%", "70%"],
+            )
             thought = gr.Textbox(label="Thought")
             reply = gr.Textbox(label="Text")
         with gr.Column():
-            sound = gr.Audio(label="Speech", interactive=False)
+            sound = gr.Audio(label="Speech", interactive=False, buttons=SAVE)
             picture = gr.Image(label="Speech, as it would be heard", interactive=False, buttons=[])
     with gr.Row():
         raw, seconds = gr.Textbox(label="As the model wrote it"), gr.Textbox(label="Time")
@@ -185,11 +192,12 @@ def _speech_tab(studio: Studio) -> None:
             own = gr.Audio(
                 sources=["upload", "microphone"],
                 type="filepath",
+                buttons=SAVE,
                 label="Or a voice of your own: 3 to 10 s of it",
             )
             button = gr.Button("Speak", variant="primary")
         with gr.Column():
-            sound = gr.Audio(label="Speech", interactive=False)
+            sound = gr.Audio(label="Speech", interactive=False, buttons=SAVE)
             picture = gr.Image(label="Speech, as it would be heard", interactive=False, buttons=[])
     gr.Examples([["it is good to hear your voice again"]], inputs=[text], label="Examples")
 
@@ -211,7 +219,13 @@ def _batch_tab(studio: Studio) -> None:
             names = [name for name, task in TASKS.items() if task.hears == "audio"]
             task, seed = gr.Dropdown(names, value="understand", label="Task"), _seed()
             button = gr.Button("Run", variant="primary")
-    table = gr.Dataframe(headers=work.TABLE_HEADERS, label="Found", wrap=True, interactive=False)
+    table = gr.Dataframe(
+        headers=work.TABLE_HEADERS,
+        label="Found",
+        wrap=True,
+        interactive=False,
+        column_widths=["15%", "30%", "25%", "15%", "15%"],
+    )
     results = gr.File(label="To take away", file_count="multiple", interactive=False)
 
     def batch(paths: list[str] | None, name: str, seed: float | None) -> tuple[Any, Any]:

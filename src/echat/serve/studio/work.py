@@ -95,7 +95,7 @@ class Studio:
     def _whole(self, reply: Reply, shown: Shown, task: Task) -> Shown:
         labels = shown.labels
         if task.understands:
-            labels, text = understood(task, reply), reply.raw_text
+            labels, text = understood(task, reply), ""
         else:
             text = reply.text
         sound = None if reply.waveform is None else (reply.rate or 1, as_int16(reply.waveform))
