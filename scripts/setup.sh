@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Everything into .venv: Python 3.11+, echat (editable) with all extras, and the Debian packages that the
-# corpus and the intelligibility measure use. A stamp remembers what was done, so that the next call is
-# instant and needs no network. Remove .venv to start over.
+# corpus, the intelligibility measure, tests of the page and talking in the terminal use. A stamp remembers
+# what was done, so that the next call is instant and needs no network. Remove .venv to start over.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 debian_packages=(espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts
-    sox libsox-fmt-all pocketsphinx pocketsphinx-en-us)
+    sox libsox-fmt-all pocketsphinx pocketsphinx-en-us chromium libportaudio2)
 stamp=.venv/.setup-done
 
 node_client=tests/serve/agents_client
@@ -49,7 +49,7 @@ make_environment() {
     "$python" -m venv .venv
 }
 
-install_debian_packages() { # these serve corpus and evaluation: without them the demo still works
+install_debian_packages() { # for corpus, evaluation, page: without them the demo still works
     local name missing=()
     command -v dpkg-query >/dev/null || return 0
     for name in "${debian_packages[@]}"; do
@@ -60,7 +60,7 @@ install_debian_packages() { # these serve corpus and evaluation: without them th
         say "installing ${missing[*]}"
         apt_install "${missing[@]}" && return
     fi
-    say "corpus building and some measurements need these Debian packages:"
+    say "corpus building, some measurements, tests of the page and talking in the terminal need Debian packages:"
     say "  sudo apt-get install ${missing[*]}"
 }
 

@@ -35,6 +35,7 @@ MAY_IMPORT = {
 }
 OPTIONAL = {
     "datasets",
+    "gradio",
     "jiwer",
     "matplotlib",
     "onnx",
@@ -43,6 +44,7 @@ OPTIONAL = {
     "pyworld",
     "ray",
     "scipy",
+    "sounddevice",
     "tensorboard",
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))

@@ -16,9 +16,9 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from echat.cli import data, measure, serve, talk, weights, work
+    from echat.cli import data, live, measure, serve, talk, weights, work
 
-    for module in (talk, serve, measure, work, data, weights):
+    for module in (talk, live, serve, measure, work, data, weights):
         module.add_to(app)
 
 

@@ -28,6 +28,8 @@ EXTRAS = {
     "websockets": "serve",
     "silero_vad": "serve",
     "prometheus_client": "serve",
+    "gradio": "studio",
+    "sounddevice": "talk",
 }
 
 

@@ -39,6 +39,16 @@ def reply(answer: Reply, output: Path | None) -> None:
     _labelled("time", timing(answer.seconds), style="dim")
 
 
+def spoken_line(who: str, text: str) -> None:
+    """One line of a spoken conversation, at once."""
+    styles = {"echat": "bold", "thought": "dim italic"}
+    if who == "note":
+        console().print(Text(text, style="dim"))
+    else:
+        _labelled(who, text, style=styles.get(who, ""))
+    sys.stdout.flush()
+
+
 def timing(seconds: Mapping[str, float]) -> str:
     """``2.1 s: listen 0.1, think 0.8, ...``; without a total it is the sum of the parts."""
     parts = {name: value for name, value in seconds.items() if name != "total"}

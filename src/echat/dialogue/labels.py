@@ -41,6 +41,19 @@ REPLY_EMOTIONS = (
     "安慰鼓励",
     "中立",
 )
+REPLY_EMOTIONS_IN_ENGLISH = {  # to be shown; models write the words above
+    "愉悦": "cheerful",
+    "抱歉": "sorry",
+    "开心": "happy",
+    "愤怒": "angry",
+    "惊讶": "surprised",
+    "厌恶": "disgusted",
+    "悲伤": "sad",
+    "害怕": "afraid",
+    "哭腔": "tearful",
+    "安慰鼓励": "comforting",
+    "中立": "neutral",
+}
 NEUTRAL_REPLY = "中立"
 UNKNOWN_TAG = "<&&>"
 

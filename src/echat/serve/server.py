@@ -5,13 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Response, WebSocket
-from starlette.responses import FileResponse
-from starlette.staticfiles import StaticFiles
 
 from echat.audio.vad import VoiceActivity
 from echat.serve.completions import add_completions
@@ -25,12 +21,12 @@ from echat.serve.rest import add_rest
 from echat.serve.settings import ServeConfig
 from echat.serve.state import House
 from echat.serve.turn_detector import turn_detector
+from echat.serve.web_page import add_page
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
 
 log = logging.getLogger("echat.serve")
-PAGE_FOLDER = "page"  # of this package: what is served at / and under /page
 
 
 def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
@@ -64,18 +60,6 @@ def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
 
     add_rest(app, house, keys, places)
     add_completions(app, house, places)
-    add_page(app, Path(str(files("echat.serve"))) / PAGE_FOLDER)
+    add_page(app, house, keys)
     app.add_middleware(Gate, config=config, keys=keys, metrics=metrics)
     return app
-
-
-def add_page(app: FastAPI, folder: Path) -> None:
-    """Files of `folder`: index.html at /, everything under /page/."""
-    if not (folder / "index.html").is_file():
-        return
-
-    @app.get("/")
-    async def page() -> FileResponse:
-        return FileResponse(folder / "index.html")
-
-    app.mount("/page", StaticFiles(directory=folder))

@@ -1,0 +1,208 @@
+// One conversation: microphone -> connection -> loudspeaker, and what happens when the user speaks.
+//
+// Events: state {name}, recording {message}, trouble {message}, over {}, heard {samples}, spoken {samples},
+// and for the history: turn {id, role}, words {id, text, whole}, transcript {id, text}, thought {id, ...},
+// answered {id, status}, cut {id, text}, timing {...}.
+
+import { Connection } from "./connection.js";
+import { Microphone } from "./microphone.js";
+import { Player } from "./player.js";
+import { Stopwatch } from "./stopwatch.js";
+import { decode, encode } from "./pcm.js";
+
+export class Talk extends EventTarget {
+  /** `history`: turns {role, text} of an earlier session that echat shall remember. */
+  constructor({ model, key, think, voice, history = [] }) {
+    super();
+    this.connection = new Connection(model, key);
+    this.microphone = new Microphone((samples) => this.hear(samples));
+    this.player = new Player();
+    this.stopwatch = new Stopwatch();
+    this.settings = { think, voice };
+    this.history = history;
+    this.silenced = new Set(); // ids of answers that shall not be heard any more
+    this.answer = null; // {id, responseId} under way, or still sounding
+    this.received = new Map(); // answer id -> milliseconds of sound received
+  }
+
+  async open() {
+    this.tell("state", { name: "connecting" });
+    try {
+      await this.player.open();
+      this.listen();
+      await this.connection.open();
+      this.update();
+      this.recall();
+      await this.microphone.open();
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
+    this.tell("state", { name: "listening" });
+  }
+
+  async close() {
+    this.connection.close();
+    await Promise.all([this.microphone.close(), this.player.close()]);
+  }
+
+  tell(kind, detail = {}) {
+    this.dispatchEvent(new CustomEvent(kind, { detail }));
+  }
+
+  // --- settings
+
+  update() {
+    const { think, voice } = this.settings;
+    const output = voice ? { voice } : {};
+    this.connection.send("session.update", {
+      session: {
+        type: "realtime",
+        audio: { input: { transcription: {} }, output },
+        echat: { think, show_thought: true, pause: true },
+      },
+    });
+  }
+
+  recall() {
+    this.history.forEach(({ role, text }) => {
+      const content = [{ type: role === "user" ? "input_text" : "output_text", text }];
+      this.connection.send("conversation.item.create", { item: { type: "message", role, content } });
+    });
+  }
+
+  /** From the next answer on. */
+  setThink(think) {
+    this.settings.think = think;
+    this.connection.send("session.update", { session: { type: "realtime", echat: { think } } });
+  }
+
+  setMuted(isMuted) {
+    this.microphone.isMuted = isMuted;
+  }
+
+  // --- what the user says
+
+  hear(samples) {
+    if (!this.connection.isOpen) return;
+    this.stopwatch.sent(samples.length);
+    this.connection.send("input_audio_buffer.append", { audio: encode(samples) });
+    this.tell("heard", { samples });
+  }
+
+  /** The user began to speak, or wants silence: stop the sound, and let echat remember what was heard of it. */
+  async interrupt() {
+    const answer = this.answer;
+    const { id, heardMs } = await this.player.stop();
+    if (answer) this.silenced.add(answer.id);
+    if (id === null) return;
+    this.silenced.add(id);
+    const most = Math.floor(this.received.get(id) ?? 0);
+    const end = Math.min(heardMs, most);
+    this.connection.send("conversation.item.truncate", { item_id: id, content_index: 0, audio_end_ms: end });
+    this.connection.send("conversation.item.retrieve", { item_id: id });
+  }
+
+  /** Stop an answer without speaking. */
+  async hush() {
+    if (!this.answer) return;
+    const isRunning = this.answer.isRunning;
+    if (isRunning) this.connection.send("response.cancel");
+    await this.interrupt();
+    this.tell("state", { name: "listening" });
+  }
+
+  // --- what the server says
+
+  listen() {
+    const on = (kind, handle) => this.connection.addEventListener(kind, ({ detail }) => handle(detail));
+    this.listenToTurns(on);
+    this.listenToAnswers(on);
+    this.listenToPlayer();
+    on("session.recording", ({ message }) => this.tell("recording", { message }));
+    on("error", ({ error }) => this.tell("trouble", { message: error.message }));
+    on("closed", async ({ reason }) => {
+      const wasOpen = this.microphone.context !== undefined;
+      await this.close();
+      if (wasOpen) this.tell("over", { message: reason });
+    });
+  }
+
+  listenToTurns(on) {
+    on("input_audio_buffer.speech_suspected", () => this.player.pause());
+    on("input_audio_buffer.speech_dismissed", () => this.player.resume());
+    on("input_audio_buffer.speech_started", ({ item_id: id }) => {
+      this.interrupt();
+      this.tell("turn", { id, role: "user" });
+      this.tell("state", { name: "hearing" });
+    });
+    on("input_audio_buffer.speech_stopped", ({ audio_end_ms: end }) => {
+      this.stopwatch.turnEnded(end);
+      this.tell("state", { name: "thinking" });
+    });
+    const kind = "conversation.item.input_audio_transcription";
+    on(`${kind}.completed`, ({ item_id: id, transcript }) => this.tell("transcript", { id, text: transcript }));
+    on(`${kind}.failed`, ({ item_id: id }) => this.tell("transcript", { id, text: "" }));
+    on("conversation.item.retrieved", ({ item }) => {
+      const heard = (item.content ?? []).map((part) => part.transcript ?? "").join("");
+      if (item.role === "assistant") this.tell("cut", { id: item.id, text: heard });
+    });
+  }
+
+  listenToAnswers(on) {
+    on("response.output_item.added", ({ item, response_id: responseId }) => {
+      this.answer = { id: item.id, responseId, isRunning: true };
+      this.tell("turn", { id: item.id, role: "assistant" });
+      this.tell("state", { name: "thinking" });
+    });
+    on("response.thought.delta", ({ item_id: id, delta, labels }) => {
+      this.stopwatch.mark("thought");
+      this.tell("thought", { id, delta, labels });
+    });
+    on("response.thought.done", ({ item_id: id, thought }) => this.tell("thought", { id, thought }));
+    on("response.output_audio_transcript.delta", ({ item_id: id, delta }) => {
+      this.stopwatch.mark("words");
+      this.tell("words", { id, text: delta });
+    });
+    on("response.output_audio_transcript.done", ({ item_id: id, transcript }) => {
+      this.tell("words", { id, text: transcript, whole: true });
+    });
+    on("response.output_audio.delta", ({ item_id: id, delta }) => this.play(id, decode(delta)));
+    on("response.output_audio.done", ({ item_id: id }) => this.player.finish(id));
+    on("response.done", ({ response }) => this.done(response));
+  }
+
+  play(id, samples) {
+    if (this.silenced.has(id)) return;
+    this.received.set(id, (this.received.get(id) ?? 0) + samples.length / 24);
+    this.player.push(id, samples);
+  }
+
+  done(response) {
+    const id = response.output[0]?.id;
+    if (this.answer?.id === id) this.answer.isRunning = false;
+    const failure = response.status === "failed" ? response.status_details?.error?.message : undefined;
+    this.tell("answered", { id, status: response.status, failure });
+    if (response.status === "cancelled" && !this.received.has(id)) this.tell("cut", { id, text: "" });
+    this.stopwatch.seconds = response.echat?.seconds ?? {};
+    this.tell("timing", this.stopwatch.report());
+    if (!this.received.has(id) && response.status !== "cancelled") this.tell("state", { name: "listening" });
+  }
+
+  listenToPlayer() {
+    const on = (kind, handle) => this.player.addEventListener(kind, ({ detail }) => handle(detail));
+    on("began", ({ id }) => {
+      this.stopwatch.mark("sound");
+      this.tell("timing", this.stopwatch.report());
+      this.tell("state", { name: "answering", id });
+    });
+    on("played", ({ samples, id }) => this.tell("spoken", { samples, id }));
+    on("gap", ({ seconds }) => {
+      this.stopwatch.gap(seconds);
+      this.tell("timing", this.stopwatch.report());
+    });
+    on("dry", ({ id, isEnd }) => {
+      if (isEnd && !this.silenced.has(id)) this.tell("state", { name: "listening" });
+    });
+  }
+}

@@ -1,0 +1,122 @@
+// The conversation so far, as a list.
+
+import { ThoughtView, element } from "./thought-view.js";
+
+const NAMES = { user: "you", assistant: "echat" };
+
+export class TurnsView {
+  constructor(list, nothing) {
+    this.list = list;
+    this.nothing = nothing;
+    this.turns = new Map();
+    this.replyEmotions = {};
+  }
+
+  get isEmpty() {
+    return this.turns.size === 0;
+  }
+
+  clear() {
+    this.turns.clear();
+    this.list.replaceChildren();
+    this.nothing.hidden = false;
+  }
+
+  add(id, role) {
+    if (this.turns.has(id)) return;
+    const box = element("li", `turn ${role}`);
+    const name = box.appendChild(element("div", "name", NAMES[role]));
+    const words = element("p", "words");
+    const turn = { id, role, box, name, words, note: null, thought: null, text: "", heard: null };
+    box.dataset.id = id;
+    box.ariaBusy = "true"; // a screen reader waits until the words are whole
+    words.append(element("span", "forming", role === "user" ? "listening" : ""));
+    box.append(words);
+    this.list.append(box);
+    this.turns.set(id, turn);
+    this.nothing.hidden = true;
+    box.scrollIntoView({ block: "nearest" });
+  }
+
+  /** What the user said. */
+  transcript(id, text) {
+    this.with(id, (turn) => {
+      turn.text = text;
+      turn.box.ariaBusy = "false";
+      turn.words.replaceChildren(text || element("span", "note", "(no words were understood)"));
+    });
+  }
+
+  /** Words of an answer: the next ones, or all of them. */
+  say(id, text, isWhole) {
+    this.with(id, (turn) => {
+      turn.text = isWhole ? text : turn.text + text;
+      this.write(turn);
+      turn.box.scrollIntoView({ block: "nearest" });
+    });
+  }
+
+  think(id, { delta, labels, thought }) {
+    this.with(id, (turn) => {
+      if (!turn.thought) {
+        turn.thought = new ThoughtView(this.replyEmotions);
+        turn.name.after(turn.thought.element);
+      }
+      if (thought) turn.thought.finish(thought);
+      else turn.thought.add(delta, labels);
+      turn.record = thought ?? turn.record;
+    });
+  }
+
+  answered(id, status, failure) {
+    this.with(id, (turn) => {
+      const notes = { cancelled: "interrupted", incomplete: "not finished", failed: failure ?? "no answer" };
+      if (notes[status]) this.remark(turn, notes[status]);
+      else if (!turn.text) this.remark(turn, "(nothing to say)");
+      turn.box.ariaBusy = "false";
+      this.write(turn);
+    });
+  }
+
+  /** Only the beginning of an answer was heard. */
+  cut(id, heard) {
+    this.with(id, (turn) => {
+      turn.heard = heard.trim();
+      this.remark(turn, "interrupted");
+      this.write(turn);
+    });
+  }
+
+  remark(turn, text) {
+    turn.note ??= turn.name.appendChild(element("span", "note"));
+    turn.note.textContent = text;
+  }
+
+  write(turn) {
+    const isCut = turn.heard !== null && turn.text.startsWith(turn.heard);
+    const heard = isCut ? turn.heard : turn.text;
+    const rest = turn.text.slice(heard.length);
+    turn.words.replaceChildren(heard, ...(rest ? [element("span", "unheard", rest)] : []));
+  }
+
+  with(id, change) {
+    const turn = this.turns.get(id);
+    if (turn) change(turn);
+  }
+
+  /** What was said and heard, for a session that goes on from here. */
+  spoken() {
+    const heard = [...this.turns.values()].map(({ role, text, heard }) => ({ role, text: heard ?? text }));
+    return heard.filter(({ text }) => text);
+  }
+
+  /** The conversation for a file. */
+  record() {
+    return [...this.turns.values()].map(({ role, text, heard, record }) => ({
+      role,
+      text,
+      ...(heard === null ? {} : { heard }),
+      ...(record ? { thought: record } : {}),
+    }));
+  }
+}

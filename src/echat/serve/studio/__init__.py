@@ -1,0 +1,1 @@
+"""The studio: every task of a model in the browser, for looking and listening closely."""

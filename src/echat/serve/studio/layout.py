@@ -1,0 +1,283 @@
+"""What the studio looks like: tabs of Gradio over `work.Studio`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import echat
+from echat.dialogue.tasks import TASKS, get_task
+from echat.dialogue.turns import ask
+from echat.infer.engine import Engine
+from echat.serve.studio import work
+from echat.serve.studio.work import Shown, Studio
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+KEPT_SECONDS = 3600  # how long uploads and pictures stay
+SAVE: list[Any] = ["download"]  # sharing, which Gradio offers as well, would upload the sound elsewhere
+FORMS = ("label", "language")
+EXAMPLE = Path(echat.__file__).parent / "models" / "echat-tiny" / "examples" / "question.wav"
+
+
+def run(engine: Engine, host: str, port: int) -> None:
+    """Keep the studio open until it is told to stop."""
+    with tempfile.TemporaryDirectory(prefix="echat-studio-") as folder:
+        blocks = start(engine, host, port, Path(folder))
+        print(f"echat studio is open at {blocks.local_url} (Ctrl-C closes it)", file=sys.stderr)
+        blocks.block_thread()
+
+
+def start(engine: Engine, host: str, port: int | None, folder: Path) -> gr.Blocks:
+    """Open the studio; `folder` holds its pictures. Nothing is sent to anybody, nothing is shared."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")
+    import gradio as gr
+
+    blocks = build(Studio(engine, folder))
+    blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        footer_links=[],
+        allowed_paths=[str(folder)],
+        max_file_size="100mb",
+        # Fonts of the device: the default theme would fetch some from elsewhere.
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+    )
+    return blocks
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The tabs."""
+    import gradio as gr
+
+    with gr.Blocks(title="echat studio", delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
+        gr.Markdown(f"# echat studio\n{studio.name}")
+        with gr.Tab("Ask"):
+            _ask_tab(studio)
+        with gr.Tab("Every task"):
+            _task_tab(studio)
+        if studio.engine.token2wav is not None:
+            with gr.Tab("Read aloud"):
+                _speech_tab(studio)
+        with gr.Tab("Many files"):
+            _batch_tab(studio)
+    blocks.queue(default_concurrency_limit=1)
+    return blocks
+
+
+# --- a question, both thoughts side by side
+
+
+def _ask_tab(studio: Studio) -> None:
+    import gradio as gr
+
+    with gr.Row():
+        question = gr.Audio(sources=["upload", "microphone"], type="filepath", buttons=SAVE, label="Question")
+        asked = gr.Image(label="Question, as it is heard", interactive=False, buttons=[])
+    with gr.Row():
+        voice, seed = _voice(studio), _seed()
+        button = gr.Button("Answer", variant="primary")
+    columns: list[list[Any]] = []
+    with gr.Row():
+        for title in ("Thinks in labels", "Thinks in words"):
+            with gr.Column():
+                gr.Markdown(f"### {title}")
+                columns.append(_answer_fields())
+    gr.Examples([[str(EXAMPLE)]], inputs=[question], label="Examples")
+    outputs = [asked, *columns[0], *columns[1]]
+
+    def answer(path: str | None, voice: str | None, seed: float | None) -> Iterator[list[Any]]:
+        waveform = studio.question(path)
+        picture = studio.picture(waveform, work.SAMPLE_RATE, "question")
+        shown = [Shown(), Shown()]
+        speaks = "s2s" if studio.engine.token2wav is not None else "s2t"
+        for place, form in enumerate(FORMS):
+            told = studio.answer(ask(audio=waveform), f"{speaks}_think_{form}", voice, _whole(seed))
+            for shown[place] in told:
+                yield [picture, *_values(shown[0]), *_values(shown[1])]
+
+    button.click(_telling_errors(answer), [question, voice, seed], outputs)
+
+
+def _answer_fields() -> list[Any]:
+    """Fields of one answer, in the order of `_values`."""
+    import gradio as gr
+
+    return [
+        gr.Textbox(label="Thought", lines=4),
+        gr.Textbox(label="Reply"),
+        gr.Audio(label="Speech", interactive=False, buttons=SAVE),
+        gr.Image(label="Speech, as it would be heard", interactive=False, buttons=[]),
+        gr.Textbox(label="Time", lines=2),
+    ]
+
+
+def _values(shown: Shown) -> list[Any]:
+    labels = ", ".join(f"{kind.replace('_', ' ')}: {value}" for kind, value in shown.labels.items())
+    thought = "\n".join(part for part in (shown.thought, labels) if part)
+    return [thought, shown.text, shown.sound, shown.picture, shown.seconds]
+
+
+# --- every task
+
+
+def _task_tab(studio: Studio) -> None:
+    import gradio as gr
+
+    with gr.Row():
+        task = gr.Dropdown(list(TASKS), value="understand", label="Task")
+        voice, seed = _voice(studio), _seed()
+    with gr.Row():
+        clip = gr.Audio(sources=["upload", "microphone"], type="filepath", buttons=SAVE, label="Sound")
+        text = gr.Textbox(label="Text, for tasks that read", lines=3, visible=False)
+    button = gr.Button("Run", variant="primary")
+    with gr.Row():
+        with gr.Column():
+            labels = gr.Dataframe(
+                headers=["what", "found"],
+                label="Found",
+                interactive=False,
+                wrap=True,
+                column_widths=["30%", "70%"],
+            )
+            thought = gr.Textbox(label="Thought")
+            reply = gr.Textbox(label="Text")
+        with gr.Column():
+            sound = gr.Audio(label="Speech", interactive=False, buttons=SAVE)
+            picture = gr.Image(label="Speech, as it would be heard", interactive=False, buttons=[])
+    with gr.Row():
+        raw, seconds = gr.Textbox(label="As the model wrote it"), gr.Textbox(label="Time")
+    gr.Examples([[str(EXAMPLE)]], inputs=[clip], label="Examples")
+
+    def fields_of(name: str) -> list[Any]:
+        hears = get_task(name).hears == "audio"
+        return [gr.update(visible=hears), gr.update(visible=not hears)]
+
+    def answer(
+        name: str, path: str | None, words: str, voice: str | None, seed: float | None
+    ) -> Iterator[list[Any]]:
+        if get_task(name).hears == "audio":
+            conversation = ask(audio=studio.question(path))
+        elif words.strip():
+            conversation = ask(text=words)
+        else:
+            raise ValueError("text: expected words, found none; write some")
+        for shown in studio.answer(conversation, name, voice, _whole(seed)):
+            rows = [[kind.replace("_", " "), value] for kind, value in shown.labels.items()]
+            yield [rows, shown.thought, shown.text, shown.sound, shown.picture, shown.raw_text, shown.seconds]
+
+    task.change(fields_of, [task], [clip, text])
+    outputs = [labels, thought, reply, sound, picture, raw, seconds]
+    button.click(_telling_errors(answer), [task, clip, text, voice, seed], outputs)
+
+
+# --- speech from text
+
+
+def _speech_tab(studio: Studio) -> None:
+    import gradio as gr
+
+    with gr.Row():
+        with gr.Column():
+            text = gr.Textbox(label="Words to speak", lines=4)
+            voice, seed = _voice(studio), _seed()
+            own = gr.Audio(
+                sources=["upload", "microphone"],
+                type="filepath",
+                buttons=SAVE,
+                label="Or a voice of your own: 3 to 10 s of it",
+            )
+            button = gr.Button("Speak", variant="primary")
+        with gr.Column():
+            sound = gr.Audio(label="Speech", interactive=False, buttons=SAVE)
+            picture = gr.Image(label="Speech, as it would be heard", interactive=False, buttons=[])
+    gr.Examples([["it is good to hear your voice again"]], inputs=[text], label="Examples")
+
+    def say(words: str, name: str | None, path: str | None, seed: float | None) -> list[Any]:
+        return list(studio.say(words, studio.voice(name, path), _whole(seed)))
+
+    button.click(_telling_errors(say), [text, voice, own, seed], [sound, picture])
+
+
+# --- many files
+
+
+def _batch_tab(studio: Studio) -> None:
+    import gradio as gr
+
+    with gr.Row():
+        files = gr.File(file_count="multiple", file_types=["audio"], label="Sound files")
+        with gr.Column():
+            names = [name for name, task in TASKS.items() if task.hears == "audio"]
+            task, seed = gr.Dropdown(names, value="understand", label="Task"), _seed()
+            button = gr.Button("Run", variant="primary")
+    table = gr.Dataframe(
+        headers=work.TABLE_HEADERS,
+        label="Found",
+        wrap=True,
+        interactive=False,
+        column_widths=["15%", "30%", "25%", "15%", "15%"],
+    )
+    results = gr.File(label="To take away", file_count="multiple", interactive=False)
+
+    def batch(paths: list[str] | None, name: str, seed: float | None) -> tuple[Any, Any]:
+        return studio.batch(paths or [], name, _whole(seed))
+
+    button.click(_telling_errors(batch), [files, task, seed], [table, results])
+
+
+# --- parts
+
+
+def _voice(studio: Studio) -> Any:
+    import gradio as gr
+
+    token2wav = studio.engine.token2wav
+    names = list(token2wav.voices) if token2wav is not None else []
+    return gr.Dropdown(names, value=names[0] if names else None, label="Voice", visible=bool(names))
+
+
+def _seed() -> Any:
+    import gradio as gr
+
+    return gr.Number(label="Seed (empty: chance)", value=0, precision=0)
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
+
+
+def _telling_errors(work_of: Callable[..., Any]) -> Callable[..., Any]:
+    """What is wrong with an input is shown to whoever gave it."""
+    import functools
+    import inspect
+
+    import gradio as gr
+
+    if inspect.isgeneratorfunction(work_of):
+
+        @functools.wraps(work_of)
+        def stream(*values: Any) -> Iterator[Any]:
+            try:
+                yield from work_of(*values)
+            except ValueError as error:
+                raise gr.Error(str(error)) from error
+
+        return stream
+
+    @functools.wraps(work_of)
+    def once(*values: Any) -> Any:
+        try:
+            return work_of(*values)
+        except ValueError as error:
+            raise gr.Error(str(error)) from error
+
+    return once
