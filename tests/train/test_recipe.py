@@ -101,7 +101,17 @@ def shrunk(path: Path, corpus: Path, tmp_path: Path, shape: dict, starts: dict[s
 
 def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, shape):
     shape = shape | {"encoder": shape["encoder"] | {"conv_kernel": 3}}  # as the recipes
-    for name in ("encoder_first", "encoder", "replies", "llm", "spelling", "stage1", "stage2", "stage3"):
+    for name in (
+        "encoder_first",
+        "encoder",
+        "replies",
+        "llm",
+        "situations",
+        "spelling",
+        "stage1",
+        "stage2",
+        "stage3",
+    ):
         path = RECIPES / "tiny" / f"{name}.yaml"
         written = load_recipe(path).init_from
         starts = {part: source.replace("exp/tiny", str(tmp_path)) for part, source in written.items()}
