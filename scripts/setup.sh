@@ -5,8 +5,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-debian_packages=(espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts
-    sox libsox-fmt-all pocketsphinx pocketsphinx-en-us chromium libportaudio2)
+speech_packages=(espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts
+    sox libsox-fmt-all pocketsphinx pocketsphinx-en-us)
+talking_packages=(chromium libportaudio2)
 stamp=.venv/.setup-done
 
 node_client=tests/serve/agents_client
@@ -49,10 +50,11 @@ make_environment() {
     "$python" -m venv .venv
 }
 
-install_debian_packages() { # for corpus, evaluation, page: without them the demo still works
-    local name missing=()
+install_debian_packages() { # "why" package ...: without them setup goes on
+    local why=$1 name missing=()
+    shift
     command -v dpkg-query >/dev/null || return 0
-    for name in "${debian_packages[@]}"; do
+    for name in "$@"; do
         dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || missing+=("$name")
     done
     [ ${#missing[@]} = 0 ] && return
@@ -60,7 +62,7 @@ install_debian_packages() { # for corpus, evaluation, page: without them the dem
         say "installing ${missing[*]}"
         apt_install "${missing[@]}" && return
     fi
-    say "corpus building, some measurements, tests of the page and talking in the terminal need Debian packages:"
+    say "$why needs Debian packages:"
     say "  sudo apt-get install ${missing[*]}"
 }
 
@@ -74,7 +76,8 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted)" ]; then
     exit 0
 fi
 [ -x .venv/bin/python ] || make_environment
-install_debian_packages
+install_debian_packages "building corpora and measuring intelligibility" "${speech_packages[@]}"
+install_debian_packages "testing the page and talking in the terminal" "${talking_packages[@]}"
 say "installing echat with its extras (a few minutes the first time)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' </dev/null
 install_node_client

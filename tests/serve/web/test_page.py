@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from echat.eval.judge import missing_programs, transcribe
-from echat.eval.metrics import edit_distance, words
+from echat.infer.metrics import edit_distance, words
 from echat.serve.keys import Keys
 
 RATE = 24_000
