@@ -12,6 +12,7 @@ process saw, when the loop multiplies by the number of processes and divides by 
 from __future__ import annotations
 
 import contextlib
+import gc
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -99,6 +100,14 @@ class Learner:
     def eval(self) -> None:
         """All as in use."""
         self._module.eval()
+
+    def close(self) -> None:
+        """Let go of the other processes, before `ranks.leave`.
+
+        What holds their connection to the last may wait for ever in taking it down.
+        """
+        self._ddp = None
+        gc.collect()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)

@@ -83,6 +83,7 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
             log.say(f"stopped after step {progress.step}, all saved; go on with --resume")
         elif ranks.leads:
             _export(recipe, objective, ranks, folder)
+    learner.close()
     leave(ranks)
     return folder / "model"
 

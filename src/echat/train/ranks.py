@@ -78,6 +78,7 @@ def join(device: torch.device | None = None) -> Ranks:
 
 
 def leave(ranks: Ranks) -> None:
-    """Say goodbye to the other processes, when there are any."""
+    """Say goodbye to the other processes, when there are any, once all are there."""
     if ranks.world > 1 and dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
