@@ -43,7 +43,7 @@ class Ours:
     def encode(self, mel: Tensor) -> Tensor:
         """mel (1, T, n_mels) -> frames (1, D, dim)."""
         lens = torch.tensor([mel.shape[1]])
-        return self.model.encode(mel.to(self.model.projection.weight.dtype), lens)[0]
+        return self.model.encode(mel, lens)[0]
 
     def prefill(self, embeds: Tensor) -> Tensor:
         """embeds (B, L, dim) -> last hidden states (B, dim)."""

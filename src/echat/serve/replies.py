@@ -15,16 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from echat.audio.features import SAMPLE_RATE
 from echat.dialogue.tasks import get_task
 from echat.dialogue.turns import Conversation, Turn, UserTurn
 from echat.infer import events
 from echat.infer.events import Event
 from echat.infer.memory import Memory
 from echat.infer.scheduler import Scheduler
+from echat.model.speech_encoder import LLM_FRAME_SECONDS
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
 
+SAMPLES_PER_POSITION = round(LLM_FRAME_SECONDS * SAMPLE_RATE)
 ANSWER_POSITIONS = 1024  # of the model's context that stay free for an answer
 
 
@@ -110,10 +113,8 @@ class Desk:
         stream = ReplyStream(held)
         row = get_task(task)
         if max_new_ids is not None:
-            settings["decoding"] = replace(
-                row.decoding_for(self.engine.profile),
-                max_new_ids=min(max_new_ids, row.decoding_for(self.engine.profile).max_new_ids),
-            )
+            usual = row.decoding_for(self.engine.profile)
+            settings["decoding"] = replace(usual, max_new_ids=min(max_new_ids, usual.max_new_ids))
 
         def answer() -> Any:
             if stream.is_cancelled:
@@ -162,6 +163,3 @@ class Desk:
         """Stop writing; replies under way end as cancelled."""
         self.scheduler.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-SAMPLES_PER_POSITION = 1280  # 80 ms of sound are one position of the language model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -42,7 +43,7 @@ class WholeClipSettings(ClipSettings):
     max_seconds: float = 15.0  # longer clips are left out
 
 
-class WholeClipObjective(Generic[B]):
+class WholeClipObjective(ABC, Generic[B]):
     """The part of an objective that flow and tokenizer share: batches of whole clips, losses by row."""
 
     def __init__(self, recipe: WholeClipSettings, module: nn.Module) -> None:
@@ -53,16 +54,17 @@ class WholeClipObjective(Generic[B]):
             lambda generator: self.batch(neighbours(clips, recipe.batch_seconds, generator)), recipe.seed
         )
 
+    @abstractmethod
     def usable(self, clips: Sequence[Clip]) -> list[Clip]:
         """Those that can teach."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batch(self, clips: Sequence[Clip]) -> B:
-        raise NotImplementedError
+        """Clips of like length, ready for the module."""
 
+    @abstractmethod
     def rows(self, batch: B) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Loss of each clip (batch,), and of its parts."""
-        raise NotImplementedError
 
     def clips(self, manifests: Sequence[str], split: str | None = None) -> list[Clip]:
         return self.usable(read_clips(manifests, split, max_seconds=self.recipe.max_seconds))
