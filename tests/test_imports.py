@@ -42,6 +42,7 @@ OPTIONAL = {
     "onnxruntime",
     "peft",
     "pyworld",
+    "ttspico",
     "ray",
     "scipy",
     "sounddevice",

@@ -56,7 +56,14 @@ def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @ENGINES
 @pytest.mark.parametrize(
-    "name", ["espeak-ng:en-us+f3", "flite:rms", "festival:kal_diphone", "festival:cmu_us_slt_arctic_hts"]
+    "name",
+    [
+        "espeak-ng:en-us+f3",
+        "flite:rms",
+        "festival:kal_diphone",
+        "festival:cmu_us_slt_arctic_hts",
+        "pico:en-GB",
+    ],
 )
 def test_every_engine_speaks_and_repeats_itself(name: str) -> None:
     voice = next(voice for voice in VOICES if voice.name == name)

@@ -11,6 +11,12 @@ from echat.train.optimizer import build_optimizer, set_learning_rate
 from echat.train.recipe import OptimizerConfig
 
 
+def test_half_precision_is_enough() -> None:
+    matrices = torch.randn((3, 24, 60), generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal(matrices, half=True))
+    assert values.min() > 0.5 and values.max() < 1.4
+
+
 @pytest.mark.parametrize("shape", [(2, 12, 40), (3, 40, 12), (1, 16, 16)])
 def test_singular_values_come_near_one_and_directions_stay(shape: tuple[int, int, int]) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))

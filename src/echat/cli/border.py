@@ -18,6 +18,7 @@ EXTRAS = {
     "peft": "train",
     "tensorboard": "train",
     "pyworld": "corpus",
+    "ttspico": "corpus",
     "scipy": "corpus",
     "jiwer": "eval",
     "onnxruntime": "onnx",

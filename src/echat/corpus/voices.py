@@ -1,7 +1,8 @@
 """Who speaks: speech synthesis engines as command lines, and the table of voices with its held-out part.
 
 Each engine turns lower-case English words into a mono 16 kHz waveform, always the same one for the same text.
-The engines are Debian packages (espeak-ng, flite, festival); a missing one is named with its remedy.
+The engines are Debian packages (espeak-ng, flite, festival) and one Python package (SVOX Pico); a missing one
+is named with its remedy.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Literal
 import numpy as np
 
 from echat.audio.features import SAMPLE_RATE
+from echat.audio.waveform import write
 
-Engine = Literal["espeak-ng", "flite", "festival"]
+Engine = Literal["espeak-ng", "flite", "festival", "pico"]
 Gender = Literal["male", "female"]
 
 _SECONDS_PER_SENTENCE = 60  # an engine that is silent for longer has hung
@@ -70,6 +72,8 @@ VOICES: tuple[Voice, ...] = (
     Voice("festival", "kal_diphone", "male", "train"),
     Voice("festival", "ked_diphone", "male", "train"),
     Voice("festival", "cmu_us_slt_arctic_hts", "female", "train"),
+    Voice("pico", "en-US", "female", "train"),
+    Voice("pico", "en-GB", "female", "train"),
     *_espeak("test", "female", "en-us+f3", "en-gb+f5", "en-us+Alicia"),
     *_espeak("test", "male", "en-us+m5", "en-gb+boris", "en-us+Denis"),
     Voice("flite", "rms", "male", "test"),
@@ -79,12 +83,14 @@ REPLY_VOICE = next(voice for voice in VOICES if voice.name == "flite:slt")  # sp
 
 # How often each recorded voice and, together, the formant voices speak in training.
 TRAIN_SHARES = {
-    "flite:awb": 0.22,
-    "flite:slt": 0.22,
-    "flite:kal16": 0.06,
-    "festival:ked_diphone": 0.07,
+    "flite:awb": 0.15,
+    "flite:slt": 0.14,
+    "flite:kal16": 0.05,
+    "festival:ked_diphone": 0.06,
     "festival:kal_diphone": 0.03,
-    "festival:cmu_us_slt_arctic_hts": 0.10,
+    "festival:cmu_us_slt_arctic_hts": 0.07,
+    "pico:en-US": 0.11,
+    "pico:en-GB": 0.11,
 }
 
 
@@ -114,6 +120,8 @@ def speak(text: str, voice: Voice, words_per_minute: int = 165) -> np.ndarray:
             _run(["espeak-ng", "-v", voice.option, "-s", str(words_per_minute), "-w", str(path), "--", text])
         elif voice.engine == "flite":
             _run(["flite", "-voice", voice.option, "-t", text, "-o", str(path)])
+        elif voice.engine == "pico":
+            _pico(text, voice.option, path)
         else:
             _festival(os.getpid()).speak(text, voice.option, path)
         return _load(path, voice, text)
@@ -146,6 +154,19 @@ def _require(program: str) -> None:
             f"speech engine {program}: expected the program on the PATH, found none; "
             f"install it, for example with `apt install {program}`"
         )
+
+
+def _pico(text: str, voice: str, path: Path) -> None:
+    """An engine for each sentence: an older one starts its noise elsewhere and never sounds alike twice."""
+    try:
+        from ttspico import TtsEngine
+    except ModuleNotFoundError:
+        raise VoiceError(
+            "speech engine pico: expected the package ttspico, found none; install it with: "
+            "pip install 'echat[corpus]'"
+        ) from None
+    samples = np.frombuffer(TtsEngine(voice).speak(text) or b"", dtype=np.int16)
+    write(path, samples.astype(np.float32) / 32768.0, SAMPLE_RATE)
 
 
 class _Festival:

@@ -62,7 +62,7 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
     learning = choose_learning(objective.module, recipe.learning)
     size = _describe_size(objective, learning)
     learner = Learner(objective, recipe, ranks, device)
-    optimizer = build_optimizer(objective.module, recipe.optimizer)
+    optimizer = build_optimizer(objective.module, recipe.optimizer, half=recipe.precision == "bf16")
     progress = _start(folder, objective, optimizer, resume, ranks)
     if ranks.leads:
         stop_file(recipe).unlink(missing_ok=True)

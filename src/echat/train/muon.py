@@ -29,8 +29,12 @@ class Muon(torch.optim.Optimizer):
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
+        half: bool = False,
     ) -> None:
+        """``half``: make matrices orthogonal in bfloat16, as all of a GPU are: enough, and faster where
+        training in bfloat16 is."""
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self._half = half
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim < 2:
@@ -59,20 +63,20 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(gradient, 1 - momentum)
             ahead.append(gradient.lerp(state["momentum"], momentum))  # Nesterov
-        updates = orthogonal(torch.stack(ahead).flatten(2))
+        updates = orthogonal(torch.stack(ahead).flatten(2), self._half)
         size = RMS * math.sqrt(max(updates.shape[1:]))
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update.view_as(parameter), alpha=-group["lr"] * size)
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+def orthogonal(matrices: Tensor, half: bool = False) -> Tensor:
     """Matrices (count, rows, columns) with the same singular vectors and singular values near 1."""
     a, b, c = QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    if x.is_cuda:
-        x = x.bfloat16()  # enough for this iteration, and where it is faster
+    if half or x.is_cuda:
+        x = x.bfloat16()  # enough for this iteration
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     for _ in range(ROUNDS):
         gram = x @ x.mT

@@ -12,10 +12,10 @@ from echat.train.muon import Muon, Together
 from echat.train.recipe import OptimizerConfig, choose
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(module: nn.Module, config: OptimizerConfig, half: bool = False) -> torch.optim.Optimizer:
     """AdamW over the learning parameters, or Muon for those that ``config.muon`` names.
 
-    Groups differ in weight decay and in their factor on the rate.
+    Groups differ in weight decay and in their factor on the rate. ``half``: Muon computes in bfloat16.
     """
     adam, muon = _Groups(), _Groups()
     decays = _decaying(module)
@@ -38,7 +38,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
             adam.as_list(), lr=config.lr, betas=config.betas, eps=config.eps, fused=True,
         ))  # fmt: skip
     if muon:
-        optimizers.append(Muon(muon.as_list(), lr=config.lr))
+        optimizers.append(Muon(muon.as_list(), lr=config.lr, half=half))
     return optimizers[0] if len(optimizers) == 1 else Together(optimizers)
 
 
