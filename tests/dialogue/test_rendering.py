@@ -231,7 +231,7 @@ def test_sound_replaced_by_text_keeps_its_markers() -> None:
     begin = segments.index(Speech((vocabulary().user_audio_begin,)))
     heard = segments[begin + 1]
     assert isinstance(heard, Text)
-    assert tokenizer().decode(list(heard.ids)) == "sad adult female cough: i lost my keys"
+    assert tokenizer().decode(list(heard.ids)) == "sad adult female cough:i lost my keys"
     assert segments[begin + 2] == Speech((vocabulary().user_audio_end,))
 
 

@@ -1,6 +1,6 @@
 """Who writes the thought of a made dialogue: one fixed English sentence form, composed and read back here.
 
-    The user says: i lost my keys on the bus. A sad adult woman who coughs has lost something
+    The user says: "i lost my keys on the bus". A sad adult woman who coughs has lost something
     they need, so I will answer the cough.
 
 The form is fixed so that a small model can learn it, and so that evaluation can read the cues out of it.
@@ -48,7 +48,8 @@ _SOUND = {said: sound for sound, said in SOUNDS.items()}
 _WHOM = {"female": "her", "male": "him", None: "them"}
 
 _FORM = re.compile(
-    r"^The user says: (?P<text>.+?)\. An? (?P<mood>{moods}) (?P<person>{people})(?: who (?P<sound>{sounds}))?"
+    r'^The user says: "(?P<text>.+?)"\.'
+    r" An? (?P<mood>{moods}) (?P<person>{people})(?: who (?P<sound>{sounds}))?"
     r" (?P<gist>.+), so I will (?P<plan>.+)\.$".format(
         moods="|".join(MOODS.values()), people="|".join(PEOPLE.values()), sounds="|".join(SOUNDS.values())
     )
@@ -73,7 +74,7 @@ def write_thought(heard: Heard, gist: str, cue: str) -> str:
     person = PEOPLE[heard.age, heard.gender]
     sound = f" who {SOUNDS[heard.sound_event]}" if heard.sound_event else ""
     plan = PLANS[cue].format(whom=_WHOM[heard.gender])
-    return f"The user says: {heard.text}. {article} {mood} {person}{sound} {gist}, so I will {plan}."
+    return f'The user says: "{heard.text}". {article} {mood} {person}{sound} {gist}, so I will {plan}.'
 
 
 def read_thought(thought: str) -> Heard | None:

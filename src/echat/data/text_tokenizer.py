@@ -14,9 +14,8 @@ from echat.dialogue.labels import KINDS, VALUES, tag
 from echat.dialogue.prompts import short_prompts
 from echat.dialogue.rendering import hearing
 from echat.dialogue.thinking import LabelThought, LanguageThought, format_reply
-from echat.dialogue.vocabulary import TEXT_END, TURN_START, UNKNOWN
+from echat.dialogue.vocabulary import END_OF_DOCUMENT, TEXT_END, TURN_START, UNKNOWN
 
-END_OF_DOCUMENT = "<|endoftext|>"
 SPECIAL = (END_OF_DOCUMENT, TURN_START, TEXT_END)
 _PROMPT_WEIGHT = 50  # a prompt stands in every sequence: its words deserve merges
 # Qwen's split of text into words, inside which merges happen.

@@ -91,9 +91,12 @@ def target_text(question: UserTurn, answer: AssistantTurn, task: str | Task) -> 
 
 
 def hearing(text: str | None, labels: Labels | None) -> str:
-    """Words and cues as text in the place of a sound, e.g. ``"sad adult female cough: i lost my keys"``."""
+    """Words and cues as text in the place of a sound, e.g. ``"sad adult female cough:i lost my keys"``.
+
+    No blank stands before the words, so that they are the same ids as in a transcript.
+    """
     cues = describe_voice(labels or Labels())
-    return ": ".join(part for part in (cues, text) if part)
+    return ":".join(part for part in (cues, text) if part)
 
 
 def plain_ids(segments: Sequence[Segment]) -> list[tuple[str, Any]]:

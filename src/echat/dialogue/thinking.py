@@ -23,6 +23,7 @@ from echat.dialogue.labels import (
 THINK_BEGIN = "<think>"
 THINK_END = "<think end>"
 _WORDS = "用户说的话是:"
+QUOTE_IN_LABELS, QUOTE_IN_LANGUAGE = _WORDS, '"'  # stand before the user's own words
 _SLOTS: tuple[tuple[LabelKind, str], ...] = (
     ("age", "年龄为:"),
     ("gender", "性别为:"),

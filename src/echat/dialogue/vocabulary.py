@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 TURN_START = "<|im_start|>"
 TEXT_END = "<|im_end|>"
+END_OF_DOCUMENT = "<|endoftext|>"  # also pads, and is the blank of sound that spells
 UNKNOWN = "&&"
 
 

@@ -16,6 +16,7 @@ from echat.dialogue.tasks import DecodingDefaults, Profile, Task
 from echat.dialogue.vocabulary import Vocabulary
 from echat.infer import sampling
 from echat.infer.sampling import AgeSlot, LoopGuard, RepeatGuard
+from echat.infer.spelling import Listener
 
 FinishReason = Literal["end", "length", "loop", "cancelled"]
 
@@ -80,6 +81,7 @@ class Writing:
 
     plan: Plan
     generator: torch.Generator | None = None
+    listener: Listener | None = None  # of the question's sound, where the reply quotes it
     ids: list[int] = field(default_factory=list)  # both id spaces, in order, as generated
     is_speech: list[bool] = field(default_factory=list)  # which space each id is of
     text_ids: list[int] = field(default_factory=list)  # without the text end
@@ -112,6 +114,8 @@ class Writing:
             logits = slot.constrain(logits)
         if self.plan.text_guard is not None:
             logits = self.plan.text_guard.constrain(logits, self.text_ids)
+        if self.listener is not None:
+            logits = self.listener.constrain(logits, self.text_ids)
         return sampling.choose(logits, rule, self.generator)
 
     def _choose_speech(self, logits: Tensor) -> int:

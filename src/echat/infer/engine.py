@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,9 @@ from echat.infer.generation import Strand, read_prompt, run
 from echat.infer.loading import load as load
 from echat.infer.loading import load_released as load_released
 from echat.infer.memory import Memory
-from echat.infer.prompting import prepare, shared_segments
+from echat.infer.prompting import Prompt, prepare, shared_segments
 from echat.infer.replying import Request, finished, tell
+from echat.infer.spelling import Listener, Spelling
 from echat.infer.telling import Clock
 from echat.model.model_folder import save_model
 from echat.model.speech_llm import SpeechLLM
@@ -52,6 +54,7 @@ class Engine:
     token2wav: "Token2Wav | None" = None  # None: replies have speech ids but no sound
     name: str = ""
     home: Path | None = None  # the folder it came from
+    spells: bool = False  # do the frames of a sound spell its words? Then they have a say in quoting them
 
     # --- replies
 
@@ -207,13 +210,24 @@ class Engine:
             Strand(
                 prompt,
                 Writing(
-                    self.plan(request.conversation, request.task, request.decoding), _generator(request.seed)
+                    self.plan(request.conversation, request.task, request.decoding),
+                    _generator(request.seed),
+                    self.listener(prompt, request.task),
                 ),
                 request.cancel,
                 remembers=request.memory is not None,
             )
             for prompt, request in zip(prompts, requests)
         ]
+
+    def listener(self, prompt: Prompt, task: Task) -> Listener | None:
+        """What the question's sound has to say while it is quoted; None where it does not spell."""
+        frames = prompt.last_sound
+        return self._spelling.listener(frames, task) if self.spells and frames is not None else None
+
+    @cached_property
+    def _spelling(self) -> Spelling:
+        return Spelling(self.model, self.tokenizer)
 
     def embed(self, segments: Sequence[Segment]) -> Tensor:
         """Segments -> embeds (1, L, dim); sounds are encoded here."""
@@ -287,7 +301,7 @@ class Engine:
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
         """Write a model folder that `load` reads; `dtype` is the precision on disk."""
-        save_model(folder, self.model, self.tokenizer, self.profile, self.name, dtype)
+        save_model(folder, self.model, self.tokenizer, self.profile, self.name, dtype, self.spells)
         if self.token2wav is not None:
             self.token2wav.save(Path(folder) / TOKEN2WAV_FOLDER)
         kept = self.home / SPEECH_TOKENIZER_FOLDER if self.home else None

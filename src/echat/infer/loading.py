@@ -64,6 +64,7 @@ def _load_folder(folder: Path, device: str, dtype: torch.dtype | None) -> "Engin
         token2wav,
         name=loaded.config.name or folder.name,
         home=folder,
+        spells=loaded.config.spells,
     )
 
 

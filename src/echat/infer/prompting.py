@@ -6,6 +6,7 @@ Legend: L positions still to be read, D frames of a sound, dim width of the lang
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -32,6 +33,14 @@ class Prompt:
     def reused(self) -> int:
         """Positions that need not be read again."""
         return len(self.places) - self.embeds.shape[1] if self.places else 0
+
+    @property
+    def last_sound(self) -> Tensor | None:
+        """Frames (D, dim) of the last sound, if it was heard in one piece."""
+        runs = [[*run] for _, run in groupby(self.places, lambda place: isinstance(place, tuple))]
+        last = next((run for run in reversed(runs) if isinstance(run[0], tuple)), [])
+        pieces = {place[0] for place in last if isinstance(place, tuple)}
+        return self.sounds[pieces.pop()] if len(pieces) == 1 else None
 
     def cache(self, model: SpeechLLM, room: int) -> KVCache:
         """A cache of its own that holds the reused positions, with room for the others and `room` more."""

@@ -24,6 +24,7 @@ class ModelFolderConfig(Config):
     kind: Literal["echat"] = "echat"
     name: str = ""  # for people
     profile: Profile = "echat"  # the dialect that the weights were trained in
+    spells: bool = False  # do the frames of a sound spell its words (CTC over the text table)?
     model: SpeechLLMConfig  # every size
 
 
@@ -49,6 +50,7 @@ def save_model(
     profile: Profile = "echat",
     name: str = "",
     dtype: torch.dtype | None = None,
+    spells: bool = False,
 ) -> None:
     """Write the three parts, each whole or not at all; other files of the folder stay. `dtype` is that on
     disk."""
@@ -56,7 +58,8 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS_FILE, model.state_dict(), dtype)
     tokenizer.save(folder / TOKENIZER_FOLDER)
-    save_config(ModelFolderConfig(name=name, profile=profile, model=model.config), folder / CONFIG_FILE)
+    config = ModelFolderConfig(name=name, profile=profile, spells=spells, model=model.config)
+    save_config(config, folder / CONFIG_FILE)
 
 
 def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> ModelFolder:

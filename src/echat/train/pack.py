@@ -60,8 +60,9 @@ def write_speech_folders(
 def write_dialogue_model(output: Path, dialogue: Path) -> None:
     """Copy the speech language model in half precision, which halves the folder."""
     loaded = load_model(dialogue)
+    config, name = loaded.config, output.name
     save_model(
-        output, loaded.model, loaded.tokenizer, loaded.config.profile, name=output.name, dtype=torch.float16
+        output, loaded.model, loaded.tokenizer, config.profile, name, torch.float16, spells=config.spells
     )
 
 

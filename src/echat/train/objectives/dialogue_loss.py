@@ -11,10 +11,10 @@ from torch import Tensor
 from echat.data.collating import DialogueBatch
 from echat.data.examples import IGNORE
 from echat.model.speech_llm import SpeechLLM
+from echat.model.spelling import spelled_scores
 from echat.train.objective import Loss
 from echat.train.objectives.target_losses import LOGITS_AT_ONCE, target_losses
 
-SPELL_SCALE = 12.0  # score of a frame that points where a text vector points
 SPELL_LENGTH = 0.02  # weight of the squared distance of a frame's length from that of the text vectors
 SILENT_FRAMES = 16  # of mel, heard where all processes must hear something
 
@@ -78,8 +78,7 @@ class DialogueLoss:
             return Loss(frames.sum() * 0.0, 0.0)
         table = self.model.llm.text_embedding.weight.detach()
         spelled = frames[known].float()  # (known clips, D, dim)
-        scores = SPELL_SCALE * F.linear(F.normalize(spelled, dim=-1), F.normalize(table.float(), dim=-1))
-        log_probs = scores.log_softmax(-1).transpose(0, 1)
+        log_probs = spelled_scores(spelled, table).log_softmax(-1).transpose(0, 1)
         units, unit_lens = batch.heard[known], batch.heard_lens[known]
         loss = F.ctc_loss(
             log_probs, units, lens[known], unit_lens, self.blank, reduction="sum", zero_infinity=True

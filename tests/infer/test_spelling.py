@@ -1,0 +1,143 @@
+"""Joint decoding: prefix probabilities equal a sum over all alignments; only quoted words are spelled."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echat.dialogue.tasks import DecodingDefaults, Sampling, get_task
+from echat.dialogue.turns import ask
+from echat.infer.engine import Engine, load
+from echat.infer.hearing import Recording
+from echat.infer.prompting import prepare
+from echat.infer.spelling import LEAST, Listener, Prefix, Spelling
+from echat.model.model_folder import save_model
+
+FRAMES, IDS, BLANK = 5, 4, 3
+
+
+def spelled(path: tuple[int, ...]) -> tuple[int, ...]:
+    """Repeats merged, blanks dropped."""
+    return tuple(id_ for id_, _ in itertools.groupby(path) if id_ != BLANK)
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(0, IDS - 2), max_size=3))
+def test_prefixes_are_as_probable_as_all_their_alignments(seed: int, prefix: list[int]) -> None:
+    logits = torch.randn(FRAMES, IDS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    log_probs = logits.log_softmax(dim=1).numpy()
+    paths = {path: float(np.exp(log_probs[range(FRAMES), path].sum()))
+             for path in itertools.product(range(IDS), repeat=FRAMES)}  # fmt: skip
+
+    def begins(ids: list[int]) -> float:
+        return sum(p for path, p in paths.items() if spelled(path)[: len(ids)] == tuple(ids))
+
+    found = Prefix.of(log_probs, BLANK).after(prefix).next()
+    whole = begins(prefix)
+    if whole == 0:  # longer than the sound, or repeats with no frame between
+        return
+    wanted = [begins([*prefix, id_]) / whole for id_ in range(IDS - 1)]
+    wanted.append(sum(p for path, p in paths.items() if spelled(path) == tuple(prefix)) / whole)
+    assert np.allclose(np.exp(found), np.maximum(wanted, np.exp(LEAST)), atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def engine(random_model: Path) -> Engine:
+    return replace(load(random_model), spells=True)
+
+
+SOUND = 0.1 * torch.randn(24_000, generator=torch.Generator().manual_seed(3))
+
+
+def frames_that_spell(engine: Engine, text: str) -> torch.Tensor:
+    """One frame for each id, a blank after each, pointing where the rows of the table point."""
+    spelling = Spelling(engine.model, engine.tokenizer)
+    ids = [id_ for heard in spelling.ids_of(text) for id_ in (heard, spelling.blank)]
+    return engine.model.llm.text_embedding.weight[ids]
+
+
+def quoted(engine: Engine, task: str, heard: str, reply: str) -> str:
+    """What a listener makes of a reply whose writer is sure of nothing: each id as it wants it, or as in
+    `reply` where it has no say."""
+    spelling = Spelling(engine.model, engine.tokenizer)
+    listener = spelling.listener(frames_that_spell(engine, heard), get_task(task))
+    assert listener is not None
+    ids: list[int] = []
+    given = spelling.ids_of(reply)
+    even = torch.zeros(engine.vocabulary.text_size)
+    even[given[-1]] = 1.0  # what is preferred where words end
+    while len(ids) < 60:
+        scores = listener.constrain(even, ids)
+        if scores is not even:
+            ids.append(int(scores.argmax()))
+        elif len(ids) < len(given):
+            ids.append(given[len(ids)])
+        else:
+            break
+    return spelling.text_of(ids)
+
+
+@pytest.mark.parametrize("task", ["asr", "understand"])
+def test_a_transcript_is_spelled_from_its_first_id(engine: Engine, task: str) -> None:
+    assert quoted(engine, task, "sad old male:i lost my keys", "<").startswith("i lost my keys<")
+    assert quoted(engine, task, "i lost my keys", "<").startswith("i lost my keys<")
+
+
+def test_a_thought_is_spelled_inside_its_quotation_alone(engine: Engine) -> None:
+    thought = 'The user says: "'
+    assert quoted(engine, "s2t_think_language", "sad:i lost my keys", thought) == thought + 'i lost my keys"'
+    label = "<think>用户说的话是:"
+    written = quoted(engine, "s2s_think_label", "sad:i lost my keys", label + "<")
+    assert written.startswith(label) and "lost my keys" in written
+
+
+def test_an_id_that_opens_the_quotation_and_begins_the_words_counts_as_said(engine: Engine) -> None:
+    spelling = Spelling(engine.model, engine.tokenizer)
+    listener = spelling.listener(frames_that_spell(engine, "sad:i lost it"), get_task("s2t_think_language"))
+    assert isinstance(listener, Listener)
+    begun = spelling.ids_of('he says "i')
+    chosen = int(listener.constrain(torch.zeros(engine.vocabulary.text_size), begun).argmax())
+    assert [chosen] == spelling.ids_of(" lost")[:1]
+
+
+@pytest.mark.parametrize("task", ["emotion", "s2s", "s2t", "t2t", "tts"])
+def test_what_quotes_nobody_is_written_freely(engine: Engine, task: str) -> None:
+    spelling = Spelling(engine.model, engine.tokenizer)
+    assert spelling.listener(frames_that_spell(engine, "sad:i lost my keys"), get_task(task)) is None
+
+
+@pytest.mark.parametrize("task", ["understand", "s2t_think_label"])
+def test_chance_and_neighbours_change_nothing_of_what_was_heard(engine: Engine, task: str) -> None:
+    lively = DecodingDefaults(Sampling(sample=True, temperature=2.0), max_new_ids=30)
+    one = engine.run(ask(audio=SOUND), task, seed=1, decoding=lively)
+    assert one.text_ids == engine.run(ask(audio=SOUND), task, seed=1, decoding=lively).text_ids
+    batch = engine.run_batch([ask(audio=SOUND), ask(audio=-SOUND[:9000])], task, seed=1, decoding=lively)
+    assert batch[0].text_ids == one.text_ids
+    if task == "understand":
+        texts = [engine.understand(SOUND, decoding=lively, seed=seed).raw_text for seed in range(3)]
+        words = {re.split(r"[^\w' ]", text)[0] for text in texts}
+        assert len(set(texts)) == 3 and len(words) == 1 and words != {""}
+
+
+def test_a_sound_in_pieces_does_not_spell(engine: Engine) -> None:
+    whole, pieces = ask(audio=SOUND), ask(audio=Recording((SOUND[:12_000], SOUND[12_000:])))
+    (one,) = prepare(engine.model, [engine.render(whole, "understand")])
+    assert one.last_sound is not None and len(one.last_sound) == sum(isinstance(p, tuple) for p in one.places)
+    (two,) = prepare(engine.model, [engine.render(pieces, "understand")])
+    assert two.last_sound is None
+    assert engine.run(pieces, "asr", decoding=DecodingDefaults(max_new_ids=5)).text_ids
+
+
+def test_whether_a_model_spells_is_stored_with_it(engine: Engine, tmp_path: Path) -> None:
+    assert not load(engine.home or "").spells
+    save_model(tmp_path / "m", engine.model, engine.tokenizer, spells=True)
+    assert load(tmp_path / "m").spells
+    load(tmp_path / "m").save(tmp_path / "copy")
+    assert load(tmp_path / "copy").spells
