@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from echat.model.llm import LLMConfig
-from echat.model.model_folder import load_model
+from echat.model.model_folder import load_model, save_model
 from echat.model.qwen_weights import read_qwen
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.model.whisper_weights import read_whisper
 from echat.train.loop import train
 from echat.train.recipe import load_recipe
-from echat.train.start import init_from, open_start, starting_shape
+from echat.train.start import any_spells, init_from, open_start, starting_shape
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SHAPE = {"n_mels": 80, "dim": 16, "blocks": 2, "heads": 2, "ffn": 64}
@@ -181,3 +181,13 @@ def test_a_released_file_is_a_whole_start(tmp_path):
     assert start.profile == "osum" and start.model is not None
     model = SpeechLLM(start.model)
     init_from(model, {"all": str(weights)})
+
+
+@pytest.mark.parametrize("spells", [True, False])
+def test_a_model_whose_sound_spells_still_does_after_more_training(
+    random_model: Path, tmp_path: Path, spells: bool
+) -> None:
+    known = load_model(random_model)
+    save_model(tmp_path / "start", known.model, known.tokenizer, spells=spells)
+    assert any_spells({"all": str(tmp_path / "start"), "llm": str(random_model)}) == spells
+    assert any_spells({"llm": str(tmp_path / "start"), "projection": str(random_model)}) is False

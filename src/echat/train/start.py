@@ -45,6 +45,7 @@ class Start:
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # part -> fields of its shape
     tokenizer: Path | None = None  # folder of the text tokenizer
     profile: Profile | None = None  # the dialect that the weights were trained in
+    spells: bool = False  # do the frames of a sound spell its words?
 
 
 def init_from(module: nn.Module, sources: Mapping[str, str]) -> None:
@@ -105,7 +106,8 @@ def _from_folder(folder: Path) -> Start:
         return Start(str(weights), tensors)
     config = load_config(ModelFolderConfig, folder / CONFIG_FILE)
     parts = {name: getattr(config.model, name).model_dump() for name in SHAPED}
-    return Start(str(weights), tensors, config.model, parts, folder / TOKENIZER_FOLDER, config.profile)
+    tokenizer = folder / TOKENIZER_FOLDER
+    return Start(str(weights), tensors, config.model, parts, tokenizer, config.profile, config.spells)
 
 
 def _from_pt(path: Path) -> Start:
@@ -165,6 +167,12 @@ def starting_shape(
         is_given = given is not None and name in given.model_fields_set
         config = _with_part(config, name, start, is_given)
     return config, tokenizer
+
+
+def any_spells(sources: Mapping[str, str]) -> bool:
+    """Whether the frames of a sound spell its words in the model that one of these begins with."""
+    hears = (WHOLE, "projection")  # what the frames leave last
+    return any(open_start(source).spells for name, source in sources.items() if name in hears)
 
 
 def _with_part(config: SpeechLLMConfig, name: str, start: Start, is_given: bool) -> SpeechLLMConfig:

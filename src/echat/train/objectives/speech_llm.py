@@ -31,7 +31,7 @@ from echat.train.objective import Loss
 from echat.train.objectives.dialogue_loss import DialogueLoss
 from echat.train.objectives.target_losses import LOGITS_AT_ONCE
 from echat.train.recipe import Recipe
-from echat.train.start import init_from, starting_shape
+from echat.train.start import any_spells, init_from, starting_shape
 from echat.train.validation import DecodeConfig, Decoded
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -88,6 +88,7 @@ class SpeechLLMObjective:
             self.tokenizer, config.speech_codec_size, config.llm.vocab_size
         )
         self._blank = self.tokenizer.encode(END_OF_DOCUMENT)[0]
+        self._spells = recipe.spell_weight > 0 or any_spells(recipe.init_from)
         self.module = SpeechLLM(config)
         init_from(self.module, recipe.init_from)
         if recipe.starting_heads:
@@ -135,7 +136,9 @@ class SpeechLLMObjective:
 
     def decode(self, config: DecodeConfig) -> Decoded:
         voice = open_voice(config.voice)
-        engine = Engine(self.module, self.tokenizer, self.vocabulary, self.recipe.profile, voice)
+        engine = Engine(
+            self.module, self.tokenizer, self.vocabulary, self.recipe.profile, voice, spells=self._spells
+        )
         pairs = mixture_pairs(self.recipe.data.validation, 0)
         return decode_dialogues(engine, pairs, self._sounds, config)
 
@@ -145,7 +148,7 @@ class SpeechLLMObjective:
     def export(self, folder: Path) -> None:
         """A model folder that ``echat.load`` and later stages read."""
         name, dtype = Path(self.recipe.output).name, DTYPES[self.recipe.export_dtype]
-        save_model(folder, self.module, self.tokenizer, self.recipe.profile, name, dtype)
+        save_model(folder, self.module, self.tokenizer, self.recipe.profile, name, dtype, self._spells)
 
 
 def _shape(recipe: Settings) -> tuple[SpeechLLMConfig, str | Path]:
