@@ -1,7 +1,7 @@
 """Latency of the voice server as a client experiences it: real recordings, streamed in real time.
 
     python benchmarks/serve.py                              # one user, without and with a thought
-    python benchmarks/serve.py --users 8 --turns 3
+    python benchmarks/serve.py corpus/test/manifest.jsonl --users 8 --turns 3
     python benchmarks/serve.py --soak 30                    # minutes, with reconnects; is memory flat?
     python benchmarks/serve.py --url ws://host:8080/v1/realtime
 
@@ -10,14 +10,17 @@ Without --url it starts `echat serve` as a process of its own. This is *the* way
 first audio   from the event `speech_stopped` to the first sample of the answer, both at the client
 after speech  from the last sample of speech that was sent to the first sample of the answer: this includes
               the silence after which a turn is over (server VAD, --silence milliseconds)
-barge-in      from the onset of an interrupting question to `speech_started`, on which a client stops its
-              playback
+pause         from the onset of speech that interrupts to `speech_suspected`, on which clients that ask for
+              `pause` (our page and terminal) are silent
+barge-in      from the same onset to `speech_started`, on which every client stops its playback
 gaps          milliseconds in which a client that plays at once would have run dry
+
+The onset of speech is heard by its energy (`serve_questions.py`), so give clean recordings. It counts from
+when it reaches the microphone: a client sends 20 ms at once, when they are over.
 """
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import random
@@ -26,67 +29,46 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 from measuring import RESULTS, write_numbers
-from serve_user import RATE, User
-from websockets.asyncio.client import connect
+from serve_questions import Question, questions
+from serve_soak import resident_mb, soak
+from serve_user import session
 
 import echat
-from echat.audio.waveform import read
 
 EXAMPLE = Path(echat.__file__).parent / "models" / "echat-tiny" / "examples" / "question.wav"
 
 
-@asynccontextmanager
-async def user(args: argparse.Namespace, think: str) -> AsyncIterator[User]:
-    """A session that is ready."""
-    async with connect(args.url, max_size=None, compression=None) as talk:
-        one = User(talk)
-        await one.until("session.created")
-        detection = {"type": "server_vad", "silence_duration_ms": args.silence}
-        session = {
-            "type": "realtime",
-            "echat": {"think": think, "seed": 0},
-            "audio": {"input": {"turn_detection": detection}},
-        }
-        await talk.send(json.dumps({"type": "session.update", "session": session}))
-        await one.until("session.updated")
-        try:
-            yield one
-        finally:
-            await one.close()
-
-
 async def converse(
-    args: argparse.Namespace, think: str, sounds: list[bytes], chance: random.Random
+    args: argparse.Namespace, think: str, asked: list[Question], chance: random.Random
 ) -> dict[str, Any]:
     """The turns of one user, one session each so that every question is a first one; then an interruption."""
     turns, stops, lost = [], [], 0
     for _ in range(args.turns):
         await asyncio.sleep(chance.random())
         try:
-            async with user(args, think) as one:
+            async with session(args.url, think, args.silence) as one:
                 await asyncio.sleep(0.3)
-                turns.append(await one.turn(chance.choice(sounds)))
+                turns.append(await one.turn(chance.choice(asked)))
                 await asyncio.sleep(0.2)
-                stops.append(await one.interrupt(chance.choice(sounds)))
+                stops.append(await one.interrupt(chance.choice(asked)))
         except (RuntimeError, TimeoutError, OSError) as error:
             print(f"lost a turn: {type(error).__name__} {error}", file=sys.stderr)
             lost += 1
     return {"turns": turns, "stops": stops, "lost": lost}
 
 
-async def load(args: argparse.Namespace, think: str, sounds: list[bytes]) -> dict[str, Any]:
+async def load(args: argparse.Namespace, think: str, asked: list[Question]) -> dict[str, Any]:
     """All users at once; what they experienced, in milliseconds."""
-    users = [converse(args, think, sounds, random.Random(number)) for number in range(args.users)]
+    users = [converse(args, think, asked, random.Random(number)) for number in range(args.users)]
     found = await asyncio.gather(*users)
     turns = [turn for one in found for turn in one["turns"]]
+    stops = [stop for one in found for stop in one["stops"] if stop is not None]
     answered = [turn for turn in turns if turn.arrivals]
     return {
         "turns": len(turns),
@@ -95,7 +77,9 @@ async def load(args: argparse.Namespace, think: str, sounds: list[bytes]) -> dic
         "first text": spread([turn.first_text - turn.stopped for turn in answered if turn.first_text]),
         "first audio": spread([turn.first_audio - turn.stopped for turn in answered]),
         "after speech": spread([turn.first_audio - turn.speech_end for turn in answered]),
-        "barge-in": spread([stop for one in found for stop in one["stops"]]),
+        "interruptions": len(stops),
+        "pause": spread([stop.paused for stop in stops]),
+        "barge-in": spread([stop.stopped for stop in stops]),
         "gaps": spread([turn.gap for turn in answered]),
     }
 
@@ -139,48 +123,9 @@ def server(args: argparse.Namespace) -> Any:
         process.wait()
 
 
-def resident_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
-
-
 def cpu_seconds(pid: int) -> float:
     values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def soak(args: argparse.Namespace, pid: int | None, sounds: list[bytes]) -> dict[str, Any]:
-    """Users come and go for so many minutes; memory once a minute."""
-    end, memory, lost, turns = time.monotonic() + 60 * args.soak, [], 0, 0
-    args.turns, number = 1, 0
-    while time.monotonic() < end:
-        until = time.monotonic() + 60
-        while time.monotonic() < min(until, end):
-            number += 1
-            chances = [random.Random(f"{number} {n}") for n in range(args.users)]
-            found = await asyncio.gather(
-                *(converse(args, args.think[-1], sounds, chance) for chance in chances)
-            )
-            lost += sum(one["lost"] for one in found)
-            turns += sum(len(one["turns"]) for one in found)
-        if pid is not None:
-            memory.append(round(resident_mb(pid), 1))
-            print(f"minute {len(memory)}: {memory[-1]} MB, {turns} turns, {lost} lost", flush=True)
-    warm = memory[min(len(memory) - 1, 5)] if memory else 0.0
-    growth = (memory[-1] / warm - 1) if warm else 0.0
-    return {"turns": turns, "lost": lost, "resident MB": memory, "growth after warm-up": round(growth, 4)}
-
-
-def speech(paths: list[Path]) -> list[bytes]:
-    """Recordings as 24 kHz PCM, from the first to the last 10 ms louder than a tenth of the loudest."""
-    sounds = []
-    for path in paths:
-        waveform, _ = read(str(path), RATE)
-        samples, step = waveform.numpy(), RATE // 100
-        loudness = np.sqrt((samples[: len(samples) // step * step].reshape(-1, step) ** 2).mean(1))
-        loud = np.flatnonzero(loudness > 0.1 * loudness.max())
-        samples = samples[loud[0] * step : (loud[-1] + 1) * step]
-        sounds.append(np.round(samples * 32767).astype("<i2").tobytes())
-    return sounds
 
 
 def show(name: str, found: dict[str, Any]) -> None:
@@ -194,7 +139,7 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("wavs", nargs="*", type=Path, help="questions; default: the example that ships")
+    parser.add_argument("wavs", nargs="*", type=Path, help="or manifests; default: the example that ships")
     parser.add_argument("--url", help="of a server that runs already")
     parser.add_argument("--model", default="echat-tiny")
     parser.add_argument("--think", nargs="+", default=["off", "label"], choices=("off", "label", "language"))
@@ -205,18 +150,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the server")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    sounds = speech(args.wavs or [EXAMPLE])
+    asked = questions(args.wavs or [EXAMPLE])
     numbers: dict[str, Any] = {
         "about": {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
     }
     with server(args) as pid:
         if args.soak:
-            numbers["soak"] = asyncio.run(soak(args, pid, sounds))
+            soaking = soak(args.url, pid, args.think[-1], asked, args.users, args.soak)
+            numbers["soak"] = asyncio.run(soaking)
             print(numbers["soak"])
         else:
             for think in args.think:
                 began, computed = time.perf_counter(), cpu_seconds(pid) if pid else 0.0
-                numbers[think] = asyncio.run(load(args, think, sounds))
+                numbers[think] = asyncio.run(load(args, think, asked))
                 if pid:
                     share = (cpu_seconds(pid) - computed) / (time.perf_counter() - began)
                     numbers[think] |= {

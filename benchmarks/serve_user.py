@@ -1,14 +1,22 @@
 """A user of the voice server: speaks recordings in real time, and notes when what comes back."""
 
+from __future__ import annotations
+
 import asyncio
 import base64
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+if TYPE_CHECKING:
+    from serve_questions import Question
 
 RATE = 24_000
 CHUNK_SECONDS = 0.02  # of sound in one event: what a browser sends
@@ -40,6 +48,14 @@ class Turn:
         return missing
 
 
+@dataclass(frozen=True)
+class Interruption:
+    """Seconds from the onset of speech until an answer that is being played falls silent."""
+
+    paused: float  # `speech_suspected` came: clients that ask for `pause` are silent from here on
+    stopped: float  # `speech_started` came: all are
+
+
 class User:
     """Speaks recordings in real time, and listens."""
 
@@ -52,17 +68,22 @@ class User:
         self.spoken = asyncio.Event()
 
     async def _read(self) -> None:
-        async for text in self.talk:
-            await self.events.put((time.perf_counter(), json.loads(text)))
+        with suppress(ConnectionClosed):
+            async for text in self.talk:
+                await self.events.put((time.perf_counter(), json.loads(text)))
         await self.events.put((time.perf_counter(), {"type": "closed"}))
 
     async def _speak(self) -> None:
-        """20 ms of sound every 20 ms, of a quiet room where there is no speech."""
+        """20 ms of sound every 20 ms, of a quiet room where there is no speech; until the line is cut."""
+        with suppress(ConnectionClosed):
+            await self._speak_on()
+
+    async def _speak_on(self) -> None:
         step, due, rest = int(RATE * CHUNK_SECONDS) * 2, time.perf_counter(), b""
         while True:
             if not rest and not self._microphone.empty():
                 rest = self._microphone.get_nowait()
-                self.began = time.perf_counter()
+                self.began = time.perf_counter() - CHUNK_SECONDS  # sent when it was recorded to its end
             chunk, rest = rest[:step], rest[step:]
             data = (chunk + ROOM)[:step]
             event = {"type": "input_audio_buffer.append", "audio": base64.b64encode(data).decode()}
@@ -73,9 +94,9 @@ class User:
             due += CHUNK_SECONDS
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
-    def say(self, sound: bytes) -> None:
+    def say(self, question: Question) -> None:
         self.spoken.clear()
-        self._microphone.put_nowait(sound)
+        self._microphone.put_nowait(question.pcm)
 
     async def until(self, kind: str, timeout: float = 60.0) -> tuple[float, dict[str, Any]]:
         async with asyncio.timeout(timeout):
@@ -86,10 +107,10 @@ class User:
                 if event["type"] in ("error", "closed"):
                     raise RuntimeError(f"expected {kind}, found {event}")
 
-    async def turn(self, sound: bytes) -> Turn:
+    async def turn(self, question: Question) -> Turn:
         """Ask, and hear the whole answer."""
         turn = Turn()
-        self.say(sound)
+        self.say(question)
         await self.spoken.wait()
         turn.speech_end = self.ended
         turn.stopped, _ = await self.until("input_audio_buffer.speech_stopped")
@@ -106,15 +127,49 @@ class User:
                 elif event["type"] == "error":
                     raise RuntimeError(str(event))
 
-    async def interrupt(self, sound: bytes) -> float:
-        """Speak into an answer that is being played; seconds from the first sample to `speech_started`."""
+    async def interrupt(self, question: Question) -> Interruption | None:
+        """Speak into an answer that is being played; None: it was over already."""
         while not self.events.empty():
             self.events.get_nowait()
-        self.say(sound)
-        came, _ = await self.until("input_audio_buffer.speech_started")
-        return came - self.began
+        self.say(question)
+        suspected = None
+        async with asyncio.timeout(60):
+            while True:
+                came, event = await self.events.get()
+                if event["type"] == "input_audio_buffer.speech_suspected":
+                    suspected = came  # if it is dismissed, another one follows
+                elif event["type"] == "input_audio_buffer.speech_started":
+                    break
+                elif event["type"] in ("error", "closed"):
+                    raise RuntimeError(f"expected speech_started, found {event}")
+        onset = self.began + question.onset
+        return None if suspected is None else Interruption(suspected - onset, came - onset)
+
+    def hang_up(self) -> None:
+        """Without a word of goodbye."""
+        self.talk.transport.abort()
 
     async def close(self) -> None:
         self._speaker.cancel()
         self._reader.cancel()
         await self.talk.close()
+
+
+@asynccontextmanager
+async def session(url: str, think: str, silence_ms: int = 500) -> AsyncIterator[User]:
+    """A session that is ready: server VAD, and told of sounds that might be an interruption."""
+    async with connect(url, max_size=None, compression=None) as talk:
+        one = User(talk)
+        try:
+            await one.until("session.created")
+            detection = {"type": "server_vad", "silence_duration_ms": silence_ms}
+            wanted = {
+                "type": "realtime",
+                "echat": {"think": think, "seed": 0, "pause": True},
+                "audio": {"input": {"turn_detection": detection}},
+            }
+            await talk.send(json.dumps({"type": "session.update", "session": wanted}))
+            await one.until("session.updated")
+            yield one
+        finally:
+            await one.close()

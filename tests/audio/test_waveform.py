@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echat.audio.resampling import resample
+from echat.audio.resampling import Resampler, resample
 from echat.audio.waveform import AudioError, read, write
 
 ASSETS = Path(__file__).parents[1] / "assets" / "audio"
@@ -35,6 +35,26 @@ def test_resampled_length_is_exact_for_any_rates(old: int, new: int, samples: in
     out = resample(torch.ones(samples), old, new)
     assert out.shape == (-(-samples * new // old),)
     assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("pair", [(24_000, 16_000), (8_000, 16_000), (22_050, 24_000)])
+@pytest.mark.parametrize("step", [1, 7, 480, 10_000])
+def test_resampling_piece_by_piece_equals_the_whole_and_holds_little_back(pair, step):
+    waveform = np.random.default_rng(0).normal(0, 1, 4_003)
+    resampler, pieces, held_back = Resampler(*pair, width=6), [], 0.0
+    for place in range(0, len(waveform), step):
+        pieces.append(resampler.push(waveform[place : place + step]))
+        received = min(place + step, len(waveform)) / pair[0]
+        held_back = max(held_back, received - sum(map(len, pieces)) / pair[1])
+    pieces.append(resampler.push(np.zeros(0), last=True))
+    whole = resample(torch.from_numpy(waveform), *pair).numpy()
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-12)
+    assert held_back < 0.008
+
+
+def test_a_stream_keeps_what_is_above_the_band_out_of_it():
+    tone = np.sin(2 * np.pi * 8_400 * np.arange(24_000) / 24_000)
+    assert Resampler(24_000, 16_000).push(tone)[100:].std() < 0.02 * tone.std()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,17 @@ def test_keys(keyed):
     assert httpx.get(keyed.url.replace("/v1", "/healthz")).status_code == 200
 
 
+def test_a_refused_handshake_is_one_quiet_line(keyed, caplog):
+    with caplog.at_level(logging.INFO):
+        assert status_of(keyed, Authorization="Bearer wrong") == 401
+        assert status_of(keyed, Origin="https://evil.example") == 403
+        # On a connection of its own: the server has left the others behind when this one is answered.
+        assert httpx.get(keyed.url.replace("/v1", "/healthz")).status_code == 200
+    ours = [record.getMessage() for record in caplog.records if record.name == "echat.serve"]
+    assert [line.rpartition(": ")[2] for line in ours] == ["401 invalid_api_key", "403 foreign_origin"]
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
 def test_a_browser_gives_its_key_as_a_subprotocol(keyed):
     async def selected() -> str | None:
         url = keyed.url.replace("http", "ws") + "/realtime"
@@ -66,7 +78,8 @@ def test_a_browser_gives_its_key_as_a_subprotocol(keyed):
 
 
 def test_guessing_keys_is_slowed_down(keyed):
-    answers = [httpx.get(f"{keyed.url}/models", headers={"Authorization": "Bearer x"}) for _ in range(60)]
+    with httpx.Client(headers={"Authorization": "Bearer x"}) as guessing:
+        answers = [guessing.get(f"{keyed.url}/models") for _ in range(60)]
     assert answers[-1].status_code == 429 and int(answers[-1].headers["retry-after"]) >= 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,6 +98,34 @@ def test_a_cough_does_not_stop_a_reply_but_speech_does():
     while not any(isinstance(signal, SpeechStarted) for signal in signals):
         signals = ear.hear(YES, FRAME_SECONDS, replying=True)
     assert ear.now - begin <= 0.2
+
+
+@pytest.mark.parametrize(("probability", "at_least", "at_most"), [(0.99, 0.07, 0.1), (0.6, 0.2, 0.26)])
+def test_the_surer_it_is_speech_the_sooner_it_interrupts(probability, at_least, at_most):
+    ear = Ear()
+    while not any(isinstance(s, SpeechStarted) for s in ear.hear(probability, FRAME_SECONDS, replying=True)):
+        assert ear.now < 1
+    assert at_least < ear.now < at_most
+
+
+def test_a_sigh_is_as_long_as_a_word_and_less_certain():
+    sigh = [0.3, 0.55, 0.62, 0.7, 0.6, 0.55, 0.3, 0.1, 0.05, 0.02, 0.02, 0.02]
+    ear = Ear()
+    signals = [signal for p in sigh for signal in ear.hear(p, FRAME_SECONDS, replying=True)]
+    assert kinds(signals) == [SpeechSuspected, SpeechDismissed]
+
+
+def test_a_second_cough_does_not_add_to_the_first():
+    ear = Ear()
+    for _ in range(5):
+        cough = ear.hear(YES, 0.096, replying=True) + ear.hear(NO, 0.15, replying=True)
+        assert kinds(cough) == [SpeechSuspected, SpeechDismissed]
+
+
+def test_certainty_is_measured_from_the_threshold():
+    ear = Ear(threshold=0.9)
+    assert SpeechStarted not in kinds(ear.hear(0.92, 0.2, replying=True))
+    assert SpeechStarted in kinds(ear.hear(0.9995, 0.1, replying=True))
 
 
 def test_a_higher_threshold_lets_backchannels_pass():

@@ -56,6 +56,15 @@ def test_encoding_brings_the_rate():
     assert milliseconds(len(data), "audio/pcm") == pytest.approx(1000, abs=2)
 
 
+@pytest.mark.parametrize("name", ["audio/pcm", "audio/pcmu"])
+def test_what_came_is_listened_to_at_once(name):
+    decoder, step = Decoder(name), 960 if name == "audio/pcm" else 160  # bytes of 20 ms
+    heard = 0
+    for piece in range(1, 51):
+        heard += len(decoder.push(bytes(step)))
+        assert heard / 16 > 20 * piece - 5  # milliseconds
+
+
 def test_sound_is_kept_by_place_and_forgotten_from_the_front():
     sound = Sound()
     samples = np.arange(5000, dtype=np.int16)

@@ -6,9 +6,11 @@ Every refusal has the shape of the public API: {"error": {"message", "type", "pa
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +23,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger("echat.serve")
+was_refused = ContextVar("was_refused", default=False)  # this connection, by us; see `running`
 
 KEY_PROTOCOL = "openai-insecure-api-key."
 OPEN_PATHS = ("/healthz",)  # may be asked without a key
@@ -229,6 +234,8 @@ async def refuse(scope: Scope, receive: Receive, send: Send, refused: Refused) -
         await send({"type": "http.response.start", "status": refused.status, "headers": headers})
         await send({"type": "http.response.body", "body": refused.body()})
         return
+    log.info("a WebSocket handshake was refused: %d %s", refused.status, refused.code)
+    was_refused.set(True)
     await receive()  # websocket.connect
     if "websocket.http.response" in scope.get("extensions", {}):
         await send({"type": "websocket.http.response.start", "status": refused.status, "headers": headers})

@@ -29,6 +29,13 @@ def settings(path: Path | None, overrides: Sequence[str] = ()) -> ServeConfig:
     return validate(ServeConfig, values, str(path or "echat serve"))
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """uvicorn takes a handshake that was refused with a status and a body for one that was forgotten."""
+    from echat.serve.gate import was_refused
+
+    return not (was_refused.get() and "without completing handshake" in record.getMessage())
+
+
 def server_of(engine: Engine, config: ServeConfig) -> uvicorn.Server:
     """A server that is ready to run, and lets its sessions end well when it is told to stop."""
     import uvicorn
@@ -36,6 +43,7 @@ def server_of(engine: Engine, config: ServeConfig) -> uvicorn.Server:
     from echat.serve.server import make_app
 
     app = make_app(engine, config)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket] | None = None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import soxr
 
 from echat.audio.features import SAMPLE_RATE
+from echat.audio.resampling import Resampler
 from echat.audio.stretching import Stretcher
 from echat.serve.protocol.session import PCM_RATE, FormatName
 
@@ -29,7 +30,7 @@ class Decoder:
     def __init__(self, name: FormatName) -> None:
         self.name = name
         self._rest = b""
-        self._resampler = _resampler(rate_of(name), SAMPLE_RATE)
+        self._resampler = Resampler(rate_of(name), SAMPLE_RATE)
         self.samples = 0  # received, at the rate of the format
 
     @property
@@ -44,9 +45,9 @@ class Decoder:
         self._rest = b"" if last else data[whole:]
         samples = _samples(data[:whole], self.name)
         self.samples += len(samples)
-        resampled = self._resampler.resample_chunk(samples.astype(np.float32), last=last)
+        resampled = self._resampler.push(samples, last)
         if last:
-            self._resampler = _resampler(rate_of(self.name), SAMPLE_RATE)
+            self._resampler = Resampler(rate_of(self.name), SAMPLE_RATE)
         return _int16(resampled)
 
 
@@ -56,7 +57,7 @@ class Encoder:
     def __init__(self, name: FormatName, rate: int, speed: float = 1.0) -> None:
         self.name = name
         self._stretcher = None if speed == 1.0 else Stretcher(rate, speed)
-        self._resampler = None if rate == rate_of(name) else _resampler(rate, rate_of(name))
+        self._resampler = None if rate == rate_of(name) else Resampler(rate, rate_of(name))
 
     def push(self, waveform: np.ndarray, last: bool = False) -> bytes:
         """The next bytes; `last` gives what the resampler still holds."""
@@ -64,7 +65,7 @@ class Encoder:
             waveform = self._stretcher.push(waveform, last)
         samples = waveform.astype(np.float32) * 32768
         if self._resampler is not None:
-            samples = self._resampler.resample_chunk(samples, last=last)
+            samples = self._resampler.push(samples, last)
         return _bytes(_int16(samples), self.name)
 
 
@@ -76,11 +77,6 @@ def milliseconds(n_bytes: int, name: FormatName) -> int:
 def to_pcm24(samples: np.ndarray) -> bytes:
     """Whole 16 kHz int16 samples as 24 kHz PCM."""
     return _int16(soxr.resample(samples.astype(np.float32), SAMPLE_RATE, PCM_RATE)).astype("<i2").tobytes()
-
-
-def _resampler(from_rate: int, to_rate: int) -> soxr.ResampleStream:
-    # In float: with integers soxr adds dither, and the same sound would not give the same samples.
-    return soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="MQ")
 
 
 def _int16(samples: np.ndarray) -> np.ndarray:

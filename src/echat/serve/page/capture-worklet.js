@@ -1,9 +1,9 @@
-// On the audio thread: the microphone, mono, at our rate, in pieces of 40 ms.
+// On the audio thread: the microphone, mono, at our rate, in pieces of 20 ms.
 
 import { RATE } from "./pcm.js";
 import { Resampler } from "./resampler.js";
 
-const PIECE = RATE / 25;
+const PIECE = RATE / 50;
 
 class Capture extends AudioWorkletProcessor {
   constructor() {

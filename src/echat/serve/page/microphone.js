@@ -1,4 +1,4 @@
-// The microphone: asks for it once, then hands over pieces of 40 ms.
+// The microphone: asks for it once, then hands over pieces of 20 ms.
 
 export class Microphone {
   /** `onPiece(samples)`: 24 kHz mono, while it is open. */
