@@ -98,7 +98,7 @@ class LanguageModel(nn.Module):
         return self.model.embed_tokens
 
     @property
-    def head_weights(self) -> tuple[nn.Parameter, ...]:
+    def head_weights(self) -> tuple[Tensor, ...]:
         """What `logits` computes with."""
         if self.config.tie_embeddings:
             return (self.model.embed_tokens.weight,)

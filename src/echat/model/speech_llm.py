@@ -117,7 +117,7 @@ class SpeechLLM(nn.Module):
         return torch.cat([self.text_logits(hidden), self.speech_logits(hidden)], dim=-1)
 
     @property
-    def head_weights(self) -> tuple[nn.Parameter, ...]:
+    def head_weights(self) -> tuple[Tensor, ...]:
         """What the two heads compute with."""
         return (*self.llm.head_weights, *self.speech_head.parameters())
 

@@ -94,9 +94,7 @@ class DialogueLoss:
     def _targets(self, batch: DialogueBatch) -> tuple[Tensor, Targets]:
         """Positions (n,) of the flattened batch where something must be predicted, and what."""
         is_target, combined = batch.labels != IGNORE, batch.writes_speech[:, None]
-        text_only, both = (
-            (is_target & these).flatten().nonzero()[:, 0] for these in (~combined, combined)
-        )
+        text_only, both = ((is_target & these).flatten().nonzero()[:, 0] for these in (~combined, combined))
         index = torch.cat([text_only, both])
         labels = batch.labels.flatten()[index]
         weights = torch.where(labels >= self.text_size, self.speech_weight, 1.0)
