@@ -60,7 +60,7 @@ def target_losses(
     if len(hidden) <= rows:
         return _at_once(hidden, targets, heads)
     learning = [weight for weight in heads.weights if weight.requires_grad and torch.is_grad_enabled()]
-    found: tuple[Tensor, Tensor] = _InPieces.apply(hidden, targets, heads, rows, *learning)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, Tensor] = _InPieces.apply(hidden, targets, heads, rows, *learning)
     return found
 
 
@@ -69,7 +69,7 @@ def _at_once(hidden: Tensor, targets: Targets, heads: Heads) -> tuple[Tensor, Te
     logits = [heads.text(hidden)]
     if targets.text_only < len(hidden):
         logits.append(heads.speech(hidden[targets.text_only :]))
-    found: tuple[Tensor, Tensor] = _CrossEntropy.apply(targets, *logits)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, Tensor] = _CrossEntropy.apply(targets, *logits)
     return found
 
 
@@ -103,7 +103,7 @@ class _InPieces(torch.autograd.Function):
         return total, every
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, factor: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         by_hidden, *by_weight = _times(ctx.saved_tensors, factor)
         return by_hidden, None, None, None, *by_weight
@@ -127,7 +127,7 @@ class _CrossEntropy(torch.autograd.Function):
         return (losses * targets.weights).sum(), losses
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, factor: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         return None, *_times(ctx.saved_tensors, factor)
 
