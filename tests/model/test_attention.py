@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from echat.model.attention import LONGEST, language_attention, pays, written_out
+from echat.model.attention import (
+    LONGEST,
+    QUERIES_AT_ONCE,
+    causal_written_out,
+    language_attention,
+    pays,
+    written_out,
+)
 from echat.model.blocks import SelfAttention
 
 
@@ -25,10 +32,25 @@ def test_written_out_is_sdpa(groups: int) -> None:
     assert torch.allclose(low.float(), expected, atol=0.03)
 
 
+@pytest.mark.parametrize("length", [1, QUERIES_AT_ONCE, QUERIES_AT_ONCE + 1, 2 * QUERIES_AT_ONCE + 3])
+def test_causal_attention_in_runs_of_queries_is_sdpa(length: int) -> None:
+    """Values and gradients, whatever is left for the last run."""
+    parts = [heads(2, count, length, 8).requires_grad_() for count in (4, 2, 2)]
+    ways = (
+        causal_written_out(*parts, 8**-0.5),
+        F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True),
+    )
+    assert torch.allclose(*ways, atol=1e-5)
+    weights = heads(2, 4, length, 8)
+    found, expected = (torch.autograd.grad((way * weights).sum(), parts) for way in ways)
+    assert all(torch.allclose(one, two, atol=1e-4) for one, two in zip(found, expected))
+
+
 def test_it_pays_for_short_bf16_on_a_cpu_only() -> None:
     value = heads(1, 1, LONGEST, 4)
     assert pays(value.bfloat16()) and not pays(value)
-    assert not pays(heads(1, 1, LONGEST + 1, 4).bfloat16())
+    longer = heads(1, 1, LONGEST + 1, 4).bfloat16()
+    assert not pays(longer) and pays(longer, LONGEST + 1)
 
 
 def test_language_attention_is_causal_when_it_learns() -> None:

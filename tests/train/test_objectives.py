@@ -12,7 +12,6 @@ from echat.data.stream import Draw
 from echat.train.blocks import work_blocks_over
 from echat.train.learner import Learner
 from echat.train.objectives.ctc import spell
-from echat.train.objectives.target_losses import target_losses
 from echat.train.ranks import Ranks
 from echat.train.recipe import choose_learning, load_recipe, objective_module
 
@@ -161,28 +160,6 @@ def test_logits_in_pieces_change_nothing(recipe):
     assert expected.keys() == found.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
-
-
-def largest_saved(loss) -> int:
-    """Elements of the largest tensor that a graph keeps."""
-    sizes = [0]
-
-    def note(tensor):
-        sizes.append(tensor.numel())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss()
-    return max(sizes)
-
-
-def test_no_tensor_of_positions_by_classes_is_kept():
-    """But the head itself, which is there anyway."""
-    hidden, head = torch.randn(300, 8, requires_grad=True), torch.nn.Linear(8, 500)
-    labels = torch.randint(500, (300,))
-    at_once = largest_saved(lambda: target_losses(hidden, labels, head, 500).sum())
-    in_pieces = largest_saved(lambda: target_losses(hidden, labels, head, 500, logits_at_once=10_000).sum())
-    assert at_once >= 300 * 500 and in_pieces <= 500 * 8
 
 
 def test_recomputed_blocks_change_nothing_but_memory(recipe):

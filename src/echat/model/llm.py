@@ -97,6 +97,13 @@ class LanguageModel(nn.Module):
         """The text table E_t."""
         return self.model.embed_tokens
 
+    @property
+    def head_weights(self) -> tuple[Tensor, ...]:
+        """What `logits` computes with."""
+        if self.config.tie_embeddings:
+            return (self.model.embed_tokens.weight,)
+        return tuple(self.lm_head.parameters())
+
     def reset_tables(self) -> None:
         """Compute the rotary frequencies again (after construction on the meta device)."""
         self.model.rotary_emb = type(self.model.rotary_emb)(self.model.config)

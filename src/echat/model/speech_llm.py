@@ -116,6 +116,11 @@ class SpeechLLM(nn.Module):
         """(..., dim) -> (..., V + C + 1), the classes of the tasks that write speech."""
         return torch.cat([self.text_logits(hidden), self.speech_logits(hidden)], dim=-1)
 
+    @property
+    def head_weights(self) -> tuple[Tensor, ...]:
+        """What the two heads compute with."""
+        return (*self.llm.head_weights, *self.speech_head.parameters())
+
     def reset_tables(self) -> None:
         """Compute position tables and rotary frequencies again (after construction on the meta device)."""
         self.encoder.positions.reset()

@@ -13,7 +13,7 @@ from echat.data.examples import IGNORE
 from echat.model.speech_llm import SpeechLLM
 from echat.model.spelling import spelled_scores
 from echat.train.objective import Loss
-from echat.train.objectives.target_losses import LOGITS_AT_ONCE, target_losses
+from echat.train.objectives.target_losses import LOGITS_AT_ONCE, Heads, Targets, target_losses
 
 SPELL_LENGTH = 0.02  # weight of the squared distance of a frame's length from that of the text vectors
 SILENT_FRAMES = 16  # of mel, heard where all processes must hear something
@@ -48,12 +48,14 @@ class DialogueLoss:
         if nothing is not None:
             embeds = embeds + nothing
         hidden, _ = model.hidden(embeds)  # causal, padded on the right only: no mask
-        losses, rows = self._target_losses(hidden, batch)
-        is_speech = batch.labels[batch.labels != IGNORE] >= self.text_size
-        weights = torch.where(is_speech, self.speech_weight, 1.0)
-        total = (losses * weights).sum() + self.spell_weight * spelling.total
-        count = float(weights.sum()) + self.spell_weight * spelling.count
-        return Loss(total, count, {**_parts(batch, losses.detach(), rows, is_speech), **spelling.parts})
+        index, targets = self._targets(batch)
+        total, losses = target_losses(
+            hidden.flatten(0, 1)[index], targets, self._heads(), self.logits_at_once
+        )
+        total = total + self.spell_weight * spelling.total
+        count = float(targets.weights.sum()) + self.spell_weight * spelling.count
+        rows, is_speech = index // hidden.shape[1], targets.labels >= self.text_size
+        return Loss(total, count, {**_parts(batch, losses, rows, is_speech), **spelling.parts})
 
     def _nothing(self, batch: DialogueBatch) -> Tensor:
         """Zero. Blocks that are shared out must run forwards and backwards on all processes, in one order:
@@ -89,25 +91,19 @@ class DialogueLoss:
         total = loss + SPELL_LENGTH * (beyond.square() * heard).sum()
         return Loss(total, count, {"spelling": (loss.detach(), count)})
 
-    def _target_losses(self, hidden: Tensor, batch: DialogueBatch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each target, and its dialogue's number."""
-        targets = batch.labels != IGNORE
-        rows = targets.nonzero()[:, 0]
-        chosen, labels = hidden[targets], batch.labels[targets]  # (targets, dim), (targets,)
-        combined = batch.writes_speech[rows]
-        losses = hidden.new_zeros(len(labels), dtype=torch.float32)
-        config = self.model.config
-        text, both = config.llm.vocab_size, config.llm.vocab_size + config.speech_classes
-        for place, head, classes in (
-            (~combined, self.model.text_logits, text),
-            (combined, self.model.combined_logits, both),
-        ):
-            index = place.nonzero()[:, 0]
-            if len(index):
-                at_once = self.logits_at_once
-                part = target_losses(chosen[index], labels[index], head, classes, at_once)
-                losses = losses.index_copy(0, index, part)
-        return losses, rows
+    def _targets(self, batch: DialogueBatch) -> tuple[Tensor, Targets]:
+        """Positions (n,) of the flattened batch where something must be predicted, and what."""
+        is_target, combined = batch.labels != IGNORE, batch.writes_speech[:, None]
+        text_only, both = ((is_target & these).flatten().nonzero()[:, 0] for these in (~combined, combined))
+        index = torch.cat([text_only, both])
+        labels = batch.labels.flatten()[index]
+        weights = torch.where(labels >= self.text_size, self.speech_weight, 1.0)
+        return index, Targets(labels, weights, len(text_only))
+
+    def _heads(self) -> Heads:
+        model, config = self.model, self.model.config
+        classes = config.llm.vocab_size + config.speech_classes
+        return Heads(model.text_logits, model.speech_logits, classes, model.head_weights)
 
 
 def _parts(

@@ -61,9 +61,7 @@ class Settings(Recipe):
     data: DataConfig
     starting_heads: bool = False  # set three attention heads by hand; for layers that start from nothing
     speech_weight: float = Field(1.0, gt=0)  # of one speech target against one text target
-    logits_at_once: int = Field(
-        LOGITS_AT_ONCE, gt=0
-    )  # more are made in pieces, twice; memory, no other effect
+    logits_at_once: int = Field(LOGITS_AT_ONCE, gt=0)  # more are made in pieces; memory, no other effect
     spell_weight: float = Field(
         0.0, ge=0
     )  # of CTC that leads sound to the text vectors of its words and cues
