@@ -52,9 +52,14 @@ class Border(TyperGroup):
 
 
 def quieten() -> None:
-    """Libraries keep their remarks to themselves; one thread per process unless the user says otherwise."""
+    """Libraries keep their remarks to themselves; one thread per process unless the user says otherwise.
+
+    oneDNN keeps a program for each of the latest 1,024 shapes it met. Every sound has a shape of its own: a
+    server grew by 0.5 GB in half an hour. With 64 it stays as it is, at 3 % more processor time.
+    """
     warnings.simplefilter("ignore")
     for name, value in {
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "TRANSFORMERS_VERBOSITY": "error",
