@@ -24,8 +24,8 @@ from echat.model.speech_llm import SpeechLLM
 from echat.model.spelling import spelled_scores
 from echat.model.text_tokenizer import TextTokenizer
 
-SHARE = 0.5
-"""Of the sound in each choice; the rest is the language model's. Best of 0.3 to 0.7 on the dev questions."""
+SHARE = 0.4
+"""Of the sound in each choice; the rest is the language model's. Best of 0.3 to 0.6 on the dev questions."""
 LEAST = -20.0
 """Log probability of what the sound cannot hold at all: the language model may still insist."""
 _NEVER = -1e30
