@@ -19,7 +19,7 @@ THREADS=${THREADS:-1} # two processes of one thread beat one process of two
 export OMP_NUM_THREADS=$THREADS
 RANKS=${RANKS:-1}
 
-all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder replies llm situations spelling stage1 stage2 stage3 flow vocoder pack)
+all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder replies llm situations spelling stage1 stage2 stage3 follow flow vocoder pack)
 stages=("$@")
 [ $# -gt 0 ] || stages=("${all[@]}")
 
@@ -59,14 +59,14 @@ learn() { # one training stage: recipe of the same name, resumed when it had beg
 pack() { # the folder that the package ships; the voice is that of any recorded answer
   local answer
   answer=$(find $OUT/corpus/answers/audio -name 'prompt-*' -o -name 'user-*' | sort | sed -n 1p)
-  "$PYTHON" -m echat.train.pack --dialogue $OUT/stage3/model --tokenizer $OUT/tokenizer/model \
+  "$PYTHON" -m echat.train.pack --dialogue $OUT/follow/model --tokenizer $OUT/tokenizer/model \
     --flow $OUT/flow/model --vocoder $OUT/vocoder/model --voice slt="$answer" "${MODEL:-$OUT/echat-tiny}"
 }
 
 for stage in "${stages[@]}"; do
   case $stage in
     corpus | text_tokenizer | speech_ids | pack) "$stage" ;;
-    tokenizer | encoder_first | encoder | replies | llm | situations | spelling | stage1 | stage2 | stage3 | flow | vocoder) learn "$stage" ;;
+    tokenizer | encoder_first | encoder | replies | llm | situations | spelling | stage1 | stage2 | stage3 | follow | flow | vocoder) learn "$stage" ;;
     *) echo "stage: expected one of ${all[*]}, found $stage" >&2; exit 2 ;;
   esac
 done

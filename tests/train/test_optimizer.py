@@ -53,6 +53,8 @@ def test_a_scaled_part_learns_slower():
     assert rates[id(net["layer"].bias)] == pytest.approx(0.05) and rates[id(net["norm"].bias)] == 0.5
     with pytest.raises(ValueError, match="nowhere"):
         build_optimizer(net, OptimizerConfig(lr_scale={"nowhere.*": 0.1}))
+    net["layer"].requires_grad_(False)  # a part that stands still may still be named
+    build_optimizer(net, OptimizerConfig(lr_scale={"layer.*": 0.1}))
 
 
 @given(st.integers(0, 5000), st.floats(0, 1))

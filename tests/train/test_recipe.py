@@ -111,6 +111,7 @@ def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, 
         "stage1",
         "stage2",
         "stage3",
+        "follow",
     ):
         path = RECIPES / "tiny" / f"{name}.yaml"
         written = load_recipe(path).init_from
@@ -120,7 +121,7 @@ def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, 
     from echat.model.model_folder import load_model
 
     loaded = load_model(folder)
-    assert loaded.config.profile == "echat" and loaded.config.name == "stage3"
+    assert loaded.config.profile == "echat" and loaded.config.name == "follow" and loaded.config.spells
 
 
 STAGES = (

@@ -21,17 +21,15 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig, half: bool = Fal
     decays = _decaying(module)
     learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
     matrices = choose([*learning], config.muon, "optimizer.muon")
-    unmatched = set(config.lr_scale)
+    known = [name for name, _ in module.named_parameters()]  # a recipe may go on with less that learns
+    unmatched = [p for p in config.lr_scale if not any(fnmatch.fnmatchcase(name, p) for name in known)]
     for name, parameter in learning.items():
         pattern = next((p for p in config.lr_scale if fnmatch.fnmatchcase(name, p)), None)
-        unmatched.discard(pattern or "")
         scale = config.lr_scale[pattern] if pattern else 1.0
         home = muon if parameter.ndim >= 2 and name in matrices else adam
         home.add(parameter, scale, config.weight_decay if name in decays else 0.0)
     if unmatched:
-        raise ValueError(
-            f"optimizer.lr_scale: {sorted(unmatched)} matches no learning parameter; check the names"
-        )
+        raise ValueError(f"optimizer.lr_scale: {sorted(unmatched)} matches no parameter; check the names")
     optimizers: list[torch.optim.Optimizer] = []
     if adam:
         optimizers.append(torch.optim.AdamW(
