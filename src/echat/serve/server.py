@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from fastapi import FastAPI, Response, WebSocket
 from echat.audio.vad import VoiceActivity
 from echat.serve.completions import add_completions
 from echat.serve.gate import Gate
+from echat.serve.heap import tidy
 from echat.serve.http_errors import Places, add_handlers
 from echat.serve.keys import Keys
 from echat.serve.metrics import Metrics
@@ -39,7 +41,9 @@ def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
+        tidying = asyncio.create_task(tidy())
         yield
+        tidying.cancel()
         desk.close()
 
     app = FastAPI(title="echat", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
