@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -40,10 +42,32 @@ def test_few_arenas_and_what_is_free_goes_back_until_the_end(monkeypatch: pytest
     assert set(calls.made[1:]) == {("malloc_trim", 0)}
 
 
-def test_without_glibc_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+class Circle:
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_garbage_in_circles_goes_with_and_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "_glibc", lambda: None)
-    asyncio.run(asyncio.wait_for(heap.tidy(), 5))
-    assert heap._glibc() is None
+    monkeypatch.setattr(heap, "SECONDS_BETWEEN", 0.0)
+
+    async def live() -> None:
+        tidying = asyncio.create_task(heap.tidy())
+        await asyncio.sleep(0)  # it has begun
+        assert gc.get_freeze_count() > 0
+        gone = weakref.ref(Circle())
+        while gone() is not None:
+            await asyncio.sleep(0.001)
+        tidying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tidying
+
+    gc.disable()
+    try:
+        asyncio.run(asyncio.wait_for(live(), 20))
+    finally:
+        gc.enable()
+    assert gc.get_freeze_count() == 0
 
 
 def test_the_library_of_this_process_is_asked() -> None:
