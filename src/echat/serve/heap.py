@@ -1,9 +1,9 @@
 """Memory that is no longer needed goes back to the system, so that a server stays as large as what it holds.
 
 In half an hour of users who came and went a server of echat-tiny grew by a quarter, for two reasons. Python
-looks for garbage in circles (a torn connection leaves some, sounds in it) only when a quarter of all objects is
-new, and a loaded model has 400,000; so those that are there at the start are counted no more. And glibc keeps
-an arena for each of many threads, full of holes.
+looks for garbage in circles (a torn connection leaves some, sounds in it) only when a quarter of all objects
+is new, and a loaded model has 400,000; so those that are there at the start are counted no more. And glibc
+keeps an arena for each of many threads, full of holes.
 """
 
 from __future__ import annotations
