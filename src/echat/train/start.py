@@ -45,7 +45,6 @@ class Start:
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # part -> fields of its shape
     tokenizer: Path | None = None  # folder of the text tokenizer
     profile: Profile | None = None  # the dialect that the weights were trained in
-    spells: bool = False  # do the frames of a sound spell its words?
 
 
 def init_from(module: nn.Module, sources: Mapping[str, str]) -> None:
@@ -106,8 +105,7 @@ def _from_folder(folder: Path) -> Start:
         return Start(str(weights), tensors)
     config = load_config(ModelFolderConfig, folder / CONFIG_FILE)
     parts = {name: getattr(config.model, name).model_dump() for name in SHAPED}
-    tokenizer = folder / TOKENIZER_FOLDER
-    return Start(str(weights), tensors, config.model, parts, tokenizer, config.profile, config.spells)
+    return Start(str(weights), tensors, config.model, parts, folder / TOKENIZER_FOLDER, config.profile)
 
 
 def _from_pt(path: Path) -> Start:
@@ -172,7 +170,8 @@ def starting_shape(
 def any_spells(sources: Mapping[str, str]) -> bool:
     """Whether the frames of a sound spell its words in the model that one of these begins with."""
     hears = (WHOLE, "projection")  # what the frames leave last
-    return any(open_start(source).spells for name, source in sources.items() if name in hears)
+    configs = [Path(source) / CONFIG_FILE for name, source in sources.items() if name in hears]
+    return any(path.is_file() and bool(read_yaml(path).get("spells")) for path in configs)
 
 
 def _with_part(config: SpeechLLMConfig, name: str, start: Start, is_given: bool) -> SpeechLLMConfig:
