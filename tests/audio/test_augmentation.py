@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from echat.audio import augmentation as aug
+from echat.audio.features import log_mel
 
 
 def tone(hz: float = 200.0, samples: int = 16_000) -> np.ndarray:
@@ -70,6 +71,22 @@ def test_warp_by_one_is_the_identity() -> None:
     assert torch.equal(aug.warp_mel(mel, 1.0), mel)
     ramp = torch.arange(80.0)[None]
     torch.testing.assert_close(aug.warp_mel(ramp, 1.25)[0, :70], ramp[0, :70] / 1.25)
+
+
+def test_several_factors_stretch_each_part_by_its_own() -> None:
+    ramp = torch.arange(81.0)[None]
+    bent = aug.warp_mel(ramp, np.array([1.0, 1.25, 0.8]))[0]
+    assert float(bent[40]) == pytest.approx(40 / 1.25) and float(bent[0]) == 0 and float(bent[80]) == 80
+    assert float(bent[20]) == pytest.approx(20 / 1.125) and bent.diff().ge(0).all()
+
+
+def test_colour_is_what_a_louder_band_would_be() -> None:
+    wave = torch.from_numpy(aug.noise(16_000, "white", np.random.default_rng(0))) * 0.1
+    louder = log_mel(aug.gain(wave, 6.0))
+    torch.testing.assert_close(aug.colour_mel(log_mel(wave), np.array([6.0, 6.0])), louder, atol=1e-4, rtol=0)
+    tilted = aug.colour_mel(torch.zeros(3, 81), np.array([-4.0, 0.0, 8.0]))
+    assert torch.equal(tilted[0], tilted[2])
+    torch.testing.assert_close(tilted[0, [0, 20, 40, 60, 80]], torch.tensor([-4.0, -2, 0, 4, 8]) * 0.025)
 
 
 def test_masks_are_zero_bounded_and_repeat() -> None:

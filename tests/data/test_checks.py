@@ -212,6 +212,14 @@ def test_each_planted_defect_is_reported_with_its_place_and_kind(planted, found)
     )
 
 
+@pytest.mark.slow
+def test_ray_reports_the_same_of_the_planted_set(planted, found):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'echat[ray]'")
+    through_ray = check(CheckConfig(source=str(planted.shards)), engine="ray")
+    assert reported(through_ray) == planted.defects
+    assert through_ray.as_dict() == found.as_dict()
+
+
 def test_good_records_are_delivered_as_they_are(planted, found, tokenizer, vocabulary):
     corpus = open_corpus(planted.shards)
     good = [corpus[n] for n in range(len(corpus)) if n not in set(found.bad)]

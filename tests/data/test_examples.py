@@ -31,7 +31,16 @@ from echat.dialogue.tasks import TASKS, get_task
 from echat.dialogue.turns import Conversation
 
 LOUD = AugmentConfig(
-    speed=0.2, pitch=0.1, formants=0.1, gain_db=6, noise=1.0, time_masks=1, mel_masks=1, substitutions=1
+    bend=0.1,
+    colour_db=6.0,
+    speed=0.2,
+    pitch=0.1,
+    formants=0.1,
+    gain_db=6,
+    noise=1.0,
+    time_masks=1,
+    mel_masks=1,
+    substitutions=1,
 )
 
 
@@ -111,9 +120,16 @@ def test_spread_text_is_the_same_text_between_blanks(builder, samples, tokenizer
 
 def test_the_spelling_of_a_sound_is_what_stands_in_its_place(builder, samples, tokenizer):
     spelled = replace(builder, spelled_languages=("en",))
-    ids = spelled(Draw(samples[1], "asr", 0, 7)).heard[0]
-    assert tokenizer.decode(list(ids)) == f"sad old male cough:{samples[1].text}"
-    assert spelled(Draw(replace(samples[1], language="pl"), "asr", 0, 7)).heard == (None,)
+    (heard,) = spelled(Draw(samples[1], "asr", 0, 7)).heard
+    assert tokenizer.decode(list(heard.ids)) == f"sad old male cough:{samples[1].text}"
+    assert tokenizer.decode(list(heard.ids[: heard.cues])) == "sad old male cough" and heard.knows_words
+
+
+def test_of_a_language_that_is_not_spelled_the_cues_alone_are_known(builder, samples, tokenizer):
+    spelled = replace(builder, spelled_languages=("en",))
+    (heard,) = spelled(Draw(replace(samples[1], language="pl"), "asr", 0, 7)).heard
+    assert tokenizer.decode(list(heard.ids)) == "sad old male cough"
+    assert heard.cues == len(heard.ids) and not heard.knows_words
 
 
 def test_history_is_heard_before_the_question(builder, samples):

@@ -103,6 +103,7 @@ def contiguous(golden: GoldenModel, case: str) -> tuple[DialogueBatch, list[list
         writes_speech=torch.tensor([about["n_classes"] > vocabulary.text_size] * DIALOGUES),
         heard=torch.zeros(len(clips), 1, dtype=torch.long),
         heard_lens=torch.full((len(clips),), -1),
+        cue_lens=torch.zeros(len(clips), dtype=torch.long),
     )
     return batch, behind
 

@@ -106,6 +106,22 @@ def test_spelling_draws_sound_to_the_text_vectors(recipe):
     assert spelling() < 0.8 * before
 
 
+def test_cues_are_learnt_whatever_the_words(recipe):
+    objective = build(recipe("speech_llm"), "spell_weight=1", "cue_weight=3", "data.augment=null")
+    batch = next(b for b in iter(objective.batches.next, None) if len(b.mel))
+    assert (batch.cue_lens > 0).all()
+    one = torch.ones_like(batch.cue_lens)  # these clips are too short for more
+    unknown = replace(batch, heard_lens=torch.full_like(batch.heard_lens, -1), cue_lens=one)
+    other = replace(unknown, heard=torch.cat([batch.heard[:, :1], 1 + batch.heard[:, 1:]], dim=1))
+    frames, lens = objective.module.encode(batch.mel, batch.mel_lens)
+    losses = [objective._loss._spelling(frames, lens, b) for b in (unknown, other)]
+    assert losses[0].count == losses[1].count == 3.0 * len(batch.mel)
+    assert float(losses[0].total) == float(losses[1].total) > 0
+    assert losses[0].parts["cues"][1] == len(batch.mel) and losses[0].parts["spelling"][1] == 0
+    (grad,) = torch.autograd.grad(losses[0].total, frames)
+    assert torch.isfinite(grad).all() and grad.any()
+
+
 def test_the_text_stage_needs_no_sound(recipe, corpus, tmp_path):
     manifest = tmp_path / "text.jsonl"
     rows = (corpus / "manifest.jsonl").read_text().replace('"audio"', '"no_audio"')

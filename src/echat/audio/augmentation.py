@@ -15,6 +15,7 @@ from torch import Tensor
 
 Wave = TypeVar("Wave", np.ndarray, Tensor)
 
+MEL_PER_DECIBEL = 0.1 / 4.0  # of `features.log_mel`: a quarter of log10 of the power
 NOISE_COLOURS = ("white", "pink", "brown", "hum")
 
 
@@ -115,14 +116,33 @@ def pitch(waveform: Wave, factor: float, rate: int = 16_000) -> Wave:
     return tempo(speed(waveform, factor), 1.0 / factor, rate)
 
 
-def warp_mel(mel: Tensor, factor: float) -> Tensor:
-    """Stretch the mel axis by ``factor`` (above 1: formants rise), as a shorter vocal tract does."""
+def warp_mel(mel: Tensor, factor: float | np.ndarray) -> Tensor:
+    """Stretch the mel axis by ``factor`` (above 1: formants rise), as a shorter vocal tract does.
+
+    Several factors hold at evenly spaced places from the lowest bin to the highest, and between them in
+    proportion: a tract of another form.
+    """
     n_mels = mel.shape[1]
-    source = (torch.arange(n_mels, dtype=torch.float32) / factor).clamp(max=n_mels - 1)
+    factors = torch.from_numpy(_between(factor, n_mels))
+    source = (torch.arange(n_mels, dtype=torch.float32) / factors).clamp(max=n_mels - 1)
     low = source.floor().long()
     high = (low + 1).clamp(max=n_mels - 1)
     share = (source - low).to(mel)
     return mel[:, low] * (1.0 - share) + mel[:, high] * share
+
+
+def colour_mel(mel: Tensor, decibels: np.ndarray) -> Tensor:
+    """Raise or lower the bands of a normalised log mel by ``decibels`` at evenly spaced places.
+
+    Microphones, rooms and throats do so (FilterAugment, Nam et al. 2022, with linear bands).
+    """
+    return mel + torch.from_numpy(_between(decibels, mel.shape[1]) * np.float32(MEL_PER_DECIBEL))
+
+
+def _between(values: float | np.ndarray, n_mels: int) -> np.ndarray:
+    """(n_mels,) float32: the values at evenly spaced bins and straight lines between them."""
+    knots = np.atleast_1d(values)
+    return np.interp(np.linspace(0, 1, n_mels), np.linspace(0, 1, len(knots)), knots).astype(np.float32)
 
 
 def spec_augment(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echat.data.examples import AUDIO, IGNORE, PAD, DialogueExample
+from echat.data.examples import AUDIO, IGNORE, PAD, DialogueExample, Heard
 from echat.data.speech_examples import SpeechExample
 
 
@@ -32,7 +32,8 @@ class DialogueBatch:
     labels: Tensor  # (batch, length) class that this position must predict (speech id + text_size), -100 none
     writes_speech: Tensor  # (batch,) True where classes are the combined ones
     heard: Tensor  # (clips, units) words and cues of each clip as text ids, padded with 0
-    heard_lens: Tensor  # (clips,) -1 = not known
+    heard_lens: Tensor  # (clips,) -1 = words not known
+    cue_lens: Tensor  # (clips,) ids in front that tell how it sounds, known even where the words are not
 
     def to(self, device: torch.device) -> DialogueBatch:
         return _to(self, device)
@@ -91,9 +92,9 @@ def collate_dialogues(examples: Sequence[DialogueExample]) -> DialogueBatch:
         ids[index, audible] = np.arange(row, row + len(audible))
         row += len(audible)
     mel, mel_lens = _stack([mel for example in examples for mel in example.mels])
-    heard, heard_lens = _stack_ids(
-        [ids for example in examples for ids in example.heard or (None,) * len(example.mels)]
-    )
+    told = [one for example in examples for one in example.heard or (Heard(),) * len(example.mels)]
+    heard, lens = _stack_ids([one.ids for one in told])
+    knows = torch.tensor([one.knows_words for one in told], dtype=torch.bool)
     return DialogueBatch(
         keys=tuple(example.key for example in examples),
         tasks=tuple(example.task for example in examples),
@@ -104,7 +105,8 @@ def collate_dialogues(examples: Sequence[DialogueExample]) -> DialogueBatch:
         labels=torch.from_numpy(labels),
         writes_speech=torch.tensor([example.writes_speech for example in examples]),
         heard=heard,
-        heard_lens=heard_lens,
+        heard_lens=torch.where(knows, lens, -1),
+        cue_lens=torch.tensor([one.cues for one in told], dtype=torch.long),
     )
 
 

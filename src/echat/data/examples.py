@@ -92,6 +92,15 @@ def _thought(sample: Sample, task: Task) -> Thought | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """What a sound says, as text ids."""
+
+    ids: tuple[int, ...] = ()  # cues, then words
+    cues: int = 0  # of the ids, those in front that tell how it sounds
+    knows_words: bool = False  # or else the ids are cues alone, and any words may have been said
+
+
+@dataclass(frozen=True, slots=True)
 class DialogueExample:
     """One dialogue, rendered: what stands at each position and what the position must predict."""
 
@@ -104,7 +113,7 @@ class DialogueExample:
     )  # (length,) class the position predicts: text id, or speech id + text_size; IGNORE = none
     mels: tuple[np.ndarray, ...]  # sound in the order heard, (frames, n_mels) each
     writes_speech: bool  # are the classes the combined ones of both heads?
-    heard: tuple[tuple[int, ...] | None, ...] = ()  # per clip: words and cues as text ids, None = not known
+    heard: tuple[Heard, ...] = ()  # per clip; none at all where no sound is to be spelled
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -154,7 +163,7 @@ class DialogueBuilder:
                 f"{len(example.ids)}; raise data.max_positions or leave the record out",
             )
         if self.spelled_languages and audio is not None:
-            unknown = (None,) * (len(example.mels) - 1)  # clips of earlier turns
+            unknown = (Heard(),) * (len(example.mels) - 1)  # clips of earlier turns
             example = replace(example, heard=(*unknown, self._spell(sample)))
         return example
 
@@ -181,12 +190,20 @@ class DialogueBuilder:
             ids += [self.blank] * int(gap) + [id_]
         return Text((*ids, *[self.blank] * int(gaps[-1])))
 
-    def _spell(self, sample: Sample) -> tuple[int, ...] | None:
-        """What the language model reads in the place of this sound while it learns from text."""
+    def _spell(self, sample: Sample) -> Heard:
+        """What the language model reads in the place of this sound while it learns from text.
+
+        Of other languages than the spelled ones the cues alone are known.
+        """
+        cues = self._ids(hearing(None, sample.labels))
         if sample.language not in (None, *self.spelled_languages):
-            return None
-        text = hearing(sample.text, sample.labels)
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else None
+            return Heard(cues, len(cues))
+        ids = self._ids(hearing(sample.text, sample.labels))
+        apart = ids[: len(cues)] == cues  # or a tokenizer wrote cue and word as one id
+        return Heard(ids, len(cues) if apart else 0, bool(ids))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else ()
 
     def _mel(self, sample: Sample, ref: AudioRef | None, rng: np.random.Generator) -> np.ndarray | None:
         if ref is None:

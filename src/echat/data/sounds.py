@@ -22,6 +22,7 @@ from echat.data.sample import AudioRef
 from echat.data.storage import is_url
 
 NOISE_SECONDS = 20  # of each noise colour kept in memory
+BANDS = 6  # places on the mel axis with a stretch and a loudness of their own
 _FULL_SCALE = np.float32(1 / 32768)
 
 
@@ -31,6 +32,8 @@ class AugmentConfig(Config):
     speed: float = 0.0  # play faster or slower by up to this share (pitch and formants follow)
     pitch: float = 0.0  # raise or lower pitch and formants by up to this share at unchanged tempo
     formants: float = 0.0  # stretch the mel axis by up to this share: another vocal tract
+    bend: float = 0.0  # on top of it, each fifth of the mel axis by its own share of up to this
+    colour_db: float = 0.0  # raise or lower bands by up to this many decibels, smoothly from one to the next
     gain_db: float = 0.0  # louder or softer by up to this many decibels
     noise: float = 0.0  # probability of added noise
     noise_snr: tuple[float, float] = (5.0, 30.0)  # decibels, drawn evenly
@@ -123,9 +126,13 @@ def vary_waveform(waveform: np.ndarray, augment: AugmentConfig, rng: np.random.G
 
 
 def vary_mel(mel: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Formants, masks, substitutions, as configured."""
-    if augment.formants:
-        mel = augmentation.warp_mel(mel, math.exp(rng.uniform(-1.0, 1.0) * math.log1p(augment.formants)))
+    """Formants, colour, masks, substitutions, as configured."""
+    if augment.formants or augment.bend:
+        everywhere = rng.uniform(-1.0, 1.0) * math.log1p(augment.formants)
+        here = rng.uniform(-1.0, 1.0, BANDS) * math.log1p(augment.bend) if augment.bend else 0.0
+        mel = augmentation.warp_mel(mel, np.exp(everywhere + here))
+    if augment.colour_db:
+        mel = augmentation.colour_mel(mel, rng.uniform(-1.0, 1.0, BANDS) * augment.colour_db)
     if augment.time_masks or augment.mel_masks:
         longest = min(augment.max_time, max(1, len(mel) // 4))  # a mask must not swallow a short clip
         mel = augmentation.spec_augment(

@@ -13,6 +13,7 @@ from echat.data.examples import IGNORE
 from echat.model.speech_llm import SpeechLLM
 from echat.model.spelling import spelled_scores
 from echat.train.objective import Loss
+from echat.train.objectives.prefix_ctc import prefix_losses
 from echat.train.objectives.target_losses import LOGITS_AT_ONCE, Heads, Targets, target_losses
 
 SPELL_LENGTH = 0.02  # weight of the squared distance of a frame's length from that of the text vectors
@@ -28,6 +29,7 @@ class DialogueLoss:
     blank: int  # text id that spells nothing
     speech_weight: float = 1.0  # of one speech target against one text target
     spell_weight: float = 0.0  # of CTC that leads sound to the text vectors of its words and cues
+    cue_weight: float = 0.0  # inside that CTC: of the cues once more, whatever words follow
     spells_only: bool = False
     logits_at_once: int = LOGITS_AT_ONCE
     shared_out: bool = False  # do the model's blocks lie on several processes (FSDP)?
@@ -76,20 +78,43 @@ class DialogueLoss:
         (Free scores would be learnt by frames that lie elsewhere.) Clips too short for their text count 0.
         """
         known = batch.heard_lens >= 0
+        known = known | (batch.cue_lens > 0) if self.cue_weight else known
         if not bool(known.any()):
             return Loss(frames.sum() * 0.0, 0.0)
         table = self.model.llm.text_embedding.weight.detach()
-        spelled = frames[known].float()  # (known clips, D, dim)
+        spelled, lens = frames[known].float(), lens[known]  # (known clips, D, dim)
         log_probs = spelled_scores(spelled, table).log_softmax(-1).transpose(0, 1)
         units, unit_lens = batch.heard[known], batch.heard_lens[known]
-        loss = F.ctc_loss(
-            log_probs, units, lens[known], unit_lens, self.blank, reduction="sum", zero_infinity=True
-        )
-        count = float(unit_lens.sum())
-        heard = torch.arange(frames.shape[1], device=lens.device) < lens[known][:, None]
+        loss, count = self._whole(log_probs, units, lens, unit_lens)
+        heard = torch.arange(frames.shape[1], device=lens.device) < lens[:, None]
         beyond = spelled.norm(dim=-1) / table.float().norm(dim=1).mean() - 1.0
         total = loss + SPELL_LENGTH * (beyond.square() * heard).sum()
-        return Loss(total, count, {"spelling": (loss.detach(), count)})
+        parts = {"spelling": (loss.detach(), count)}
+        if self.cue_weight:
+            cues, cue_count = self._cues(log_probs, units, lens, batch.cue_lens[known])
+            total, parts["cues"] = total + self.cue_weight * cues, (cues.detach(), cue_count)
+            count += self.cue_weight * cue_count
+        return Loss(total, count, parts)
+
+    def _whole(
+        self, log_probs: Tensor, units: Tensor, lens: Tensor, unit_lens: Tensor
+    ) -> tuple[Tensor, float]:
+        """Summed CTC of the clips whose words are known, and the number of their ids."""
+        known = unit_lens >= 0
+        if not bool(known.any()):
+            return log_probs.sum() * 0.0, 0.0
+        log_probs, units, lens, unit_lens = log_probs[:, known], units[known], lens[known], unit_lens[known]
+        loss = F.ctc_loss(log_probs, units, lens, unit_lens, self.blank, reduction="sum", zero_infinity=True)
+        return loss, float(unit_lens.sum())
+
+    def _cues(self, log_probs: Tensor, units: Tensor, lens: Tensor, cue_lens: Tensor) -> tuple[Tensor, float]:
+        """Summed loss of the cues alone, whatever words follow, and the number of their ids."""
+        known = (cue_lens > 0) & (cue_lens <= lens)
+        if not bool(known.any()):
+            return log_probs.sum() * 0.0, 0.0
+        units, cue_lens = units[known, : int(cue_lens.max())], cue_lens[known]
+        losses = prefix_losses(log_probs[:, known], units, lens[known], cue_lens, self.blank)
+        return losses.sum(), float(cue_lens.sum())
 
     def _targets(self, batch: DialogueBatch) -> tuple[Tensor, Targets]:
         """Positions (n,) of the flattened batch where something must be predicted, and what."""

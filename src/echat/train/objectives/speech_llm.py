@@ -65,6 +65,7 @@ class Settings(Recipe):
     spell_weight: float = Field(
         0.0, ge=0
     )  # of CTC that leads sound to the text vectors of its words and cues
+    cue_weight: float = Field(0.0, ge=0)  # inside that CTC: of the cues once more, whatever words follow
     spells_only: bool = False  # nothing but that CTC: the sound side by itself, a fraction of the work
     export_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # precision of the exported weights
     spell_languages: tuple[str, ...] = ("en",)  # of the sound that is spelled
@@ -97,6 +98,7 @@ class SpeechLLMObjective:
             self._blank,
             speech_weight=recipe.speech_weight,
             spell_weight=recipe.spell_weight,
+            cue_weight=recipe.cue_weight,
             spells_only=recipe.spells_only,
             logits_at_once=recipe.logits_at_once,
             shared_out=recipe.parallel == "fsdp",
