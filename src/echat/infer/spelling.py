@@ -9,7 +9,7 @@ Legend: D frames of the sound, dim their width, V text ids.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
@@ -21,7 +21,7 @@ from echat.dialogue.tasks import Task
 from echat.dialogue.thinking import QUOTE_IN_LABELS, QUOTE_IN_LANGUAGE, THINK_BEGIN
 from echat.dialogue.vocabulary import END_OF_DOCUMENT
 from echat.model.speech_llm import SpeechLLM
-from echat.model.spelling import spelled_scores
+from echat.model.spelling import row_lengths, spelled_scores
 from echat.model.text_tokenizer import TextTokenizer
 
 SHARE = 0.4
@@ -45,6 +45,11 @@ class Spelling:
         texts = (self.text_of([id_]) for id_ in range(self._model.config.llm.vocab_size))
         return np.array([bool(text) and all(c.isalnum() or c in "' " for c in text) for text in texts])
 
+    @cached_property
+    def _lengths(self) -> Tensor:
+        """(V,) of the rows of the text table."""
+        return row_lengths(self._model.llm.text_embedding.weight)
+
     def ids_of(self, text: str) -> list[int]:
         """Text as ids."""
         return self._tokenizer.encode(text)
@@ -59,7 +64,8 @@ class Spelling:
         if quote is None or not len(frames):
             return None
         table = self._model.llm.text_embedding.weight
-        log_probs = spelled_scores(frames, table).log_softmax(dim=-1).double().cpu().numpy()
+        scores = spelled_scores(frames, table, self._lengths)
+        log_probs = scores.log_softmax(dim=-1).double().cpu().numpy()
         return Listener(self, Prefix.of(log_probs, self.blank).after(self._cues(log_probs)), quote)
 
     def _cues(self, log_probs: np.ndarray) -> list[int]:
@@ -87,6 +93,8 @@ class Prefix:
     """
 
     log_probs: np.ndarray  # (D, V)
+    likely: np.ndarray  # ids that can come next at all
+    narrow: np.ndarray  # (D, likely ids)
     blank: int
     ended: np.ndarray  # (D,)
     paused: np.ndarray  # (D,)
@@ -95,8 +103,14 @@ class Prefix:
 
     @classmethod
     def of(cls, log_probs: np.ndarray, blank: int) -> "Prefix":
-        """No ids yet: nothing but blanks."""
-        return cls(log_probs, blank, np.full(len(log_probs), _NEVER), np.cumsum(log_probs[:, blank]))
+        """No ids yet: nothing but blanks.
+
+        An id comes next with at most the sum of its probabilities at all frames. Where that is below `LEAST`
+        nothing needs to be summed up, which leaves few ids of a large table.
+        """
+        likely = np.flatnonzero(log_probs.max(axis=0) > LEAST - np.log(len(log_probs)))
+        paused = np.cumsum(log_probs[:, blank])
+        return cls(log_probs, likely, log_probs[:, likely], blank, np.full(len(log_probs), _NEVER), paused)
 
     def after(self, ids: Sequence[int]) -> "Prefix":
         """The prefix with these ids at its end."""
@@ -107,7 +121,8 @@ class Prefix:
 
     def next(self) -> np.ndarray:
         """(V,) log probability of each id to come next, given the prefix; the blank stands for the end."""
-        scores = _log_sum(self._reached()[:, None] + self.log_probs)
+        scores = np.full(self.log_probs.shape[1], _NEVER)
+        scores[self.likely] = _log_sum(self._reached()[:, None] + self.narrow)
         if self.last is not None:  # the same id again needs a blank between
             scores[self.last] = _log_sum(self._reached(self.last) + self.log_probs[:, self.last])
         scores[self.blank] = np.logaddexp(self.ended[-1], self.paused[-1])
@@ -128,7 +143,7 @@ class Prefix:
             ended.append(on)
             paused.append(off)
         total = float(_log_sum(np.array(begins)))
-        return Prefix(self.log_probs, self.blank, np.array(ended), np.array(paused), id_, total)
+        return replace(self, ended=np.array(ended), paused=np.array(paused), last=id_, total=total)
 
 
 def _log_sum(values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor
 from echat.data.collating import DialogueBatch
 from echat.data.examples import IGNORE
 from echat.model.speech_llm import SpeechLLM
-from echat.model.spelling import spelled_scores
+from echat.model.spelling import row_lengths, spelled_scores
 from echat.train.objective import Loss
 from echat.train.objectives.prefix_ctc import prefix_losses
 from echat.train.objectives.target_losses import LOGITS_AT_ONCE, Heads, Targets, target_losses
@@ -83,11 +83,12 @@ class DialogueLoss:
             return Loss(frames.sum() * 0.0, 0.0)
         table = self.model.llm.text_embedding.weight.detach()
         spelled, lens = frames[known].float(), lens[known]  # (known clips, D, dim)
-        log_probs = spelled_scores(spelled, table).log_softmax(-1).transpose(0, 1)
+        row_sizes = row_lengths(table)
+        log_probs = spelled_scores(spelled, table, row_sizes).log_softmax(-1).transpose(0, 1)
         units, unit_lens = batch.heard[known], batch.heard_lens[known]
         loss, count = self._whole(log_probs, units, lens, unit_lens)
         heard = torch.arange(frames.shape[1], device=lens.device) < lens[:, None]
-        beyond = spelled.norm(dim=-1) / table.float().norm(dim=1).mean() - 1.0
+        beyond = spelled.norm(dim=-1) / row_sizes.mean() - 1.0
         total = loss + SPELL_LENGTH * (beyond.square() * heard).sum()
         parts = {"spelling": (loss.detach(), count)}
         if self.cue_weight:
