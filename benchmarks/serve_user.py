@@ -156,17 +156,20 @@ class User:
 
 
 @asynccontextmanager
-async def session(url: str, think: str, silence_ms: int = 500) -> AsyncIterator[User]:
+async def session(
+    url: str, think: str, silence_ms: int = 500, transcribes: bool = False
+) -> AsyncIterator[User]:
     """A session that is ready: server VAD, and told of sounds that might be an interruption."""
     async with connect(url, max_size=None, compression=None) as talk:
         one = User(talk)
         try:
             await one.until("session.created")
             detection = {"type": "server_vad", "silence_duration_ms": silence_ms}
+            transcription = {"transcription": {"model": "echat-tiny"}} if transcribes else {}
             wanted = {
                 "type": "realtime",
                 "echat": {"think": think, "seed": 0, "pause": True},
-                "audio": {"input": {"turn_detection": detection}},
+                "audio": {"input": {"turn_detection": detection} | transcription},
             }
             await talk.send(json.dumps({"type": "session.update", "session": wanted}))
             await one.until("session.updated")
