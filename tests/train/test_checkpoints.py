@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from echat.checkpoint import CheckpointError
+from echat.train import checkpoints
 from echat.train.checkpoints import (
     Progress,
     list_checkpoints,
@@ -20,6 +22,7 @@ from echat.train.checkpoints import (
     save_checkpoint,
     sweep,
 )
+from echat.train.frozen import fingerprint, frozen_names
 from echat.train.learner import Learner
 from echat.train.objectives import speech_llm
 from echat.train.optimizer import build_optimizer, set_learning_rate
@@ -118,6 +121,48 @@ def test_muon_and_adam_come_back(exact, tmp_path):
     assert expected == found
     for one, other in zip(trainee.objective.module.parameters(), again.objective.module.parameters()):
         assert torch.equal(one, other)
+
+
+FROZEN = ['learn=["adapter.*", "llm.model.norm.*"]']
+
+
+def stored_names(path: Path) -> set[str]:
+    return set(dcp.FileSystemReader(path).read_metadata().state_dict_metadata)
+
+
+def test_what_stands_still_is_not_stored(exact, tmp_path):
+    trainee = Trainee(Ranks(), exact, FROZEN)
+    trainee.step()
+    path = trainee.save(tmp_path)
+    kept = {name.removeprefix("module/") for name in stored_names(path) if name.startswith("module/")}
+    learned = {name for name, p in trainee.objective.module.named_parameters() if p.requires_grad}
+    assert learned <= kept and not kept & frozen_names(trainee.objective.module)
+    again = Trainee(Ranks(), exact, FROZEN)
+    again.load(path)
+    assert trainee.step() == again.step()
+
+
+def test_a_checkpoint_of_an_earlier_version_brings_what_stands_still(exact, tmp_path, monkeypatch):
+    trainee = Trainee(Ranks(), exact, FROZEN)
+    trainee.step()
+    with monkeypatch.context() as earlier:
+        earlier.setattr(checkpoints, "frozen_names", lambda module: set())
+        path = trainee.save(tmp_path)
+    again = Trainee(Ranks(), exact, FROZEN, seed=1)
+    again.load(path)
+    assert all(torch.equal(tensor, again.state()[name]) for name, tensor in trainee.state().items())
+
+
+def test_a_fingerprint_knows_every_weight_that_stands_still(exact):
+    module = Trainee(Ranks(), exact, FROZEN).objective.module
+    before = fingerprint(module)
+    with torch.no_grad():
+        next(p for p in module.parameters() if p.requires_grad).add_(1.0)
+    assert fingerprint(module) == before
+    with torch.no_grad():
+        module.llm.text_embedding.weight[3, 1] += 1e-6
+    assert fingerprint(module) != before
+    assert fingerprint(torch.nn.Linear(2, 2)) == ""
 
 
 def test_a_file_of_an_earlier_version_is_read(exact, tmp_path):

@@ -2,6 +2,7 @@
 
 A checkpoint is a folder ``step-N``: tensors in the sharded format of ``torch.distributed.checkpoint``, each
 process its share, and ``run.pt`` with the rest. It reloads on any number of processes, whoever holds what.
+Weights that stand still are not in it: they come from where the run began.
 The format's index is a pickle: resume only runs that you would also execute.
 """
 
@@ -21,6 +22,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
 from echat.checkpoint import CheckpointError, atomic_path
+from echat.train.frozen import frozen_names
 from echat.train.objective import Objective
 from echat.train.optimizer import single_optimizers
 from echat.train.random_states import random_state, restore_random_state
@@ -44,6 +46,7 @@ class Progress:
     usual_norm: float = 0.0  # running mean of the gradient's norm
     best_step: int = 0  # with the lowest validation loss
     best_loss: float = float("inf")
+    frozen: str = ""  # fingerprint of the weights that stand still; empty: there are none, or all are stored
 
 
 def save_checkpoint(
@@ -148,6 +151,8 @@ def load_tensors(
         _make_room(module, optimizer, stored)
     wanted = _tensors(module, optimizer)
     found = {name for name in stored if optimizer is not None or name.startswith("module/")}
+    standing = {f"module/{name}": tensor for name, tensor in module.state_dict().items()}
+    wanted |= {name: standing[name] for name in found - wanted.keys() if name in standing}  # earlier versions
     if wanted.keys() != found:
         odd = sorted(wanted.keys() ^ found)
         raise CheckpointError(
@@ -165,8 +170,14 @@ def _load_single_file(path: Path, module: nn.Module, optimizer: torch.optim.Opti
 
 
 def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """``module/NAME`` and ``optimizer/NAME OF PARAMETER/NAME OF STATE`` -> the very tensors, flat."""
-    tensors: dict[str, Any] = {f"module/{name}": tensor for name, tensor in module.state_dict().items()}
+    """``module/NAME`` and ``optimizer/NAME OF PARAMETER/NAME OF STATE`` -> the very tensors, flat.
+
+    Without the parameters that do not learn.
+    """
+    frozen = frozen_names(module)
+    tensors: dict[str, Any] = {
+        f"module/{name}": tensor for name, tensor in module.state_dict().items() if name not in frozen
+    }
     for name, parameter in module.named_parameters():
         for part in single_optimizers(optimizer):
             for key, value in part.state.get(parameter, {}).items():

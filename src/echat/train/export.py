@@ -11,9 +11,11 @@ from pathlib import Path
 
 from echat.checkpoint import atomic_path
 from echat.train.checkpoints import list_checkpoints, load_tensors, read_progress, step_of
+from echat.train.frozen import fingerprint, refuse_others
 from echat.train.lora import add_adapters, merge_adapters
 from echat.train.objective import Objective
-from echat.train.recipe import Recipe, load_recipe, objective_module
+from echat.train.random_states import seed_everything
+from echat.train.recipe import Recipe, choose_learning, load_recipe, objective_module
 
 
 def build_objective(recipe: Recipe) -> Objective:
@@ -34,9 +36,15 @@ def export_module(objective: Objective, folder: Path) -> None:
 
 
 def export_checkpoint(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
-    """Write what a checkpoint holds; the model is built as for training, on the CPU, by this process."""
+    """Write what a checkpoint holds; the model is built as for training, on the CPU, by this process.
+
+    Raises CheckpointError where the weights that stood still are no longer those the run began with.
+    """
+    seed_everything(recipe.seed)  # of which weights may stand still that came from nowhere
     objective = build_objective(recipe)
     try:
+        choose_learning(objective.module, recipe.learning)
+        refuse_others(checkpoint, read_progress(checkpoint).frozen, fingerprint(objective.module))
         load_tensors(checkpoint, objective.module)
         export_module(objective, folder)
     finally:

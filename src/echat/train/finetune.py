@@ -26,7 +26,7 @@ from echat.infer.loading import find_model
 from echat.train.dialogues import Preparation, prepare_pairs, with_speech_ids
 from echat.train.loop import run
 from echat.train.recipe import load_recipe
-from echat.train.start import Start, open_start
+from echat.train.start import Start, any_spells, open_start
 
 RECIPE = "finetune.yaml"
 STEPS = 120  # enough for some fifty dialogues of a small model; more dialogues want more
@@ -113,13 +113,19 @@ def _recipe(start: Start, home: Path, output: Path) -> dict[str, Any]:
         "init_from": {"all": str(home)},
         "profile": start.profile or "echat",
         "export_dtype": _DTYPES.get(next(iter(start.tensors.values())).dtype, "fp32"),
-        "lora": {"rank": 16, "alpha": 32.0},
+        "lora": {"rank": 16, "alpha": 32.0, "targets": list(_adapted(home))},
         "optimizer": {"lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 20},
         "budget": {"steps": STEPS},
         "validate_steps": STEPS // 4,
         "decode": {"every_steps": STEPS // 2, "records": 8, "samples": 2, "voice": _voice(home)},
         "checkpoint": {"every_steps": STEPS // 4},
     }
+
+
+def _adapted(home: Path) -> tuple[str, ...]:
+    """Where adapters go. An ear that spells would lose it among few voices: a language model follows it as it
+    is, and what it hears stays as good as it was."""
+    return ("llm.*",) if any_spells({"all": str(home)}) else ("*",)
 
 
 def _rehearsal(job: FineTune, how: Preparation) -> list[dict[str, Any]]:

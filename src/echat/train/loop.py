@@ -18,6 +18,7 @@ from echat.checkpoint import CheckpointError
 from echat.config import save_config, to_yaml
 from echat.train.checkpoints import Progress, list_checkpoints, load_checkpoint, save_checkpoint, sweep
 from echat.train.export import build_objective, export_checkpoint, export_module
+from echat.train.frozen import fingerprint, refuse_others
 from echat.train.guard import TrainingStopped, count_step, objection, stop_if_hopeless
 from echat.train.learner import Learner
 from echat.train.log import SKIPPED, RunLog, SilentLog
@@ -60,10 +61,12 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
     objective.batches.share(ranks.rank, ranks.world)
     seed_everything(recipe.seed + ranks.rank)
     learning = choose_learning(objective.module, recipe.learning)
-    size = _describe_size(objective, learning)
+    size, frozen = _describe_size(objective, learning), fingerprint(objective.module)
     learner = Learner(objective, recipe, ranks, device)
     optimizer = build_optimizer(objective.module, recipe.optimizer, half=recipe.precision == "bf16")
     progress = _start(folder, objective, optimizer, resume, ranks)
+    refuse_others(folder, progress.frozen, frozen)
+    progress.frozen = frozen
     if ranks.leads:
         stop_file(recipe).unlink(missing_ok=True)
         save_config(objective.recipe, folder / "recipe.yaml")
