@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,13 @@ from hypothesis import strategies as st
 
 from echat.dialogue.tasks import DecodingDefaults, Sampling, get_task
 from echat.dialogue.turns import ask
+from echat.infer import transcribing
+from echat.infer.ctc_prefix import LEAST, Prefix
 from echat.infer.engine import Engine, load
+from echat.infer.generation import read_with
 from echat.infer.hearing import Recording
 from echat.infer.prompting import prepare
-from echat.infer.spelling import LEAST, Listener, Prefix, Spelling
+from echat.infer.spelling import Listener, Spelling
 from echat.model.model_folder import save_model
 
 FRAMES, IDS, BLANK = 5, 4, 3
@@ -40,13 +45,14 @@ def test_prefixes_are_as_probable_as_all_their_alignments(seed: int, prefix: lis
     def begins(ids: list[int]) -> float:
         return sum(p for path, p in paths.items() if spelled(path)[: len(ids)] == tuple(ids))
 
-    found = Prefix.of(log_probs, BLANK).after(prefix).next()
+    found = Prefix.of(log_probs, BLANK).after(prefix)
     whole = begins(prefix)
     if whole == 0:  # longer than the sound, or repeats with no frame between
         return
     wanted = [begins([*prefix, id_]) / whole for id_ in range(IDS - 1)]
-    wanted.append(sum(p for path, p in paths.items() if spelled(path) == tuple(prefix)) / whole)
-    assert np.allclose(np.exp(found), np.maximum(wanted, np.exp(LEAST)), atol=1e-9)
+    assert np.allclose(np.exp(found.next())[:-1], np.maximum(wanted, np.exp(LEAST)), atol=1e-9)
+    ends = sum(p for path, p in paths.items() if spelled(path) == tuple(prefix)) / whole
+    assert np.isclose(np.exp(found.end), ends, atol=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +70,20 @@ def frames_that_spell(engine: Engine, text: str) -> torch.Tensor:
     return engine.model.llm.text_embedding.weight[ids]
 
 
+def listening(
+    engine: Engine, task: str, heard: str, cancel: threading.Event | None = None
+) -> Listener | None:
+    """Who follows a reply to a sound that says `heard`."""
+    (prompt,) = prepare(engine.model, [engine.render(ask(audio=SOUND), "asr")])
+    read = partial(read_with, engine.model, prompt)
+    spelling = Spelling(engine.model, engine.tokenizer)
+    return spelling.listener(frames_that_spell(engine, heard), get_task(task), read, cancel)
+
+
 def quoted(engine: Engine, task: str, heard: str, reply: str) -> str:
     """What a listener makes of a reply whose writer is sure of nothing: each id as it wants it, or as in
     `reply` where it has no say."""
-    spelling = Spelling(engine.model, engine.tokenizer)
-    listener = spelling.listener(frames_that_spell(engine, heard), get_task(task))
+    spelling, listener = Spelling(engine.model, engine.tokenizer), listening(engine, task, heard)
     assert listener is not None
     ids: list[int] = []
     given = spelling.ids_of(reply)
@@ -101,7 +116,7 @@ def test_a_thought_is_spelled_inside_its_quotation_alone(engine: Engine) -> None
 
 def test_an_id_that_opens_the_quotation_and_begins_the_words_counts_as_said(engine: Engine) -> None:
     spelling = Spelling(engine.model, engine.tokenizer)
-    listener = spelling.listener(frames_that_spell(engine, "sad:i lost it"), get_task("s2t_think_language"))
+    listener = listening(engine, "s2t_think_language", "sad:i lost it")
     assert isinstance(listener, Listener)
     begun = spelling.ids_of('he says "i')
     chosen = int(listener.constrain(torch.zeros(engine.vocabulary.text_size), begun).argmax())
@@ -110,8 +125,7 @@ def test_an_id_that_opens_the_quotation_and_begins_the_words_counts_as_said(engi
 
 @pytest.mark.parametrize("task", ["emotion", "s2s", "s2t", "t2t", "tts"])
 def test_what_quotes_nobody_is_written_freely(engine: Engine, task: str) -> None:
-    spelling = Spelling(engine.model, engine.tokenizer)
-    assert spelling.listener(frames_that_spell(engine, "sad:i lost my keys"), get_task(task)) is None
+    assert listening(engine, task, "sad:i lost my keys") is None
 
 
 @pytest.mark.parametrize("task", ["understand", "s2t_think_label"])
@@ -125,6 +139,46 @@ def test_chance_and_neighbours_change_nothing_of_what_was_heard(engine: Engine, 
         texts = [engine.understand(SOUND, decoding=lively, seed=seed).raw_text for seed in range(3)]
         words = {re.split(r"[^\w' ]", text)[0] for text in texts}
         assert len(set(texts)) == 3 and len(words) == 1 and words != {""}
+
+
+def test_the_search_finds_the_best_of_all_texts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against every text of three ids, each scored by itself."""
+    monkeypatch.setattr(transcribing, "BEAM", 27)
+    model, words, frames = engine.model, (5, 9, 30), 4
+    is_word = np.isin(np.arange(engine.vocabulary.text_size), words)
+    (prompt,) = prepare(model, [engine.render(ask(audio=SOUND), "asr")])
+    read = partial(read_with, model, prompt)
+
+    def score(ids: tuple[int, ...], prefix: Prefix) -> float:
+        total = 0.0
+        for count in range(len(ids) + 1):
+            expected = model.text_logits(read(ids[:count])[0])[0].detach().log_softmax(0).numpy()
+            last = count == len(ids)
+            lm = expected[~is_word].max() if last else expected[ids[count]]
+            total += 0.6 * lm + 0.4 * (prefix.end if last else prefix.next()[ids[count]])
+            prefix = prefix if last else prefix.after([ids[count]])
+        return total
+
+    texts = [ids for length in range(frames) for ids in itertools.product(words, repeat=length)]
+    for seed in range(4):
+        logits = torch.randn(frames, len(is_word), generator=torch.Generator().manual_seed(seed))
+        logits[:, [*words, 0]] += 8.0
+        prefix = Prefix.of(logits.log_softmax(1).double().numpy(), blank=0)
+        best = max(texts, key=lambda ids: score(ids, prefix))
+        assert transcribing.transcribe(model, read([]), prefix, is_word) == best
+
+
+def test_a_search_that_is_cancelled_looks_no_further(engine: Engine) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    listener = listening(engine, "asr", "i lost my keys and my way", cancel)
+    assert listener is not None
+    calls: list[int] = []
+    extend = engine.model.llm.extend
+    with pytest.MonkeyPatch.context() as watched:
+        watched.setattr(engine.model.llm, "extend", lambda *a: calls.append(1) or extend(*a))
+        listener.constrain(torch.zeros(engine.vocabulary.text_size), [])
+    assert len(calls) <= 2  # the prompt is read once
 
 
 def test_a_sound_in_pieces_does_not_spell(engine: Engine) -> None:

@@ -4,7 +4,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from echat.infer import events
 from echat.infer.batch import ROWS, Batch
 from echat.infer.decoding import Plan, Writing
 from echat.infer.events import Event, Reply, Understanding
-from echat.infer.generation import Strand, read_prompt, run
+from echat.infer.generation import Strand, read_prompt, read_with, run
 from echat.infer.loading import load as load
 from echat.infer.loading import load_released as load_released
 from echat.infer.memory import Memory
@@ -212,7 +212,7 @@ class Engine:
                 Writing(
                     self.plan(request.conversation, request.task, request.decoding),
                     _generator(request.seed),
-                    self.listener(prompt, request.task),
+                    self.listener(prompt, request.task, request.cancel),
                 ),
                 request.cancel,
                 remembers=request.memory is not None,
@@ -220,10 +220,12 @@ class Engine:
             for prompt, request in zip(prompts, requests)
         ]
 
-    def listener(self, prompt: Prompt, task: Task) -> Listener | None:
+    def listener(self, prompt: Prompt, task: Task, cancel: threading.Event | None = None) -> Listener | None:
         """What the question's sound has to say while it is quoted; None where it does not spell."""
         frames = prompt.last_sound
-        return self._spelling.listener(frames, task) if self.spells and frames is not None else None
+        if not self.spells or frames is None:
+            return None
+        return self._spelling.listener(frames, task, partial(read_with, self.model, prompt), cancel)
 
     @cached_property
     def _spelling(self) -> Spelling:

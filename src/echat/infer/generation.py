@@ -126,6 +126,19 @@ def read(model: SpeechLLM, strand: Strand, chunk: int, room: int = 0) -> int:
 
 
 @torch.inference_mode()
+def read_with(model: SpeechLLM, prompt: Prompt, ids: Sequence[int]) -> tuple[Tensor, KVCache]:
+    """Read a prompt and text ids written after it: the last hidden state (1, dim), and a cache of its own."""
+    table = model.llm.text_embedding.weight
+    written = table[torch.tensor(ids, dtype=torch.long, device=table.device)][None]
+    embeds = torch.cat([prompt.embeds, written], dim=1)
+    cache = prompt.cache(model, len(ids) + ROOM)
+    hidden = embeds
+    for part in embeds.split(READ_CHUNK, dim=1):
+        hidden, cache = model.llm.extend(part, cache)
+    return hidden[:, -1], cache
+
+
+@torch.inference_mode()
 def write_next(model: SpeechLLM, hidden: Tensor, writings: Sequence[Writing]) -> list[Step]:
     """Choose the next id of n replies from the hidden states (n, dim) of their last positions; each head
     speaks once."""

@@ -38,6 +38,10 @@ class KVCache:
             self, keys=self.keys.repeat(1, batch, 1, 1, 1), values=self.values.repeat(1, batch, 1, 1, 1)
         )
 
+    def pick(self, rows: Tensor) -> "KVCache":
+        """These rows (n,), any of them any number of times; independent copies."""
+        return replace(self, keys=self.keys[:, rows], values=self.values[:, rows])
+
     def reserve(self, positions: int) -> "KVCache":
         """Room for `positions` in all; doubles the storage so that growing is rare."""
         capacity = self.keys.shape[3]
