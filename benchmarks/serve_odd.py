@@ -2,7 +2,7 @@
 
     flite -t no -o no.wav
     python benchmarks/serve_odd.py corpus/test/manifest.jsonl --word no.wav --music song.ogg
-    python benchmarks/serve_odd.py corpus/test/manifest.jsonl --short       # without the long ones
+    python benchmarks/serve_odd.py corpus/test/manifest.jsonl --only "60 s" "two in a row"
     python benchmarks/serve_odd.py --url wss://host:8443/v1/realtime ...
 
 A question of 60 s and one of 5 min (recordings 0.2 s apart), a single short word, three minutes of silence, a
@@ -104,16 +104,17 @@ def pcm_of(path: Path) -> bytes:
 
 def oddities(args: argparse.Namespace) -> dict[str, tuple[list[bytes], float]]:
     asked = questions(args.wavs or [EXAMPLE])
-    found: dict[str, tuple[list[bytes], float]] = {"two in a row": ([asked[0].pcm, asked[-1].pcm], 0.75)}
+    found: dict[str, tuple[list[bytes], float]] = {
+        "two in a row": ([asked[0].pcm, asked[-1].pcm], 0.75),
+        "60 s": ([joined(asked, 60.0)], 0.0),
+        "3 min of silence": ([bytes(2 * RATE * 180)], 0.0),
+        "5 min": ([joined(asked, 300.0)], 0.0),
+    }
     if args.word:
         found["a short word"] = ([pcm_of(args.word)], 0.0)
     if args.music:
         found["music"] = ([pcm_of(args.music)], 0.0)
-    if not args.short:
-        found["60 s"] = ([joined(asked, 60.0)], 0.0)
-        found["3 min of silence"] = ([bytes(2 * RATE * 180)], 0.0)
-        found["5 min"] = ([joined(asked, 300.0)], 0.0)
-    return found
+    return {name: found[name] for name in args.only or found}
 
 
 def main() -> None:
@@ -121,7 +122,7 @@ def main() -> None:
     parser.add_argument("wavs", nargs="*", type=Path, help="or manifests; default: the example that ships")
     parser.add_argument("--word", type=Path, help="recording of a short word")
     parser.add_argument("--music", type=Path)
-    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--only", nargs="+", help="of the oddities, by their names")
     parser.add_argument("--url", help="of a server that runs already")
     parser.add_argument("--model", default="echat-tiny")
     parser.add_argument("--threads", type=int, default=1, help="of the server")

@@ -19,7 +19,7 @@ THREADS=${THREADS:-1} # two processes of one thread beat one process of two
 export OMP_NUM_THREADS=$THREADS
 RANKS=${RANKS:-1}
 
-all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder replies llm situations spelling stage1 stage2 stage3 follow flow vocoder pack)
+all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder replies llm situations spelling stage1 stage2 stage3 thoughts follow flow vocoder pack)
 stages=("$@")
 [ $# -gt 0 ] || stages=("${all[@]}")
 
@@ -66,7 +66,7 @@ pack() { # the folder that the package ships; the voice is that of any recorded 
 for stage in "${stages[@]}"; do
   case $stage in
     corpus | text_tokenizer | speech_ids | pack) "$stage" ;;
-    tokenizer | encoder_first | encoder | replies | llm | situations | spelling | stage1 | stage2 | stage3 | follow | flow | vocoder) learn "$stage" ;;
+    tokenizer | encoder_first | encoder | replies | llm | situations | spelling | stage1 | stage2 | stage3 | thoughts | follow | flow | vocoder) learn "$stage" ;;
     *) echo "stage: expected one of ${all[*]}, found $stage" >&2; exit 2 ;;
   esac
 done

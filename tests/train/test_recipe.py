@@ -111,6 +111,7 @@ def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, 
         "stage1",
         "stage2",
         "stage3",
+        "thoughts",
         "follow",
     ):
         path = RECIPES / "tiny" / f"{name}.yaml"
