@@ -89,6 +89,17 @@ def test_a_folder_needs_nothing_else(golden_token2wav, golden, tmp_path):
         again.synthesize([3], "anne")
 
 
+def test_the_speaker_network_goes_along(golden_token2wav, tmp_path):
+    golden_token2wav.save(tmp_path / "one", dtype=None)
+    assert not (tmp_path / "one" / "campplus.onnx").exists()
+    (tmp_path / "one" / "campplus.onnx").write_bytes(b"network")
+    one = Token2Wav.from_folder(tmp_path / "one")
+    one.save(tmp_path / "two", dtype=None)
+    one.save(tmp_path / "one", dtype=None)  # onto itself
+    for name in ("one", "two"):
+        assert (tmp_path / name / "campplus.onnx").read_bytes() == b"network"
+
+
 def test_voice_is_asked_for(golden_token2wav):
     with pytest.raises(ValueError, match="no default voice"):
         golden_token2wav.synthesize([1, 2])

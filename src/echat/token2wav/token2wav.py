@@ -4,6 +4,7 @@ Legend: n = speech ids (25 a second), time = mel frames, samples = 256 * time at
 """
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from echat.audio.features import VOCODER_RATE
-from echat.checkpoint import load_strict, read_tensors, write_tensors
+from echat.checkpoint import atomic_path, load_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, nearest, save_config
 from echat.token2wav.cosyvoice_weights import fold_vocoder, read_cosyvoice_yaml, read_weights
 from echat.token2wav.flow import Flow, FlowConfig
@@ -171,7 +172,8 @@ class Token2Wav(nn.Module):
         return ids.to(self.device)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
-        """Write `config.yaml`, `flow.safetensors`, `hift.safetensors` and `voices/`."""
+        """Write `config.yaml`, `flow.safetensors`, `hift.safetensors`, `voices/`, and the speaker network where
+        one came with it."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_config(self.config, folder / "config.yaml")
@@ -179,6 +181,10 @@ class Token2Wav(nn.Module):
         write_tensors(folder / "hift.safetensors", self.vocoder.state_dict(), dtype)
         for name, voice in self.voices.items():
             voice.save(folder / VOICES_FOLDER / f"{name}.safetensors")
+        network = (self._folder or folder) / SPEAKER_FILE
+        if network.is_file() and network.parent.resolve() != folder.resolve():
+            with atomic_path(folder / SPEAKER_FILE) as temporary:
+                shutil.copyfile(network, temporary)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Token2Wav":
