@@ -172,8 +172,8 @@ class Token2Wav(nn.Module):
         return ids.to(self.device)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
-        """Write `config.yaml`, `flow.safetensors`, `hift.safetensors`, `voices/`, and the speaker network where
-        one came with it."""
+        """Write `config.yaml`, `flow.safetensors`, `hift.safetensors`, `voices/`, and the speaker network if
+        there is one."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_config(self.config, folder / "config.yaml")
