@@ -57,15 +57,17 @@ def joined(asked: list[Question], seconds: float) -> bytes:
     return pcm[: int(2 * RATE * seconds)]
 
 
-async def watch(user: User, seen: Seen, quiet_for: float) -> None:
-    """Until so many seconds after the last answer (or after the call) nothing has come."""
+async def watch(user: User, seen: Seen, said: asyncio.Event) -> None:
+    """Until all is said and answered, and nothing has come for a while."""
     stopped, open_answers = time.perf_counter(), 0
     while True:
         try:
-            async with asyncio.timeout(quiet_for if not open_answers else 120):
+            async with asyncio.timeout(120 if open_answers else AFTERWARDS):
                 came, event = await user.events.get()
         except TimeoutError:
-            return
+            if said.is_set():
+                return
+            continue
         kind = event["type"]
         if kind in ("error", "closed"):
             raise RuntimeError(str(event))
@@ -85,13 +87,14 @@ async def watch(user: User, seen: Seen, quiet_for: float) -> None:
 
 async def ask(url: str, sounds: list[bytes], apart: float = 0.0) -> Seen:
     """Say the sounds, so many seconds apart; what comes back while they are said and afterwards."""
-    seen = Seen()
+    seen, said = Seen(), asyncio.Event()
     async with session(url, "label", transcribes=True) as user:
-        watching = asyncio.create_task(watch(user, seen, len(sounds[0]) / 2 / RATE + AFTERWARDS))
+        watching = asyncio.create_task(watch(user, seen, said))
         for sound in sounds:
             user.say(Question(sound, 0.0))
             await user.spoken.wait()
             await asyncio.sleep(apart)
+        said.set()
         await watching
     return seen
 
