@@ -71,16 +71,15 @@ class Prefix:
         return np.concatenate([[0.0 if self.last is None else _NEVER], whole[:-1]])
 
     def _with(self, id_: int) -> Prefix:
-        begins = (self._reached(id_) + self.log_probs[:, id_]).tolist()
-        stays, rests = self.log_probs[:, id_].tolist(), self.log_probs[:, self.blank].tolist()
-        ended, paused = [], []
-        on, off = _NEVER, _NEVER
-        for begin, stay, rest in zip(begins, stays, rests):
-            on, off = np.logaddexp(begin, on + stay), np.logaddexp(on, off) + rest
-            ended.append(on)
-            paused.append(off)
-        total = float(_log_sum(np.array(begins)))
-        return replace(self, ended=np.array(ended), paused=np.array(paused), last=id_, total=total)
+        begins = self._reached(id_) + self.log_probs[:, id_]
+        total = float(_log_sum(begins))
+        # on(t) = begin(t) + on(t-1) stay(t) and off(t) = (on(t-1) + off(t-1)) rest(t), for all t at once:
+        # divided by the product of all stays (rests) so far, both are running sums.
+        stays, rests = np.cumsum(self.log_probs[:, id_]), np.cumsum(self.log_probs[:, self.blank])
+        ended = np.logaddexp.accumulate(begins - stays) + stays
+        paused = np.full(len(ended), _NEVER)
+        paused[1:] = np.logaddexp.accumulate(ended - rests)[:-1] + rests[1:]
+        return replace(self, ended=ended, paused=paused, last=id_, total=total)
 
 
 def _log_sum(values: np.ndarray) -> np.ndarray:
