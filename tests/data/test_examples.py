@@ -132,6 +132,20 @@ def test_of_a_language_that_is_not_spelled_the_cues_alone_are_known(builder, sam
     assert heard.cues == len(heard.ids) and not heard.knows_words
 
 
+def test_what_follows_an_unknown_label_is_learned_after_any_label(builder, samples, tokenizer):
+    """Left alone, the model writes some label there; an id that it never writes would teach it nothing."""
+    child = replace(samples[0], labels=Labels(age="child", emotion="sad", sound_event="none"))
+    seen = set()
+    for seed in range(8):
+        example = builder(Draw(child, "understand", 0, seed))
+        ids = example.ids[example.kinds == TEXT].tolist()
+        assert builder.vocabulary.unknown not in ids
+        seen |= {gender for gender in ("<MALE>", "<FEMALE>") if gender in tokenizer.decode(ids)}
+        learned = tokenizer.decode([int(i) for i in example.labels if i != IGNORE])
+        assert "MALE" not in learned and "<CHILD><><NONE>" in learned.replace("<SAD>", "")
+    assert seen == {"<MALE>", "<FEMALE>"}
+
+
 def test_history_is_heard_before_the_question(builder, samples):
     past = Turn(samples[2].audio, samples[2].text, "yes", (1, 2, 3))
     example = builder(Draw(replace(samples[0], history=(past,)), "s2s", 0, 7))

@@ -245,6 +245,23 @@ def test_unknown_labels_are_never_learned(profile: str) -> None:
     assert holes == 2
 
 
+@pytest.mark.parametrize("task", ["understand", "s2t_think_label", "s2s_think_label"])
+def test_a_guess_stands_where_a_hole_would_and_is_not_learned(task: str) -> None:
+    """As the model finds it when it writes by itself: a label that nobody taught it."""
+    labels = Labels(age="child", emotion="happy")
+    thought = LabelThought("i like ships", "child", None, "happy", None, "愉悦") if "think" in task else None
+    answer = AssistantTurn("so do i" if thought else None, (1, 2), thought)
+    conversation = Conversation([UserTurn("i like ships", audio=object(), labels=labels), answer])
+    holes = shown(conversation, task)
+    guesses = {"gender": "female", "sound_event": "cough", "style": "客服"}
+    guessed = render(conversation, task, tokenizer(), vocabulary(), guess=guesses.__getitem__)
+    assert learned(guessed) == learned(holes)
+    written = "".join(tokenizer().decode(list(s.ids)) for s in guessed if isinstance(s, Text))
+    wanted = {"gender": "<FEMALE>", "sound_event": "<COUGH>"}
+    assert "&&" not in written and all(tag in written for tag in wanted.values())
+    assert ("text", vocabulary().unknown) not in plain_ids(guessed)
+
+
 def test_label_reply_carries_its_emotion_and_language_reply_does_not() -> None:
     question = UserTurn(audio="a")
     label = AssistantTurn("oh", thought=LabelThought("x", reply_emotion="开心"))

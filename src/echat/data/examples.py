@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from echat.data.sample import AudioRef, Sample
 from echat.data.serving import serves
 from echat.data.sounds import AugmentConfig, Sounds, mel_of
 from echat.data.stream import Draw
+from echat.dialogue.labels import VALUES, LabelKind
 from echat.dialogue.rendering import Audio, Segment, Speech, Text, hearing, render
 from echat.dialogue.tasks import Profile, Task, get_task
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
@@ -149,7 +151,8 @@ class DialogueBuilder:
         past = [self._mel(sample, turn.audio, rng) if hears else None for turn in sample.history]
         audio = self._mel(sample, sample.audio, rng) if hears else None
         conversation = conversation_of(sample, task, audio, past, draw.as_text)
-        segments = render(conversation, task, self.tokenizer, self.vocabulary, self.profile)
+        guess = partial(_any_label, rng) if self.profile == "echat" else None
+        segments = render(conversation, task, self.tokenizer, self.vocabulary, self.profile, guess)
         if draw.as_text and self.spread and rng.random() < SPREAD_SHARE:
             segments = self._at_heard(segments, lambda text: self._thin(text, rng))
         elif draw.as_text and self.learn_heard and sample.reply:
@@ -211,6 +214,11 @@ class DialogueBuilder:
         waveform = self.sounds.read(ref)
         refuse_length(sample, ref, len(waveform), self.filters)
         return mel_of(waveform, self.augment, rng)
+
+
+def _any_label(rng: np.random.Generator, kind: LabelKind) -> str:
+    """What a model might write that does not know better."""
+    return VALUES[kind][int(rng.integers(len(VALUES[kind])))]
 
 
 def lay_out(segments: Sequence[Segment], key: str, task: Task, vocabulary: Vocabulary) -> DialogueExample:

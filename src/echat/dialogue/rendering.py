@@ -12,14 +12,14 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from echat.dialogue.labels import UNKNOWN_TAG, Labels, describe_voice
+from echat.dialogue.labels import UNKNOWN_TAG, LabelKind, Labels, describe_voice, tag
 from echat.dialogue.layout import interleave
 from echat.dialogue.tasks import Profile, Task, get_task
-from echat.dialogue.thinking import LabelThought, LanguageThought, format_reply
+from echat.dialogue.thinking import LabelThought, LanguageThought, format_reply, unknown_slots
 from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
 from echat.dialogue.understanding import format_understanding
 from echat.dialogue.vocabulary import UNKNOWN, Tokenizer, Vocabulary
@@ -52,6 +52,7 @@ class Audio:
 
 
 Segment = Text | Speech | Audio
+Guess = Callable[[LabelKind], str]
 
 
 def render(
@@ -60,9 +61,14 @@ def render(
     tokenizer: Tokenizer,
     vocabulary: Vocabulary,
     profile: Profile = "echat",
+    guess: Guess | None = None,
 ) -> list[Segment]:
-    """Inference prompt when the user spoke last, training sequence when the assistant did."""
-    renderer = _Renderer(get_task(task), tokenizer, vocabulary, profile)
+    """Inference prompt when the user spoke last, training sequence when the assistant did.
+
+    `guess` gives a label to read, not to learn, where one of the target is unknown. A model that writes by
+    itself never leaves a hole: what follows one must be learned after a label.
+    """
+    renderer = _Renderer(get_task(task), tokenizer, vocabulary, profile, guess)
     prompt = list(renderer.prompt(conversation))
     if conversation.target is None:
         return prompt + renderer.given_begin()
@@ -117,6 +123,7 @@ class _Renderer:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     profile: Profile
+    guess: Guess | None = None
 
     # --- prompt ---
 
@@ -196,7 +203,8 @@ class _Renderer:
             yield from self._interleaved(target_text(question, answer, self.task), answer)
             return
         if self.task.writes_text:
-            yield from self._learned(target_text(question, answer, self.task))
+            text = target_text(question, answer, self.task)
+            yield from self._guessed(text, question, answer) or self._learned(text)
         if self.task.writes_speech:
             yield Speech(self._spoken(answer), learn=True)
 
@@ -204,6 +212,30 @@ class _Renderer:
         ids = [*self._encode(text), self.vocabulary.text_end]
         for chunk in interleave(ids, self._spoken(answer)):
             yield Speech(chunk.ids, learn=True) if chunk.is_speech else Text(chunk.ids, learn=True)
+
+    def _guessed(self, text: str, question: UserTurn, answer: AssistantTurn) -> list[Segment]:
+        """Target text and its end with a guess in every hole, which is read but not learned.
+
+        Nothing where there is no hole, or where ids would run across the edge of one.
+        """
+        kinds = self._unknown(question, answer) if self.guess else []
+        pieces = text.split(UNKNOWN)
+        if self.guess is None or not kinds or len(pieces) != len(kinds) + 1:
+            return []
+        words = [tag(kind, self.guess(kind))[1:-1] for kind in kinds]
+        parts = [part for pair in zip(pieces, [*words, ""]) for part in pair][:-1]
+        ids = [self._encode(part) for part in parts]
+        if sum(ids, ()) != self._encode("".join(parts)):
+            return []
+        ids[-1] = (*ids[-1], self.vocabulary.text_end)
+        return [Text(part, learn=place % 2 == 0) for place, part in enumerate(ids)]
+
+    def _unknown(self, question: UserTurn, answer: AssistantTurn) -> list[LabelKind]:
+        """Kinds of the labels that the target leaves open, in the order written."""
+        if isinstance(answer.thought, LabelThought) and self.task.thinks:
+            return unknown_slots(answer.thought)
+        known = question.labels or Labels()
+        return [kind for kind in self.task.labels if getattr(known, kind) is None]
 
     def _learned(self, text: str) -> Iterator[Segment]:
         """Target text and its end. Unknown labels stay in place as holes that are read but not learned.

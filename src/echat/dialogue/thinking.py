@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from echat.dialogue.labels import (
     NEUTRAL_REPLY,
+    UNKNOWN_TAG,
     LabelKind,
     Labels,
     canonical,
@@ -98,6 +99,11 @@ def format_reply(thought: Thought | None, reply: str) -> str:
         return reply
     emotion = f"<{thought.reply_emotion or NEUTRAL_REPLY}>" if isinstance(thought, LabelThought) else ""
     return format_thought(thought) + emotion + reply
+
+
+def unknown_slots(thought: LabelThought) -> list[LabelKind]:
+    """The slots that hold the placeholder, in the order written."""
+    return [kind for kind, _ in _SLOTS if UNKNOWN_TAG in _slot_tag(thought, kind)]
 
 
 def parse_reply(text: str) -> ParsedReply:
