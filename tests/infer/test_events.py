@@ -113,7 +113,28 @@ def test_a_mixed_stream_is_told_in_the_order_it_is_written(engine: Engine) -> No
 )
 def test_an_age_is_asked_for_in_its_slot_alone(task: str, profile: Profile, constrained: bool) -> None:
     vocabulary = Vocabulary(100, 10, 1, 2, age_trigger=(5, 6), age_allowed=(7, 8))
-    assert (Plan.make(get_task(task), vocabulary, profile).age_slot is not None) == constrained
+    assert bool(Plan.make(get_task(task), vocabulary, profile).slots) == constrained
+
+
+def test_each_slot_of_a_label_thought_is_filled_by_a_label_of_its_kind() -> None:
+    """Whatever the model would rather write; with our own models alone, and once for each slot."""
+    slots = (((5, 6), (7, 8)), ((5,), (9,)))
+    vocabulary = Vocabulary(100, 10, 1, 2, label_slots=slots)
+    for task, profile, count in (
+        ("s2t_think_label", "echat", 2), ("s2t_think_language", "echat", 0), ("s2t_think_label", "osum", 0),
+    ):  # fmt: skip
+        assert len(Plan.make(get_task(task), vocabulary, profile).slots) == count  # type: ignore[arg-type]
+    writing = Writing(Plan.make(get_task("s2t_think_label"), vocabulary, "echat"))
+    eager = torch.zeros(100)
+    eager[50], eager[8], eager[7] = 3.0, 2.0, 1.0
+    written = []
+    for id_ in (5, 6):
+        writing.push(id_)
+        written.append(writing._choose_text(eager))
+    assert written == [9, 8]  # after 5 the second slot, after 5 and 6 the first
+    for id_ in (5, 6):
+        writing.push(id_)
+    assert writing._choose_text(eager) == 50  # filled already
 
 
 @pytest.mark.parametrize(("profile", "guarded"), [("echat", True), ("osum", True), ("reference", False)])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from echat.dialogue.tasks import DecodingDefaults, Sampling
 from echat.infer import sampling
-from echat.infer.sampling import AgeSlot, LoopGuard, RepeatGuard
+from echat.infer.sampling import LabelSlot, LoopGuard, RepeatGuard
 
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 2.0, 0.0])
 
@@ -55,9 +55,9 @@ def test_seeded_draws_repeat() -> None:
 
 
 def test_age_slot() -> None:
-    slot = AgeSlot(trigger=(7, 8), allowed=(1, 3))
+    slot = LabelSlot(trigger=(7, 8), allowed=(1, 3))
     assert slot.matches([0, 7, 8]) and not slot.matches([7, 8, 0]) and not slot.matches([8])
-    assert not AgeSlot((), (1,)).matches([1])
+    assert not LabelSlot((), (1,)).matches([1])
     assert torch.isfinite(slot.constrain(LOGITS)).tolist() == [False, True, False, True, False]
 
 

@@ -144,7 +144,7 @@ def test_chance_and_neighbours_change_nothing_of_what_was_heard(engine: Engine, 
 def test_the_search_finds_the_best_of_all_texts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against every text of three ids, each scored by itself."""
     monkeypatch.setattr(transcribing, "BEAM", 27)
-    model, words, frames = engine.model, (5, 9, 30), 4
+    model, words, frames, share = engine.model, (5, 9, 30), 4, transcribing.SHARE
     is_word = np.isin(np.arange(engine.vocabulary.text_size), words)
     (prompt,) = prepare(model, [engine.render(ask(audio=SOUND), "asr")])
     read = partial(read_with, model, prompt)
@@ -155,7 +155,7 @@ def test_the_search_finds_the_best_of_all_texts(engine: Engine, monkeypatch: pyt
             expected = model.text_logits(read(ids[:count])[0])[0].detach().log_softmax(0).numpy()
             last = count == len(ids)
             lm = expected[~is_word].max() if last else expected[ids[count]]
-            total += 0.6 * lm + 0.4 * (prefix.end if last else prefix.next()[ids[count]])
+            total += (1 - share) * lm + share * (prefix.end if last else prefix.next()[ids[count]])
             prefix = prefix if last else prefix.after([ids[count]])
         return total
 

@@ -25,7 +25,7 @@ THINK_BEGIN = "<think>"
 THINK_END = "<think end>"
 _WORDS = "用户说的话是:"
 QUOTE_IN_LABELS, QUOTE_IN_LANGUAGE = _WORDS, '"'  # stand before the user's own words
-_SLOTS: tuple[tuple[LabelKind, str], ...] = (
+SLOTS: tuple[tuple[LabelKind, str], ...] = (
     ("age", "年龄为:"),
     ("gender", "性别为:"),
     ("emotion", "情感为:"),
@@ -37,12 +37,12 @@ _CLOSING = "我应该综合用户的语义和副语言信息给出专业且对�
 _LABEL_FORM = re.compile(
     re.escape(_WORDS)
     + r"(?P<transcript>.*),"
-    + ",".join(f"{name}<(?P<{kind}>[^<>]*)>" for kind, name in _SLOTS)
+    + ",".join(f"{name}<(?P<{kind}>[^<>]*)>" for kind, name in SLOTS)
     + ","
     + re.escape(_CLOSING),
     re.DOTALL,
 )
-_SALVAGE = {kind: re.compile(rf"{name[:-1]}\s*[:：]\s*<?([^<>,，]*)>?") for kind, name in _SLOTS}
+_SALVAGE = {kind: re.compile(rf"{name[:-1]}\s*[:：]\s*<?([^<>,，]*)>?") for kind, name in SLOTS}
 _SALVAGE_WORDS = re.compile(r"用户说的话是\s*[:：](.*?)(?:[,，]\s*年龄为|$)", re.DOTALL)
 _BEGIN_LIKE = re.compile(r"\s*<\s*think\s*>")
 _END_LIKE = re.compile(r"<\s*/?\s*think[\s_]*end\s*>|<\s*/\s*think\s*>")
@@ -103,7 +103,7 @@ def format_reply(thought: Thought | None, reply: str) -> str:
 
 def unknown_slots(thought: LabelThought) -> list[LabelKind]:
     """The slots that hold the placeholder, in the order written."""
-    return [kind for kind, _ in _SLOTS if UNKNOWN_TAG in _slot_tag(thought, kind)]
+    return [kind for kind, _ in SLOTS if UNKNOWN_TAG in _slot_tag(thought, kind)]
 
 
 def parse_reply(text: str) -> ParsedReply:
@@ -145,7 +145,7 @@ def unfinished_labels(text: str) -> LabelThought | None:
 def _inner(thought: Thought) -> str:
     if isinstance(thought, LanguageThought):
         return thought.text
-    slots = [f"{name}{_slot_tag(thought, kind)}" for kind, name in _SLOTS]
+    slots = [f"{name}{_slot_tag(thought, kind)}" for kind, name in SLOTS]
     return ",".join([_WORDS + thought.transcript, *slots, _CLOSING])
 
 
@@ -177,8 +177,8 @@ def _parse_inner(inside: str) -> tuple[Thought, bool]:
         return LanguageThought(inside.strip()), bool(inside.strip())
     found = _LABEL_FORM.fullmatch(inside.strip())
     if found:
-        slots = {kind: canonical(kind, found[kind]) for kind, _ in _SLOTS}
-        readable = all(slots[kind] is not None or found[kind] == "&&" for kind, _ in _SLOTS)
+        slots = {kind: canonical(kind, found[kind]) for kind, _ in SLOTS}
+        readable = all(slots[kind] is not None or found[kind] == "&&" for kind, _ in SLOTS)
         return LabelThought(found["transcript"], **slots), readable
     words = _SALVAGE_WORDS.search(inside)
     matches = {kind: pattern.search(inside) for kind, pattern in _SALVAGE.items()}

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from echat.dialogue.labels import VALUES, LabelKind, tag
+from echat.dialogue.thinking import SLOTS
+
 TURN_START = "<|im_start|>"
 TEXT_END = "<|im_end|>"
 END_OF_DOCUMENT = "<|endoftext|>"  # also pads, and is the blank of sound that spells
@@ -43,6 +46,8 @@ class Vocabulary:
     """Ids after which the label thought must name an age (decoding constraint of the released weights)."""
     age_allowed: tuple[int, ...] = ()
     """First ids of the ages that may follow ``age_trigger``."""
+    label_slots: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+    """Of each label of a label thought: ids before it, and the first ids of the words that may stand there."""
 
     def __post_init__(self) -> None:
         if self.codec_size < 1:
@@ -112,7 +117,14 @@ class Vocabulary:
             age_allowed=tuple(
                 tokenizer.encode(age, add_special_tokens=False)[0] for age in ("CHILD", "ADULT", "OLD")
             ),
+            label_slots=tuple(_slot(tokenizer, kind, name) for kind, name in SLOTS),
         )
+
+
+def _slot(tokenizer: Tokenizer, kind: LabelKind, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    words = (tag(kind, value)[1:-1] for value in VALUES[kind])
+    first = (tokenizer.encode(word, add_special_tokens=False)[0] for word in words)
+    return tuple(tokenizer.encode(f"{name}<", add_special_tokens=False)), tuple(dict.fromkeys(first))
 
 
 def _single_id(tokenizer: Tokenizer, token: str) -> int:

@@ -15,7 +15,7 @@ from echat.dialogue.layout import is_speech_next
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task
 from echat.dialogue.vocabulary import Vocabulary
 from echat.infer import sampling
-from echat.infer.sampling import AgeSlot, LoopGuard, RepeatGuard
+from echat.infer.sampling import LabelSlot, LoopGuard, RepeatGuard
 from echat.infer.spelling import Listener
 
 FinishReason = Literal["end", "length", "loop", "cancelled"]
@@ -36,7 +36,7 @@ class Plan:
     task: Task
     vocabulary: Vocabulary
     decoding: DecodingDefaults
-    age_slot: AgeSlot | None = None
+    slots: tuple[LabelSlot, ...] = ()  # of a thought in labels
     guard: RepeatGuard | None = None  # of speech
     text_guard: LoopGuard | None = None
     force_boundary: bool = False  # speech begins with the boundary without asking the model
@@ -55,18 +55,21 @@ class Plan:
         """The rules of a profile: the reference as it is; the others guard against what can go wrong there.
 
         The reference forces an age after any text that reads like the age slot; a slot is in label thoughts
-        alone.
+        alone. Models of this package fill every slot with a label of its kind: where the data left one
+        unknown nothing was learned, and it might be anything.
         """
         decoding = decoding or task.decoding_for(profile)
-        slot = AgeSlot(vocabulary.age_trigger, vocabulary.age_allowed)
         ours = profile != "reference"
-        has_slot = decoding.constrain_age and (task.thinks == "label" or not ours)
+        thinks = task.thinks == "label"
+        slots = list(vocabulary.label_slots) if thinks and profile == "echat" else []
+        if decoding.constrain_age and (thinks or not ours):
+            slots.append((vocabulary.age_trigger, vocabulary.age_allowed))
         guard = RepeatGuard(vocabulary.codec_size, GUARD_RUN, GUARD_WINDOW, GUARD_COUNT)
         return cls(
             task,
             vocabulary,
             decoding,
-            age_slot=slot if has_slot and slot.trigger and slot.allowed else None,
+            slots=tuple(LabelSlot(*slot) for slot in slots if all(slot)),
             guard=guard if ours else None,
             text_guard=LoopGuard() if ours else None,
             force_boundary=ours and task.writes_text,
@@ -88,7 +91,7 @@ class Writing:
     speech_ids: list[int] = field(default_factory=list)  # with boundaries
     finish_reason: FinishReason | None = None
     text_ended: bool = False
-    _age_given: bool = False
+    _given: set[LabelSlot] = field(default_factory=set)  # slots that are filled
 
     @property
     def next_is_speech(self) -> bool:
@@ -107,11 +110,12 @@ class Writing:
         return chosen
 
     def _choose_text(self, logits: Tensor) -> int:
-        rule, slot = self.plan.decoding.text, self.plan.age_slot
+        rule = self.plan.decoding.text
         logits = sampling.penalise_repeats(logits, self.ids, rule.repetition_penalty)
-        if slot is not None and not self._age_given and slot.matches(self.ids):
-            self._age_given = True
-            logits = slot.constrain(logits)
+        for slot in self.plan.slots:
+            if slot not in self._given and slot.matches(self.ids):
+                self._given.add(slot)
+                logits = slot.constrain(logits)
         if self.plan.text_guard is not None:
             logits = self.plan.text_guard.constrain(logits, self.text_ids)
         if self.listener is not None:

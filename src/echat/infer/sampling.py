@@ -67,8 +67,8 @@ def greedy(decoding: DecodingDefaults) -> DecodingDefaults:
 
 
 @dataclass(frozen=True)
-class AgeSlot:
-    """After the ids `trigger` only `allowed` may follow (an age word of a label thought), once per reply."""
+class LabelSlot:
+    """After the ids `trigger` only `allowed` may follow (a word of a label thought), once per reply."""
 
     trigger: tuple[int, ...]
     allowed: tuple[int, ...]

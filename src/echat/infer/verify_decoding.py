@@ -13,7 +13,7 @@ from echat.infer import sampling
 from echat.infer.bounds import PROBABILITY
 from echat.infer.check import Check, same
 from echat.infer.decoding import Writing
-from echat.infer.sampling import AgeSlot, RepeatGuard
+from echat.infer.sampling import LabelSlot, RepeatGuard
 
 if TYPE_CHECKING:
     from echat.infer.verify_model import GoldenModel
@@ -113,7 +113,7 @@ def _sampling_filter(golden: "GoldenModel", case: Run, name: str) -> Check:
 def _trigger(golden: "GoldenModel", calls: list[Run]) -> Iterator[Check]:
     """Calls in order on one reply; `reset` begins another."""
     ids = golden.engine.vocabulary
-    slot = AgeSlot(ids.age_trigger, ids.age_allowed)
+    slot = LabelSlot(ids.age_trigger, ids.age_allowed)
     given = False
     for number, call in enumerate(calls):
         if call["op"] == "reset":
