@@ -47,7 +47,7 @@ class Vocabulary:
     age_allowed: tuple[int, ...] = ()
     """First ids of the ages that may follow ``age_trigger``."""
     label_slots: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
-    """Of each label of a label thought: ids before it, and the first ids of the words that may stand there."""
+    """Of each label of a thought: the ids before it, and the first ids of words that may stand there."""
 
     def __post_init__(self) -> None:
         if self.codec_size < 1:
