@@ -281,8 +281,8 @@ def test_sigterm_saves_and_ends_well(recipe, tmp_path):
     process.terminate()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "go on with --resume" in output
-    saved = list((tmp_path / "run" / "checkpoints").iterdir())
-    assert [path.name for path in saved] == [f"step-{metrics(tmp_path / 'run')[-1]['step']:08d}"]
+    saved = sorted((tmp_path / "run" / "checkpoints").iterdir())  # the best before it may be there, too
+    assert saved[-1].name == f"step-{metrics(tmp_path / 'run')[-1]['step']:08d}"
 
 
 def test_the_command_says_what_to_mend_in_one_line(recipe, capsys):
