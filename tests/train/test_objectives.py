@@ -261,14 +261,10 @@ def test_an_unknown_label_is_read_as_any_and_never_learnt(recipe):
     guesses = set()
     for seed in range(8):
         example = make(Draw(sample, "s2s_think_label", 0, seed))
+        is_text = (example.labels != IGNORE) & (example.labels < objective.vocabulary.text_size)
         read, learnt = (
-            objective.tokenizer.decode([int(i) for i in ids])
-            for ids in (
-                example.ids[example.kinds == TEXT],
-                example.labels[
-                    (example.labels != IGNORE) & (example.labels < objective.vocabulary.text_size)
-                ],
-            )
+            objective.tokenizer.decode(ids.tolist())
+            for ids in (example.ids[example.kinds == TEXT], example.labels[is_text])
         )
         guesses |= {age for age in AGES if f"年龄为:<{age.upper()}>" in read}
         assert "&&" not in read and "年龄为:<>" in learnt
