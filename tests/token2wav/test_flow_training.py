@@ -1,5 +1,6 @@
 """The flow learns, and padding has no say in what it learns when the norms are masked."""
 
+import pytest
 import torch
 
 from echat.token2wav.estimator import EstimatorConfig
@@ -66,3 +67,37 @@ def test_ids_learn_their_sound():
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
     made = flow.eval()(ids[:1], ids[:1, :0], mel[:1, :0], embedding[:1], generator=torch.Generator())
     assert (made[0].T - mel[0]).abs().mean() < (made[0].T - mel[1]).abs().mean()
+
+
+def test_one_step_learns_what_it_says():
+    """The loss of a one-step flow is the distance of what it speaks from the mel, nothing else."""
+    torch.manual_seed(0)
+    once = {"one_step": True, "steps": 1, "temperature": 0, "inference_cfg_rate": 0, "training_cfg_rate": 0}
+    flow = Flow(FlowConfig(**{**dict(SMALL), **once, "seam_ids": 0})).eval()
+    ids, embedding = torch.randint(12, (1, 50)), torch.randn(1, 192)  # so long that seams would count
+    mel = torch.randn(1, flow.config.mel_frames(50), 80)
+    lens, mel_lens = torch.tensor([50]), torch.tensor([mel.shape[1]])
+    with torch.inference_mode():
+        for seed in range(20):
+            generator = torch.Generator().manual_seed(seed)
+            if not Flow._prompt_mask(mel_lens, mel.shape[1], torch.Generator().manual_seed(seed)).any():
+                break  # it is to see nothing of the mel, as when it speaks
+        _, parts = flow.loss(ids, lens, mel, mel_lens, embedding, generator)
+        said = flow(ids, ids[:, :0], mel[:, :0], embedding)
+    away = (said - mel.mT).abs().mean() / flow.config.mel_scale
+    assert torch.allclose(parts["flow"], away, atol=1e-5)
+
+
+def test_one_step_is_one_step():
+    with pytest.raises(ValueError, match=r"expected steps 1, temperature 0 .* found 10, 1 and 0\.7"):
+        FlowConfig(one_step=True)
+
+
+def test_frames_without_seams_lie_evenly():
+    flow = Flow(FlowConfig(**{**dict(SMALL), "seam_ids": 0})).eval()
+    ids = torch.randint(12, (1, 60))
+    even = flow.length_regulator(stretch(flow.encode(ids), flow.config.mel_frames(60)).mT)
+    assert torch.equal(flow.regulate(ids, ids[:, :0], 0), even)
+    seams = Flow(SMALL).eval()
+    seams.load_state_dict(flow.state_dict())
+    assert not torch.allclose(seams.regulate(ids, ids[:, :0], 0), even, atol=1e-3)

@@ -27,7 +27,6 @@ from echat.token2wav.token_encoder import (
 
 FRAMES_PER_SECOND = 22050 / 256  # mel frames of the vocoder
 Velocity = Callable[[Tensor, int, Tensor], Tensor]
-SEAM_TOKENS = 20  # head and tail that are stretched on their own, so that streamed pieces line up
 
 
 class FlowConfig(Config):
@@ -48,6 +47,14 @@ class FlowConfig(Config):
     prior_weight: float = Field(
         0.0, ge=0, description="weight of the distance of mu from the mel (Popov 2021)"
     )
+    one_step: bool = Field(
+        False,
+        description="learn the mel itself, in one step from zero, instead of a velocity: for voices that "
+        "always read alike, where there is no noise to draw",
+    )
+    seam_ids: int = Field(
+        20, ge=0, description="ids at head and tail that are stretched to whole frames on their own; 0 = none"
+    )
     mel_mean: float = Field(0.0, description="subtracted from the mel inside the flow")
     mel_scale: float = Field(1.0, gt=0, description="the mel is divided by this inside the flow")
     encoder: TokenEncoderConfig = TokenEncoderConfig()
@@ -66,6 +73,11 @@ class FlowConfig(Config):
             raise ValueError(
                 f"estimator: expected {4 * self.output_size} channels in and {self.output_size} out, found "
                 f"{self.estimator.in_channels} and {self.estimator.out_channels}"
+            )
+        if self.one_step and (self.steps, self.temperature, self.inference_cfg_rate) != (1, 0, 0):
+            raise ValueError(
+                "one_step: expected steps 1, temperature 0 and inference_cfg_rate 0, found "
+                f"{self.steps}, {self.temperature:g} and {self.inference_cfg_rate:g}"
             )
         return self
 
@@ -128,10 +140,16 @@ class FlowMatching(nn.Module):
         cond: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Squared error of the velocity per row, `(batch,)`: each the mean over its valid frames and bins."""
-        batch = x1.shape[0]
-        t = self._warp(torch.rand(batch, generator=generator)).to(x1)
-        x0 = torch.randn(x1.shape, generator=generator).to(x1)
+        """Error of the velocity per row, `(batch,)`: each the mean over its valid frames and bins.
+
+        Squared; of the only step of a `one_step` flow, whose velocity is the mel, absolute.
+        """
+        batch, one_step = x1.shape[0], self.config.one_step
+        if one_step:
+            t, x0 = x1.new_zeros(batch), torch.zeros_like(x1)
+        else:
+            t = self._warp(torch.rand(batch, generator=generator)).to(x1)
+            x0 = torch.randn(x1.shape, generator=generator).to(x1)
         shrink = 1 - self.config.sigma_min
         xt = (1 - shrink * t[:, None, None]) * x0 + t[:, None, None] * x1
         u = x1 - shrink * x0
@@ -140,8 +158,8 @@ class FlowMatching(nn.Module):
         velocity = self.estimator(
             xt, full, mu * keep[:, None, None], t, spks * keep[:, None], cond * keep[:, None, None]
         )
-        error = (velocity.float() - u).square() * mask
-        return error.sum((1, 2)) / (mask.sum((1, 2)) * x1.shape[1])
+        error = (velocity.float() - u).abs() if one_step else (velocity.float() - u).square()
+        return (error * mask).sum((1, 2)) / (mask.sum((1, 2)) * x1.shape[1])
 
     def _warp(self, t: Tensor) -> Tensor:
         return 1 - torch.cos(t * 0.5 * math.pi) if self.config.t_scheduler == "cosine" else t
@@ -201,13 +219,13 @@ class Flow(nn.Module):
         """Condition of the flow, `(1, bins, prompt_frames + time)`."""
         h = self.encode(torch.cat([prompt_ids.to(speech_ids), speech_ids], dim=1))
         prompt, reply = h[:, : prompt_ids.shape[1]], h[:, prompt_ids.shape[1] :]
-        n = reply.shape[1]
-        frames, seam = self.config.mel_frames(n), self.config.mel_frames(SEAM_TOKENS)
+        n, edge = reply.shape[1], self.config.seam_ids
+        frames, seam = self.config.mel_frames(n), self.config.mel_frames(edge)
         pieces = [stretch(prompt, prompt_frames)]
-        if n > 2 * SEAM_TOKENS:
-            pieces.append(stretch(reply[:, :SEAM_TOKENS], seam))
-            pieces.append(stretch(reply[:, SEAM_TOKENS:-SEAM_TOKENS], frames - 2 * seam))
-            pieces.append(stretch(reply[:, -SEAM_TOKENS:], seam))
+        if edge and n > 2 * edge:
+            pieces.append(stretch(reply[:, :edge], seam))
+            pieces.append(stretch(reply[:, edge:-edge], frames - 2 * seam))
+            pieces.append(stretch(reply[:, -edge:], seam))
         else:
             pieces.append(stretch(reply, frames))
         return self.length_regulator(torch.cat(pieces, dim=1).transpose(1, 2))
