@@ -113,6 +113,8 @@ def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, 
         "stage3",
         "thoughts",
         "follow",
+        "spelling_on",
+        "follow_on",
     ):
         path = RECIPES / "tiny" / f"{name}.yaml"
         written = load_recipe(path).init_from
@@ -122,7 +124,7 @@ def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, 
     from echat.model.model_folder import load_model
 
     loaded = load_model(folder)
-    assert loaded.config.profile == "echat" and loaded.config.name == "follow" and loaded.config.spells
+    assert loaded.config.profile == "echat" and loaded.config.name == "follow_on" and loaded.config.spells
 
 
 STAGES = (

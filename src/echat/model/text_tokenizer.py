@@ -35,7 +35,7 @@ class TextTokenizer:
         """Write `tokenizer.json` (and the files that came with it) into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if self._folder is not None:
+        if self._folder is not None and self._folder.resolve() != folder.resolve():
             for path in self._folder.glob("*token*.json"):
                 shutil.copyfile(path, folder / path.name)
         self._tokenizer.save(str(folder / TOKENIZER_FILE))
