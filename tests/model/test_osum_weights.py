@@ -65,7 +65,8 @@ def test_disagreeing_aliases_are_refused(state: dict[str, Tensor], tmp_path: Pat
 
 def test_runtime_names_are_aliases(state: dict[str, Tensor], tmp_path: Path) -> None:
     extra = {"llama_model.speech_head.bias": state["speech_head.bias"].clone()}
-    load_osum(_saved(state | extra, tmp_path), ASSETS / "llm", **HEADS)
+    model = load_osum(_saved(state | extra, tmp_path), ASSETS / "llm", **HEADS)
+    assert torch.equal(model.speech_head.bias, state["speech_head.bias"])
 
 
 @pytest.mark.parametrize(

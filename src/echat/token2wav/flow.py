@@ -158,7 +158,8 @@ class FlowMatching(nn.Module):
         velocity = self.estimator(
             xt, full, mu * keep[:, None, None], t, spks * keep[:, None], cond * keep[:, None, None]
         )
-        error = (velocity.float() - u).abs() if one_step else (velocity.float() - u).square()
+        away = velocity.float() - u
+        error = away.abs() if one_step else away.square()
         return (error * mask).sum((1, 2)) / (mask.sum((1, 2)) * x1.shape[1])
 
     def _warp(self, t: Tensor) -> Tensor:
