@@ -176,7 +176,8 @@ def test_logits_in_pieces_change_nothing(recipe):
     expected, found = gradients(whole, batch), gradients(pieces, batch)
     assert expected.keys() == found.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+        rounding = 1e-5 * float(gradient.abs().max()) + 1e-7  # sums in another order: as large as their terms
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=rounding)
 
 
 def test_recomputed_blocks_change_nothing_but_memory(recipe):
