@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+import echat
+from echat.dialogue.thinking import LabelThought, format_thought
 from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
 from echat.dialogue.vocabulary import Vocabulary
+from echat.model.text_tokenizer import TextTokenizer
 
 ASSETS = Path(__file__).parent.parent / "assets" / "model"
+EMBEDDED = Path(echat.__file__).parent / "models" / "echat-tiny"
 IDS = json.loads((ASSETS / "config.json").read_text(encoding="utf-8"))["ids"]
 
 
@@ -25,6 +29,19 @@ def test_recorded_ids_come_out() -> None:
     assert vocabulary.user_audio_begin == IDS["speech_embed_user_begin"]
     assert vocabulary.user_audio_end == IDS["speech_embed_user_end"]
     assert (vocabulary.speech_rows, vocabulary.speech_classes, vocabulary.combined_classes) == (43, 41, 457)
+
+
+@pytest.mark.parametrize("folder", [ASSETS / "llm", EMBEDDED / "tokenizer"])
+def test_a_thought_leads_to_each_of_its_labels(folder: Path) -> None:
+    """However a tokenizer cuts commas, tags and words: every slot is found, and a label may follow."""
+    tokenizer = TextTokenizer.from_folder(folder)
+    slots = Vocabulary.from_tokenizer(tokenizer, codec_size=40, text_size=len(tokenizer)).label_slots
+    for words in ("a", "my old bag", "route 66", "我很好"):
+        thought = LabelThought(words, "old", "male", "fear", "laugh")
+        ids = tokenizer.encode(format_thought(thought))
+        for trigger, allowed in slots:
+            end = next(n for n in range(len(ids)) if tuple(ids[:n][-len(trigger) :]) == trigger)
+            assert ids[end] in allowed
 
 
 def test_released_sizes() -> None:

@@ -23,7 +23,8 @@ CONFIG = SpeechLLMConfig(
     llm=LLMConfig(vocab_size=64, dim=64, layers=2, heads=4, kv_heads=2, mlp=96),
     speech_codec_size=20,
 )
-PRECISIONS = ["fp32", "bf16", "int8", "int4"]
+in_8_bits = pytest.mark.vnni
+PRECISIONS = ["fp32", "bf16", *(pytest.param(name, marks=in_8_bits) for name in ("int8", "int4"))]
 # Of hidden states against float32. Random weights have no structure to lose, so 4 bits cost more than in a
 # trained model.
 HIDDEN_ERROR = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.03, "int4": 0.25}
@@ -101,6 +102,7 @@ def test_a_row_in_a_padded_batch_is_the_row_alone(packed: tuple[str, SpeechLLM])
     assert error(together[:1, 6:], whole) < (1e-5 if precision == "fp32" else 0.02)
 
 
+@in_8_bits
 def test_int8_scales_every_row_by_itself() -> None:
     torch.manual_seed(1)
     linear = pack_linear(torch.randn(24, 64), torch.randn(24), "int8")
@@ -112,6 +114,7 @@ def test_int8_scales_every_row_by_itself() -> None:
     assert torch.equal(together[2], linear.bias)
 
 
+@in_8_bits
 def test_int4_error_falls_with_the_group() -> None:
     torch.manual_seed(1)
     weight, x = torch.randn(64, 256), torch.randn(5, 256)
@@ -126,6 +129,7 @@ def test_int4_error_falls_with_the_group() -> None:
     assert isinstance(pack_linear(torch.randn(32, 33), None, "int4"), Int8Linear)
 
 
+@in_8_bits
 def test_packing_leaves_the_model_as_it_was(model: SpeechLLM) -> None:
     before = copy.deepcopy(model.state_dict())
     twin = pack(model, "int8")
@@ -141,6 +145,7 @@ def test_packing_leaves_the_model_as_it_was(model: SpeechLLM) -> None:
         pack(model, "int4", int4_group=48)
 
 
+@in_8_bits
 def test_packing_can_use_the_model_up(model: SpeechLLM) -> None:
     spent = copy.deepcopy(model).to(torch.bfloat16)
     twin = pack(spent, "int8", consume=True)
@@ -153,6 +158,7 @@ def test_packing_can_use_the_model_up(model: SpeechLLM) -> None:
     assert torch.equal(twin.encode(mel, lens)[0], other.encode(mel, lens)[0])
 
 
+@in_8_bits
 def test_wrapped_weights_are_refused(model: SpeechLLM) -> None:
     class Wrapped(torch.nn.Linear):
         """An adapter that is not merged."""
@@ -163,6 +169,7 @@ def test_wrapped_weights_are_refused(model: SpeechLLM) -> None:
         pack(odd, "int8")
 
 
+@in_8_bits
 def test_int8_chooses_what_float32_chooses() -> None:
     engine = echat.load("echat-tiny")
     assert engine.home is not None

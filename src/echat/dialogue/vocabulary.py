@@ -117,14 +117,25 @@ class Vocabulary:
             age_allowed=tuple(
                 tokenizer.encode(age, add_special_tokens=False)[0] for age in ("CHILD", "ADULT", "OLD")
             ),
-            label_slots=tuple(_slot(tokenizer, kind, name) for kind, name in SLOTS),
+            label_slots=tuple(
+                _slot(tokenizer, kind, f"{end},{name}<") for end, (kind, name) in zip("a>>>>", SLOTS)
+            ),  # words stand before the first slot, a tag before the others
         )
 
 
-def _slot(tokenizer: Tokenizer, kind: LabelKind, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _slot(tokenizer: Tokenizer, kind: LabelKind, before: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that lead to a label, and first ids of the labels. `before` stands before it in a thought."""
     words = (tag(kind, value)[1:-1] for value in VALUES[kind])
     first = (tokenizer.encode(word, add_special_tokens=False)[0] for word in words)
-    return tuple(tokenizer.encode(f"{name}<", add_special_tokens=False)), tuple(dict.fromkeys(first))
+    return _trigger(tokenizer, before), tuple(dict.fromkeys(first))
+
+
+def _trigger(tokenizer: Tokenizer, before: str) -> tuple[int, ...]:
+    """The ids of what follows the last comma; the comma as well where it is one id with a letter."""
+    ids = tokenizer.encode(before, add_special_tokens=False)
+    other = before[: before.rindex(",") + 1]
+    whole = [n for n in range(len(ids)) if other.startswith(tokenizer.decode(ids[:n]))]
+    return tuple(ids[whole[-1] :])
 
 
 def _single_id(tokenizer: Tokenizer, token: str) -> int:

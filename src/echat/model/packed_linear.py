@@ -129,8 +129,10 @@ def _has_blocked(dtype: torch.dtype) -> bool:
 
 
 @cache
-def _int8_is_exact() -> bool:
+def has_exact_int8() -> bool:
     """Whether the largest products add up: CPUs without VNNI instructions saturate a sum of two."""
+    if not torch.backends.mkldnn.is_available():
+        return False
     codes = torch.full((1, 64), 255, dtype=torch.uint8)
     weight = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), INT8_MOST, dtype=torch.int8), None)
     ones, zero = torch.ones(16), torch.zeros(16, dtype=torch.int32)
@@ -139,7 +141,7 @@ def _int8_is_exact() -> bool:
 
 
 def _need_exact_int8() -> None:
-    if not torch.backends.mkldnn.is_available() or not _int8_is_exact():
+    if not has_exact_int8():
         raise ValueError(
             "precision int8 or int4: expected a CPU with 8-bit dot products (VNNI), found one without, on "
             "which sums of products overflow; choose bf16 or fp32"
