@@ -80,6 +80,17 @@ def test_several_factors_stretch_each_part_by_its_own() -> None:
     assert float(bent[20]) == pytest.approx(20 / 1.125) and bent.diff().ge(0).all()
 
 
+def test_a_stretched_mel_is_the_mel_said_faster() -> None:
+    mel = torch.randn(90, 80, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(aug.stretch_mel(mel, 1.0), mel)
+    ramp = torch.arange(90.0)[:, None]
+    fast, slow = aug.stretch_mel(ramp, 1.25)[:, 0], aug.stretch_mel(ramp, 0.8)[:, 0]
+    assert (len(fast), len(slow)) == (72, 112)
+    torch.testing.assert_close(fast, torch.arange(72) * 1.25)
+    torch.testing.assert_close(slow[:111], torch.arange(111) * 0.8)
+    assert aug.stretch_mel(ramp[:1], 3.0).shape == (1, 1)
+
+
 def test_colour_is_what_a_louder_band_would_be() -> None:
     wave = torch.from_numpy(aug.noise(16_000, "white", np.random.default_rng(0))) * 0.1
     louder = log_mel(aug.gain(wave, 6.0))

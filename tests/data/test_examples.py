@@ -37,6 +37,7 @@ LOUD = AugmentConfig(
     pitch=0.1,
     formants=0.1,
     gain_db=6,
+    tempo=0.1,
     noise=1.0,
     time_masks=1,
     mel_masks=1,

@@ -31,6 +31,7 @@ class AugmentConfig(Config):
 
     speed: float = 0.0  # play faster or slower by up to this share (pitch and formants follow)
     pitch: float = 0.0  # raise or lower pitch and formants by up to this share at unchanged tempo
+    tempo: float = 0.0  # say it faster or slower by up to this share: frames of mel are moved, pitch stays
     formants: float = 0.0  # stretch the mel axis by up to this share: another vocal tract
     bend: float = 0.0  # on top of it, each fifth of the mel axis by its own share of up to this
     colour_db: float = 0.0  # raise or lower bands by up to this many decibels, smoothly from one to the next
@@ -126,7 +127,9 @@ def vary_waveform(waveform: np.ndarray, augment: AugmentConfig, rng: np.random.G
 
 
 def vary_mel(mel: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Formants, colour, masks, substitutions, as configured."""
+    """Tempo, formants, colour, masks, substitutions, as configured."""
+    if augment.tempo:
+        mel = augmentation.stretch_mel(mel, math.exp(rng.uniform(-1.0, 1.0) * math.log1p(augment.tempo)))
     if augment.formants or augment.bend:
         everywhere = rng.uniform(-1.0, 1.0) * math.log1p(augment.formants)
         here = rng.uniform(-1.0, 1.0, BANDS) * math.log1p(augment.bend) if augment.bend else 0.0
