@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echat.audio.stretching import Stretcher
+
 Wave = TypeVar("Wave", np.ndarray, Tensor)
 
 MEL_PER_DECIBEL = 0.1 / 4.0  # of `features.log_mel`: a quarter of log10 of the power
@@ -78,37 +80,12 @@ def _lowpass(signal: np.ndarray, cutoff: float) -> np.ndarray:
 
 
 def tempo(waveform: Wave, factor: float, rate: int = 16_000) -> Wave:
-    """Speak ``factor`` times faster at unchanged pitch: overlap-added 40 ms pieces, placed to fit."""
+    """Speak ``factor`` times faster at unchanged pitch."""
     signal = waveform if isinstance(waveform, np.ndarray) else waveform.numpy()
-    piece, search = rate // 25, rate // 100
-    hop = piece // 2
-    if len(signal) < 2 * piece + 2 * search or abs(factor - 1.0) < 1e-3:
+    if abs(factor - 1.0) < 1e-3:
         return waveform
-    padded = np.pad(signal, (search, piece + 2 * search))
-    count = max(1, int(len(signal) / factor) // hop)
-    window = np.hanning(piece + 1)[:-1]
-    out = np.zeros(hop * count + piece, dtype=np.float32)
-    out[:hop] = signal[:hop]
-    start = search
-    for k in range(count):
-        centre = min(int(k * hop * factor) + search, len(padded) - piece - search)
-        if k:
-            start = _best_start(padded, centre, start + hop, search, hop)
-        out[k * hop : k * hop + piece] += window * padded[start : start + piece]
-    out[:hop] = signal[:hop]
-    faster = out[: round(len(signal) / factor)]
+    faster = Stretcher(rate, factor).push(signal, last=True)[: round(len(signal) / factor)]
     return faster if isinstance(waveform, np.ndarray) else torch.from_numpy(faster)
-
-
-def _best_start(padded: np.ndarray, centre: int, natural: int, search: int, hop: int) -> int:
-    """Where around ``centre`` the signal most resembles the natural continuation of the previous piece."""
-    follow = padded[natural : natural + hop]
-    if len(follow) < hop:
-        return centre
-    region = padded[centre - search : centre + search + hop - 1]
-    score = np.correlate(region, follow, mode="valid")
-    energy = np.convolve(region**2, np.ones(hop), mode="valid")
-    return centre - search + int(np.argmax(score / np.sqrt(energy + 1e-9)))
 
 
 def pitch(waveform: Wave, factor: float, rate: int = 16_000) -> Wave:
