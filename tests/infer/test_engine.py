@@ -121,9 +121,9 @@ def test_reference_profile_loses_the_last_text_id(engine: Engine) -> None:
 
 def test_a_reply_becomes_history(engine: Engine) -> None:
     first = question("s2s")
-    reply = engine.run(first, "s2s", seed=1)
+    reply = engine.run(first, "s2s", seed=2)
     turn = reply.as_turn()
-    assert turn.text_ids == reply.text_ids and turn.text == reply.text
+    assert reply.text and turn.text_ids == reply.text_ids and turn.text == reply.text
     longer = Conversation([*first.turns, turn, *question("s2s", seed=2).turns])
     assert len(engine.render(longer, "s2s")) > len(engine.render(first, "s2s"))
     assert engine.run(longer, "s2s", seed=1).raw_text
