@@ -13,12 +13,13 @@ import pytest
 import echat
 
 PACKAGE = Path(echat.__file__).parent
-GROUND = {"config", "checkpoint"}
+GROUND = {"config", "checkpoint", "command"}
 SENSES = GROUND | {"audio", "dialogue"}
 PARTS = SENSES | {"model", "token2wav", "data"}
 ENGINE = PARTS | {"infer"}
 MAY_IMPORT = {
     "checkpoint": set(),
+    "command": set(),
     "config": {"checkpoint"},
     "audio": GROUND,
     "dialogue": GROUND,

@@ -113,7 +113,7 @@ def test_another_seed_in_the_same_folder_is_refused(corpus: Path) -> None:
 
 
 def test_answers_hold_every_reply_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder, "_build_set", lambda folder, jobs, workers, progress: planned.extend(jobs))
+    monkeypatch.setattr(builder, "build_set", lambda folder, jobs, workers, progress: planned.extend(jobs))
     planned: list[builder.Job] = []
     build_corpus(small(tmp_path, sets=("answers",), reading=50))
     replies = {reply for situation in load_scenarios() for reply in situation.replies.values()}
@@ -151,9 +151,12 @@ def test_the_shipped_recipe_is_a_build() -> None:
 def test_the_command_builds_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "corpus.yaml"
     recipe.write_text(f"folder: {tmp_path / 'out'}\nsets: [dev]\ndev: 1\n")
-    builder.main([str(recipe), "seed=5"])
+    assert builder.main([str(recipe), "seed=5"]) == 0
     assert len(rows(tmp_path / "out" / "dev" / "manifest.jsonl")) == 1
     assert "1/1" in capsys.readouterr().out
+    assert builder.main([str(recipe), "sead=5"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "seed" in error and error.count("\n") == 1
 
 
 def test_dialogues_to_read_have_no_sound_and_are_not_those_spoken(tmp_path: Path) -> None:

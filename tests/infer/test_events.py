@@ -277,7 +277,9 @@ def test_sound_comes_while_ids_are_written(speaking: Path, hummed: None, task: s
 def test_speech_is_cancelled_between_pieces(speaking: Path, hummed: None) -> None:
     cancel = threading.Event()
     told = []
-    for event in load(speaking).reply(question(), "s2s", seed=LONG, decoding=FORCED, stream=True, cancel=cancel):
+    for event in load(speaking).reply(
+        question(), "s2s", seed=LONG, decoding=FORCED, stream=True, cancel=cancel
+    ):
         told.append(event)
         if isinstance(event, events.Audio):
             cancel.set()

@@ -123,6 +123,6 @@ def build_corpus(
     ] = None,
 ) -> None:
     """Write and speak the dialogues that a recipe describes."""
-    from echat.corpus.build import main as build
+    from echat.corpus.build import build
 
-    build([str(recipe), *(overrides or [])])
+    build(recipe, overrides or [])

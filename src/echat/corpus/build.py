@@ -17,29 +17,24 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
-import os
 import random
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from echat.audio.features import SAMPLE_RATE
-from echat.audio.waveform import write
-from echat.checkpoint import atomic_path
+from echat.command import Arguments, command
 from echat.config import Config, load_config, save_config
-from echat.corpus.events import real_clips
 from echat.corpus.loosening import jumble, loosen, scatter
-from echat.corpus.questions import CONDITIONS, Question, described, render
+from echat.corpus.making import Job, Reading, build_set, reply_key, write_lines
+from echat.corpus.questions import CONDITIONS, Question
 from echat.corpus.real import prompt_texts, write_real_manifest
 from echat.corpus.scenarios import Dialogue, dialogues, load_scenarios, pairs
 from echat.corpus.variety import jumbled, known_words, said_otherwise
-from echat.corpus.voices import REPLY_VOICE, speak
 
 Progress = Callable[[str, int, int], None]  # set, done, total
 SetName = Literal["text", "answers", "test", "dev", "train", "jumbled", "free", "real"]
@@ -67,34 +62,6 @@ class BuildConfig(Config):
     test: int = Field(360, ge=3)  # besides the pairs
     test_pairs: int = Field(90, ge=0)  # same words, same voice, one cue apart
     reading: int = Field(1500, ge=0)  # user sentences that the reply voice reads, to learn to speak from
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A text for the reply voice."""
-
-    key: str
-    text: str
-    split: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """One sound to make, in the terms of a worker process."""
-
-    item: Question | Reading
-    folder: Path  # of the set
-    audio: str  # suffix
-    data_pack: Path | None
-
-    @property
-    def key(self) -> str:
-        return self.item.dialogue.key if isinstance(self.item, Question) else self.item.key
-
-    def is_made_by(self, record: dict[str, Any] | None) -> bool:
-        """Whether a finished record is of this job, and not of an older scenario under the same key."""
-        wanted = described(self.item.dialogue) if isinstance(self.item, Question) else asdict(self.item)
-        return record is not None and all(record.get(name) == value for name, value in wanted.items())
 
 
 def build(recipe: Path | str, overrides: Sequence[str] = ()) -> Path:
@@ -125,7 +92,7 @@ def build_corpus(config: BuildConfig, progress: Progress | None = None) -> Path:
             continue
         folder = config.folder / name
         jobs = [Job(item, folder, config.audio, config.data_pack) for item in _items(config, name)]
-        _build_set(folder, jobs, config.workers, partial(progress or _silently, name))
+        build_set(folder, jobs, config.workers, partial(progress or _silently, name))
     return config.folder
 
 
@@ -143,28 +110,26 @@ def _write_text(config: BuildConfig) -> None:
     rows += [
         jumble(f"jumble-{index:06d}", words, rng) | {"split": "train"} for index in range(config.jumbles)
     ]
-    _write_lines(folder / "manifest.jsonl", rows)
+    write_lines(folder / "manifest.jsonl", rows)
     scattered = (scatter(one, rng) for one in dialogues("train", config.scattered, config.seed + 2))
-    _write_lines(folder / "scattered.jsonl", [{**asdict(one), "split": "train"} for one in scattered])
+    write_lines(folder / "scattered.jsonl", [{**asdict(one), "split": "train"} for one in scattered])
     dev = dialogues("dev", config.dev, config.seed + 1)
-    _write_lines(folder / "dev.jsonl", [{**asdict(dialogue), "split": "dev"} for dialogue in dev])
+    write_lines(folder / "dev.jsonl", [{**asdict(dialogue), "split": "dev"} for dialogue in dev])
 
 
 def build_held_out(folder: Path | str, seed: int = 1, workers: int = 1) -> Path:
     """The held-out questions alone, without real recordings: `folder/manifest.jsonl`, which is returned."""
     config = BuildConfig(folder=Path(folder), seed=seed, workers=workers, sets=("test",))
-    rows = [json.loads(line) for line in _lines(build_corpus(config) / "test" / "manifest.jsonl")]
+    rows = [
+        json.loads(line)
+        for line in (build_corpus(config) / "test" / "manifest.jsonl").read_text("utf-8").splitlines()
+    ]
     for row in rows:
         del row["reply_audio"]  # no answers were spoken
         row["audio"] = f"test/{row['audio']}"
     manifest = config.folder / "manifest.jsonl"
-    _write_lines(manifest, rows)
+    write_lines(manifest, rows)
     return manifest
-
-
-def reply_key(text: str) -> str:
-    """Name of the sound of a reply: one file per distinct text."""
-    return "reply-" + hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _items(config: BuildConfig, name: SetName) -> Sequence[Question | Reading]:
@@ -231,92 +196,12 @@ def _claim(config: BuildConfig) -> None:
     save_config(config, path)
 
 
-def _build_set(folder: Path, jobs: list[Job], workers: int, progress: Callable[[int, int], object]) -> None:
-    """Make what is missing, noting each finished record at once; the manifest appears when all are there."""
-    (folder / "audio").mkdir(parents=True, exist_ok=True)
-    notes = folder / "finished.jsonl"
-    finished = {row["key"]: row for row in _read_notes(notes)}
-    missing = [job for job in jobs if not job.is_made_by(finished.get(job.key))]
-    progress(len(jobs) - len(missing), len(jobs))
-    with notes.open("a", encoding="utf-8") as out:
-        for done, record in enumerate(_run(missing, workers), 1):
-            finished[record["key"]] = record
-            out.write(json.dumps(record, ensure_ascii=False) + "\n")
-            out.flush()
-            progress(len(jobs) - len(missing) + done, len(jobs))
-    _write_lines(folder / "manifest.jsonl", [finished[job.key] for job in jobs])
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
-
-
-def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
-        for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
 def _silently(name: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
-def _run(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
-    if workers == 1 or len(jobs) < 2:
-        yield from map(make, jobs)
-        return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _start_worker) as pool:
-        yield from pool.imap(make, jobs, chunksize=4)
-
-
-def _start_worker() -> None:
-    """A worker ends with its parent, even a killed one, instead of waiting for ever."""
-
-    def end_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _read_notes(path: Path) -> Iterable[dict[str, Any]]:
-    """Finished records; the last line may be torn when the build was killed while writing it."""
-    if not path.exists():
-        return []
-    whole = path.read_bytes()
-    kept = whole[: whole.rfind(b"\n") + 1]
-    if len(kept) < len(whole):
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(kept)
-    return [json.loads(line) for line in kept.decode().splitlines()]
-
-
-def make(job: Job) -> dict[str, Any]:
-    """Make the sound of one job and write it; returns its record."""
-    audio = f"audio/{job.key}.{job.audio}"
-    if isinstance(job.item, Reading):
-        wave = speak(job.item.text, REPLY_VOICE)
-        record: dict[str, Any] = {
-            "key": job.key,
-            "text": job.item.text,
-            "lang": "en",
-            "split": job.item.split,
-        }
-        record |= {"voice": REPLY_VOICE.name, "duration_s": round(len(wave) / SAMPLE_RATE, 3)}
-    else:
-        question = job.item
-        clip_split = "test" if question.split == "test" else "train"
-        clips = real_clips(job.data_pack, clip_split) if job.data_pack is not None else {}
-        wave, record = render(question, clips)
-        if question.dialogue.reply:
-            record["reply_audio"] = f"../answers/audio/{reply_key(question.dialogue.reply)}.{job.audio}"
-    write(job.folder / audio, wave, SAMPLE_RATE)
-    return {"key": record.pop("key"), "audio": audio, **record}
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
+@command
+def main(arguments: Arguments) -> None:
     """`python -m echat.corpus.build recipe.yaml [key=value ...]`"""
     parser = argparse.ArgumentParser(prog="python -m echat.corpus.build", description=__doc__)
     parser.add_argument("recipe", type=Path)
@@ -326,4 +211,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from echat.checkpoint import atomic_path
+from echat.command import Arguments, command
 from echat.data.sample import Sample
 from echat.dialogue.labels import KINDS, VALUES, tag
 from echat.dialogue.prompts import short_prompts
@@ -86,7 +87,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
         (temporary / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: Arguments) -> None:
     """``python -m echat.data.text_tokenizer FOLDER MANIFEST... [--size N]``."""
     import argparse
 
@@ -101,7 +103,6 @@ def main(arguments: list[str] | None = None) -> int:
     tokenizer = train_tokenizer(texts, options.size)
     save_tokenizer(tokenizer, options.folder)
     print(f"{options.folder}: {tokenizer.get_vocab_size()} ids from {len(texts)} texts")
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
+from echat.command import Arguments, command
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a recipe; 0 when it ended or was asked to stop, 2 when something has to be mended first."""
+
+@command
+def main(arguments: Arguments) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m echat.train", description="Train what a recipe describes."
     )
@@ -19,12 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     from echat.train.loop import train
 
-    try:
-        train(options.recipe, options.overrides, options.resume)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    train(options.recipe, options.overrides, options.resume)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from echat.checkpoint import atomic_path
+from echat.command import Arguments, command
 from echat.model.model_folder import TOKENIZER_FOLDER, ModelFolder, load_model, save_model
 from echat.model.text_tokenizer import TOKENIZER_FILE
 
@@ -53,27 +54,20 @@ def _tokenizer(folder: Path) -> object:
     return json.loads((folder / TOKENIZER_FOLDER / TOKENIZER_FILE).read_text(encoding="utf-8"))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0 when the folder was written, 2 when something has to be mended first."""
+@command
+def main(arguments: Arguments) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m echat.train.average", description="The mean of the weights of several models."
     )
     parser.add_argument("output", type=Path, help="model folder to write")
     parser.add_argument("models", type=Path, nargs="+", help="model folders, of runs with one beginning")
     options = parser.parse_args(arguments)
-    try:
-        with torch.inference_mode():
-            mean = average_models(options.models)
-        with atomic_path(options.output) as temporary:
-            config = mean.config
-            save_model(
-                temporary, mean.model, mean.tokenizer, config.profile, config.name, spells=config.spells
-            )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with torch.inference_mode():
+        mean = average_models(options.models)
+    with atomic_path(options.output) as temporary:
+        config = mean.config
+        save_model(temporary, mean.model, mean.tokenizer, config.profile, config.name, spells=config.spells)
     print(f"{options.output}: the mean of {len(options.models)} models")
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from echat.checkpoint import atomic_path
+from echat.command import Arguments, command
 from echat.train.checkpoints import list_checkpoints, load_tensors, read_progress, step_of
 from echat.train.frozen import fingerprint, refuse_others
 from echat.train.lora import add_adapters, merge_adapters
@@ -69,8 +70,8 @@ def choose_checkpoint(run: Path, step: int | None = None, best: bool = False) ->
     raise ValueError(f"{run}: expected a checkpoint of step {step}, found those of {there}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0 when the folder was written, 2 when something has to be mended first."""
+@command
+def main(arguments: Arguments) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m echat.train.export", description="Make a model folder out of a checkpoint."
     )
@@ -80,14 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     which.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     which.add_argument("--best", action="store_true", help="the one with the lowest validation loss")
     options = parser.parse_args(arguments)
-    try:
-        checkpoint = choose_checkpoint(options.run, options.step, options.best)
-        export_checkpoint(load_recipe(options.run / "recipe.yaml"), checkpoint, options.folder)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    checkpoint = choose_checkpoint(options.run, options.step, options.best)
+    export_checkpoint(load_recipe(options.run / "recipe.yaml"), checkpoint, options.folder)
     print(f"{options.folder}: {checkpoint.name} of {options.run}")
-    return 0
 
 
 if __name__ == "__main__":

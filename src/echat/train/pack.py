@@ -16,6 +16,7 @@ import torch
 
 from echat.audio.waveform import read
 from echat.checkpoint import TOKEN2WAV_FOLDER, atomic_path, load_strict, read_tensors
+from echat.command import Arguments, command
 from echat.config import load_config
 from echat.model.model_folder import load_model, save_model
 from echat.token2wav.flow import FlowConfig
@@ -66,8 +67,8 @@ def write_dialogue_model(output: Path, dialogue: Path) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0 when all was written, 2 when something has to be mended first."""
+@command
+def main(arguments: Arguments) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m echat.train.pack", description="Join the parts of a model that speaks."
     )
@@ -79,17 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="model folder")
     options = parser.parse_args(arguments)
     voices = {name: Path(path) for name, _, path in (voice.partition("=") for voice in options.voice)}
-    try:
-        if options.dialogue is not None:
-            write_dialogue_model(options.output, options.dialogue)
-        write_speech_folders(
-            options.output, options.tokenizer, options.flow, options.vocoder, voices, options.prompt
-        )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.dialogue is not None:
+        write_dialogue_model(options.output, options.dialogue)
+    write_speech_folders(
+        options.output, options.tokenizer, options.flow, options.vocoder, voices, options.prompt
+    )
     print(f"{options.output}: {TOKENIZER_FOLDER} and {TOKEN2WAV_FOLDER} with {len(voices)} voices")
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from echat.checkpoint import atomic_path
+from echat.command import Arguments, command
 from echat.data.defects import DefectReport
 from echat.data.manifest import SPEECH_IDS, read_manifest
 from echat.data.tokenizing import Speaker, SpeechTokenizer, sound_to_speak
@@ -32,23 +33,18 @@ def write_speech_ids(tokenizer: SpeechTokenizer, manifest: Path) -> tuple[int, D
     return count, defects
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0 when all was written, 2 when something has to be mended first."""
+@command
+def main(arguments: Arguments) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m echat.train.speech_ids", description="Write the speech ids of manifests."
     )
     parser.add_argument("tokenizer", type=Path, help="speech tokenizer folder")
     parser.add_argument("manifests", type=Path, nargs="+", help="manifest.jsonl files")
     options = parser.parse_args(arguments)
-    try:
-        tokenizer = load_speech_tokenizer(options.tokenizer)
-        for manifest in options.manifests:
-            count, defects = write_speech_ids(tokenizer, manifest)
-            print(f"{manifest}: ids of {count} utterances" + (f"; left out:\n{defects}" if defects else ""))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    tokenizer = load_speech_tokenizer(options.tokenizer)
+    for manifest in options.manifests:
+        count, defects = write_speech_ids(tokenizer, manifest)
+        print(f"{manifest}: ids of {count} utterances" + (f"; left out:\n{defects}" if defects else ""))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,27 @@
+"""Modules that run as commands end in one line where something has to be mended."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+
+USER_ERROR = 2
+
+Arguments = Sequence[str] | None
+
+
+def command(main: Callable[[Arguments], None]) -> Callable[..., int]:
+    """`main(arguments)`, where None are those of the command line -> exit code: 0 when it ended, 2 when
+    something has to be mended first, which is said in one line."""
+
+    @wraps(main)
+    def run(arguments: Arguments = None) -> int:
+        try:
+            main(arguments)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return USER_ERROR
+        return 0
+
+    return run
