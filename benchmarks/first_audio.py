@@ -1,13 +1,14 @@
 """From the end of a question to the first sample of the answer, by stage.
 
     python benchmarks/first_audio.py --size tiny
-    python benchmarks/first_audio.py --size 0.5b --dtype bfloat16
+    python benchmarks/first_audio.py --size 0.5b --threads 2 --precision bf16
 
 Both paths run the same weights and write the same ids (forced: a text, then speech) in the same process:
 
-whole     everything is read, written, then synthesised in one go; the way of the published code
+whole     all is read, written, then synthesised in one go by plain modules; the way of the published code
 streamed  the system prompt is read ahead, and sound is made piece by piece while ids are written
 
+With `--precision` the streamed path computes with packed weights, and so does a second whole one.
 `cpu` are the seconds that the process computed until then: on a busy machine they tell more than the clock.
 The answers of the streamed path come in several lengths: the first sound must not wait for the last id.
 """
@@ -61,12 +62,15 @@ def first_audio(engine: Engine, seconds: float, n_text: int, n_speech: int, stre
 
 def measure(engine: Engine, args: argparse.Namespace) -> dict[str, Times]:
     """The best of the repetitions (others were disturbed), paths by turns; the first round warms up."""
-    paths = {"whole": (args.speech, False), "streamed": (args.speech, True)}
-    paths |= {f"streamed, {n} ids": (n, True) for n in (2 * args.speech, 4 * args.speech)}
+    fast = engine.packed(args.precision) if args.precision else engine
+    paths = {"whole": (engine, args.speech, False), "streamed": (fast, args.speech, True)}
+    paths |= {f"streamed, {n} ids": (fast, n, True) for n in (2 * args.speech, 4 * args.speech)}
+    if args.precision:
+        paths["whole, packed"] = (fast, args.speech, False)
     rounds: dict[str, list[Times]] = {name: [] for name in paths}
     for number in range(args.repeat + 1):
-        for name, (n_speech, stream) in paths.items():
-            times = first_audio(engine, args.seconds, args.text, n_speech, stream)
+        for name, (using, n_speech, stream) in paths.items():
+            times = first_audio(using, args.seconds, args.text, n_speech, stream)
             if number or not args.repeat:
                 rounds[name].append(times)
     best = {name: min(times, key=lambda t: t["total"]) for name, times in rounds.items()}
@@ -88,6 +92,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of the question")
     parser.add_argument("--text", type=int, default=40, help="text ids of the answer")
     parser.add_argument("--speech", type=int, default=150, help="speech ids of the answer")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8", "int4"), help="of packed weights")
     parser.add_argument("--repeat", type=int, default=3, help="0: once, without warming up")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -90,7 +90,8 @@ def batches_of(way: str, args: argparse.Namespace, shape: SpeechLLMConfig, ranks
         return [PublishedBatch(batch, *sizes) for batch in published_batches(dialogues, args.budget)]
     examples = [example_of(dialogue, *sizes) for dialogue in dialogues]
     batches = [collate_dialogues(b) for b in cut_batches(examples, args.budget, random.Random(0))]
-    return batches[ranks.rank :: ranks.world] if ranks.world > 1 else batches
+    whole = len(batches) // ranks.world * ranks.world  # processes wait for each other after every batch
+    return batches[:whole][ranks.rank :: ranks.world]
 
 
 def loss_of(way: str, model: SpeechLLM) -> Callable[[Any], Loss]:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from torch import nn
 
+from echat.train.average import main as average
 from echat.train.loop import train
 from echat.train.recipe import OBJECTIVES, choose_learning, load_recipe
 
@@ -115,16 +116,21 @@ def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, 
         "follow",
         "spelling_on",
         "follow_on",
+        "tempo",
+        "tempo_again",
     ):
         path = RECIPES / "tiny" / f"{name}.yaml"
         written = load_recipe(path).init_from
         starts = {part: source.replace("exp/tiny", str(tmp_path)) for part, source in written.items()}
         folder = train(shrunk(path, corpus, tmp_path, shape, starts))
         assert (folder / "model.safetensors").is_file(), name
+        if name == "follow_on":
+            both = [str(tmp_path / run / "model") for run in ("follow", name)]
+            assert average([str(tmp_path / "average" / "model"), *both]) == 0
     from echat.model.model_folder import load_model
 
     loaded = load_model(folder)
-    assert loaded.config.profile == "echat" and loaded.config.name == "follow_on" and loaded.config.spells
+    assert loaded.config.profile == "echat" and loaded.config.name == "tempo_again" and loaded.config.spells
 
 
 STAGES = (
