@@ -13,13 +13,14 @@ import pytest
 import echat
 
 PACKAGE = Path(echat.__file__).parent
-GROUND = {"config", "checkpoint", "command"}
+GROUND = {"config", "checkpoint", "command", "attention"}
 SENSES = GROUND | {"audio", "dialogue"}
 PARTS = SENSES | {"model", "token2wav", "data"}
 ENGINE = PARTS | {"infer"}
 MAY_IMPORT = {
     "checkpoint": set(),
     "command": set(),
+    "attention": set(),
     "config": {"checkpoint"},
     "audio": GROUND,
     "dialogue": GROUND,

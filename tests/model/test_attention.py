@@ -4,14 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from echat.model.attention import (
-    LONGEST,
-    QUERIES_AT_ONCE,
-    causal_written_out,
-    language_attention,
-    pays,
-    written_out,
-)
+from echat.attention import LONGEST, pays, written_out
+from echat.model.attention import QUERIES_AT_ONCE, causal_written_out, language_attention
 from echat.model.blocks import SelfAttention
 
 

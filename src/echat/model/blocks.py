@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from echat.model.attention import pays, written_out
+from echat.attention import pays, written_out
 
 LAYER_NORM_EPS = 1e-5
 LONGEST_PERIOD = 10000.0

@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from echat.attention import pays, written_out
 from echat.token2wav.estimator import Block, Estimator, Projection, ResBlock, Stage, Transformer
 from echat.token2wav.fast_conv import fast_conv, fast_transposed
 from echat.token2wav.packed import PackedLinear, Precision
 from echat.token2wav.token_encoder import MaskedGroupNorm
 
+LONGEST = 1200  # frames whose attention is written out in bf16; those of a 10 s prompt and a long piece
 Field = Callable[[Tensor, int], Tensor]
 
 
@@ -106,8 +108,11 @@ class FastTransformer:
     def __call__(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, dim)
-        heard = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = self.out.add(heard, x)
+        if pays(v, LONGEST):
+            heard = written_out(q, k, v, None, q.shape[3] ** -0.5)
+        else:
+            heard = F.scaled_dot_product_attention(q, k, v)
+        x = self.out.add(heard.transpose(1, 2).flatten(2), x)
         return self.narrow.add(self.wide(self.norm3(x), "gelu"), x)
 
 
