@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -62,7 +63,9 @@ def _page(run: Path, rows: Sequence[dict[str, Any]], steps: Sequence[dict[str, A
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
     done = "finished" if (run / "model").is_dir() else "not finished"
-    loss = f"loss {steps[0]['loss']:.3f} → {last['loss']:.3f}"
+    some = max(1, len(steps) // 10)  # one step alone holds now this task, now that
+    first, final = (statistics.fmean(row["loss"] for row in part) for part in (steps[:some], steps[-some:]))
+    loss = f"loss {first:.3f} → {final:.3f}" + (f" (means of {some} steps)" if some > 1 else "")
     yield f'<p class="soft">{last["step"]:,} steps, {last["samples"]:,} samples, {loss}, {done}</p>'
     yield "<h2>Curves</h2><div class=curves>"
     for curve in curves(rows, list(_rows(run / SPEED))):
