@@ -19,7 +19,7 @@ THREADS=${THREADS:-1} # two processes of one thread beat one process of two
 export OMP_NUM_THREADS=$THREADS
 RANKS=${RANKS:-1}
 
-all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder replies llm situations spelling stage1 stage2 stage3 thoughts follow spelling_on follow_on average tempo tempo_again average_tempo flow vocoder pack)
+all=(corpus text_tokenizer tokenizer speech_ids encoder_first encoder replies llm situations spelling stage1 stage2 stage3 thoughts follow spelling_on follow_on average tempo tempo_again average_tempo follow_tempo average_all flow vocoder pack)
 stages=("$@")
 [ $# -gt 0 ] || stages=("${all[@]}")
 
@@ -57,24 +57,35 @@ learn() { # one training stage: recipe of the same name, resumed when it had beg
 }
 
 average() { # of both runs that follow
-  "$PYTHON" -m echat.train.average $OUT/average/model $OUT/follow/model $OUT/follow_on/model
+  mean average follow follow_on
 }
 
 average_tempo() { # of both ears
-  "$PYTHON" -m echat.train.average $OUT/average_tempo/model $OUT/tempo/model $OUT/tempo_again/model
+  mean average_tempo tempo tempo_again
+}
+
+average_all() { # half of it as it was before, a quarter of each that came after
+  mean average_all average average average_tempo follow_tempo
+}
+
+mean() { # of the weights of stages, each as often as it is named
+  local name=$1 stage models=()
+  shift
+  for stage in "$@"; do models+=("$OUT/$stage/model"); done
+  "$PYTHON" -m echat.train.average "$OUT/$name/model" "${models[@]}"
 }
 
 pack() { # the folder that the package ships; the voice is that of any recorded answer
   local answer
   answer=$(find $OUT/corpus/answers/audio -name 'prompt-*' -o -name 'user-*' | sort | sed -n 1p)
-  "$PYTHON" -m echat.train.pack --dialogue $OUT/average_tempo/model --tokenizer $OUT/tokenizer/model \
+  "$PYTHON" -m echat.train.pack --dialogue $OUT/average_all/model --tokenizer $OUT/tokenizer/model \
     --flow $OUT/flow/model --vocoder $OUT/vocoder/model --voice slt="$answer" "${MODEL:-$OUT/echat-tiny}"
 }
 
 for stage in "${stages[@]}"; do
   case $stage in
-    corpus | text_tokenizer | speech_ids | average | average_tempo | pack) "$stage" ;;
-    tokenizer | encoder_first | encoder | replies | llm | situations | spelling | stage1 | stage2 | stage3 | thoughts | follow | spelling_on | follow_on | tempo | tempo_again | flow | vocoder) learn "$stage" ;;
+    corpus | text_tokenizer | speech_ids | average | average_tempo | average_all | pack) "$stage" ;;
+    tokenizer | encoder_first | encoder | replies | llm | situations | spelling | stage1 | stage2 | stage3 | thoughts | follow | spelling_on | follow_on | tempo | tempo_again | follow_tempo | flow | vocoder) learn "$stage" ;;
     *) echo "stage: expected one of ${all[*]}, found $stage" >&2; exit 2 ;;
   esac
 done

@@ -118,19 +118,21 @@ def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, 
         "follow_on",
         "tempo",
         "tempo_again",
+        "follow_tempo",
     ):
         path = RECIPES / "tiny" / f"{name}.yaml"
         written = load_recipe(path).init_from
         starts = {part: source.replace("exp/tiny", str(tmp_path)) for part, source in written.items()}
         folder = train(shrunk(path, corpus, tmp_path, shape, starts))
         assert (folder / "model.safetensors").is_file(), name
-        if name == "follow_on":
-            both = [str(tmp_path / run / "model") for run in ("follow", name)]
-            assert average([str(tmp_path / "average" / "model"), *both]) == 0
+        means = {"follow_on": ("average", "follow"), "tempo_again": ("average_tempo", "tempo")}
+        if name in means:
+            mean, first, second = (str(tmp_path / run / "model") for run in (*means[name], name))
+            assert average([mean, first, second]) == 0
     from echat.model.model_folder import load_model
 
     loaded = load_model(folder)
-    assert loaded.config.profile == "echat" and loaded.config.name == "tempo_again" and loaded.config.spells
+    assert loaded.config.profile == "echat" and loaded.config.name == "follow_tempo" and loaded.config.spells
 
 
 STAGES = (
