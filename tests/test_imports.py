@@ -13,7 +13,7 @@ import pytest
 import echat
 
 PACKAGE = Path(echat.__file__).parent
-GROUND = {"config", "checkpoint", "command", "attention"}
+GROUND = {"config", "checkpoint", "command", "attention", "onednn"}
 SENSES = GROUND | {"audio", "dialogue"}
 PARTS = SENSES | {"model", "token2wav", "data"}
 ENGINE = PARTS | {"infer"}
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "checkpoint": set(),
     "command": set(),
     "attention": set(),
+    "onednn": set(),
     "config": {"checkpoint"},
     "audio": GROUND,
     "dialogue": GROUND,

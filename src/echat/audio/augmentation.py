@@ -101,20 +101,21 @@ def warp_mel(mel: Tensor, factor: float | np.ndarray) -> Tensor:
     """
     n_mels = mel.shape[1]
     factors = torch.from_numpy(_between(factor, n_mels))
-    source = (torch.arange(n_mels, dtype=torch.float32) / factors).clamp(max=n_mels - 1)
-    low = source.floor().long()
-    high = (low + 1).clamp(max=n_mels - 1)
-    share = (source - low).to(mel)
-    return mel[:, low] * (1.0 - share) + mel[:, high] * share
+    return _rows_at(mel.T, torch.arange(n_mels, dtype=torch.float32) / factors).T.contiguous()
 
 
 def stretch_mel(mel: Tensor, factor: float) -> Tensor:
     """Speak ``factor`` times faster at unchanged pitch: the frames lie closer together."""
-    source = torch.arange(max(1, round(len(mel) / factor)), dtype=torch.float32) * factor
-    source = source.clamp(max=len(mel) - 1)
-    low = source.floor().long()
-    share = (source - low)[:, None].to(mel)
-    return mel[low] * (1.0 - share) + mel[(low + 1).clamp(max=len(mel) - 1)] * share
+    return _rows_at(mel, torch.arange(max(1, round(len(mel) / factor)), dtype=torch.float32) * factor)
+
+
+def _rows_at(x: Tensor, places: Tensor) -> Tensor:
+    """Rows of ``x`` at fractional places, between two in proportion; the last row stands for all beyond."""
+    last = len(x) - 1
+    places = places.clamp(max=last)
+    low = places.floor().long()
+    share = (places - low)[:, None].to(x)
+    return x[low] * (1.0 - share) + x[(low + 1).clamp(max=last)] * share
 
 
 def colour_mel(mel: Tensor, decibels: np.ndarray) -> Tensor:

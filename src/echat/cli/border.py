@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 from typer.core import TyperGroup
 
-USER_ERROR = 2
+from echat.command import USER_ERROR
+
 OUR_ERROR = 1
 STOPPED = 130
 EXTRAS = {

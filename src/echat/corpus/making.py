@@ -70,6 +70,7 @@ def build_set(folder: Path, jobs: list[Job], workers: int, progress: Callable[[i
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as JSON lines; the file appears when all are there."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
         for row in rows:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")

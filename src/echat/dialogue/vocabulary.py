@@ -117,9 +117,10 @@ class Vocabulary:
             age_allowed=tuple(
                 tokenizer.encode(age, add_special_tokens=False)[0] for age in ("CHILD", "ADULT", "OLD")
             ),
-            label_slots=tuple(
-                _slot(tokenizer, kind, f"{end},{name}<") for end, (kind, name) in zip("a>>>>", SLOTS)
-            ),  # words stand before the first slot, a tag before the others
+            label_slots=tuple(  # the first stands behind words, the others behind a tag
+                _slot(tokenizer, kind, f"{'>' if number else 'a'},{name}<")
+                for number, (kind, name) in enumerate(SLOTS)
+            ),
         )
 
 

@@ -55,9 +55,7 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None
     if not sampling.sample:
         return int(logits.argmax())
     kept = _kept(logits, sampling)
-    ids = _open_ids(
-        kept
-    )  # to draw from a whole table of text ids took 3 ms, longer than a GPU takes to write one
+    ids = _open_ids(kept)  # a draw from all text ids takes 3 ms, longer than a GPU writes one
     return int(ids[torch.multinomial(kept[ids].softmax(dim=0), 1, generator=generator)])
 
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from echat.onednn import packs
+
 Precision = Literal["fp32", "bf16", "int8", "int4"]
 
 INT4_GROUPS = (256, 128, 64, 32)  # inputs that may share a scale, as the kernel allows
@@ -40,7 +42,7 @@ class FloatLinear(PackedLinear):
         weight = weight.detach().to(dtype)
         self.dtype, self.weight_bytes = dtype, weight.nbytes
         self.bias = None if bias is None else bias.detach().to(dtype)
-        self.is_blocked = _has_blocked(dtype)
+        self.is_blocked = packs(dtype)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1) if self.is_blocked else weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,11 +60,9 @@ class Int8Linear(PackedLinear):
         super().__init__(bias)
         _need_exact_int8()
         weight = weight.detach().float()
-        self.scale = weight.abs().amax(dim=1).clamp_min(SMALLEST_SCALE) / INT8_MOST  # (out,)
-        codes = (weight / self.scale[:, None]).round().to(torch.int8)
-        self.scale /= (
-            INT8_MOST  # of the input's steps: then a row's largest value is all that is left to multiply by
-        )
+        step = weight.abs().amax(dim=1).clamp_min(SMALLEST_SCALE) / INT8_MOST  # (out,)
+        codes = (weight / step[:, None]).round().to(torch.int8)
+        self.scale = step / INT8_MOST  # an input's step is its row's largest value / INT8_MOST
         self.zero = torch.zeros(len(codes), dtype=torch.int32)
         self.weight_bytes = codes.nbytes + self.scale.nbytes
         self.weight = torch.ops.onednn.qlinear_prepack(codes, None)
@@ -122,12 +122,6 @@ def _int8_product(codes: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) ->
     return torch.ops.onednn.qlinear_pointwise.default(
         codes, 1.0, UINT8_MIDDLE, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
     )
-
-
-def _has_blocked(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @cache

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from echat.onednn import packs
+
 Precision = Literal["fp32", "bf16", "int8"]
 
 
@@ -31,7 +33,7 @@ class PackedLinear(nn.Module):
             raise ValueError(f"precision int8: expected a model on the CPU, found {weight.device}; use bf16")
         self.precision = precision
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.is_packed = on_cpu and precision != "int8" and _packs(self.dtype)
+        self.is_packed = on_cpu and precision != "int8" and packs(self.dtype)
         self.weight = weight.detach().to(self.dtype)
         self.bias = None if bias is None else bias.detach().to(self.dtype)
         if precision == "int8":
@@ -56,13 +58,6 @@ class PackedLinear(nn.Module):
         if self.is_packed and to.dtype == self.dtype:
             return torch.ops.mkldnn._linear_pointwise.binary(x, to, self.weight, self.bias, "add")
         return to + self(x).to(to.dtype)
-
-
-def _packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN packs weights of this type on this CPU; bf16 needs AVX512."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _rounded(weight: Tensor, bias: Tensor | None) -> Any:
