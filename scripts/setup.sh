@@ -12,9 +12,9 @@ level=${1:-test}
 node_client=tests/serve/agents_client
 
 case $level in
-    run) extras='' brings="what a spoken reply needs" covers=(run serve test) ;;
-    serve) extras='[serve]' brings="what the server needs" covers=(serve test) ;;
-    test) extras='[dev]' brings="what tests, training and corpora need" covers=(test) ;;
+    run) extras='' brings="installing what a spoken reply needs" covers=(run serve test) ;;
+    serve) extras='[serve]' brings="installing what the server needs" covers=(serve test) ;;
+    test) extras='[dev]' brings="installing what tests, training and corpora need" covers=(test) ;;
     *) echo "setup: expected run, serve or test, found '$level'" >&2; exit 2 ;;
 esac
 
@@ -60,7 +60,6 @@ make_environment() {
             exit 1
         }
     fi
-    say "making .venv with $("$python" --version)"
     "$python" -m venv .venv
 }
 
@@ -98,10 +97,14 @@ show_progress() { # of pip: on a terminal one line that says what it is at, else
 }
 
 install_python_packages() { # not compiled beforehand: Python does so on the first import of what is used
-    local began=$SECONDS count
-    say "installing $brings (torch is the largest: some 200 MB, several GB where pip takes its CUDA build)"
+    local began=$SECONDS count log=.venv/setup.log
+    say "$brings, for $(.venv/bin/python --version) (torch: 200 MB; several GB where pip takes a CUDA build) ..."
     .venv/bin/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt -e ".$extras" \
-        </dev/null | show_progress
+        </dev/null 2>"$log" | show_progress || { # what pip remarks is of interest only when it fails
+        cat "$log" >&2
+        say "pip could not install them: see above; without a network a filled pip cache is needed"
+        exit 1
+    }
     count=$(find .venv/lib/python3*/site-packages -maxdepth 1 -name '*.dist-info' | wc -l)
     say "$count Python packages in .venv after $((SECONDS - began)) s"
 }
