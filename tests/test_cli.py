@@ -260,7 +260,7 @@ def test_a_missing_extra_names_its_remedy(question, monkeypatch):
         raise ModuleNotFoundError("No module named 'jiwer'", name="jiwer")
 
     monkeypatch.setattr("echat.load", lack)
-    assert_one_line(run("understand", question), "pip install 'echat[eval]'")
+    assert_one_line(run("understand", question), "pip install 'echat-speech[eval]'")
 
 
 @needs_shipped_model

@@ -13,13 +13,14 @@ import pytest
 import echat
 
 PACKAGE = Path(echat.__file__).parent
-GROUND = {"config", "checkpoint", "command", "attention", "onednn"}
+GROUND = {"config", "checkpoint", "command", "extras", "attention", "onednn"}
 SENSES = GROUND | {"audio", "dialogue"}
 PARTS = SENSES | {"model", "token2wav", "data"}
 ENGINE = PARTS | {"infer"}
 MAY_IMPORT = {
     "checkpoint": set(),
     "command": set(),
+    "extras": set(),
     "attention": set(),
     "onednn": set(),
     "config": {"checkpoint"},

@@ -214,7 +214,7 @@ def test_each_planted_defect_is_reported_with_its_place_and_kind(planted, found)
 
 @pytest.mark.slow
 def test_ray_reports_the_same_of_the_planted_set(planted, found):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'echat[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'echat-speech[ray]'")
     through_ray = check(CheckConfig(source=str(planted.shards)), engine="ray")
     assert reported(through_ray) == planted.defects
     assert through_ray.as_dict() == found.as_dict()

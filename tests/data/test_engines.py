@@ -28,7 +28,7 @@ def test_results_come_in_order_and_errors_as_they_are(workers):
 
 @pytest.mark.slow
 def test_ray_does_the_same(published, tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'echat[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'echat-speech[ray]'")
     with pytest.raises(DataError, match="expected below 3, found 3"):
         list(run_jobs(partial(square, 3), 5, 1, "ray"))
     source = str(published / "edge" / "shards_list.txt")

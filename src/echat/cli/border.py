@@ -11,28 +11,10 @@ from typing import Any, NoReturn
 from typer.core import TyperGroup
 
 from echat.command import USER_ERROR
+from echat.extras import DISTRIBUTION, EXTRA_OF, missing
 
 OUR_ERROR = 1
 STOPPED = 130
-EXTRAS = {
-    "matplotlib": "train",
-    "peft": "train",
-    "tensorboard": "train",
-    "pyworld": "corpus",
-    "ttspico": "corpus",
-    "scipy": "corpus",
-    "jiwer": "eval",
-    "onnxruntime": "onnx",
-    "datasets": "datasets",
-    "ray": "ray",
-    "fastapi": "serve",
-    "uvicorn": "serve",
-    "websockets": "serve",
-    "silero_vad": "serve",
-    "prometheus_client": "serve",
-    "gradio": "studio",
-    "sounddevice": "talk",
-}
 
 
 class Border(TyperGroup):
@@ -100,11 +82,9 @@ def explain(error: BaseException) -> tuple[int, str]:
 
 def _missing_module(error: ModuleNotFoundError) -> tuple[int, str]:
     module = (error.name or "").split(".")[0]
-    if module in EXTRAS:
-        return USER_ERROR, (
-            f"expected the Python package {module}, found none; pip install 'echat[{EXTRAS[module]}]'"
-        )
-    return OUR_ERROR, f"unexpected {type(error).__name__}: {error}; install echat again"
+    if module in EXTRA_OF:
+        return USER_ERROR, missing(module, "this command")
+    return OUR_ERROR, f"unexpected {type(error).__name__}: {error}; pip install --upgrade {DISTRIBUTION}"
 
 
 def _value_error(error: ValueError) -> str:

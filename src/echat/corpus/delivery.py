@@ -8,15 +8,12 @@ a mood sounds alike in every voice.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from echat.audio.features import SAMPLE_RATE
+from echat.audio.world import world
 
 FRAME_MS = 5.0
 _LOWEST_F0, _HIGHEST_F0 = 60.0, 500.0
@@ -124,16 +121,16 @@ def deliver(
     reading: np.ndarray, source_gender: str, speaker: Speaker, delivery: Delivery, rng: np.random.Generator
 ) -> np.ndarray:
     """A 16 kHz reading said anew: float32 samples, about `LEVEL` loud before the delivery's own loudness."""
-    world = _world()
+    pyworld = world()
     samples = reading.astype(np.float64)
-    f0, times = world.dio(
+    f0, times = pyworld.dio(
         samples, SAMPLE_RATE, f0_floor=_LOWEST_F0, f0_ceil=_HIGHEST_F0, frame_period=FRAME_MS, speed=2
     )
-    f0 = world.stonemask(samples, f0, times, SAMPLE_RATE)
-    envelope = world.cheaptrick(samples, f0, times, SAMPLE_RATE)  # (frames, bins)
+    f0 = pyworld.stonemask(samples, f0, times, SAMPLE_RATE)
+    envelope = pyworld.cheaptrick(samples, f0, times, SAMPLE_RATE)  # (frames, bins)
     envelope = _reshape(envelope, speaker.tract * delivery.formants / _TRACT[source_gender], delivery.tilt)
     melody = _melody(f0, speaker, delivery, rng)
-    wave = world.synthesize(
+    wave = pyworld.synthesize(
         melody,
         envelope,
         _aperiodicity(f0, envelope.shape[1], delivery.breath),
@@ -197,22 +194,3 @@ def _loudness(wave: np.ndarray, delivery: Delivery, rng: np.random.Generator) ->
     wave = wave * (LEVEL / (np.sqrt(np.mean(wave**2)) + 1e-9))
     loud = wave * 10.0 ** (delivery.loudness_db / 20.0)
     return np.tanh(loud).astype(np.float32)  # a shout presses against the ceiling
-
-
-@cache
-def _world() -> ModuleType:
-    """The compiled part of pyworld; its package file needs a module that recent setuptools no longer have."""
-    package = importlib.util.find_spec("pyworld")
-    if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError(
-            "rendering voices needs pyworld; install it with: pip install 'echat[corpus]'"
-        )
-    binaries = [p for folder in package.submodule_search_locations for p in Path(folder).glob("pyworld*.so")]
-    binaries += [
-        p for folder in package.submodule_search_locations for p in Path(folder).glob("pyworld*.pyd")
-    ]
-    spec = importlib.util.spec_from_file_location("pyworld.pyworld", binaries[0])
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -22,6 +22,7 @@ import numpy as np
 
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.waveform import write
+from echat.extras import missing
 
 Engine = Literal["espeak-ng", "flite", "festival", "pico"]
 Gender = Literal["male", "female"]
@@ -161,10 +162,7 @@ def _pico(text: str, voice: str, path: Path) -> None:
     try:
         from ttspico import TtsEngine
     except ModuleNotFoundError:
-        raise VoiceError(
-            "speech engine pico: expected the package ttspico, found none; install it with: "
-            "pip install 'echat[corpus]'"
-        ) from None
+        raise VoiceError(missing("ttspico", "speech engine pico")) from None
     samples = np.frombuffer(TtsEngine(voice).speak(text) or b"", dtype=np.int16)
     write(path, samples.astype(np.float32) / 32768.0, SAMPLE_RATE)
 

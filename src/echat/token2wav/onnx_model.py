@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from echat.extras import missing
+
 # sha256 of the released 25 Hz speech tokenizer; the 50 Hz one carries the same file name
 TOKENIZER_25HZ_SHA256 = "56285ddd4a83e883ee0cb9f8d69c1089b53a94b1f78ff7e4a0224a27eb4cb486"
 TOKENIZER_50HZ_SHA256_START = "23b5a723"
@@ -19,7 +21,7 @@ def onnx_session(path: str | Path) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ValueError(f"{path}: ONNX files need onnxruntime: pip install 'echat[onnx]'") from error
+        raise ValueError(missing("onnxruntime", str(path))) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

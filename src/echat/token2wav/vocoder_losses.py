@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from echat.audio.world import world
 from echat.config import Config
 from echat.token2wav.vocoder import Vocoder
 
@@ -168,8 +169,7 @@ class Critics(nn.Module):
 
 def pitch_track(waveform: Tensor, rate: int, hop: int) -> Tensor:
     """Pitch in Hz `(floor(samples / hop),)`, 0 where unvoiced, at the centres of the mel frames (DIO)."""
-    import pyworld  # training only
-
+    pyworld = world()
     signal = waveform.double().numpy()
     period = 1000 * hop / rate / 2  # twice per frame, since a mel frame is centred half a hop after its start
     coarse, times = pyworld.dio(signal, rate, frame_period=period)
