@@ -10,9 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
+from unicodedata import category
 
 from echat.audio.errors import AudioError
 
+_LONGEST = 200  # characters of a key or place that are shown, and a quarter of those of a reason
+_UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control, surrogate, separators of lines
 KEPT = 10  # defects of each kind that a report keeps whole; the others are only counted
 
 
@@ -59,6 +62,14 @@ class Defect:
     key: str | None = None
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        """What a stranger's file says is shown, not obeyed: no control characters, nothing without end."""
+        object.__setattr__(self, "file", printable(self.file))
+        object.__setattr__(self, "place", printable(self.place, _LONGEST))
+        object.__setattr__(self, "reason", printable(self.reason, 4 * _LONGEST))
+        if self.key is not None:
+            object.__setattr__(self, "key", printable(self.key, _LONGEST))
+
     def __str__(self) -> str:
         where = [self.file, self.place, f"record {self.key}" if self.key is not None else ""]
         place = ", ".join(part for part in where if part)
@@ -76,6 +87,17 @@ class Defect:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Defect:
         return cls(**{**fields, "kind": Kind(fields["kind"])})
+
+
+def printable(text: str, longest: int | None = None) -> str:
+    """The text with control characters and halves of characters escaped, cut where it is too long."""
+    if longest is not None and len(text) > longest:
+        text = f"{text[: longest - 1]}…"
+    if text.isprintable():
+        return text
+    return "".join(
+        letter.encode("unicode_escape").decode() if category(letter) in _UNSEEN else letter for letter in text
+    )
 
 
 class DataError(ValueError):
