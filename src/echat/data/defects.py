@@ -7,6 +7,7 @@ its neighbours stay as they are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
@@ -158,6 +159,21 @@ class DefectReport:
         kept = self._first.setdefault(defect.kind, [])
         if len(kept) < KEPT:
             kept.append(defect)
+
+    @contextmanager
+    def border(self, file: str, place: str = "", key: str | None = None) -> Iterator[None]:
+        """Around all that is done with one data row: what it raises, of whatever type, becomes a defect.
+
+        A closed list of types would let the next odd byte through. What reaches beyond the row (writing the
+        result) belongs outside.
+        """
+        try:
+            yield
+        except Exception as error:
+            defect = defect_of(error, file, place, key)
+            if self.strict:
+                raise DataError(defect) from error
+            self.add(defect)
 
     def extend(self, defects: Iterable[Defect]) -> None:
         for defect in defects:

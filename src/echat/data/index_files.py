@@ -34,17 +34,15 @@ def load(
         try:
             head, _, body = storage.read_bytes(place).partition(b"\n")
             header = json.loads(head)
-            if header["kind"] == kind and header["crc32"] == zlib.crc32(body):
-                if _fits(header, stamps, by_size=storage.is_url(path)):
-                    return parse(header, body)
+            whole = header["kind"] == kind and header["crc32"] == zlib.crc32(body)
+            if whole and _fits(header, stamps, by_size=storage.is_url(path)):
+                return parse(header, body)
         except (OSError, ValueError, TypeError, LookupError):
             continue
     return None
 
 
-def save(
-    path: str, stamps: tuple[storage.Stamp, ...], kind: str, more: dict[str, Any], body: bytes
-) -> None:
+def save(path: str, stamps: tuple[storage.Stamp, ...], kind: str, more: dict[str, Any], body: bytes) -> None:
     """Keep an index where it can be kept; a machine without such a place goes without."""
     head = {"version": VERSION, "kind": kind, "stamps": [list(stamp) for stamp in stamps]}
     text = json.dumps({**head, "crc32": zlib.crc32(body), **more}).encode()

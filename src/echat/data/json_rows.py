@@ -1,4 +1,4 @@
-"""One JSON object from text of any origin: an object that can be written again, or the reason it is refused."""
+"""One JSON object from text of any origin: it can be written again, or it is refused here."""
 
 from __future__ import annotations
 

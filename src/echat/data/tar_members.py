@@ -62,9 +62,13 @@ def members(stream: BinaryIO, length: int) -> Iterator[Member | Trouble]:
             yield _no_end(position, len(header))
             return
         if not is_header(header):
-            following = _next_header(stream, resume or position + BLOCK) if position else length
+            following = (
+                length
+                if not position and _packed(header)
+                else _next_header(stream, resume or position + BLOCK)
+            )
             if any(header) or following < length:  # zeros are the end, unless members come behind them
-                yield _damage(position, header)
+                yield _damage(position, header) if position or following < length else _foreign(header)
             if following >= length:
                 return
             position, name, size, resume = following, None, None, 0
@@ -89,6 +93,7 @@ def members(stream: BinaryIO, length: int) -> Iterator[Member | Trouble]:
                 what = _NAMELESS.get(kind, f"a member of type {kind!r}")
                 yield Trouble(Kind.FOREIGN_MEMBER, called, start, f"expected a file, found {what}")
 
+
 def is_header(block: bytes) -> bool:
     """Does the checksum of a header block fit?"""
     try:
@@ -109,14 +114,20 @@ def _no_end(position: int, found: int) -> Trouble:
 
 
 def _damage(position: int, header: bytes) -> Trouble:
-    if position:
-        reason = f"expected a member header at byte {position}, found bytes whose checksum does not fit"
-        return Trouble(Kind.DAMAGED_ARCHIVE, "", position, f"{reason}; reading goes on at the next header")
-    packed = (
-        header[:2] == b"\x1f\x8b" or header[:4] in (b"\x28\xb5\x2f\xfd", b"\xfd7zX") or header[:3] == b"BZh"
-    )
-    found = "a compressed file; unpack it, shards are read at random" if packed else "something else"
+    found = "bytes whose checksum does not fit" if any(header) else "zeros"
+    reason = f"expected a member header at byte {position}, found {found}; reading goes on at the next header"
+    return Trouble(Kind.DAMAGED_ARCHIVE, "", position, reason)
+
+
+def _foreign(header: bytes) -> Trouble:
+    found = "a compressed file; unpack it, shards are read at random" if _packed(header) else "something else"
     return Trouble(Kind.NOT_AN_ARCHIVE, "", 0, f"expected a tar, found {found}")
+
+
+def _packed(header: bytes) -> bool:
+    return (
+        header[:4] in (b"\x28\xb5\x2f\xfd", b"\xfd7zX") or header[:2] == b"\x1f\x8b" or header[:3] == b"BZh"
+    )
 
 
 def _next_header(stream: BinaryIO, position: int) -> int:
