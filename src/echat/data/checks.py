@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from echat.audio.errors import AudioError
 from echat.audio.waveform import MAX_SECONDS, MIN_SECONDS
 from echat.config import Config
 from echat.data.corpora import IndexedCorpus, Row
@@ -106,16 +107,15 @@ def check_job(config: CheckConfig, strict: bool, number: int) -> Findings:
     begin = number * config.job_size
     for index in range(begin, min(begin + config.job_size, len(corpus))):
         found.records += 1
-        try:
+        known = found.defects.total
+        with found.defects.border(config.source, f"record {index}"):
             sample, lengths = _examine(corpus, index, config)
-        except DataError as error:
-            found.defects.add(error.defect)
+            keys.append((_hash(sample.key), index))
+            found.totals.add(sample, lengths)
+        if found.defects.total > known:
             found.bad.append(index)
             if strict:
                 break
-        else:
-            found.totals.add(sample, lengths)
-            keys.append((_hash(sample.key), index))
     found.keys.append(np.array(keys, dtype=np.int64).reshape(-1, 2))
     return found
 
@@ -159,7 +159,9 @@ def _listen(ref: AudioRef, sample: Sample, config: CheckConfig) -> float:
 def _named(error: Exception, ref: AudioRef, row: Row) -> Defect:
     """What is wrong with a sound: in its tar, or in the line that names its file."""
     if ref.is_file:
-        return defect_of(error, row.file, row.place, row.key)
+        told = defect_of(error, ref.path)
+        reason = told.reason if isinstance(error, AudioError) else f"{ref.path}: {told.reason}"
+        return Defect(told.kind, row.file, row.place, row.key, reason)
     return defect_of(error, ref.path, f"member {ref.member}", row.key)
 
 

@@ -120,12 +120,11 @@ def _clean_combine(corpus: CombineCorpus, number: int, bad: frozenset[int], path
     if not good:
         return None
     kept = pairing(lines, tar)[good]
-    table = Lines(lines).table
+    source = Lines(lines)
     name = path.with_suffix(".list")
     with atomic_path(name) as temporary, temporary.open("wb") as stream:
         for line in sorted(kept[:, 1].tolist()):
-            offset, size = table[line, :2].tolist()
-            stream.write(storage.read_range(lines, offset, size).rstrip(b"\r\n") + b"\n")
+            stream.write(source.text(line).encode() + b"\n")
     if corpus.parts.facts(number).defects:
         _copy_records(tar, kept[:, 0].tolist(), path)
         tar = str(path)

@@ -23,7 +23,7 @@ from echat.config import Config
 from echat.data.assigning import assign
 from echat.data.corpora import IndexedCorpus
 from echat.data.corpus import open_corpus
-from echat.data.defects import DataError, DefectReport, defect_of
+from echat.data.defects import DataError, DefectReport
 from echat.data.encoding import Storage
 from echat.data.engines import EngineName, run_jobs
 from echat.data.list_target import ListTarget
@@ -149,11 +149,11 @@ def finish(config: ConversionConfig, jobs: int) -> None:
 def _samples(config: ConversionConfig, begin: int, end: int, defects: DefectReport) -> Iterator[Sample]:
     corpus = _corpus(config)
     for index in range(begin, end):
-        try:
-            sample = corpus[index]
-            yield assign(sample, config.task) if config.task else sample
-        except DataError as error:
-            defects.add(defect_of(error, config.source))
+        sample = None
+        with defects.border(config.source, f"record {index}"):
+            sample = assign(corpus[index], config.task) if config.task else corpus[index]
+        if sample is not None:
+            yield sample
 
 
 @lru_cache(maxsize=4)

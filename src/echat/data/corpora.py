@@ -68,7 +68,7 @@ class IndexedCorpus(ABC):
 
     @abstractmethod
     def row(self, index: int) -> Row:
-        """The record as it lies there. Raises DataError when it cannot be got."""
+        """The record as it lies there. Raises an error when it cannot be got."""
 
     def defects(self) -> Iterator[Defect]:
         """What is wrong beside single records: missing shards, foreign members, damaged archives."""
@@ -78,12 +78,16 @@ class IndexedCorpus(ABC):
         """The sample. Raises DataError for a bad record; its neighbours are not touched."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: expected a record number below {len(self)}, found {index}")
-        row = self.row(index)
+        row = None
         try:
+            row = self.row(index)
             sample = self.parse(row)
             problem = next(self.problems(sample), None)
         except Exception as error:  # the border of one data row: whatever is in it is named and counted
-            raise DataError(defect_of(error, row.file, row.place, row.key)) from error
+            where = (
+                (row.file, row.place, row.key) if row is not None else (self.name, f"record {index}", None)
+            )
+            raise DataError(defect_of(error, *where)) from error
         if problem is not None:
             raise row.refuse(*problem)
         return without_transcript(sample) if self.view.without_transcript else sample

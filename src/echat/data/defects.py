@@ -7,12 +7,16 @@ its neighbours stay as they are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
+from unicodedata import category
 
 from echat.audio.errors import AudioError
 
+_LONGEST = 200  # characters of a key or place that are shown, and a quarter of those of a reason
+_UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control, surrogate, separators of lines
 KEPT = 10  # defects of each kind that a report keeps whole; the others are only counted
 
 
@@ -59,6 +63,14 @@ class Defect:
     key: str | None = None
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        """What a stranger's file says is shown, not obeyed: no control characters, nothing without end."""
+        object.__setattr__(self, "file", printable(self.file))
+        object.__setattr__(self, "place", printable(self.place, _LONGEST))
+        object.__setattr__(self, "reason", printable(self.reason, 4 * _LONGEST))
+        if self.key is not None:
+            object.__setattr__(self, "key", printable(self.key, _LONGEST))
+
     def __str__(self) -> str:
         where = [self.file, self.place, f"record {self.key}" if self.key is not None else ""]
         place = ", ".join(part for part in where if part)
@@ -76,6 +88,17 @@ class Defect:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Defect:
         return cls(**{**fields, "kind": Kind(fields["kind"])})
+
+
+def printable(text: str, longest: int | None = None) -> str:
+    """The text with control characters and halves of characters escaped, cut where it is too long."""
+    if longest is not None and len(text) > longest:
+        text = f"{text[: longest - 1]}…"
+    if text.isprintable():
+        return text
+    return "".join(
+        letter.encode("unicode_escape").decode() if category(letter) in _UNSEEN else letter for letter in text
+    )
 
 
 class DataError(ValueError):
@@ -136,6 +159,21 @@ class DefectReport:
         kept = self._first.setdefault(defect.kind, [])
         if len(kept) < KEPT:
             kept.append(defect)
+
+    @contextmanager
+    def border(self, file: str, place: str = "", key: str | None = None) -> Iterator[None]:
+        """Around all that is done with one data row: what it raises, of whatever type, becomes a defect.
+
+        A closed list of types would let the next odd byte through. What reaches beyond the row (writing the
+        result) belongs outside.
+        """
+        try:
+            yield
+        except Exception as error:
+            defect = defect_of(error, file, place, key)
+            if self.strict:
+                raise DataError(defect) from error
+            self.add(defect)
 
     def extend(self, defects: Iterable[Defect]) -> None:
         for defect in defects:

@@ -21,6 +21,10 @@ _MAGIC = (
     (b"\xff", ".mp3"),
     (b"\x30\x26\xb2", ".wma"),
 )
+_SOUND_MAGIC = (
+    *(b"fLaC", b"OggS", b"ID3", b"\x30\x26\xb2\x75", b"\x1aE\xdf\xa3", b"#!AMR", b"caff", b".snd"),
+    *(b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xfa", b"\xff\xf1", b"\xff\xf9"),  # MPEG and ADTS frames
+)
 _WIDE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # more than 16 bit would keep
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 _LONGEST = 86_400.0  # seconds: storing sets no limit that training has not set
@@ -35,6 +39,10 @@ def encode(ref: AudioRef, how: Storage = "keep") -> tuple[bytes, str]:
     if not data:
         raise DataError(
             Defect(Kind.EMPTY_AUDIO, ref.path, f"member {ref.member}" if ref.member else "", reason="0 bytes")
+        )
+    if not is_sound(data):
+        raise AudioError(
+            f"{ref.where}: expected a sound file, found bytes that no sound begins with", "undecodable"
         )
     is_whole = ref.start_seconds is None and ref.end_seconds is None
     suffix = suffix_of(ref, data)
@@ -56,6 +64,20 @@ def _refuse_unheard(data: bytes, where: str) -> None:
     from echat.audio.waveform import read
 
     read(data, name=where, min_seconds=0.0, max_seconds=_LONGEST, allow_silence=True)
+
+
+def is_sound(data: bytes) -> bool:
+    """Is it sound by its header? Nothing else is copied from where a record says it lies."""
+    if data[:4] in (b"RIFF", b"RF64", b"FORM") and data[8:12] in (b"WAVE", b"AIFF", b"AIFC"):
+        return True
+    if data.startswith(_SOUND_MAGIC) or data[4:8] == b"ftyp":
+        return True
+    import soundfile
+
+    try:
+        return bool(soundfile.info(io.BytesIO(data)).frames)
+    except (soundfile.LibsndfileError, ValueError, TypeError):
+        return False
 
 
 def suffix_of(ref: AudioRef, data: bytes) -> str:

@@ -9,33 +9,43 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from echat.checkpoint import atomic_path
 from echat.data import storage
 
+T = TypeVar("T")
+
 SUFFIX = ".index"
-VERSION = 1
+VERSION = 2
 
 
-def load(path: str, stamps: tuple[storage.Stamp, ...]) -> tuple[dict[str, Any], bytes] | None:
-    """(header, body) of the index of ``path`` if it was made for these stamps of the files it is about."""
+def load(
+    path: str, stamps: tuple[storage.Stamp, ...], kind: str, parse: Callable[[dict[str, Any], bytes], T]
+) -> T | None:
+    """What ``parse`` makes of header and body of an index of that kind made for these stamps.
+
+    None where there is none; a damaged index is like none at all.
+    """
     for place in _places(path):
         try:
             head, _, body = storage.read_bytes(place).partition(b"\n")
             header = json.loads(head)
-        except (OSError, ValueError):
+            whole = header["kind"] == kind and header["crc32"] == zlib.crc32(body)
+            if whole and _fits(header, stamps, by_size=storage.is_url(path)):
+                return parse(header, body)
+        except (OSError, ValueError, TypeError, LookupError):
             continue
-        if isinstance(header, dict) and _fits(header, stamps, by_size=storage.is_url(path)):
-            return header, body
     return None
 
 
-def save(path: str, stamps: tuple[storage.Stamp, ...], header: dict[str, Any], body: bytes) -> None:
+def save(path: str, stamps: tuple[storage.Stamp, ...], kind: str, more: dict[str, Any], body: bytes) -> None:
     """Keep an index where it can be kept; a machine without such a place goes without."""
-    head = {"version": VERSION, "stamps": [list(stamp) for stamp in stamps], **header}
-    text = json.dumps(head, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    head = {"version": VERSION, "kind": kind, "stamps": [list(stamp) for stamp in stamps]}
+    text = json.dumps({**head, "crc32": zlib.crc32(body), **more}).encode()
     for place in _places(path):
         if storage.is_url(place) or not _may_write(os.path.dirname(place)):
             continue

@@ -6,15 +6,18 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from echat.data import index_files, storage
 from echat.data.defects import DataError, Defect, Kind
-from echat.data.manifest import json_object
+from echat.data.json_rows import json_object
+from echat.data.text_files import TextForm, form_of, raw_lines, text_of
 
 _KEPT_TABLES = 64  # per process
+_LOOKED_AT = 200  # lines of a file that tell what it is
 _WORTH_KEEPING = 4 << 20  # bytes of a list; a smaller one is gone through in the time it takes to look
 _KEY_FIRST = re.compile(rb'\s*\{\s*"key"\s*:\s*"([^"\\]*)"')
 
@@ -33,64 +36,91 @@ class Lines:
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], str]:
         """The object on a line, and its place (``line 7``). Raises DataError for a bad or repeated one."""
-        offset, size, number, first = (int(value) for value in self.table[index])
+        number, first, text = self._line(index)
         place = f"line {number}"
-        row = json_object(storage.read_range(self.path, offset, size), self.path, place)
+        row = json_object(text, self.path, place)
         if first:
             reason = f"expected a key of its own, found that of line {first}; the first one is kept"
             raise DataError(Defect(Kind.DUPLICATE_KEY, self.path, place, str(row.get("key")), reason))
         return row, place
 
+    def text(self, index: int) -> str:
+        """A line as it stands there, without its end. Raises DataError for one that is no text."""
+        return self._line(index)[2]
+
+    def _line(self, index: int) -> tuple[int, int, str]:
+        """(line number, number of the first line with this key or 0, text)"""
+        _, form, table = self._content
+        offset, size, number, first = table[index].tolist()
+        raw = storage.read_range(self.path, offset, size)
+        return number, first, text_of(raw, form, self.path, f"line {number}")
+
     def keyed(self) -> Iterator[tuple[int, str]]:
         """(number, key) of every line that has a key and does not repeat one."""
+        content = self._content
         with storage.open_binary(self.path) as stream:
-            for index, (offset, size, _, first) in enumerate(self.table.tolist()):
+            for index, (offset, size, _, first) in enumerate(content.table.tolist()):
                 stream.seek(offset)
-                key = None if first else key_of(stream.read(size))
+                key = None if first else key_of(stream.read(size), content.form)
                 if key is not None:
-                    yield index, key.decode("utf-8", "surrogatepass")
+                    yield index, key
 
     @property
     def table(self) -> np.ndarray:
         """(lines, 4): offset, size, line number, line number of the first with this key or 0."""
-        stamp, table = _tables.get(self.path, (None, None))
-        if table is not None and storage.is_url(self.path):
-            return table
+        return self._content.table
+
+    @property
+    def _content(self) -> _Content:
+        known = _contents.get(self.path)
+        if known is not None and storage.is_url(self.path):
+            return known
         now = _stamp(self.path)
-        if table is None or now != stamp:
-            table = _load(self.path, now)
-            _tables[self.path] = now, table
-            if len(_tables) > _KEPT_TABLES:
-                _tables.popitem(last=False)
-        return table
+        if known is None or now != known.stamp:
+            known = _contents[self.path] = _load(self.path, now)
+            if len(_contents) > _KEPT_TABLES:
+                _contents.popitem(last=False)
+        return known
 
 
-_tables: OrderedDict[str, tuple[storage.Stamp, np.ndarray]] = OrderedDict()
+class _Content(NamedTuple):
+    """What one state of a file holds."""
+
+    stamp: storage.Stamp
+    form: TextForm
+    table: np.ndarray
+
+
+_contents: OrderedDict[str, _Content] = OrderedDict()
 
 
 def first_rows(path: str, count: int = 20) -> list[dict[str, Any]]:
-    """The first good objects of a JSON-lines file. Raises OSError."""
+    """The good objects among the first lines of a file. Raises OSError, DataError for a file of no text."""
     rows: list[dict[str, Any]] = []
-    with storage.open_binary(path) as stream:
-        for line in stream:
-            with suppress(DataError):
-                if line.strip():
-                    rows.append(json_object(line, path, ""))
-            if len(rows) >= count:
-                break
+    form = form_of(path)
+    for _, line in islice(raw_lines(path, form), _LOOKED_AT):
+        with suppress(DataError):
+            if _is_row(line, form):
+                rows.append(json_object(text_of(line, form, path), path, ""))
+        if len(rows) >= count:
+            break
     return rows
 
 
-def key_of(line: bytes) -> bytes | None:
+def key_of(line: bytes, form: TextForm) -> str | None:
     """The key of a row; None for a line without one."""
     found = _KEY_FIRST.match(line)
     if found:
-        return found[1]
+        return found[1].decode("utf-8", "surrogateescape")
     try:
-        key = json_object(line, "", "").get("key")
+        key = json_object(text_of(line, form, ""), "", "").get("key")
     except DataError:
         return None
-    return key.encode("utf-8", "surrogatepass") if isinstance(key, str) else None
+    return key if isinstance(key, str) else None
+
+
+def _is_row(line: bytes, form: TextForm) -> bool:
+    return bool(line.strip(b" \t\r\n" if form.width == 1 else b" \t\r\n\0"))
 
 
 def _stamp(path: str) -> storage.Stamp:
@@ -100,17 +130,22 @@ def _stamp(path: str) -> storage.Stamp:
         raise DataError(_missing(path, error)) from error
 
 
-def _load(path: str, stamp: storage.Stamp) -> np.ndarray:
-    known = index_files.load(path, (stamp,))
-    if known is not None and known[0].get("kind") == "lines":
-        return np.frombuffer(known[1], dtype="<i8").reshape(-1, 4)
+def _load(path: str, stamp: storage.Stamp) -> _Content:
     try:
-        table = _scan(path)
+        form = form_of(path)
+        known = index_files.load(path, (stamp,), "lines", lambda _, body: _table(body))
+        if known is not None:
+            return _Content(stamp, form, known)
+        table = _scan(path, form)
     except OSError as error:
         raise DataError(_missing(path, error)) from error
     if stamp.size >= _WORTH_KEEPING:
-        index_files.save(path, (stamp,), {"kind": "lines"}, table.astype("<i8").tobytes())
-    return table
+        index_files.save(path, (stamp,), "lines", {}, table.astype("<i8").tobytes())
+    return _Content(stamp, form, table)
+
+
+def _table(body: bytes) -> np.ndarray:
+    return np.frombuffer(body, dtype="<i8").reshape(-1, 4)
 
 
 def _missing(path: str, error: OSError) -> Defect:
@@ -121,15 +156,12 @@ def _missing(path: str, error: OSError) -> Defect:
     return Defect(Kind.UNREADABLE_FILE, path, reason=reason)
 
 
-def _scan(path: str) -> np.ndarray:
+def _scan(path: str, form: TextForm) -> np.ndarray:
     rows: list[tuple[int, int, int, int]] = []
     seen: dict[int, int] = {}  # hash of the key -> line number; keys themselves would fill the memory
-    offset = 0
-    with storage.open_binary(path) as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                key = key_of(line)
-                first = 0 if key is None else seen.setdefault(hash(key), number)
-                rows.append((offset, len(line), number, first if first != number else 0))
-            offset += len(line)
+    for number, (offset, line) in enumerate(raw_lines(path, form), 1):
+        if _is_row(line, form):
+            key = key_of(line, form)
+            first = 0 if key is None else seen.setdefault(hash(key), number)
+            rows.append((offset, len(line), number, first if first != number else 0))
     return np.array(rows, dtype=np.int64).reshape(-1, 4)

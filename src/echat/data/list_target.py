@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,20 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from echat.data.corpus import MANIFEST, RAW_LIST
-from echat.data.defects import DefectReport, defect_of
+from echat.data.defects import DefectReport
 from echat.data.encoding import Storage, encode
 from echat.data.manifest import row_of
 from echat.data.osum_format import to_record
-from echat.data.output_files import FINISHED, beside, join, once, remove_temporaries, write_rows, write_sums
+from echat.data.output_files import (
+    FINISHED,
+    beside,
+    join,
+    once,
+    remove_temporaries,
+    row_bytes,
+    write_rows,
+    write_sums,
+)
 from echat.data.sample import AudioRef, Sample, Turn
 
 _LONGEST_NAME = 120
@@ -43,12 +52,14 @@ class ListTarget:
         folder = self.out / "audio" / part.stem
         shutil.rmtree(folder, ignore_errors=True)
         sums: list[tuple[str, str]] = []
-        rows = []
+        rows: list[bytes] = []
         for sample in once(samples, part, defects):
-            try:
-                rows.append(self._row(self._with_files(sample, folder, sums)))
-            except (ValueError, OSError) as error:
-                defects.add(defect_of(error, str(part), key=sample.key))
+            row, sounds = None, dict[Path, bytes]()
+            with defects.border(str(part), key=sample.key):
+                row = row_bytes(self._row(self._with_files(sample, folder, sounds)))
+            if row is not None:
+                rows.append(row)
+                sums += self._stored(sounds)
         write_rows(part, rows, sums)
         return len(rows)
 
@@ -72,15 +83,22 @@ class ListTarget:
             row |= {} if seconds is None else {name: seconds}
         return row
 
-    def _with_files(self, sample: Sample, folder: Path, sums: list[tuple[str, str]]) -> Sample:
+    def _stored(self, sounds: dict[Path, bytes]) -> Iterator[tuple[str, str]]:
+        """(checksum, name) of sounds, each written to its place."""
+        for path, data in sounds.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            yield hashlib.sha256(data).hexdigest(), os.path.relpath(path, self.out / "parts")
+
+    def _with_files(self, sample: Sample, folder: Path, sounds: dict[Path, bytes]) -> Sample:
+        """The sample with its sounds in files; what these files shall hold is put into ``sounds``."""
+
         def stored(ref: AudioRef | None, name: str) -> AudioRef | None:
             if ref is None or (ref.is_file and not self._stores_all):
                 return ref
             data, suffix = self._encode(ref)
             path = folder / f"{file_name(sample.key)}{name}{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            sums.append((hashlib.sha256(data).hexdigest(), os.path.relpath(path, self.out / "parts")))
+            sounds[path] = data
             return AudioRef(str(path))
 
         def turn_with_file(number: int, turn: Turn) -> Turn:

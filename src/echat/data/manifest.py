@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
@@ -15,7 +14,9 @@ from typing import Any
 
 from echat.data.defects import DataError, Defect, Kind, defect_of
 from echat.data.folder import Folder, is_under
+from echat.data.json_rows import json_object
 from echat.data.sample import AudioRef, Sample, Turn, speech_ids_of
+from echat.data.text_files import form_of, raw_lines, text_of
 from echat.dialogue.labels import UNKNOWN_TAG, Labels
 
 SPEECH_IDS = "speech_ids.jsonl"  # sidecar of a manifest: {"key": ..., "speech_ids": [...]} per line
@@ -56,6 +57,8 @@ def sample_of(row: Mapping[str, Any], folder: Folder, source: str = "") -> Sampl
         **texts,
     )
     nested = rest.pop(_NESTED, None) or {}
+    if not isinstance(nested, dict):
+        raise _bad(_NESTED, "an object", nested)
     return replace(sample, extra={**rest, **unknown, **nested})
 
 
@@ -97,7 +100,7 @@ def read_manifest(path: Path | str, split: str | None = None) -> list[Sample]:
     for number, row in json_lines(path):
         try:
             sample = sample_of(row, folder, source=path.parent.name)
-        except ValueError as error:
+        except Exception as error:  # the border of one data row
             key = row.get("key")
             shown = None if key is None else str(key)
             raise DataError(defect_of(error, str(path), f"line {number}", shown)) from error
@@ -122,25 +125,11 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of a JSON-lines file; blank lines are skipped."""
     if not path.is_file():
         raise DataError(f"{path}: expected a JSON-lines file, found nothing; check the path in the recipe")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield number, json_object(line, str(path), f"line {number}")
-
-
-def json_object(line: str | bytes, file: str, place: str) -> dict[str, Any]:
-    """The object on one line. Raises DataError that names file and place."""
-    try:
-        row = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise DataError(Defect(Kind.BAD_TEXT, file, place, reason=f"expected UTF-8, {error}")) from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = f"expected a JSON object, {error or 'found nesting without end'}"
-        raise DataError(Defect(Kind.BAD_JSON, file, place, reason=reason)) from error
-    if not isinstance(row, dict):
-        reason = f"expected a JSON object, found {type(row).__name__}"
-        raise DataError(Defect(Kind.BAD_JSON, file, place, reason=reason))
-    return row
+    form = form_of(str(path))
+    for number, (_, raw) in enumerate(raw_lines(str(path), form), 1):
+        place = f"line {number}"
+        if text := text_of(raw, form, str(path), place).strip():
+            yield number, json_object(text, str(path), place)
 
 
 def _audio(

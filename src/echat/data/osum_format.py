@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from echat.data.defects import DataError, Defect, Kind
-from echat.data.manifest import json_object
+from echat.data.json_rows import json_object
 from echat.data.osum_text import ANSWER_BEGIN, normalise
 from echat.data.sample import AudioRef, Sample, Turn, speech_ids_of
 from echat.dialogue.labels import Labels, canonical, split_reply_emotion, split_trailing_tags, tag

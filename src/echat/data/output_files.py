@@ -27,17 +27,23 @@ def once(samples: Iterable[Sample], path: Path, defects: DefectReport) -> Iterat
             yield sample
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]], more: Iterable[tuple[str, str]] = ()) -> None:
+def row_bytes(row: dict[str, Any]) -> bytes:
+    """A row as a JSON line. Raises ValueError, TypeError or RecursionError for what JSON cannot hold."""
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def write_rows(path: Path, rows: Iterable[bytes], more: Iterable[tuple[str, str]] = ()) -> None:
     """JSON lines and their checksum, with those of files that belong to them."""
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    data = b"".join(rows)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     write_sums(path, [(hashlib.sha256(data).hexdigest(), path.name), *more])
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
+    text = "".join(line + "\n" for line in lines)
     with atomic_path(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))  # names of files may be any bytes
 
 
 def write_sums(path: Path, sums: Iterable[tuple[str, str]]) -> None:

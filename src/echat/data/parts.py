@@ -6,10 +6,10 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from echat.data import index_files, storage
-from echat.data.defects import DataError, Defect
+from echat.data.defects import Defect, defect_of
 
 _WORTH_KEEPING = 16  # parts; fewer are asked one by one
 
@@ -28,6 +28,7 @@ class Facts(NamedTuple):
 
 
 Open = Callable[[Part], Facts]
+Kept = tuple[list[list[int]] | None, Facts]  # stamps of the files of a part, and its facts
 
 
 class Parts:
@@ -66,17 +67,17 @@ class Parts:
 def _facts(list_path: str, parts: Sequence[Part], open_part: Open) -> list[Facts]:
     known = _load(list_path)
     facts: list[Facts] = []
-    table: dict[str, list[object]] = {}
+    table: dict[str, Kept] = {}
     for part in parts:
         name, stamps = "|".join(part.files), _stamps(part)
         kept = known.get(name)
         if kept is not None and stamps is not None and kept[0] in (stamps, None):
-            fact = Facts(kept[1], tuple(map(Defect.from_dict, kept[2])))
+            fact = kept[1]
         else:
             fact = _ask(part, open_part)
         facts.append(fact)
         if stamps is not None:
-            table[name] = [stamps, fact.records, [defect.as_dict() for defect in fact.defects]]
+            table[name] = stamps, fact
     if table != known and len(table) >= _WORTH_KEEPING:
         _save(list_path, table)
     return facts
@@ -85,8 +86,8 @@ def _facts(list_path: str, parts: Sequence[Part], open_part: Open) -> list[Facts
 def _ask(part: Part, open_part: Open) -> Facts:
     try:
         return open_part(part)
-    except DataError as error:
-        return Facts(0, (error.defect,))
+    except Exception as error:  # whatever is in one file, the others of the list are read
+        return Facts(0, (defect_of(error, part.files[-1]),))
 
 
 def _stamps(part: Part) -> list[list[int]] | None:
@@ -97,17 +98,29 @@ def _stamps(part: Part) -> list[list[int]] | None:
         return None
 
 
-def _load(list_path: str) -> dict[str, list]:
+def _load(list_path: str) -> dict[str, Kept]:
     try:
-        known = index_files.load(list_path, (storage.stamp(list_path),))
+        known = index_files.load(list_path, (storage.stamp(list_path),), "parts", _parsed)
     except OSError:
         return {}
-    return json.loads(known[1]) if known and known[0].get("kind") == "parts" else {}
+    return known or {}
 
 
-def _save(list_path: str, table: dict[str, list[object]]) -> None:
+def _parsed(header: dict[str, Any], body: bytes) -> dict[str, Kept]:
+    table = json.loads(body)
+    return {
+        name: (stamps, Facts(int(records), tuple(map(Defect.from_dict, defects))))
+        for name, (stamps, records, defects) in table.items()
+    }
+
+
+def _save(list_path: str, table: dict[str, Kept]) -> None:
     try:
         stamps = (storage.stamp(list_path),)
     except OSError:
         return  # a list made in memory, or a single shard
-    index_files.save(list_path, stamps, {"kind": "parts"}, json.dumps(table).encode())
+    rows = {
+        name: [found, fact.records, [defect.as_dict() for defect in fact.defects]]
+        for name, (found, fact) in table.items()
+    }
+    index_files.save(list_path, stamps, "parts", {}, json.dumps(rows).encode())

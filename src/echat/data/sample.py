@@ -16,6 +16,8 @@ from echat.dialogue.tasks import TASKS
 CODEC_SIZE = 4096  # ids of the published speech tokenizer, 0 .. 4095
 IDS_PER_UNIT = 0.8  # at least; a word or an ideograph in 30 ms is beyond any speaker
 
+_LONGEST_SECONDS = 1e9  # a whole number can be beyond any float
+
 
 @dataclass(frozen=True, slots=True)
 class AudioRef:
@@ -83,8 +85,8 @@ class AudioRef:
 
     def open(self) -> BinaryIO:
         """The encoded sound as a stream that can seek."""
-        if self.is_file and not storage.is_url(self.path):
-            return open(self.path, "rb")
+        if self.is_file:
+            return storage.open_binary(self.path)
         return io.BytesIO(self.read_bytes())
 
     def _defect(self, kind: Kind, reason: str) -> Defect:
@@ -147,8 +149,8 @@ class Sample:
                 Kind.BAD_FIELD,
                 f"field reply_emotion: expected one of {known}, found {self.reply_emotion!r}",
             )
-        if self.seconds is not None and not 0 <= self.seconds < float("inf"):
-            yield Kind.BAD_FIELD, f"field seconds: expected a duration, found {self.seconds}"
+        if self.seconds is not None and not 0 <= self.seconds <= _LONGEST_SECONDS:
+            yield Kind.BAD_FIELD, f"field seconds: expected a duration, found {str(self.seconds)[:40]}"
         spoken = self.reply if self.reply is not None else self.text
         yield from _speech_defects("speech_ids", self.speech_ids, spoken, codec_size)
         for number, turn in enumerate(self.history, 1):

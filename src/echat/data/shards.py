@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from echat.data import index_files, storage
 from echat.data.defects import DataError, Defect, Kind
@@ -84,18 +86,22 @@ def missing(path: str, error: OSError) -> Defect:
 
 
 def _load(path: str, stamp: storage.Stamp) -> ShardIndex:
-    known = index_files.load(path, (stamp,))
-    if known is not None and known[0].get("kind") == "shard":
-        return ShardIndex(path, known[1].splitlines(), tuple(map(Defect.from_dict, known[0]["defects"])))
+    known = index_files.load(path, (stamp,), "shard", partial(_parsed, path))
+    if known is not None:
+        return known
     try:
         with storage.open_binary(path) as stream:
             records, defects = group(path, members(stream, stamp.size))
     except OSError as error:
         raise DataError(missing(path, error)) from error
     lines = [_line(record) for record in records]
-    header = {"kind": "shard", "records": len(lines), "defects": [defect.as_dict() for defect in defects]}
-    index_files.save(path, (stamp,), header, b"\n".join(lines))
+    header = {"records": len(lines), "defects": [defect.as_dict() for defect in defects]}
+    index_files.save(path, (stamp,), "shard", header, b"\n".join(lines))
     return ShardIndex(path, lines, tuple(defects))
+
+
+def _parsed(path: str, header: Mapping[str, Any], body: bytes) -> ShardIndex:
+    return ShardIndex(path, body.splitlines(), tuple(map(Defect.from_dict, header["defects"])))
 
 
 def _line(record: ShardRecord) -> bytes:
@@ -135,6 +141,8 @@ class _Grouping:
         field_name = "wav" if suffix.lower() in SOUND_SUFFIXES else suffix
         if not dot or not key or (field_name != "wav" and not _FIELD.fullmatch(field_name)):
             reason = "expected KEY.FIELD with a known field, found a member of no record; it is left out"
+            if suffix == "json":
+                reason += "; echat data import reads tars of KEY.json and sound (webdataset)"
             self.defects.append(
                 Defect(Kind.FOREIGN_MEMBER, self.path, f"member {member.name}", reason=reason)
             )
@@ -155,6 +163,9 @@ class _Grouping:
         elif key.startswith("/") or ".." in key.split("/"):
             reason = "expected a name inside the archive, found one that leads out of it"
             record.problem = self._defect(Kind.PATH_ESCAPE, name, key, reason)
+        elif not _is_text(key):
+            reason = "expected a name in UTF-8, found other bytes; rename it before it goes into the tar"
+            record.problem = self._defect(Kind.BAD_TEXT, name, key, reason)
         self._first.setdefault(key, record)
         return record
 
@@ -197,6 +208,11 @@ class _Grouping:
         return Defect(kind, self.path, f"member {name}" if name else f"byte {offset}", key, reason)
 
 
+def _is_text(name: str) -> bool:
+    """Was the name UTF-8? Other bytes are surrogates in it."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def member_texts(path: str, wanted: Iterable[Member]) -> dict[str, str]:
     """Text members by name, stripped, neighbours read at once. Raises DataError for one that is no UTF-8."""
     run: list[Member] = []
@@ -221,7 +237,7 @@ def _text(path: str, member: Member, data: bytes) -> str:
         reason = f"expected {member.size} bytes, found {len(data)}; copy the tar again"
         raise DataError(Defect(Kind.TRUNCATED_ARCHIVE, path, place, reason=reason))
     try:
-        return data.decode("utf-8").strip()
+        return data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         reason = f"expected UTF-8, found {error.reason} at byte {error.start}"
         raise DataError(Defect(Kind.BAD_TEXT, path, place, reason=reason)) from error

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from echat.audio import augmentation
+from echat.audio.errors import AudioError
 from echat.audio.features import SAMPLE_RATE, log_mel
 from echat.audio.waveform import read
 from echat.config import Config
 from echat.data.sample import AudioRef
-from echat.data.storage import is_url
 
 NOISE_SECONDS = 20  # of each noise colour kept in memory
 BANDS = 6  # places on the mel axis with a stretch and a loudness of their own
@@ -79,9 +79,17 @@ def hear(ref: AudioRef, rate: int | None = SAMPLE_RATE, **bounds: Any) -> tuple[
 
     Raises AudioError or DataError.
     """
-    source = ref.path if ref.is_file and not is_url(ref.path) else ref.read_bytes()
+    data = ref.read_bytes()
     start, end = ref.start_seconds, ref.end_seconds
-    return read(source, rate, name=ref.where, start_seconds=start, end_seconds=end, **bounds)
+    try:
+        return read(data, rate, name=ref.where, start_seconds=start, end_seconds=end, **bounds)
+    except AudioError:
+        raise
+    except Exception as error:  # decoders meet any bytes, and fields of the record any numbers
+        told = f"{type(error).__name__} {error}".strip()
+        raise AudioError(
+            f"{ref.where}: expected sound, found what its decoder cannot read ({told})", "undecodable"
+        ) from error
 
 
 def _decoded(ref: AudioRef) -> np.ndarray:

@@ -7,8 +7,11 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+from echat.data.defects import DataError, Defect, Kind
 
 OPEN_FILES = 64  # descriptors kept open per process
 
@@ -24,7 +27,7 @@ class _Descriptor:
     """An open file; it stays open as long as anybody reads from it, also after it has left the cache."""
 
     def __init__(self, path: str) -> None:
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self.number = _open(path)
         found = os.fstat(self.number)
         self.identity = (found.st_dev, found.st_ino)
 
@@ -57,33 +60,40 @@ def parent(path: str) -> str:
 def exists(path: str) -> bool:
     """Is there a file (not a folder)?"""
     if is_url(path):
-        return bool(_store(path).isfile(path))
-    return os.path.isfile(path)
+        with _store(path) as store:
+            return bool(store.isfile(path))
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a name with a zero byte is nobody's
+        return False
 
 
 def stamp(path: str) -> Stamp:
-    """Size and time of change of a file; raises OSError when there is none."""
+    """Size and time of change of a file; raises OSError when there is none, or when it is no regular file."""
     if is_url(path):
-        found = _store(path).info(path)
-        return Stamp(int(found["size"]), 0)
+        with _store(path) as store:
+            return Stamp(int(store.info(path)["size"]), 0)
     status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "a folder", path)
+    _refuse_irregular(path, status.st_mode)
     return Stamp(status.st_size, status.st_mtime_ns)
 
 
 def read_bytes(path: str) -> bytes:
     """The whole file."""
     if is_url(path):
-        return bytes(_store(path).cat_file(path))
-    return Path(path).read_bytes()
+        with _store(path) as store:
+            return bytes(store.cat_file(path))
+    with open_binary(path) as stream:
+        return stream.read()
 
 
 def read_range(path: str, offset: int, size: int) -> bytes:
     """``size`` bytes from ``offset`` (fewer where the file ends). Safe in threads and after a fork."""
     if is_url(path):
-        return bytes(_store(path).cat_file(path, start=offset, end=offset + size))
+        with _store(path) as store:
+            return bytes(store.cat_file(path, start=offset, end=offset + size))
     file = _descriptor(path)
+    size = min(size, os.fstat(file.number).st_size - offset)  # no memory for what is not there
     pieces = []
     while size > 0:
         piece = os.pread(file.number, size, offset)
@@ -95,11 +105,31 @@ def read_range(path: str, offset: int, size: int) -> bytes:
 
 
 def open_binary(path: str) -> BinaryIO:
-    """The file as a stream that can seek."""
+    """The file as a stream that can seek. Raises OSError for what is no regular file."""
     if is_url(path):
-        stream: BinaryIO = _store(path).open(path, "rb")
-        return stream
-    return open(path, "rb")
+        with _store(path) as store:
+            stream: BinaryIO = store.open(path, "rb")
+            return stream
+    return open(_open(path), "rb")
+
+
+def _open(path: str) -> int:
+    """A descriptor of a regular file. A pipe or a device is refused at once: reading it may never end."""
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    number = os.open(path, flags | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _refuse_irregular(path, os.fstat(number).st_mode)
+    except OSError:
+        os.close(number)
+        raise
+    return number
+
+
+def _refuse_irregular(path: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder", path)
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "a pipe, socket or device, no regular file", path)
 
 
 def _descriptor(path: str) -> _Descriptor:
@@ -118,7 +148,23 @@ def _descriptor(path: str) -> _Descriptor:
         return file
 
 
-def _store(path: str) -> Any:
-    import fsspec
+@contextmanager
+def _store(path: str) -> Iterator[Any]:
+    """The object store of a URL. Whatever goes wrong there is an OSError, or a DataError with the remedy."""
+    protocol = path.partition("://")[0]
+    try:
+        import fsspec
 
-    return fsspec.filesystem(path.partition("://")[0])  # one instance per process, which fsspec keeps
+        yield fsspec.url_to_fs(path)[0]  # one instance per process, which fsspec keeps
+    except OSError:
+        raise
+    except ImportError as error:
+        reason = f"expected the Python package that reads {protocol}:// URLs, found none: {error}"
+        _refuse(path, f"{reason}; install it with pip", error)
+    except Exception as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        _refuse(path, f"expected a URL that fsspec opens, found: {told}; check its protocol and host", error)
+
+
+def _refuse(path: str, reason: str, error: Exception) -> NoReturn:
+    raise DataError(Defect(Kind.UNREADABLE_FILE, path, reason=reason)) from error

@@ -12,8 +12,8 @@ import numpy as np
 from echat.data import index_files, storage
 from echat.data.corpora import IndexedCorpus, Row, View
 from echat.data.defects import DataError, Defect, Kind
+from echat.data.json_rows import json_object
 from echat.data.lines import Lines
-from echat.data.manifest import json_object
 from echat.data.osum_format import extra_of
 from echat.data.parts import Facts, Part, Parts
 from echat.data.sample import AudioRef
@@ -163,12 +163,16 @@ def _stamp(path: str, what: str) -> storage.Stamp:
 
 def _load_pairing(lines: str, tar: str, stamps: tuple[storage.Stamp, ...]) -> np.ndarray:
     name = f"{lines}.pairs"
-    kept = index_files.load(name, stamps)
-    if kept is not None and kept[0].get("kind") == "pairs" and kept[0].get("tar") == tar:
-        return np.frombuffer(kept[1], dtype="<i8").reshape(-1, 2)
+    kept = index_files.load(name, stamps, "pairs", lambda head, body: _table(body, head["tar"] == tar))
+    if kept is not None:
+        return kept
     table = _pair(Lines(lines), tar)
-    index_files.save(name, stamps, {"kind": "pairs", "tar": tar}, table.astype("<i8").tobytes())
+    index_files.save(name, stamps, "pairs", {"tar": tar}, table.astype("<i8").tobytes())
     return table
+
+
+def _table(body: bytes, belongs: bool) -> np.ndarray | None:
+    return np.frombuffer(body, dtype="<i8").reshape(-1, 2) if belongs else None
 
 
 def _pair(lines: Lines, tar: str) -> np.ndarray:

@@ -23,7 +23,9 @@ _NAMELESS = {
     b"4": "a device",
     b"6": "a pipe",
 }
-_PAX_FIELD = re.compile(rb"(\d+) ([^=]+)=")
+_PAX_FIELD = re.compile(rb"(\d{1,9}) ([^=]+)=")
+_OCTAL = re.compile(rb"[0-7]+")
+_DIGITS = 20  # of a size that is believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +48,50 @@ class Trouble:
 
 
 def members(stream: BinaryIO, length: int) -> Iterator[Member | Trouble]:
-    """Everything in a tar of ``length`` bytes, in stored order."""
+    """Everything in a tar of ``length`` bytes, in stored order.
+
+    No number in a header is believed beyond the end of the file, and where headers stop to add up, reading
+    goes on at the next one that does: whatever a member says, its whole neighbours are given.
+    """
     position, name, size = 0, None, None  # name, size: what a header announced for the member that follows
+    resume = 0  # where the content of the latest member begins whose size no checksum covers
     while True:
         header = _read(stream, position, BLOCK)
+        kind = header[156:157]
         if len(header) < BLOCK:
             yield _no_end(position, len(header))
             return
-        if not any(header):
-            return
         if not is_header(header):
-            yield _damage(position, header)
-            position = _next_header(stream, position + BLOCK) if position else length
+            following = (
+                length
+                if not position and _packed(header)
+                else _next_header(stream, resume or position + BLOCK)
+            )
+            if any(header) or following < length:  # zeros are the end, unless members come behind them
+                yield _damage(position, header) if position or following < length else _foreign(header)
+            if following >= length:
+                return
+            position, name, size, resume = following, None, None, 0
+            continue
+        here = size if size is not None and kind in _REGULAR else _number(header[124:136])
+        start, position = position + BLOCK, position + BLOCK + -(-here // BLOCK) * BLOCK
+        called = name if name is not None else _name(header)
+        if start + here > length:
+            reason = f"expected {here} bytes from {start}, found {max(0, length - start)}; copy the tar again"
+            yield Trouble(Kind.TRUNCATED_ARCHIVE, called if kind in _REGULAR else "", start, reason)
+            position, name, size = _next_header(stream, start), None, None
             if position >= length:
                 return
-            name = size = None
-            continue
-        kind = header[156:157]
-        here = size if size is not None and kind in (b"0", b"\0", b"7") else _number(header[124:136])
-        start, position = position + BLOCK, position + BLOCK + -(-here // BLOCK) * BLOCK
-        if kind in (b"L", b"x") and here <= _LONGEST_HEADER:
+        elif kind in (b"L", b"x") and here <= _LONGEST_HEADER:
             name, size = _announced(kind, _read(stream, start, here), name, size)
-            continue
-        if kind in (b"g", b"K"):
-            continue
-        called = name if name is not None else _name(header)
-        name = size = None
-        if kind not in _REGULAR:
-            what = _NAMELESS.get(kind, f"a member of type {kind!r}")
-            yield Trouble(Kind.FOREIGN_MEMBER, called, start, f"expected a file, found {what}")
-        elif start + here > length:
-            reason = f"expected {here} bytes from {start}, found {max(0, length - start)}; copy the tar again"
-            yield Trouble(Kind.TRUNCATED_ARCHIVE, called, start, reason)
-            return
-        else:
-            yield Member(called, start, here)
+        elif kind not in (b"g", b"K"):
+            resume = start if size is not None else 0
+            name = size = None
+            if kind in _REGULAR:
+                yield Member(called, start, here)
+            else:
+                what = _NAMELESS.get(kind, f"a member of type {kind!r}")
+                yield Trouble(Kind.FOREIGN_MEMBER, called, start, f"expected a file, found {what}")
 
 
 def is_header(block: bytes) -> bool:
@@ -103,14 +114,20 @@ def _no_end(position: int, found: int) -> Trouble:
 
 
 def _damage(position: int, header: bytes) -> Trouble:
-    if position:
-        reason = f"expected a member header at byte {position}, found bytes whose checksum does not fit"
-        return Trouble(Kind.DAMAGED_ARCHIVE, "", position, f"{reason}; reading goes on at the next header")
-    packed = (
-        header[:2] == b"\x1f\x8b" or header[:4] in (b"\x28\xb5\x2f\xfd", b"\xfd7zX") or header[:3] == b"BZh"
-    )
-    found = "a compressed file; unpack it, shards are read at random" if packed else "something else"
+    found = "bytes whose checksum does not fit" if any(header) else "zeros"
+    reason = f"expected a member header at byte {position}, found {found}; reading goes on at the next header"
+    return Trouble(Kind.DAMAGED_ARCHIVE, "", position, reason)
+
+
+def _foreign(header: bytes) -> Trouble:
+    found = "a compressed file; unpack it, shards are read at random" if _packed(header) else "something else"
     return Trouble(Kind.NOT_AN_ARCHIVE, "", 0, f"expected a tar, found {found}")
+
+
+def _packed(header: bytes) -> bool:
+    return (
+        header[:4] in (b"\x28\xb5\x2f\xfd", b"\xfd7zX") or header[:2] == b"\x1f\x8b" or header[:3] == b"BZh"
+    )
 
 
 def _next_header(stream: BinaryIO, position: int) -> int:
@@ -135,7 +152,7 @@ def _announced(kind: bytes, data: bytes, name: str | None, size: int | None) -> 
         if field == b"path":
             name = _text(value)
         elif field == b"size" and value.isdigit():
-            size = int(value)
+            size = int(value[:_DIGITS])  # more digits are beyond any tar, whatever they say
     return name, size
 
 
@@ -163,7 +180,5 @@ def _number(field: bytes) -> int:
     """Octal digits, or base 256 where the first bit is set."""
     if field[0] & 0x80:
         return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
-    try:
-        return int(field.split(b"\0")[0].strip() or b"0", 8)
-    except ValueError:
-        return 0
+    digits = _OCTAL.fullmatch(field.split(b"\0")[0].strip())
+    return int(digits[0], 8) if digits else 0

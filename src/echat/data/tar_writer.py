@@ -31,10 +31,12 @@ class TarWriter:
         self.sha256 = hashlib.sha256()
 
     def add(self, name: str, data: bytes) -> None:
-        info = tarfile.TarInfo(name)
-        info.size = len(data)
-        self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-        self._write(data + bytes(-len(data) % BLOCK))
+        self.write(member_bytes(name, data))
+
+    def write(self, *members: bytes) -> None:
+        """Members as :func:`member_bytes` makes them."""
+        for member in members:
+            self._write(member)
 
     def close(self) -> None:
         self._write(bytes(2 * BLOCK))
@@ -46,8 +48,15 @@ class TarWriter:
         self._length += len(data)
 
 
-def shard_members(sample: Sample, encode: Encode) -> list[tuple[str, bytes]]:
-    """(name, content) of the members of one record, in the published order.
+def member_bytes(name: str, data: bytes) -> bytes:
+    """A member as it lies in a tar: header, content, filling. Raises ValueError for an impossible name."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + data + bytes(-len(data) % BLOCK)
+
+
+def shard_members(sample: Sample, encode: Encode) -> list[bytes]:
+    """The members of one record as bytes of a tar, in the published order.
 
     ``encode`` gives bytes and suffix of a sound. Raises DataError for a key that cannot be a name in a tar.
     """
@@ -66,7 +75,7 @@ def shard_members(sample: Sample, encode: Encode) -> list[tuple[str, bytes]]:
         found[name] = (record[name] if _is_member(record.get(name)) else FILLER).encode()
     found |= {"duration": str(duration).encode(), "extra": json.dumps(extra, ensure_ascii=False).encode()}
     return [
-        (f"{key}{suffixes['wav']}" if name == "wav" else f"{key}.{name}", data)
+        member_bytes(f"{key}{suffixes['wav']}" if name == "wav" else f"{key}.{name}", data)
         for name, data in found.items()
     ]
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from echat.checkpoint import atomic_path
 from echat.data.corpus import COMBINES_LIST, COMBINES_TAR_ROOT, ONLY_META, RAW_LIST, SHARDS_LIST
-from echat.data.defects import DefectReport, defect_of
+from echat.data.defects import DefectReport
 from echat.data.encoding import Storage, encode
 from echat.data.osum_format import to_record
 from echat.data.output_files import (
@@ -19,6 +19,7 @@ from echat.data.output_files import (
     join,
     once,
     remove_temporaries,
+    row_bytes,
     write_lines,
     write_rows,
     write_sums,
@@ -69,7 +70,9 @@ class ShardTarget:
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             writer = TarWriter(stream)
             for sample in once(samples, path, defects):
-                count += _add(writer, sample, self._encode, path, defects)
+                members = _members(sample, self._encode, path, defects)
+                writer.write(*members)
+                count += bool(members)
             writer.close()
         write_sums(path, [(writer.sha256.hexdigest(), path.name)])
         open_shard(str(path))  # leaves the index beside it
@@ -90,10 +93,11 @@ class CombineTarget(ShardTarget):
         return beside(self._rows(number), FINISHED)
 
     def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
-        rows: list[dict[str, Any]] = []
-        count = super().write(number, _noted(samples, self.tar(number), rows, defects), defects)
+        rows: list[bytes] = []
+        keys: list[str] = []
+        count = super().write(number, _noted(samples, self.tar(number), rows, keys, defects), defects)
         written = set(open_shard(str(self.tar(number))).keys())
-        write_rows(self._rows(number), [row for row in rows if row["key"] in written])
+        write_rows(self._rows(number), [row for key, row in zip(keys, rows) if key in written])
         return count
 
     def finish(self, numbers: Sequence[int]) -> None:
@@ -118,9 +122,9 @@ class ReusingTarget:
         remove_temporaries(self.out)
 
     def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
-        rows: list[dict[str, Any]] = []
+        rows: list[bytes] = []
         first = once(samples, self._rows(number), defects)
-        for _ in _noted(first, self.tars[number], rows, defects):
+        for _ in _noted(first, self.tars[number], rows, [], defects):
             pass
         write_rows(self._rows(number), rows)
         return len(rows)
@@ -133,29 +137,25 @@ class ReusingTarget:
         return self.out / f"{self.tars[number].stem}.list"
 
 
-def _add(writer: TarWriter, sample: Sample, encode: Any, path: Path, defects: DefectReport) -> int:
-    """All members of a record or none; returns how many records that is."""
-    try:
-        members = shard_members(sample, encode)
-    except (ValueError, OSError) as error:
-        ref = sample.audio or sample.reply_audio
-        defects.add(defect_of(error, ref.path if ref else str(path), key=sample.key))
-        return 0
-    for name, data in members:
-        writer.add(name, data)
-    return 1
+def _members(sample: Sample, encode: Any, path: Path, defects: DefectReport) -> list[bytes]:
+    """All members of a record, or none where one of them cannot be."""
+    ref = sample.audio or sample.reply_audio
+    with defects.border(ref.path if ref else str(path), key=sample.key):
+        return shard_members(sample, encode)
+    return []
 
 
 def _noted(
-    samples: Iterable[Sample], tar: Path, rows: list[dict[str, Any]], defects: DefectReport
+    samples: Iterable[Sample], tar: Path, rows: list[bytes], keys: list[str], defects: DefectReport
 ) -> Iterator[Sample]:
     """The samples themselves, each with its combine row put aside."""
     for sample in samples:
-        try:
-            rows.append(combine_row(sample, tar.stem))
-        except ValueError as error:
-            defects.add(defect_of(error, str(tar), key=sample.key))
-        else:
+        row = None
+        with defects.border(str(tar), key=sample.key):
+            row = row_bytes(combine_row(sample, tar.stem))
+        if row is not None:
+            rows.append(row)
+            keys.append(sample.key)
             yield sample
 
 

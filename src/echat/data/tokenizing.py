@@ -91,10 +91,11 @@ class Speaker:
             wanted = [self._sound(sample) for sample in window]
             spoken.encode({ref for ref in wanted if ref is not None})
             for sample, ref in zip(window, wanted):
-                try:
-                    yield self._with_ids(sample, ref, spoken) if ref is not None else sample
-                except DataError as error:
-                    defects.add(error.defect)
+                changed = None
+                with defects.border(ref.path if ref is not None else "", key=sample.key):
+                    changed = self._with_ids(sample, ref, spoken) if ref is not None else sample
+                if changed is not None:
+                    yield changed
 
     def _sound(self, sample: Sample) -> AudioRef | None:
         return None if sample.speech_ids and not self.again else sound_to_speak(sample)
@@ -123,7 +124,7 @@ class _Window:
         for ref in sorted(refs, key=lambda ref: (ref.where, ref.start_seconds or 0.0)):
             try:
                 heard.append((ref, hear(ref)[0]))
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 self.errors[ref] = error
         heard.sort(key=lambda item: len(item[1]))  # a stable order: the same batches in every run
         for batch in _batches(heard):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from echat.data.defects import printable
 from echat.data.sample import Sample
 
 _SECONDS = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300)
@@ -89,7 +90,9 @@ class Totals:
         for name in COUNTED:
             known = [(word, count) for word, count in self.words[name].most_common() if count > 0]
             if any(word != UNKNOWN for word, _ in known):
-                yield f"{name.replace('_', ' ')}: " + ", ".join(f"{word} {count:,}" for word, count in known)
+                yield f"{name.replace('_', ' ')}: " + ", ".join(
+                    f"{printable(word, _BAR)} {count:,}" for word, count in known
+                )
         for name in EDGES:
             rows = self.histogram(name)
             if rows and not (len(rows) == 1 and name == "earlier turns" and self.bins[name][0]):
