@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+import yaml
+from tests.train.conftest import miniature
 
 from echat.checkpoint import CheckpointError, read_tensors
 from echat.train.__main__ import main as train_command
@@ -29,9 +31,6 @@ KEEP_ALL = {"every_steps": 2, "keep": 9, "keep_best": False}
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory):
     """(recipe, run folder) of six steps with checkpoints at 2, 4 and 6; copy it before changing it."""
-    import yaml
-    from tests.train.conftest import miniature
-
     folder = tmp_path_factory.mktemp("trained")
     values = miniature("ctc", corpus) | {"output": str(folder / "run"), "checkpoint": KEEP_ALL}
     path = folder / "run.yaml"
@@ -348,7 +347,5 @@ def test_ranks_that_cannot_be_are_named(run, monkeypatch):
 
 
 def test_an_empty_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(
-        CheckpointError, match="expected a whole checkpoint, found it damaged: run.pt is missing"
-    ):
+    with pytest.raises(CheckpointError, match="found it damaged: run.pt is missing"):
         read_progress(tmp_path)

@@ -40,7 +40,7 @@ def last_step(folder: Path) -> int:
 
 
 def moment(folder: Path, chance: random.Random) -> Callable[[], bool]:
-    """When to kill: some steps beyond all logged so far, at any point of a step or while a checkpoint is written."""
+    """Some steps beyond all logged so far, at any point of a step or while a checkpoint is written."""
     checkpoints, target = folder / "checkpoints", last_step(folder) + chance.randint(1, 4)
     while_writing = chance.random() < 0.5
 
