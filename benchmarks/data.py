@@ -28,6 +28,7 @@ from measuring import RESULTS, write_numbers
 from published_data import PublishedBatches
 from torch.utils.data import DataLoader
 
+from echat.audio.features import N_MELS
 from echat.data import examples, sounds
 from echat.data.batching import PooledBatches
 from echat.data.collating import collate_dialogues
@@ -48,7 +49,7 @@ def ours(tars: Path, workers: int) -> PooledBatches:
     """One epoch over the shards."""
     tokenizer = TextTokenizer.from_folder(TOKENIZER)
     vocabulary = Vocabulary.from_tokenizer(tokenizer, codec_size=4096)
-    build = DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds(cache_mb=0), augment=MASKS)
+    build = DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds(cache_mb=0), N_MELS, augment=MASKS)
     source = SourceConfig(path=str(tars), format="shard")
     return PooledBatches(
         mixture([source], 0, epochs=1), build, collate_dialogues, BUDGET, pool=256, workers=workers

@@ -76,10 +76,14 @@ def _remove(path: Path) -> None:
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
     """Write named tensors to a safetensors file, floating ones as ``dtype`` when it is given."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
-        save_file(_plain(tensors, dtype), str(temporary), metadata={"format": "pt"})
+        try:
+            save_file(_plain(tensors, dtype), str(temporary), metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: could not be written ({error}); free some space") from error
         os.chmod(temporary, 0o666 & ~_umask())  # the writer makes the file private to its owner
 
 

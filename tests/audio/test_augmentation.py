@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from echat.audio import augmentation as aug
-from echat.audio.features import log_mel
+from echat.audio.features import N_MELS, log_mel
 
 
 def tone(hz: float = 200.0, samples: int = 16_000) -> np.ndarray:
@@ -93,8 +93,9 @@ def test_a_stretched_mel_is_the_mel_said_faster() -> None:
 
 def test_colour_is_what_a_louder_band_would_be() -> None:
     wave = torch.from_numpy(aug.noise(16_000, "white", np.random.default_rng(0))) * 0.1
-    louder = log_mel(aug.gain(wave, 6.0))
-    torch.testing.assert_close(aug.colour_mel(log_mel(wave), np.array([6.0, 6.0])), louder, atol=1e-4, rtol=0)
+    louder = log_mel(aug.gain(wave, 6.0), N_MELS)
+    coloured = aug.colour_mel(log_mel(wave, N_MELS), np.array([6.0, 6.0]))
+    torch.testing.assert_close(coloured, louder, atol=1e-4, rtol=0)
     tilted = aug.colour_mel(torch.zeros(3, 81), np.array([-4.0, 0.0, 8.0]))
     assert torch.equal(tilted[0], tilted[2])
     torch.testing.assert_close(tilted[0, [0, 20, 40, 60, 80]], torch.tensor([-4.0, -2, 0, 4, 8]) * 0.025)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echat.audio.features import llm_frames
+from echat.audio.features import N_MELS, llm_frames
 from echat.data.batching import PooledBatches, cut_batches, examples_once, fixed_batches, spread_order
 from echat.data.collating import collate_dialogues, collate_speech
 from echat.data.defects import Kind
@@ -59,7 +59,7 @@ def test_every_stretch_of_the_order_covers_all_lengths(count, start, width):
 @pytest.fixture
 def build(tokenizer, vocabulary) -> DialogueBuilder:
     augment = AugmentConfig(speed=0.1, noise=0.5, time_masks=1)
-    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds(), augment=augment)
+    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds(), N_MELS, augment=augment)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from echat.audio.features import N_MELS
 from echat.data.batching import PooledBatches
 from echat.data.checks import CheckConfig, Findings, check
 from echat.data.cleaning import clean
@@ -225,7 +226,7 @@ def test_good_records_are_delivered_as_they_are(planted, found, tokenizer, vocab
     good = [corpus[n] for n in range(len(corpus)) if n not in set(found.bad)]
     assert {sample.key for sample in good} == planted.good
     assert all(sample.target == "one two" and sample.audio.read_bytes() == TONE for sample in good)
-    build = DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds())
+    build = DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds(), N_MELS)
     stream = mixture([SourceConfig(path=str(planted.shards), format="shard")], 0, epochs=1)
     batches = PooledBatches(stream, build, list, 2000, 64)
     delivered = Counter(example.key for batch in batches for example in batch)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echat.audio.features import llm_frames, log_mel
+from echat.audio.features import N_MELS, llm_frames, log_mel
 from echat.audio.waveform import read
 from echat.data.examples import (
     AUDIO,
@@ -47,7 +47,7 @@ LOUD = AugmentConfig(
 
 @pytest.fixture
 def builder(tokenizer, vocabulary) -> DialogueBuilder:
-    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds())
+    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds(), N_MELS)
 
 
 SERVED = [n for n in TASKS if n not in ("asr_timestamps", "asr_punctuation", "style", "asr_style", "t2t")]
@@ -90,7 +90,7 @@ def test_sound_takes_as_many_positions_as_the_encoder_gives_vectors(builder, sam
 def test_without_augmentation_the_mel_is_that_of_inference(builder, samples):
     waveform, _ = read(samples[0].audio.path, 16000)
     example = builder(Draw(samples[0], "asr", 0, 7))
-    np.testing.assert_allclose(example.mels[0], log_mel(waveform).numpy(), atol=2e-3)
+    np.testing.assert_allclose(example.mels[0], log_mel(waveform, N_MELS).numpy(), atol=2e-3)
 
 
 def test_chance_comes_from_the_draw_alone(builder, samples):
@@ -194,7 +194,7 @@ def test_reading_aloud_reads_the_reply(samples, tokenizer, vocabulary):
 
 
 def test_only_english_is_spelled_in_characters(samples):
-    build = SpeechBuilder("abcdefghijklmnopqrstuvwxyz' ", ("en",), Sounds())
+    build = SpeechBuilder("abcdefghijklmnopqrstuvwxyz' ", ("en",), Sounds(), N_MELS)
     english = build(Draw(replace(samples[0], text="Don't, GO!", language="en"), "ctc", 0, 1))
     assert english.targets == (4, 15, 14, 27, 20, 28, 7, 15)
     german = build(Draw(replace(samples[0], language="de"), "ctc", 0, 1))

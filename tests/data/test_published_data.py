@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from echat.audio.features import SAMPLE_RATE, log_mel
+from echat.audio.features import N_MELS, SAMPLE_RATE, log_mel
 from echat.audio.waveform import read
 from echat.data.corpus import open_corpus
 from echat.data.defects import DataError
@@ -97,7 +97,7 @@ def as_reference(sample: Sample, case: str) -> dict[str, Any]:
         "target_text": target_of(sample, task, case),
         "speech_tokens": [BOUNDARY, *ids, BOUNDARY] if task.writes_speech else [],
         "pcm_length": None if waveform is None else len(waveform),
-        "mel": None if waveform is None else log_mel(waveform).numpy(),
+        "mel": None if waveform is None else log_mel(waveform, N_MELS).numpy(),
         "history": [(turn.reply, len(turn.speech_ids or ())) for turn in sample.history],
     }
 

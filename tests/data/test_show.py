@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from echat.audio.features import N_MELS
 from echat.data.corpus import open_corpus
 from echat.data.defects import DataError
 from echat.data.examples import IGNORE, CachedTokenizer, DialogueBuilder
@@ -18,7 +19,7 @@ from echat.data.stream import Draw
 def test_stretches_are_the_positions_of_the_example(manifest, tokenizer, vocabulary, task):
     sample = open_corpus(manifest, within="/")[4]
     name, stretches = sequence(sample, task, tokenizer, vocabulary, "echat")
-    build = DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds())
+    build = DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds(), N_MELS)
     example = build(Draw(sample, task, 0, 0))
     begins = np.cumsum([0, *(stretch.count for stretch in stretches)])
     assert name == task and [stretch.begin for stretch in stretches] == begins[:-1].tolist()

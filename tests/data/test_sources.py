@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from echat.audio.features import N_MELS
 from echat.data.batching import PooledBatches, examples_once
 from echat.data.conversion import ConversionConfig, convert
 from echat.data.defects import DataError, Kind
@@ -31,7 +32,7 @@ def shards(manifest, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def build(tokenizer, vocabulary) -> DialogueBuilder:
-    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds())
+    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds(), N_MELS)
 
 
 def delivered(config: SourceConfig, build, workers: int = 0) -> Counter[tuple[str, str]]:

@@ -131,7 +131,7 @@ def test_a_reply_becomes_history(engine: Engine) -> None:
 
 @pytest.mark.parametrize("audio", ["path", "numpy", "int16", "mel"])
 def test_kinds_of_audio(engine: Engine, audio: str, tmp_path: Path) -> None:
-    from echat.audio.features import log_mel
+    from echat.audio.features import N_MELS, log_mel
     from echat.audio.waveform import write
 
     pcm = (sound(8000) * 32767).round().to(torch.int16)
@@ -141,7 +141,7 @@ def test_kinds_of_audio(engine: Engine, audio: str, tmp_path: Path) -> None:
         "path": str(tmp_path / "clip.wav"),
         "numpy": waveform.numpy(),
         "int16": pcm,
-        "mel": log_mel(waveform),
+        "mel": log_mel(waveform, N_MELS),
     }[audio]
     assert engine.understand(given, "asr").raw_text == engine.understand(waveform, "asr").raw_text
 

@@ -239,8 +239,15 @@ def test_a_full_disk_of_one_process_is_known_to_all(exact, folder, in_processes)
 def test_the_newest_and_the_best_stay(folder):
     for step in range(1, 7):
         (folder / f"step-{step:08d}").mkdir()
-    prune(folder, keep=2, best=3)
+    prune(folder, keep=2, best=3, step=6)
     assert [path.name[-1] for path in list_checkpoints(folder)] == ["3", "5", "6"]
+
+
+def test_what_a_damaged_run_left_does_not_count_as_kept(folder):
+    for step in (2, 3, 9):
+        (folder / f"step-{step:08d}").mkdir()
+    prune(folder, keep=1, best=0, step=3)  # it went on from 2, before 9
+    assert [path.name[-1] for path in list_checkpoints(folder)] == ["3", "9"]
 
 
 def test_half_written_rests_are_swept_away(exact, folder):

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 SAMPLE_RATE = 16_000  # Hz, everything the model listens to
 HOP = 160  # samples between mel frames
 WINDOW = 400  # samples under one mel window, 25 ms
-N_MELS = 80
+N_MELS = 80  # of the released encoder; `EncoderConfig.n_mels` says how many another one hears
 SPEECH_TOKEN_RATE = 25  # speech tokens per second
 
 MEL_RATE = SAMPLE_RATE // HOP  # 100 mel frames per second
@@ -36,6 +36,7 @@ MEL_TOP_HZ = 8_000.0  # upper edge of every mel bank here
 _LOG_FLOOR = 1e-10
 _VOCODER_FLOOR = 1e-5
 _DYNAMIC_RANGE = 8.0  # decades below the loudest bin that are kept
+_KALDI_BINS = 80
 _KALDI_FFT = 512
 _KALDI_LOW_HZ = 20.0
 _KALDI_PREEMPHASIS = 0.97
@@ -53,7 +54,7 @@ def llm_frames(mel_frame_count: int) -> int:
     return -(-half // 4)
 
 
-def log_mel(waveform: Tensor, n_mels: int = N_MELS) -> Tensor:
+def log_mel(waveform: Tensor, n_mels: int) -> Tensor:
     """Normalised log10 mel of a 16 kHz waveform, ``(samples // 160, n_mels)``.
 
     The floor lies 8 decades below the loudest bin *of this waveform*, so features of a cut differ from a cut
@@ -141,8 +142,8 @@ def _kaldi_filterbank() -> Tensor:
         return 1127.0 * math.log(1.0 + hz / 700.0)
 
     low, high = mel(_KALDI_LOW_HZ), mel(SAMPLE_RATE / 2)
-    step = (high - low) / (N_MELS + 1)
-    left = low + step * torch.arange(N_MELS, dtype=torch.float32)[:, None]
+    step = (high - low) / (_KALDI_BINS + 1)
+    left = low + step * torch.arange(_KALDI_BINS, dtype=torch.float32)[:, None]
     hz = torch.arange(_KALDI_FFT // 2, dtype=torch.float32) * (SAMPLE_RATE / _KALDI_FFT)
     bins = 1127.0 * torch.log(1.0 + hz / 700.0)  # float32 throughout, as the speaker network was trained
     triangles = torch.minimum((bins - left) / step, (left + 2 * step - bins) / step).clamp_min(0.0)

@@ -130,6 +130,7 @@ class DialogueBuilder:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     sounds: Sounds
+    n_mels: int  # mel bins of the encoder
     profile: Profile = "echat"
     augment: AugmentConfig | None = None
     max_positions: int = 2000  # longer dialogues are refused
@@ -213,7 +214,7 @@ class DialogueBuilder:
             return None
         waveform = self.sounds.read(ref)
         refuse_length(sample, ref, len(waveform), self.filters)
-        return mel_of(waveform, self.augment, rng)
+        return mel_of(waveform, self.n_mels, self.augment, rng)
 
 
 def _any_label(rng: np.random.Generator, kind: LabelKind) -> str:

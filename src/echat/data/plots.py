@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from echat.audio.features import MEL_RATE, log_mel
+from echat.audio.features import MEL_RATE, N_MELS, log_mel
 from echat.checkpoint import atomic_path
 from echat.data.totals import EDGES, Totals
 
@@ -34,8 +34,8 @@ def write_histograms(totals: Totals, folder: Path) -> list[Path]:
 
 
 def write_spectrogram(waveform: Tensor, path: Path, title: str) -> None:
-    """The log-mel frames that the encoder hears, of 16 kHz ``(samples,)``, as a PNG."""
-    mel = log_mel(waveform)  # (frames, n_mels)
+    """The log-mel frames that the released encoder hears, of 16 kHz ``(samples,)``, as a PNG."""
+    mel = log_mel(waveform, N_MELS)  # (frames, n_mels)
     with _picture(path) as axes:
         extent = (0.0, len(mel) / MEL_RATE, 0.0, float(mel.shape[1]))
         axes.imshow(mel.T.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma")

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from echat.audio.features import MEL_RATE, SAMPLE_RATE, llm_frames, log_mel
+from echat.audio.features import MEL_RATE, N_MELS, SAMPLE_RATE, llm_frames, log_mel
 from echat.audio.waveform import write
 from echat.data.defects import DataError, Defect, Kind
 from echat.data.examples import conversation_of
@@ -118,7 +118,7 @@ def _heard(sample: Sample, task: Task) -> tuple[Any, list[Any]]:
     """Mels of the question and of earlier turns, where the task hears."""
 
     def mel(ref: AudioRef | None) -> Any:
-        return None if ref is None or task.hears != "audio" else log_mel(hear(ref)[0])
+        return None if ref is None or task.hears != "audio" else log_mel(hear(ref)[0], N_MELS)
 
     return mel(sample.audio), [mel(turn.audio) for turn in sample.history]
 

@@ -100,11 +100,13 @@ def _decoded(ref: AudioRef) -> np.ndarray:
     return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
 
 
-def mel_of(waveform: np.ndarray, augment: AugmentConfig | None, rng: np.random.Generator) -> np.ndarray:
+def mel_of(
+    waveform: np.ndarray, n_mels: int, augment: AugmentConfig | None, rng: np.random.Generator
+) -> np.ndarray:
     """(frames, n_mels) float32; varied when ``augment`` is given."""
     if augment is None:
-        return log_mel(torch.from_numpy(waveform)).numpy()
-    mel = log_mel(torch.from_numpy(vary_waveform(waveform, augment, rng)))
+        return log_mel(torch.from_numpy(waveform), n_mels).numpy()
+    mel = log_mel(torch.from_numpy(vary_waveform(waveform, augment, rng)), n_mels)
     return vary_mel(mel, augment, rng).numpy()
 
 

@@ -40,6 +40,7 @@ class SpeechBuilder:
     characters: str  # unit i + 1 is characters[i]
     text_languages: tuple[str, ...]  # texts in other languages are not spelled
     sounds: Sounds
+    n_mels: int  # mel bins of the encoder
     augment: AugmentConfig | None = None
     filters: FilterConfig = field(default_factory=FilterConfig)
 
@@ -50,7 +51,7 @@ class SpeechBuilder:
             raise refusal(sample, Kind.UNWANTED, reason)
         waveform = self.sounds.read(sample.audio)
         refuse_length(sample, sample.audio, len(waveform), self.filters)
-        mel = mel_of(waveform, self.augment, np.random.default_rng(draw.seed))
+        mel = mel_of(waveform, self.n_mels, self.augment, np.random.default_rng(draw.seed))
         labels = tuple(_class_index(sample.labels, kind) for kind in CTC_LABELS)
         return SpeechExample(sample.key, draw.task, mel, self._units(sample), labels)
 

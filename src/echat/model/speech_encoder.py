@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from echat.audio.features import N_MELS
 from echat.config import Config
 from echat.model.blocks import LAYER_NORM_EPS, PositionTable, Rounding, TransformerBlock, keep_mask
 
@@ -22,7 +23,7 @@ LLM_FRAME_SECONDS = ENCODER_FRAME_SECONDS * 4
 class EncoderConfig(Config):
     """Shape of the speech encoder; the defaults are the released size (Whisper medium)."""
 
-    n_mels: int = 80  # mel bins of the input
+    n_mels: int = N_MELS  # mel bins of the input: training and inference compute as many
     dim: int = 1024  # model width, also of the subsampler
     blocks: int = 24  # Transformer blocks
     heads: int = 16  # attention heads

@@ -1,9 +1,9 @@
 """Never lose a run: numbered checkpoints that appear whole or not at all and restore everything.
 
 A checkpoint is a folder ``step-N``: tensors in the sharded format of ``torch.distributed.checkpoint``, each
-process its share, and ``run.pt`` with the rest. It reloads on any number of processes, whoever holds what.
-Weights that stand still are not in it: they come from where the run began.
-The format's index is a pickle: resume only runs that you would also execute.
+process its share, ``run.pt`` with the rest, and the hashes of both (``echat.train.checkpoint_files``). It
+reloads on any number of processes, whoever holds what. Frozen weights are not in it: they come from where the
+run began. Reading one runs no code of it, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -11,25 +11,33 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
-from echat.checkpoint import CheckpointError, atomic_path
+from echat.checkpoint import NAMES_SHOWN, CheckpointError, atomic_path
+from echat.train.checkpoint_files import (
+    RUN_FILE,
+    DamagedCheckpoint,
+    SafeReader,
+    find_damage,
+    read_run_file,
+    write_hashes,
+)
 from echat.train.frozen import frozen_names
 from echat.train.objective import Objective
 from echat.train.optimizer import single_optimizers
 from echat.train.random_states import random_state, restore_random_state
 from echat.train.ranks import Ranks
 
+R = TypeVar("R")
 ALONE = Ranks()
-RUN_FILE = "run.pt"  # of a checkpoint folder
 _NAME = re.compile(r"step-(\d{8})(\.pt)?")  # .pt: all in one file, as earlier versions wrote
 _FAILURES = (OSError, RuntimeError, dcp.api.CheckpointException)  # of writing
 
@@ -47,6 +55,7 @@ class Progress:
     best_step: int = 0  # with the lowest validation loss
     best_loss: float = float("inf")
     frozen: str = ""  # fingerprint of the weights that stand still; empty: there are none, or all are stored
+    world: int = 0  # processes of the run; 0: not noted by earlier versions
 
 
 def save_checkpoint(
@@ -62,13 +71,16 @@ def save_checkpoint(
     Raises CheckpointError, on all processes, when it cannot be written; older checkpoints stay as they were.
     """
     path = folder / f"step-{progress.step:08d}"
+    progress.world = ranks.world
     shares = ranks.gather({"batches": objective.batches.state_dict(), "random": random_state()})
     problem = ""
     try:
         with _one_folder(path, ranks) as temporary:
-            _quietly(dcp.save, _tensors(objective.module, optimizer), temporary, ranks)
+            _quietly(dcp.save, _tensors(objective.module, optimizer), ranks, checkpoint_id=temporary)
             if ranks.leads:
-                torch.save({"progress": vars(progress), "ranks": shares}, temporary / RUN_FILE)
+                state = {"progress": vars(progress), "ranks": shares, "hashed": True}
+                torch.save(state, temporary / RUN_FILE)
+            write_hashes(temporary, ranks)
     except _FAILURES as error:
         problem = _reason(error)
     problems = [found for found in ranks.gather(problem) if found]
@@ -77,8 +89,41 @@ def save_checkpoint(
         left = f"{older[-1].name} before it is whole" if older else "there is none before it"
         raise CheckpointError(f"{path}: could not be written ({problems[0]}); {left}")
     if ranks.leads:
-        prune(folder, keep, progress.best_step)
+        prune(folder, keep, progress.best_step, progress.step)
     return path
+
+
+def load_newest(
+    folder: Path,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks,
+    say: Callable[[str], None],
+) -> Progress:
+    """Go on from the newest checkpoint that is whole; ``say`` gets a line for each damaged one.
+
+    Raises CheckpointError when none is whole, or when one is but belongs to another recipe.
+    """
+    return newest_whole(folder, lambda path: load_checkpoint(path, objective, optimizer, ranks), say)
+
+
+def newest_whole(folder: Path, read: Callable[[Path], R], say: Callable[[str], None]) -> R:
+    """What ``read`` makes of the newest checkpoint that it does not find damaged."""
+    found = list_checkpoints(folder)
+    problems: list[str] = []
+    for path in reversed(found):
+        try:
+            result = read(path)
+        except DamagedCheckpoint as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            say(f"{problem}; {path.name} is taken instead")
+        return result
+    raise CheckpointError(
+        f"{folder}: expected a whole checkpoint, found {len(found)}, all damaged: {'; '.join(problems)}; "
+        "copy the folder again from where it is whole, or begin a new run in another output"
+    )
 
 
 def load_checkpoint(
@@ -86,28 +131,54 @@ def load_checkpoint(
 ) -> Progress:
     """Bring module, optimiser, data position and random states back to where the checkpoint was written.
 
-    On another number of ranks the data goes on behind what any rank had begun, and chance begins anew.
+    On another number of ranks the data goes on behind what any rank had begun, and the random generators
+    begin anew. Raises DamagedCheckpoint, before anything is changed if the checkpoint has hashes.
     """
+    state = read_run(path, ranks)
     load_tensors(path, objective.module, optimizer, ranks)
-    state = _read_run(path)
-    shares = state["ranks"]
-    if len(shares) == ranks.world:
-        objective.batches.load_state_dict(shares[ranks.rank]["batches"])
-        restore_random_state(shares[ranks.rank]["random"])  # last: rebuilding data must not use these up
-    else:
-        objective.batches.go_behind([share["batches"] for share in shares])
-    return Progress(**state["progress"])
+    try:
+        progress, shares = _progress(state["progress"]), state["ranks"]
+        if len(shares) == ranks.world:
+            objective.batches.load_state_dict(shares[ranks.rank]["batches"])
+            restore_random_state(shares[ranks.rank]["random"])  # last: rebuilding data must not use these up
+        else:
+            objective.batches.go_behind([share["batches"] for share in shares])
+    except (TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise _damaged(path, f"{RUN_FILE} holds another state ({_reason(error)})") from error
+    return progress
 
 
 def read_progress(path: Path) -> Progress:
-    """Where the run stood when a checkpoint was written."""
-    return Progress(**_read_run(path)["progress"])
+    """Where the run stood when a checkpoint was written. Raises DamagedCheckpoint."""
+    try:
+        return _progress(read_run(path)["progress"])
+    except TypeError as error:
+        raise _damaged(path, f"{RUN_FILE} holds another state ({_reason(error)})") from error
 
 
-def _read_run(path: Path) -> dict[str, Any]:
-    file = path / RUN_FILE if path.is_dir() else path
-    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    return state
+def _progress(values: Any) -> Progress:
+    """From what was stored. Raises TypeError where that is something else."""
+    progress = Progress(**values)
+    for name, default in vars(Progress()).items():
+        found = getattr(progress, name)
+        if isinstance(found, str) != isinstance(default, str) or not isinstance(found, int | float | str):
+            raise TypeError(f"expected {name} like {default!r}, found {found!r}")
+    return progress
+
+
+def read_run(path: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """Everything in a checkpoint but its tensors, once all its files were found to be whole."""
+    problem = find_damage(path, ranks) if path.is_dir() else ""
+    if problem:
+        raise _damaged(path, problem)
+    try:
+        return read_run_file(path / RUN_FILE if path.is_dir() else path)
+    except DamagedCheckpoint as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, problem: str) -> DamagedCheckpoint:
+    return DamagedCheckpoint(f"{path}: expected a whole checkpoint, found it damaged: {problem}; remove it")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -122,9 +193,12 @@ def step_of(path: Path) -> int:
     return int(found[1])
 
 
-def prune(folder: Path, keep: int, best: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints and that of step ``best``."""
-    for old in list_checkpoints(folder)[:-keep]:
+def prune(folder: Path, keep: int, best: int, step: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints up to ``step`` and that of step ``best``.
+
+    Later ones are damaged: the run went on from before them. They must not count as what it can go on from.
+    """
+    for old in [path for path in list_checkpoints(folder) if step_of(path) <= step][:-keep]:
         if step_of(old) != best:
             aside = old.rename(old.with_name(f".old.{old.name}"))  # half removed, it is no checkpoint
             shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
@@ -146,27 +220,50 @@ def load_tensors(
     if path.is_file():
         _load_single_file(path, module, optimizer)
         return
-    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    reader = SafeReader(path)
+    try:
+        stored = reader.read_metadata().state_dict_metadata
+    except DamagedCheckpoint as error:
+        raise _damaged(path, str(error)) from error
     if optimizer is not None:
         _make_room(module, optimizer, stored)
     wanted = _tensors(module, optimizer)
     found = {name for name in stored if optimizer is not None or name.startswith("module/")}
     standing = {f"module/{name}": tensor for name, tensor in module.state_dict().items()}
     wanted |= {name: standing[name] for name in found - wanted.keys() if name in standing}  # earlier versions
-    if wanted.keys() != found:
-        odd = sorted(wanted.keys() ^ found)
+    _refuse_another_shape(path, wanted, {name: stored[name] for name in found})
+    try:
+        _quietly(dcp.load, wanted, ranks, storage_reader=reader)
+    except dcp.api.CheckpointException as error:
+        raise _damaged(path, f"its tensors cannot be read ({_reason(error)})") from error
+
+
+def _refuse_another_shape(path: Path, wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """CheckpointError unless a checkpoint holds the very tensors of this run, by name and by shape."""
+    odd = sorted(wanted.keys() ^ stored.keys())
+    problem = f"{len(odd)} missing or left over, {', '.join(odd[:NAMES_SHOWN])} among them"
+    if not odd:
+        odd = [name for name in sorted(stored) if stored[name].size != wanted[name].shape]
+        shapes = [f"{name} {tuple(stored[name].size)} for {tuple(wanted[name].shape)}" for name in odd[:3]]
+        problem = f"{len(odd)} of another shape, {', '.join(shapes)} among them"
+    if odd:
         raise CheckpointError(
-            f"{path}: expected the tensors of this recipe, found {len(odd)} missing or left over, "
-            f"{', '.join(odd[:3])} among them; resume with the recipe the run began with"
+            f"{path}: expected the tensors of this recipe, found {problem}; resume with the recipe the run "
+            "began with"
         )
-    _quietly(dcp.load, wanted, path, ranks)
 
 
 def _load_single_file(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    state = _read_run(path)
-    module.load_state_dict(state["module"])
-    if optimizer is not None:
-        optimizer.load_state_dict(state["optimizer"])
+    state = read_run(path)
+    try:
+        module.load_state_dict(state["module"])
+        if optimizer is not None:
+            optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: expected the tensors of this recipe, found others ({_reason(error)}); resume with the "
+            "recipe the run began with"
+        ) from error
 
 
 def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
@@ -194,17 +291,17 @@ def _make_room(module: nn.Module, optimizer: torch.optim.Optimizer, stored: dict
     for place, about in stored.items():
         kind, name, *key = place.split("/")
         parameter = parameters.get(name)
-        if kind != "optimizer" or parameter is None or id(parameter) not in owner:
+        if kind != "optimizer" or not key or parameter is None or id(parameter) not in owner:
             continue
         owner[id(parameter)].state[parameter][key[0]] = _empty(parameter, about)
 
 
 def _empty(parameter: nn.Parameter, about: Any) -> Tensor:
-    """A tensor for what was stored; of the parameter's shape, it is shared out like the parameter."""
+    """A tensor for what was stored: one number, or of the parameter's shape and shared out like it."""
     dtype = about.properties.dtype
-    if about.size == parameter.shape:
-        return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
-    return torch.empty(about.size, dtype=dtype, device=parameter.device)
+    if about.size == ():
+        return torch.empty((), dtype=dtype, device=parameter.device)
+    return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
 
 
 # --- writing together
@@ -230,10 +327,10 @@ def _made(folder: Path) -> str:
     return ""
 
 
-def _quietly(action: Any, tensors: dict[str, Any], folder: Path, ranks: Ranks) -> None:
+def _quietly(action: Any, tensors: dict[str, Any], ranks: Ranks, **options: Any) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process needs none
-        action(tensors, checkpoint_id=folder, no_dist=ranks.world == 1)
+        action(tensors, no_dist=ranks.world == 1, **options)
 
 
 def _reason(error: BaseException) -> str:

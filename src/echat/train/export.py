@@ -11,12 +11,12 @@ from pathlib import Path
 
 from echat.checkpoint import atomic_path
 from echat.command import Arguments, command
-from echat.train.checkpoints import list_checkpoints, load_tensors, read_progress, step_of
+from echat.train.checkpoints import list_checkpoints, load_tensors, newest_whole, read_progress, step_of
 from echat.train.frozen import fingerprint, refuse_others
 from echat.train.lora import add_adapters, merge_adapters
 from echat.train.objective import Objective
 from echat.train.random_states import seed_everything
-from echat.train.recipe import Recipe, choose_learning, load_recipe, objective_module
+from echat.train.recipe import RECIPE_FILE, Recipe, choose_learning, load_recipe, objective_module
 
 
 def build_objective(recipe: Recipe) -> Objective:
@@ -39,35 +39,54 @@ def export_module(objective: Objective, folder: Path) -> None:
 def export_checkpoint(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
     """Write what a checkpoint holds; the model is built as for training, on the CPU, by this process.
 
-    Raises CheckpointError where the weights that stood still are no longer those the run began with.
+    Raises CheckpointError where it is damaged, or the frozen weights are no longer those the run began with.
     """
+    progress = read_progress(checkpoint)
     seed_everything(recipe.seed)  # of which weights may stand still that came from nowhere
     objective = build_objective(recipe)
     try:
         choose_learning(objective.module, recipe.learning)
-        refuse_others(checkpoint, read_progress(checkpoint).frozen, fingerprint(objective.module))
+        refuse_others(checkpoint, progress.frozen, fingerprint(objective.module))
         load_tensors(checkpoint, objective.module)
         export_module(objective, folder)
     finally:
         objective.batches.close()
 
 
-def choose_checkpoint(run: Path, step: int | None = None, best: bool = False) -> Path:
-    """A checkpoint of a run folder: of a step, the best by validation loss, or the newest."""
+def checkpoint_of(run: Path, step: int) -> Path:
+    """The checkpoint of a step of a run folder."""
     found = list_checkpoints(run / "checkpoints")
-    if not found:
-        raise ValueError(f"{run}: expected checkpoints/step-..., found none; name the output of a recipe")
-    if best:
-        step = read_progress(found[-1]).best_step
-        if not step:
-            raise ValueError(f"{run}: expected a validated step, found none; give the recipe validation data")
-    if step is None:
-        return found[-1]
     for path in found:
         if step_of(path) == step:
             return path
     there = ", ".join(str(step_of(path)) for path in found)
-    raise ValueError(f"{run}: expected a checkpoint of step {step}, found those of {there}")
+    raise ValueError(f"{run}: expected a checkpoint of step {step}, found those of {there or 'none'}")
+
+
+def export_run(run: Path, folder: Path, step: int | None = None, best: bool = False) -> str:
+    """Write the model of a step, of the best one by validation loss, or of the newest whole checkpoint.
+
+    Returns the name of the checkpoint.
+    """
+    recipe = load_recipe(run / RECIPE_FILE)
+    checkpoints = run / "checkpoints"
+    if not list_checkpoints(checkpoints):
+        raise ValueError(f"{run}: expected checkpoints/step-..., found none; name the output of a recipe")
+
+    def export(path: Path) -> str:
+        export_checkpoint(recipe, path, folder)
+        return path.name
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    if best:
+        step = newest_whole(checkpoints, read_progress, say).best_step
+        if not step:
+            raise ValueError(f"{run}: expected a validated step, found none; give the recipe validation data")
+    if step is not None:
+        return export(checkpoint_of(run, step))
+    return newest_whole(checkpoints, export, say)
 
 
 @command
@@ -78,12 +97,11 @@ def main(arguments: Arguments) -> None:
     parser.add_argument("run", type=Path, help="run folder: the output of a recipe")
     parser.add_argument("folder", type=Path, help="model folder to write")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+    which.add_argument("--step", type=int, help="of the checkpoint; default: the newest that is whole")
     which.add_argument("--best", action="store_true", help="the one with the lowest validation loss")
     options = parser.parse_args(arguments)
-    checkpoint = choose_checkpoint(options.run, options.step, options.best)
-    export_checkpoint(load_recipe(options.run / "recipe.yaml"), checkpoint, options.folder)
-    print(f"{options.folder}: {checkpoint.name} of {options.run}")
+    name = export_run(options.run, options.folder, options.step, options.best)
+    print(f"{options.folder}: {name} of {options.run}")
 
 
 if __name__ == "__main__":

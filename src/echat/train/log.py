@@ -176,11 +176,19 @@ def keep_steps(path: Path, last: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > last:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        if not line.endswith("\n") or not 0 <= _step(line) <= last:
             break
         kept.append(line)
     path.write_text("".join(kept), encoding="utf-8")
+
+
+def _step(line: str) -> int:
+    """The step of a line; -1 for what a broken disk left instead of one."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return -1
 
 
 def _tensorboard(folder: Path, from_step: int) -> Any:

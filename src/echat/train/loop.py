@@ -16,7 +16,7 @@ import torch
 
 from echat.checkpoint import CheckpointError
 from echat.config import save_config, to_yaml
-from echat.train.checkpoints import Progress, list_checkpoints, load_checkpoint, save_checkpoint, sweep
+from echat.train.checkpoints import Progress, list_checkpoints, save_checkpoint
 from echat.train.export import build_objective, export_checkpoint, export_module
 from echat.train.frozen import fingerprint, refuse_others
 from echat.train.guard import TrainingStopped, count_step, objection, stop_if_hopeless
@@ -33,7 +33,8 @@ from echat.train.optimizer import (
 from echat.train.provenance import note_start
 from echat.train.random_states import seed_everything
 from echat.train.ranks import Ranks, join, leave, place
-from echat.train.recipe import Recipe, choose_learning, load_recipe
+from echat.train.recipe import RECIPE_FILE, Recipe, choose_learning, load_recipe
+from echat.train.resuming import start_or_resume
 from echat.train.step_sums import StepSums, joined
 from echat.train.validation import look
 
@@ -51,7 +52,17 @@ def train(recipe_path: Path | str, overrides: Sequence[str] = (), resume: bool =
 
 
 def run(recipe: Recipe, resume: bool = False) -> Path:
-    """Train, checkpoint, log and export as the recipe says."""
+    """Train, checkpoint, log and export as the recipe says. TrainingStopped where nothing can be written."""
+    try:
+        return _run(recipe, resume)
+    except OSError as error:  # a full disk, for one; ranks, data and weights raise errors of their own
+        raise TrainingStopped(
+            f"{recipe.output}: {error}; free some space or mend what it names, then go on with --resume: "
+            "older checkpoints are whole"
+        ) from error
+
+
+def _run(recipe: Recipe, resume: bool) -> Path:
     folder = Path(recipe.output)
     torch.set_num_threads(recipe.threads)
     device = place(recipe.device)
@@ -64,14 +75,17 @@ def run(recipe: Recipe, resume: bool = False) -> Path:
     size, frozen = _describe_size(objective, learning), fingerprint(objective.module)
     learner = Learner(objective, recipe, ranks, device)
     optimizer = build_optimizer(objective.module, recipe.optimizer, half=recipe.precision == "bf16")
-    progress = _start(folder, objective, optimizer, resume, ranks)
+    notes: list[str] = []  # there is no log before it is known where the run stands
+    progress = start_or_resume(folder, objective, optimizer, resume, ranks, notes.append)
     refuse_others(folder, progress.frozen, frozen)
     progress.frozen = frozen
     if ranks.leads:
         stop_file(recipe).unlink(missing_ok=True)
-        save_config(objective.recipe, folder / "recipe.yaml")
+        save_config(objective.recipe, folder / RECIPE_FILE)
         note_start(objective.recipe, folder, progress.step)
     with _log(folder, progress.step, ranks) as log, _termination() as terminated:
+        for note in notes:
+            log.say(note)
         if progress.step == 0:
             log.say(to_yaml(recipe))
         start = f"resumed at step {progress.step}" if progress.step else "from the start"
@@ -249,24 +263,6 @@ def _log(folder: Path, step: int, ranks: Ranks) -> Iterator[RunLog | SilentLog]:
         return
     with RunLog(folder, folder.name, step) as log:
         yield log
-
-
-def _start(
-    folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, resume: bool, ranks: Ranks
-) -> Progress:
-    checkpoints = folder / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    found = list_checkpoints(checkpoints)
-    if not found:
-        return Progress()
-    if not resume:
-        raise TrainingStopped(
-            f"{folder}: expected an empty run folder, found checkpoints up to {found[-1].name}; "
-            "add --resume to go on with that run, or choose another output"
-        )
-    if ranks.leads:
-        sweep(checkpoints)
-    return load_checkpoint(found[-1], objective, optimizer, ranks)
 
 
 def _export(recipe: Recipe, objective: Objective, ranks: Ranks, folder: Path) -> None:

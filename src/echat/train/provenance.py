@@ -24,8 +24,7 @@ PROVENANCE = "provenance.json"
 def note_start(recipe: Recipe, folder: Path, step: int) -> None:
     """Add this start of the run, from ``step`` on, to ``provenance.json`` in the run folder."""
     path = folder / PROVENANCE
-    starts: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["starts"] if path.is_file() else []
-    starts = [start for start in starts if start["step"] < step]
+    starts = [start for start in _earlier(path) if start["step"] < step]
     starts.append(
         {
             "step": step,
@@ -40,6 +39,18 @@ def note_start(recipe: Recipe, folder: Path, step: int) -> None:
     )
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps({"starts": starts}, indent=1) + "\n", encoding="utf-8")
+
+
+def _earlier(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        starts = json.loads(path.read_text("utf-8"))["starts"]
+        return [start for start in starts if isinstance(start["step"], int)]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: expected the starts of this run as JSON, found another content ({error}); remove it"
+        ) from error
 
 
 def git_version() -> str:

@@ -66,15 +66,32 @@ def join(device: torch.device | None = None) -> Ranks:
     They speak gloo, and from device to device what torch holds for that device: NCCL on NVIDIA GPUs, HCCL on
     Ascend NPUs.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _variable("WORLD_SIZE", 1)
     if world == 1:
         return Ranks()
+    rank = _variable("RANK")
+    if rank >= world:
+        raise ValueError(
+            f"RANK: expected 0 to {world - 1}, one of the {world} processes that WORLD_SIZE counts, found "
+            f"{rank}; start with torchrun, which sets both"
+        )
     if not dist.is_initialized():
         backend = "gloo"
         if device is not None and device.type != "cpu":
             backend = f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
         dist.init_process_group(backend)
     return Ranks(dist.get_rank(), world)
+
+
+def _variable(name: str, default: int | None = None) -> int:
+    """A number that torchrun sets for each process."""
+    value = os.environ.get(name, default)
+    if not str(value).isdecimal() or (name == "WORLD_SIZE" and int(str(value)) < 1):
+        raise ValueError(
+            f"{name}: expected a number, found {value!r}; start with torchrun, which sets it, or without "
+            "WORLD_SIZE for one process"
+        )
+    return int(str(value))
 
 
 def leave(ranks: Ranks) -> None:

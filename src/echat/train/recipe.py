@@ -20,6 +20,7 @@ from echat.train.lora import LoraConfig
 from echat.train.names import choose
 from echat.train.validation import DecodeConfig
 
+RECIPE_FILE = "recipe.yaml"  # of a run folder: the resolved recipe
 OBJECTIVES = ("speech_llm", "ctc", "tokenizer", "flow", "vocoder")
 
 

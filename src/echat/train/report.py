@@ -15,6 +15,7 @@ from typing import Any
 from echat.checkpoint import atomic_path
 from echat.train.log import METRICS, SPEED
 from echat.train.provenance import PROVENANCE
+from echat.train.recipe import RECIPE_FILE
 from echat.train.report_curves import Curve, draw
 from echat.train.validation import SAMPLES, SAMPLES_FILE
 
@@ -74,7 +75,7 @@ def _page(run: Path, rows: Sequence[dict[str, Any]], steps: Sequence[dict[str, A
     yield from _validation(rows)
     yield from _samples(run / SAMPLES)
     yield from _origins(run / PROVENANCE)
-    recipe = run / "recipe.yaml"
+    recipe = run / RECIPE_FILE
     if recipe.is_file():
         yield f"<h2>Configuration</h2><pre>{html.escape(recipe.read_text('utf-8'))}</pre>"
     yield "</body></html>"

@@ -90,7 +90,14 @@ class CTCObjective:
 
     def _builder(self, augment: AugmentConfig | None) -> SpeechBuilder:
         recipe = self.recipe
-        return SpeechBuilder(recipe.characters, recipe.text_languages, self._sounds, augment, recipe.filters)
+        return SpeechBuilder(
+            recipe.characters,
+            recipe.text_languages,
+            self._sounds,
+            recipe.encoder.n_mels,
+            augment,
+            recipe.filters,
+        )
 
     def validation(self) -> list[SpeechBatch]:
         recipe = self.recipe

@@ -118,6 +118,7 @@ class SpeechLLMObjective:
             self._encoder_side,
             self.vocabulary,
             self._sounds,
+            self.module.config.encoder.n_mels,
             self.recipe.profile,
             augment,
             data.max_positions,
