@@ -8,8 +8,8 @@ import asyncio
 def patient_protocol() -> type[asyncio.Protocol]:
     """uvicorn's WebSocket protocol, for which any byte of the client is a sign of life.
 
-    The answer to a ping stands in line behind the sound that was sent before it. Of a client that sends faster
-    than it is heard, the line is longer than the time-out, and while we do not read at all there is no line.
+    The answer to a ping arrives behind the sound that was sent before it. From a client that sends faster
+    than it is heard, that is later than the time-out; and while reading is paused, nothing arrives.
     """
     from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 

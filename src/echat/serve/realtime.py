@@ -110,8 +110,8 @@ async def talk(socket: WebSocket, sessions: Sessions, wanted: dict[str, Any]) ->
 async def _receive(
     socket: WebSocket, session: RealtimeSession, leaving: asyncio.Event, sender: asyncio.Task[None]
 ) -> None:
-    """Hand every text frame to the session, within its limits of time, rate and reading, as long as the sender
-    works: a session that cannot answer is none."""
+    """Hand every text frame to the session, within its limits of time, rate and reading, as long as the
+    sender works."""
     limits = session.talk.config.limits
     deadline = time.monotonic() + limits.session_seconds
     rate = _Rate(limits.events_per_second)

@@ -44,8 +44,8 @@ def valid_text(text: str) -> str:
 
 
 def safe(value: Any, room: int = MOST_DEPTH) -> Any:
-    """A value from JSON that can be handled without care: its text can be written, its numbers are finite, and
-    it is not nested too deep to be copied."""
+    """A value from JSON that can be handled without care: its text can be written out, its numbers are
+    finite, and it is not nested too deep to be copied."""
     if isinstance(value, str):
         return valid_text(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -20,7 +20,7 @@ EAGERNESS_SECONDS = {"low": 8.0, "medium": 4.0, "high": 2.0, "auto": 4.0}  # lon
 def _name(voice: Any) -> Any:
     """A voice is given as its name, or as an object with the name as `id`."""
     name = voice.get("id") if isinstance(voice, Mapping) else voice
-    if name is not None and not isinstance(name, str) or name is None and voice is not None:
+    if voice is not None and not isinstance(name, str):
         raise ValueError('expected the name of a voice, or {"id": name}')
     return name
 

@@ -38,8 +38,8 @@ def new_id(prefix: str) -> str:
 
 
 def refusal(error: ValidationError, values: Any) -> ProtocolError:
-    """The first thing in `values` that does not fit, with its place as `param`. What was sent is not repeated:
-    it may be sound."""
+    """The first thing in `values` that does not fit, with its place as `param`. What was sent is not
+    repeated: it may be sound."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     param = ".".join(str(part) for part in _place(first["loc"], values, first["type"] == "missing")) or None
     message = first["msg"].removeprefix("Value error, ")
@@ -50,9 +50,8 @@ def _place(loc: tuple[int | str, ...], values: Any, is_missing: bool) -> list[in
     """The keys of `loc` without the names of union members that pydantic mixes in."""
     place: list[int | str] = []
     for part in loc:
-        if isinstance(values, Mapping) and part in values:
-            values = values[part]
-        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+        is_index = isinstance(values, list) and isinstance(part, int) and part < len(values)
+        if is_index or (isinstance(values, Mapping) and part in values):
             values = values[part]
         elif not (is_missing and part == loc[-1]):
             continue
