@@ -209,7 +209,15 @@ def turns(entries: Sequence[Entry], with_speech: bool = True) -> list[Turn]:
             made[-1] = AssistantTurn(f"{last.text or ''} {turn.text or ''}".strip(), turn.speech_ids)
         elif made or isinstance(turn, UserTurn):
             made.append(turn)
-    return made
+    return [*map(_as_history, made[:-1]), *made[-1:]]
+
+
+def _as_history(turn: Turn) -> Turn:
+    """Typed words stand in the place of a sound only where they are the question: histories of training have
+    them as text."""
+    if isinstance(turn, UserTurn) and turn.heard_as_text:
+        return replace(turn, heard_as_text=False)
+    return turn
 
 
 def _each(entries: Sequence[Entry]) -> Iterator[Turn]:

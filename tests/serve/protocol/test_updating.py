@@ -1,4 +1,4 @@
-"""Updates of a session: what fits is applied, what does not is named, what clients send back changes nothing."""
+"""Updates of a session: what fits is applied, what does not is named, what clients send back is no change."""
 
 from __future__ import annotations
 
