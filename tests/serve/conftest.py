@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.serve.session_client import SessionClient
 
 import echat
+from echat.audio.vad import VoiceActivity
 from echat.audio.waveform import read
 from echat.infer.engine import Engine, load
+from echat.serve.metrics import Metrics
+from echat.serve.outbox import Outbox
+from echat.serve.replies import Desk
+from echat.serve.session import RealtimeSession
 from echat.serve.settings import ServeConfig
+from echat.serve.state import House
 
 pytest.importorskip("fastapi", reason="needs the serve extra")
 pytest.importorskip("silero_vad", reason="needs the serve extra")
@@ -88,6 +95,31 @@ def silence(seconds: float) -> bytes:
     """24 kHz PCM of a quiet room."""
     noise = np.random.default_rng(0).normal(0, 3, int(24_000 * seconds))
     return np.round(noise).astype("<i2").tobytes()
+
+
+@pytest.fixture(scope="session")
+def house(tiny: Any) -> Any:
+    desk = Desk(tiny, threads=8)
+    yield lambda **config: House(desk, ServeConfig.model_validate(config), VoiceActivity(), Metrics())
+    desk.close()
+
+
+@pytest.fixture
+def talking(house: Callable[..., House]) -> Callable[..., None]:
+    def run(dialogue: Callable[[Any], Awaitable[None]], beta: bool = False, **config: Any) -> None:
+        async def whole() -> None:
+            session = RealtimeSession(house(**config), Outbox(2**23), beta)
+            session.open()
+            client = SessionClient(session)
+            await client.until("session.created")
+            try:
+                await dialogue(client)
+            finally:
+                await session.close()
+
+        asyncio.run(whole())
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -221,9 +221,9 @@ def test_errors_leave_the_connection_open(talking):
             ({"type": "input_audio_buffer.commit"}, "input_audio_buffer_commit_empty"),
             ({"type": "no.such.event"}, "unknown_event"),
             ({"type": "conversation.item.delete", "item_id": "item_none"}, "item_not_found"),
-            ({"type": "session.update", "session": {"type": "realtime", "model": "other"}}, "invalid_value"),
+            ({"type": "session.update", "session": {"type": "realtime", "instructions": 5}}, "invalid_value"),
             ({"type": "input_audio_buffer.append", "audio": "???"}, "invalid_value"),
-            ({"type": "response.create"}, "invalid_value"),
+            ({"type": "response.create", "response": {"max_output_tokens": 0}}, "invalid_value"),
         ):
             await talker.connection.send({**event, "event_id": "e1"})
             error = (await talker.until("error"))["error"]
@@ -266,8 +266,6 @@ def test_a_response_outside_the_conversation(talking, question):
         done = (await talker.until("response.done"))["response"]
         assert done["status"] == "completed" and done["metadata"] == {"for": "test"}
         assert not [kind for kind in talker.kinds if kind.startswith("conversation.")]
-        await talker.connection.response.create()
-        assert (await talker.until("error"))["error"]["code"] == "invalid_value"
 
     talking(dialogue)
 

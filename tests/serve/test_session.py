@@ -4,81 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import numpy as np
 import pytest
+from tests.serve.session_client import SessionClient
 
-from echat.audio.vad import VoiceActivity
-from echat.serve.metrics import Metrics
 from echat.serve.outbox import Letter, Outbox
-from echat.serve.replies import Desk
 from echat.serve.session import RealtimeSession
-from echat.serve.settings import ServeConfig
-from echat.serve.state import House
-
-
-class Client:
-    """Talks to a session, and keeps what it says."""
-
-    def __init__(self, session: RealtimeSession) -> None:
-        self.session, self.told = session, []  # type: ignore[var-annotated]
-
-    async def send(self, kind: str, **values: Any) -> None:
-        await self.session.handle(json.dumps({"type": kind, **values}))
-
-    async def say(self, sound: bytes, piece: int = 48_000) -> None:
-        for place in range(0, len(sound), piece):
-            chunk = base64.b64encode(sound[place : place + piece]).decode()
-            await self.send("input_audio_buffer.append", audio=chunk)
-
-    async def until(self, kind: str) -> dict[str, Any]:
-        async with asyncio.timeout(120):
-            while True:
-                letter = await self.session.talk.outbox.take()
-                assert letter is not None
-                self.told.append(json.loads(letter.text))
-                if self.told[-1]["type"] == kind:
-                    return self.told[-1]
-
-    def waiting(self) -> list[str]:
-        """Kinds of events that wait to be sent."""
-        return [json.loads(letter.text)["type"] for letter in self.session.talk.outbox._letters]
-
-    @property
-    def kinds(self) -> list[str]:
-        return [event["type"] for event in self.told]
-
-
-@pytest.fixture(scope="module")
-def house(tiny: Any) -> Any:
-    desk = Desk(tiny, threads=8)
-    yield lambda **config: House(desk, ServeConfig.model_validate(config), VoiceActivity(), Metrics())
-    desk.close()
-
-
-@pytest.fixture
-def talking(house: Callable[..., House]) -> Callable[..., None]:
-    def run(dialogue: Callable[[Client], Awaitable[None]], beta: bool = False, **config: Any) -> None:
-        async def whole() -> None:
-            session = RealtimeSession(house(**config), Outbox(2**23), beta)
-            session.open()
-            client = Client(session)
-            await client.until("session.created")
-            try:
-                await dialogue(client)
-            finally:
-                await session.close()
-
-        asyncio.run(whole())
-
-    return run
 
 
 def test_three_minutes_of_silence(talking, quiet):
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         await client.say(quiet(180.0))
         assert client.waiting() == []
         kept = client.session.user_turns.listener.sound
@@ -96,7 +32,7 @@ def test_music_is_not_speech(talking):
         fade = np.exp(-2 * (seconds[part] - number))
         music[part] = fade * sum(np.sin(2 * np.pi * tone * seconds[part]) for tone in chord) / 6
 
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         await client.say(np.round(music * 32767).astype("<i2").tobytes())
         assert client.waiting() == []
 
@@ -106,7 +42,7 @@ def test_music_is_not_speech(talking):
 def test_a_word_of_a_third_of_a_second(talking, question, quiet):
     start = int(0.55 * 48_000) // 2 * 2  # within a word
 
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         await client.send("session.update", session={"type": "realtime", "output_modalities": ["text"]})
         await client.say(quiet(0.5) + question[start : start + 14_400] + quiet(1.0))
         done = await client.until("response.done")
@@ -120,7 +56,7 @@ def test_a_word_of_a_third_of_a_second(talking, question, quiet):
 def test_a_question_of_two_minutes_is_read_while_it_is_asked(talking, question, quiet):
     """Windows of 30 s that are over are not encoded again at the end."""
 
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         update = {"type": "realtime", "output_modalities": ["text"], "max_output_tokens": 40}
         detection = {"type": "server_vad", "silence_duration_ms": 3000}
         await client.send(
@@ -141,7 +77,7 @@ def test_a_question_of_two_minutes_is_read_while_it_is_asked(talking, question, 
 
 
 def test_two_questions_while_it_thinks_are_one_turn(talking, question, quiet):
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         await client.say(question + quiet(0.6))
         await client.until("response.created")
         await client.say(question + quiet(1.0))
@@ -159,7 +95,7 @@ def test_two_questions_while_it_thinks_are_one_turn(talking, question, quiet):
 
 
 def test_going_on_after_a_pause_is_one_turn(talking, question, quiet):
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         detection = {"type": "server_vad", "silence_duration_ms": 1200}
         update = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
         await client.send("session.update", session=update)
@@ -175,7 +111,7 @@ def test_a_guess_and_no_guess_answer_the_same(talking, question, quiet):
     answers = []
     for guess in (True, False):
 
-        async def dialogue(client: Client, guess: bool = guess) -> None:
+        async def dialogue(client: SessionClient, guess: bool = guess) -> None:
             await client.send("session.update", session={"type": "realtime", "echat": {"seed": 3}})
             await client.say(question + quiet(1.0), piece=4800 if guess else 48_000)
             await client.until("response.done")
@@ -187,7 +123,7 @@ def test_a_guess_and_no_guess_answer_the_same(talking, question, quiet):
 
 
 def test_silence_after_an_answer_can_be_a_turn(talking, question, quiet):
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         detection = {"type": "server_vad", "idle_timeout_ms": 100}
         update = {
             "type": "realtime",
@@ -206,7 +142,7 @@ def test_silence_after_an_answer_can_be_a_turn(talking, question, quiet):
 
 
 def test_a_transcription_session_makes_no_responses(talking, question, quiet):
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         await client.send("session.update", session={"type": "transcription"})
         await client.say(question + quiet(1.0))
         await client.until("conversation.item.input_audio_transcription.completed")
@@ -216,7 +152,7 @@ def test_a_transcription_session_makes_no_responses(talking, question, quiet):
 
 
 def test_old_names_for_old_clients(talking, question, quiet):
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         update = {"modalities": ["text", "audio"], "input_audio_format": "pcm16", "voice": "slt"}
         await client.send("session.update", session={**update, "turn_detection": {"type": "server_vad"}})
         session = (await client.until("session.updated"))["session"]
@@ -236,7 +172,7 @@ def test_old_names_for_old_clients(talking, question, quiet):
 
 
 def test_suspected_speech_is_told_to_those_who_ask(talking, question, quiet):
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         options = {"pause": True, "interrupt_ms": 1000}
         await client.send("session.update", session={"type": "realtime", "echat": options})
         await client.say(question + quiet(1.0))
@@ -252,7 +188,7 @@ def test_suspected_speech_is_told_to_those_who_ask(talking, question, quiet):
 
 
 def test_nothing_is_on_disk_unless_it_is_announced(talking, question, quiet, tmp_path):
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         assert client.waiting() == ["session.recording"]
         await client.say(question + quiet(1.0))
         await client.until("response.done")
@@ -268,7 +204,7 @@ def test_a_slow_reader_misses_sound_that_is_counted(house, question, quiet):
     async def whole() -> None:
         session = RealtimeSession(house(), Outbox(40_000))
         session.open()
-        client = Client(session)
+        client = SessionClient(session)
         await client.say(question + quiet(1.0))
         while session.answering.response is None or session.answering.response.is_running:
             await asyncio.sleep(0.05)  # nothing is read

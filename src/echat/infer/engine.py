@@ -143,8 +143,11 @@ class Engine:
         is still being asked: the pieces of sound given so far are read.
         """
         task = get_task(task)
-        is_asking = bool(turns) and isinstance(turns[-1], UserTurn)
-        known = self._up_to_sound(turns, task) if is_asking else self._before_question(turns, task)
+        question = turns[-1] if turns and isinstance(turns[-1], UserTurn) else None
+        if question is not None and question.audio is not None:
+            known = self._up_to_sound(turns, task)
+        else:  # a typed question is whole: its reply reads it at once
+            known = self._before_question(turns[:-1] if question else turns, task)
         (prompt,) = prepare(self.model, [known], [[memory or Memory()]])
         strand = Strand(prompt, Writing(Plan.make(task, self.vocabulary, self.profile)), remembers=True)
         read_prompt(self.model, strand)

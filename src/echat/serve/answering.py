@@ -12,7 +12,7 @@ from typing import Any
 from echat.dialogue.tasks import get_task
 from echat.dialogue.turns import Turn, UserTurn
 from echat.infer.memory import Memory
-from echat.serve.items import BYTES_PER_MS, Entry, turns
+from echat.serve.items import BYTES_PER_MS, Entry, opening, turns
 from echat.serve.protocol.wire import ProtocolError
 from echat.serve.replies import ReplyStream
 from echat.serve.response import CancelReason, Response, ResponsePlan
@@ -34,14 +34,14 @@ class Guess:
     stream: ReplyStream
 
 
-def voice_name(house: House, name: str | None) -> str | None:
-    """The voice of the model that a name asks for; an unknown one is refused."""
+def voice_name(house: House, name: str | None, where: str = "voice") -> str | None:
+    """The voice of the model that a name asks for; an unknown one is refused, as the field `where`."""
     token2wav = house.desk.engine.token2wav
     if name is None or name in FOREIGN_VOICES or token2wav is None:
         return house.config.voice
     if name not in token2wav.voices:
         known = ", ".join(token2wav.voices)
-        raise ProtocolError(f"voice: expected one of {known}, found {name[:80]!r}", param="voice")
+        raise ProtocolError(f"{where}: expected one of {known}, found {name[:80]!r}", param=where)
     return name
 
 
@@ -64,9 +64,9 @@ class Answering:
         thinks = think or self.talk.session.options.think or self.config.think
         return ("s2s" if speaks else "s2t") + ("" if thinks == "off" else f"_think_{thinks}")
 
-    def voice(self, name: str | None) -> str | None:
+    def voice(self, name: str | None, where: str = "voice") -> str | None:
         """The voice of the model that a name asks for."""
-        return voice_name(self.talk.house, name)
+        return voice_name(self.talk.house, name, where)
 
     def plan(self, **changes: Any) -> ResponsePlan:
         """A response as the session wants it."""
@@ -92,7 +92,7 @@ class Answering:
             task,
             held=held,
             max_new_ids=most if plan.max_output_tokens == "inf" else min(most, plan.max_output_tokens),
-            voice=self.voice(plan.output.voice_name) if plan.speaks else None,
+            voice=self.voice(plan.output.voice) if plan.speaks else None,
             seed=self.talk.session.options.seed,
             memory=self.memory,
             show_thinking=plan.show_thought,
@@ -143,17 +143,22 @@ class Answering:
         return self.response.is_running or time.monotonic() < self.response.plays_until
 
     def create(self, plan: ResponsePlan, entries: list[Entry] | None = None) -> None:
-        """Answer the conversation, or other entries."""
-        asked = self.items.turns() if entries is None else turns(entries, self.items.with_speech)
+        """Answer the conversation, or other entries; where the user has said nothing new, speak first."""
+        entries = self.items.entries if entries is None else entries
+        asked, first = turns(entries, self.items.with_speech), None
         if not asked or not isinstance(asked[-1], UserTurn):
-            raise ProtocolError("response.create: expected a message of the user to answer, found none")
+            first = opening(entries, plan.opening)
+            asked = [*asked, first]
+            if plan.opening:  # it is said once
+                plan = replace(plan, instructions=self.talk.session.instructions)
         self.drop_guess()
-        self.respond(plan, self.ask(asked, plan))
+        self.respond(plan, self.ask(asked, plan), first)
 
-    def respond(self, plan: ResponsePlan, stream: ReplyStream) -> None:
-        """Tell a reply to the client, in the background."""
+    def respond(self, plan: ResponsePlan, stream: ReplyStream, first: UserTurn | None = None) -> None:
+        """Tell a reply to the client, in the background; `first` is what it answers in place of a user."""
         is_default = plan.conversation_id is not None
         response = Response(plan, stream, self.talk.emit, self.items.last_id if is_default else None)
+        response.entry.turn = first
         if is_default:
             self.response = response
             self.items.add(response.entry)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from echat.serve.protocol.session import EchatOptions
+from echat.serve.protocol.json_text import Body
+from echat.serve.protocol.session import EchatOptions, Voice
 
 
 class InputAudio(BaseModel):
@@ -33,7 +34,7 @@ class Message(BaseModel):
 
 
 class AudioSettings(BaseModel):
-    voice: str | dict[str, Any] | None = None
+    voice: Voice = None
     format: Literal["wav", "mp3", "flac", "opus", "pcm16", "aac"] = "wav"
 
 
@@ -41,7 +42,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class CompletionRequest(BaseModel):
+class CompletionRequest(Body):
     """What of the public request is understood; the rest is let pass."""
 
     messages: list[Message] = Field(min_length=1, max_length=500)

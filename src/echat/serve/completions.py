@@ -136,7 +136,7 @@ def _begin(asked: CompletionRequest, heard: list[Turn], house: House) -> ReplySt
         task,
         max_new_ids=min([house.config.limits.reply_ids, *asked_for]),
         seed=asked.seed,
-        voice=voice_name(house, voice.get("id") if isinstance(voice, dict) else voice),
+        voice=voice_name(house, voice),
     )
 
 

@@ -65,8 +65,7 @@ class Editing:
         if item.role == "assistant":
             if any(part.type in ("output_audio", "audio") for part in parts):
                 raise ProtocolError("item.content: answers cannot be given as audio", param="item.content")
-            text = " ".join(part.text for part in parts if part.text).strip()
-            return Entry(item, spoken=Spoken(text=text, is_whole=True))
+            return Entry(item, spoken=Spoken(text=keeping.text_of(item), is_whole=True))
         name = self.talk.session.audio.input.format.type
         sounds = [self._decoded(part, name) for part in parts if part.type == "input_audio"]
         return Entry(item, sound=np.concatenate(sounds) if sounds else None)

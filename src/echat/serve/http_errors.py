@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from echat.serve.protocol.json_text import write_json
 from echat.serve.protocol.wire import ProtocolError
 from echat.serve.state import House
 
@@ -47,7 +47,8 @@ def add_handlers(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:])
-        return error_response(400, f"{param}: {first['msg'].removeprefix('Value error, ')}", None, param)
+        message = first["msg"].removeprefix("Value error, ")
+        return error_response(400, f"{param}: {message}" if param else message, None, param or None)
 
     async def on_protocol(request: Request, error: Exception) -> Response:
         assert isinstance(error, ProtocolError)
@@ -110,5 +111,5 @@ class _Held(StreamingResponse):
 
 def sse(values: Any) -> bytes:
     """One server-sent event."""
-    text = values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
+    text = values if isinstance(values, str) else write_json(values)
     return f"data: {text}\n\n".encode()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from echat.audio.features import SAMPLE_RATE
+from echat.dialogue.prompts import typed_turn
 from echat.dialogue.thinking import Thought
 from echat.dialogue.turns import AssistantTurn, Turn, UserTurn
 from echat.infer.hearing import Recording
@@ -23,6 +24,7 @@ from echat.serve.wire_audio import to_pcm24
 
 ID_SECONDS = 0.04  # of sound for one speech id
 IDS_PER_WORD = 10  # about, for an answer that was cut before its end was known
+SYSTEM_ROLES = ("system", "developer")
 BYTES_PER_MS = 48  # of 24 kHz PCM
 
 
@@ -77,7 +79,8 @@ class Entry:
     item: Item
     sound: np.ndarray | None = None  # (n,) int16 at 16 kHz, of the user
     spoken: Spoken | None = None  # of the assistant
-    turn: UserTurn | None = None  # made once, so that what was heard of it is recognised
+    turn: UserTurn | None = None  # of the user, made once, so that what was heard of it is recognised; of an
+    # answer: the typed turn that was answered because the user had said nothing new
 
     @property
     def seconds(self) -> float:
@@ -206,16 +209,26 @@ def turns(entries: Sequence[Entry], with_speech: bool = True) -> list[Turn]:
             made[-1] = AssistantTurn(f"{last.text or ''} {turn.text or ''}".strip(), turn.speech_ids)
         elif made or isinstance(turn, UserTurn):
             made.append(turn)
-    return made
+    return [*map(_as_history, made[:-1]), *made[-1:]]
+
+
+def _as_history(turn: Turn) -> Turn:
+    """Typed words stand in the place of a sound only where they are the question: histories of training have
+    them as text."""
+    if isinstance(turn, UserTurn) and turn.heard_as_text:
+        return replace(turn, heard_as_text=False)
+    return turn
 
 
 def _each(entries: Sequence[Entry]) -> Iterator[Turn]:
     for entry in entries:
-        if entry.item.type != "message" or entry.item.role == "system":
+        if entry.item.type != "message" or entry.item.role in SYSTEM_ROLES:
             continue
         if entry.item.role == "assistant":
             turn = entry.spoken.turn() if entry.spoken else None
             if turn is not None:
+                if entry.turn is not None:
+                    yield entry.turn
                 yield turn
         else:
             entry.turn = entry.turn or _user_turn(entry)
@@ -223,8 +236,25 @@ def _each(entries: Sequence[Entry]) -> Iterator[Turn]:
                 yield entry.turn
 
 
+def opening(entries: Sequence[Entry], wanted: str = "") -> UserTurn:
+    """A typed turn for a user who has said nothing new: what is wanted, else what messages of the system ask
+    for since the last turn, else a greeting."""
+    asked: list[str] = []
+    for entry in reversed(entries):
+        if entry.item.type == "message" and entry.item.role not in SYSTEM_ROLES:
+            break
+        asked.insert(0, text_of(entry.item))
+    text = wanted or "\n".join(part for part in asked if part) or typed_turn("greet")
+    return UserTurn(text=text, heard_as_text=True)
+
+
+def text_of(item: Item) -> str:
+    """The typed words of an item."""
+    return " ".join(part.text for part in item.content or [] if part.text).strip()
+
+
 def _user_turn(entry: Entry) -> UserTurn | None:
-    text = " ".join(part.text for part in entry.item.content or [] if part.text).strip()
+    text = text_of(entry.item)
     if entry.sound is not None:
         return UserTurn(audio=recording(entry.sound), text=text or None)
     return UserTurn(text=text, heard_as_text=True) if text else None

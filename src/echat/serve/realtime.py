@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qs
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -76,6 +77,8 @@ async def talk(socket: WebSocket, sessions: Sessions, wanted: dict[str, Any]) ->
     headers = headers_of(socket.scope)
     offered = protocols_of(headers)
     is_beta = "realtime=v1" in headers.get("openai-beta", "") or BETA_PROTOCOL in offered
+    if "transcription" in parse_qs(socket.scope.get("query_string", b"").decode("latin-1")).get("intent", []):
+        wanted = {"type": "transcription", **wanted}
     await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
     house = sessions.house
     outbox = Outbox(house.config.limits.unsent_bytes)
@@ -86,7 +89,7 @@ async def talk(socket: WebSocket, sessions: Sessions, wanted: dict[str, Any]) ->
         sessions.check_room(socket.scope.get("echat.address_sessions", 1))
         with sessions.admitted(session):
             session.open()
-            await _receive(socket, session, sessions.leaving)
+            await _receive(socket, session, sessions.leaving, sender)
     except WebSocketDisconnect:
         pass
     except Closing as closing:
@@ -104,13 +107,16 @@ async def talk(socket: WebSocket, sessions: Sessions, wanted: dict[str, Any]) ->
         sender.cancel()
 
 
-async def _receive(socket: WebSocket, session: RealtimeSession, leaving: asyncio.Event) -> None:
-    """Hand every text frame to the session, within its limits of time, rate and reading."""
+async def _receive(
+    socket: WebSocket, session: RealtimeSession, leaving: asyncio.Event, sender: asyncio.Task[None]
+) -> None:
+    """Hand every text frame to the session, within its limits of time, rate and reading, as long as the
+    sender works."""
     limits = session.talk.config.limits
     deadline = time.monotonic() + limits.session_seconds
     rate = _Rate(limits.events_per_second)
     while True:
-        message = await _next(socket, min(limits.idle_seconds, deadline - time.monotonic()), leaving)
+        message = await _next(socket, min(limits.idle_seconds, deadline - time.monotonic()), leaving, sender)
         if message is None:
             if time.monotonic() >= deadline:
                 raise Closing(LEAVING, "session_expired", "the session has reached its longest time")
@@ -139,14 +145,20 @@ class _Rate:
             await asyncio.sleep(1 / self.per_second)
 
 
-async def _next(socket: WebSocket, seconds: float, leaving: asyncio.Event) -> dict[str, str] | None:
+async def _next(
+    socket: WebSocket, seconds: float, leaving: asyncio.Event, sender: asyncio.Task[None]
+) -> dict[str, str] | None:
     """The next frame; None when there was none in time."""
     receive = asyncio.ensure_future(socket.receive())
     leave = asyncio.ensure_future(leaving.wait())
+    ends = {receive, leave, sender}
     try:
-        await asyncio.wait({receive, leave}, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ends, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
         if leave.done():
             raise Closing(LEAVING, "leaving", "the server shuts down")
+        if sender.done():
+            sender.result()  # raises what it died of
+            raise WebSocketDisconnect(1006)
         if not receive.done():
             return None
         message = receive.result()
@@ -163,7 +175,7 @@ async def _send(socket: WebSocket, outbox: Outbox) -> None:
     try:
         while (letter := await outbox.take()) is not None:
             await socket.send_text(letter.text)
-    except (WebSocketDisconnect, RuntimeError):  # the client is gone; receiving notices it as well
+    except (WebSocketDisconnect, RuntimeError):  # the client is gone
         outbox.close()
 
 

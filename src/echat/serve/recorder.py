@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from echat.audio.waveform import write
+from echat.serve.protocol.json_text import write_json
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder; a ValueError where conversations could not be written to it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError("no permission to write")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(
+            f"recording: expected a folder that can be written, found {folder} ({reason}); name another"
+        ) from error
 
 
 class Recorder:
@@ -18,11 +32,19 @@ class Recorder:
         self._folder = folder / session_id
 
     def keep(self, item: dict[str, Any], samples: np.ndarray | None, rate: int) -> None:
-        """Write an item and its int16 sound (n,)."""
+        """Write an item and its int16 sound (n,). What cannot be written whole raises and leaves no part."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         line = dict(item)
         if samples is not None and len(samples):
             line["file"] = f"{len(list(self._folder.glob('*.wav'))):04}-{item['role']}.wav"
             write(self._folder / line["file"], samples.astype(np.float32) / 32768, rate)
-        with open(self._folder / "items.jsonl", "a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+        _append(self._folder / "items.jsonl", write_json(line) + "\n")
+
+
+def _append(path: Path, line: str) -> None:
+    with open(path, "ab", buffering=0) as lines:
+        before = lines.tell()
+        data = line.encode()
+        if lines.write(data) != len(data):  # the disk took a part
+            lines.truncate(before)
+            raise OSError("no space left on the device")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from echat.serve.protocol.wire import new_id
 from echat.serve.replies import ReplyStream
 from echat.serve.wire_audio import Encoder, milliseconds
 
+log = logging.getLogger("echat.serve")
+
 DELTA_SECONDS = 0.4  # of sound in one event: small enough to be taken back, large enough to be cheap
 
 Emit = Callable[..., bool]
@@ -41,6 +44,7 @@ class ResponsePlan:
     conversation_id: str | None = None  # None: it is in no conversation
     think: str | None = None  # None: as the session says
     instructions: str = ""
+    opening: str = ""  # what the model answers where the user has said nothing new
 
 
 @dataclass
@@ -100,8 +104,8 @@ class Response:
 
     async def run(self) -> None:
         """Tell everything, to `response.done`, whatever the end."""
-        self._open()
         try:
+            self._open()
             async for event in self.stream:
                 self._tell(event)
         except asyncio.CancelledError:
@@ -112,7 +116,7 @@ class Response:
         except Exception as error:
             self._error = {"type": "server_error", "code": "reply_failed", "message": type(error).__name__}
         finally:
-            self._close()
+            self._finish()
             self.ended.set()
 
     # --- events of the engine
@@ -202,8 +206,24 @@ class Response:
         )
         self._say(server.ContentPartAdded, item_id=self._item_id, part=empty)
 
+    def _finish(self) -> None:
+        """Tell the end. A client waits for it, so it comes even where what is told of the response fails."""
+        try:
+            self._settle()
+            self._close()
+        except Exception as error:
+            log.exception("response %s could not be told", self.id)
+            details = {"type": "server_error", "code": "reply_failed", "message": type(error).__name__}
+            failed = server.ResponseObject(
+                id=self.id,
+                status="failed",
+                status_details={"type": "failed", "error": details},
+                output=[],
+                output_modalities=["audio"] if self.plan.speaks else ["text"],
+            )
+            self._emit(server.ResponseDone(response=failed))
+
     def _close(self) -> None:
-        self._settle()
         text = self.spoken.text
         if self.plan.speaks:
             self._say(server.AudioDone, item_id=self._item_id)

@@ -21,7 +21,9 @@ from echat.serve.answering import voice_name
 from echat.serve.http_errors import APIError, Places, sse
 from echat.serve.items import recording
 from echat.serve.keys import Keys
-from echat.serve.protocol.session import Session
+from echat.serve.protocol.json_text import Body
+from echat.serve.protocol.session import Session, Voice
+from echat.serve.protocol.updating import update
 from echat.serve.protocol.wire import new_id
 from echat.serve.sound import windows
 from echat.serve.sound_files import MEDIA_TYPES, FileFormat, file_stream
@@ -33,12 +35,12 @@ MOST_CHARACTERS = 4096  # of a text to read
 PIECE_CHARACTERS = 240  # read aloud at once
 
 
-class SpeechRequest(BaseModel):
+class SpeechRequest(Body):
     """Read a text aloud."""
 
     input: str = Field(min_length=1, max_length=MOST_CHARACTERS)
     model: str = ""
-    voice: str | dict[str, Any] | None = None
+    voice: Voice = None
     instructions: str | None = None
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
     speed: float = Field(1.0, ge=0.25, le=4)
@@ -50,7 +52,7 @@ class Expiry(BaseModel):
     seconds: int = Field(600, ge=10, le=7200)
 
 
-class SecretRequest(BaseModel):
+class SecretRequest(Body):
     """A short-lived key for a browser."""
 
     expires_after: Expiry = Expiry()
@@ -77,7 +79,7 @@ def add_rest(app: FastAPI, house: House, keys: Keys, places: Places) -> None:
             message = "response_format: expected mp3, opus, flac, wav or pcm, found aac"
             raise APIError(400, message, param="response_format")
         house.desk.engine.need_token2wav()
-        voice = voice_name(house, asked.voice.get("id") if isinstance(asked.voice, dict) else asked.voice)
+        voice = voice_name(house, asked.voice)
         async with places.one() as place:
             pieces = _spoken(house, asked, voice, asked.response_format)
             if asked.stream_format == "sse":
@@ -103,7 +105,9 @@ def add_rest(app: FastAPI, house: House, keys: Keys, places: Places) -> None:
 
     @app.post("/v1/realtime/client_secrets")
     async def secrets(asked: SecretRequest) -> dict[str, Any]:
-        session = Session(id=new_id("sess"), model=house.model).updated(asked.session)
+        session, refused = update(Session(id=new_id("sess"), model=house.model), asked.session)
+        if refused:
+            raise refused[0]
         secret, key = keys.new_secret(asked.expires_after.seconds, asked.session)
         return {"value": secret, "expires_at": key.expires, "session": session.dump()}
 

@@ -40,6 +40,7 @@ def server_of(engine: Engine, config: ServeConfig) -> uvicorn.Server:
     """A server that is ready to run, and lets its sessions end well when it is told to stop."""
     import uvicorn
 
+    from echat.serve.keepalive import patient_protocol
     from echat.serve.server import make_app
 
     app = make_app(engine, config)
@@ -55,7 +56,7 @@ def server_of(engine: Engine, config: ServeConfig) -> uvicorn.Server:
             app,
             host=config.host,
             port=config.port,
-            ws="websockets-sansio",
+            ws=patient_protocol(),
             ws_max_size=config.limits.message_bytes,
             ws_per_message_deflate=False,  # base64 of sound barely compresses
             ws_ping_interval=20.0,

@@ -18,6 +18,7 @@ from echat.serve.http_errors import Places, add_handlers
 from echat.serve.keys import Keys
 from echat.serve.metrics import Metrics
 from echat.serve.realtime import Sessions, talk
+from echat.serve.recorder import check_folder
 from echat.serve.replies import Desk
 from echat.serve.rest import add_rest
 from echat.serve.settings import ServeConfig
@@ -33,6 +34,8 @@ log = logging.getLogger("echat.serve")
 
 def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
     """Everything that is served, ready for uvicorn."""
+    if config.recording is not None:
+        check_folder(config.recording)
     metrics, keys = Metrics(), Keys(config.keys)
     desk = Desk(engine, threads=2 * config.limits.sessions + config.limits.requests + 2)
     detector = turn_detector(config.turn_detector) if config.turn_detector else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 from echat.serve.answering import Answering
 from echat.serve.editing import Editing
 from echat.serve.outbox import Outbox
-from echat.serve.protocol import beta, client, server
+from echat.serve.protocol import client, server
+from echat.serve.protocol.json_text import read_json
 from echat.serve.protocol.session import Session
+from echat.serve.protocol.updating import update
 from echat.serve.protocol.wire import ProtocolError, new_id
 from echat.serve.response import ResponsePlan
 from echat.serve.state import House, Talk
 from echat.serve.user_turns import UserTurns
+
+log = logging.getLogger("echat.serve")
 
 
 class RealtimeSession:
@@ -29,7 +34,7 @@ class RealtimeSession:
             expires_at=int(time.time() + house.config.limits.session_seconds),
             output_modalities=["text"] if house.desk.engine.token2wav is None else ["audio"],
         )
-        self.talk = Talk(house, outbox, session.updated(wanted or {}), is_beta)
+        self.talk = Talk(house, outbox, update(session, wanted or {})[0], is_beta)
         self.answering = Answering(self.talk)
         self.user_turns = UserTurns(self.talk, self.answering)
         editing = Editing(self.talk)
@@ -66,29 +71,37 @@ class RealtimeSession:
         """One text frame; what is wrong with it is answered, not raised."""
         event_id = None
         try:
-            event = self._read(text)
+            event = client.event_of(read_json(text))
             event_id = event.event_id
             await self._handlers[type(event)](event)
         except ProtocolError as error:
             error.event_id = error.event_id or event_id
             self.talk.refuse(error)
-
-    def _read(self, text: str) -> client.ClientEvent:
-        values = client.read_json(text)
-        return client.event_of(beta.to_new(values) if self.talk.is_beta else values)
+        except Exception:
+            self.talk.metrics.errors.labels("event").inc()
+            log.exception("session %s: an event failed by an error of the server", self.id)
+            message = "this event failed by an error of the server; the session goes on"
+            self.talk.refuse(ProtocolError(message, "internal_error", event_id=event_id), "server_error")
 
     async def _update(self, event: client.SessionUpdate) -> None:
-        old = self.talk.session
-        new = old.updated(event.session)
-        if new.audio.output.voice != old.audio.output.voice and self.answering.has_spoken:
-            where = "session.audio.output.voice"
-            raise ProtocolError(f"{where}: cannot change after the first audio", "cannot_update_voice", where)
-        self.answering.voice(new.audio.output.voice_name)
-        if new.speaks and self.talk.house.desk.engine.token2wav is None:
-            raise ProtocolError('session.output_modalities: this model cannot speak, take ["text"]')
-        self.talk.session = new
+        self.talk.session, refused = update(self.talk.session, event.session, self._check)
+        for wrong in refused:
+            wrong.event_id = event.event_id
+            self.talk.refuse(wrong)
         self.user_turns.configure()
-        self.talk.emit(server.SessionUpdated(session=new.dump()))
+        self.talk.emit(server.SessionUpdated(session=self.talk.session.dump()))
+
+    def _check(self, new: Session) -> None:
+        """Can this server do what the session would be?"""
+        voice = self.answering.voice(new.audio.output.voice, "audio.output.voice")
+        if self.answering.has_spoken and voice != self.answering.voice(self.talk.session.audio.output.voice):
+            where = "audio.output.voice"
+            raise ProtocolError("cannot change after the first audio", "cannot_update_voice", where)
+        self._check_speech(new.speaks, "output_modalities")
+
+    def _check_speech(self, speaks: bool, where: str) -> None:
+        if speaks and self.talk.house.desk.engine.token2wav is None:
+            raise ProtocolError(f'{where}: this model cannot speak, take ["text"]', param=where)
 
     async def _clear_output(self, event: client.OutputAudioClear) -> None:
         raise ProtocolError("output_audio_buffer.clear: only for WebRTC and SIP", "unsupported_event", "type")
@@ -110,16 +123,17 @@ class RealtimeSession:
         changes: dict[str, Any] = {"metadata": asked.metadata}
         if asked.output_modalities is not None:
             changes["speaks"] = asked.output_modalities == ["audio"]
-            if changes["speaks"] and self.talk.house.desk.engine.token2wav is None:
-                raise ProtocolError('response.output_modalities: this model cannot speak, take ["text"]')
+            self._check_speech(changes["speaks"], "response.output_modalities")
         if asked.audio is not None and asked.audio.output is not None:
             given = {name: getattr(asked.audio.output, name) for name in asked.audio.output.model_fields_set}
             changes["output"] = self.talk.session.audio.output.model_copy(update=given)
-            self.answering.voice(changes["output"].voice_name)
+            self.answering.voice(changes["output"].voice, "response.audio.output.voice")
         if asked.max_output_tokens is not None:
             changes["max_output_tokens"] = asked.max_output_tokens
         if asked.instructions is not None:
             changes["instructions"] = asked.instructions
+            # Some clients put the session's own before them.
+            changes["opening"] = asked.instructions.removeprefix(self.talk.session.instructions).strip()
         if asked.echat is not None:
             changes["think"] = asked.echat.think
             changes["show_thought"] = asked.echat.show_thought or self.talk.session.options.show_thought
@@ -131,4 +145,5 @@ class RealtimeSession:
         running = self.answering.response
         is_other = event.response_id is not None and (running is None or event.response_id != running.id)
         if is_other or not self.answering.cancel("client_cancelled"):
-            raise ProtocolError("response.cancel: no such response runs", "response_cancel_not_active")
+            # Clients know this case by the first words of the message.
+            raise ProtocolError("Cancellation failed: no such response runs", "response_cancel_not_active")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,15 @@ from echat.serve.items import Entry, Items
 from echat.serve.metrics import Metrics
 from echat.serve.outbox import Letter, Outbox
 from echat.serve.protocol import beta, server
+from echat.serve.protocol.json_text import write_json
 from echat.serve.protocol.session import PCM_RATE, Session
-from echat.serve.protocol.wire import ProtocolError, new_id
+from echat.serve.protocol.wire import ErrorType, ProtocolError, new_id
 from echat.serve.recorder import Recorder
 from echat.serve.replies import Desk
 from echat.serve.settings import ServeConfig
 from echat.serve.turn_detector import TurnDetector
+
+log = logging.getLogger("echat.serve")
 
 
 @dataclass(frozen=True)
@@ -64,21 +67,28 @@ class Talk:
         event.event_id = f"event_{self.session.id[5:]}_{self._n_events}"
         values = event.dump()
         told = beta.to_old(values) if self.is_beta else [values]
-        letters = [Letter(json.dumps(one, ensure_ascii=False), response_id, audio_ms) for one in told]
+        letters = [Letter(write_json(one), response_id, audio_ms) for one in told]
         return all([self.outbox.put(letter) for letter in letters])
 
-    def refuse(self, error: ProtocolError) -> None:
+    def refuse(self, error: ProtocolError, kind: ErrorType = "invalid_request_error") -> None:
         """Tell the client what was wrong."""
         detail = server.ErrorDetail(
-            message=str(error), code=error.code, param=error.param, event_id=error.event_id
+            type=kind, message=str(error), code=error.code, param=error.param, event_id=error.event_id
         )
         self.emit(server.Error(error=detail))
 
     def record(self, entry: Entry) -> None:
-        """Keep an item on disk, where the operator wants it."""
+        """Keep an item on disk, where the operator wants it. When that fails the recording ends, no more."""
         if self._recorder is None:
             return
         samples, rate = entry.sound, SAMPLE_RATE
         if entry.spoken is not None:
             samples, rate = np.frombuffer(bytes(entry.spoken.pcm), "<i2"), PCM_RATE
-        self._recorder.keep(entry.item.dump(), samples, rate)
+        try:
+            self._recorder.keep(entry.item.dump(), samples, rate)
+        except Exception as error:
+            self._recorder = None
+            self.metrics.errors.labels("recording").inc()
+            log.error("session %s is recorded no further: %s", self.session.id, error)
+            message = "The recording ended: this server could not write it. The conversation goes on."
+            self.emit(server.RecordingAnnounced(message=message, recording=False))

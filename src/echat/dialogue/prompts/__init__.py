@@ -1,4 +1,4 @@
-"""System and user prompts, each written once, in YAML beside this file."""
+"""System and user prompts and typed turns, each written once, in YAML beside this file."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def system_prompt(name: str, *, short: bool = False) -> str:
 def user_prompt(name: str, *, short: bool = False) -> str:
     """The instruction of that name, spoken of the sound that follows it; ``short`` as above."""
     return _lookup("user", name, short)
+
+
+def typed_turn(name: str) -> str:
+    """What is put in the place of a user who has said nothing, so that the model speaks first."""
+    return str(_read("turns")[name])
 
 
 def short_prompts() -> list[str]:

@@ -1,8 +1,9 @@
-"""The old names, for clients that ask for them: events out and updates in, translated at the border."""
+"""The older shape of the protocol. Its fields are understood from every client, by one table; events go out
+under its names only to clients that ask for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _EVENTS = {
@@ -14,11 +15,95 @@ _EVENTS = {
     "response.output_text.done": "response.text.done",
 }
 _PARTS = {"output_text": "text", "output_audio": "audio"}
-_NEW_PARTS = {old: new for new, old in _PARTS.items()}
 _FORMATS = {"audio/pcm": "pcm16", "audio/pcmu": "g711_ulaw", "audio/pcma": "g711_alaw"}
 _NEW_FORMATS = {old: new for new, old in _FORMATS.items()}
-_INPUT = {"turn_detection": "turn_detection", "input_audio_transcription": "transcription"}
-_OUTPUT = {"voice": "voice", "speed": "speed"}
+
+_PLACES: dict[str, tuple[str, ...]] = {
+    "modalities": ("output_modalities",),
+    "max_response_output_tokens": ("max_output_tokens",),
+    "input_audio_format": ("audio", "input", "format"),
+    "input_audio_noise_reduction": ("audio", "input", "noise_reduction"),
+    "input_audio_transcription": ("audio", "input", "transcription"),
+    "turn_detection": ("audio", "input", "turn_detection"),
+    "output_audio_format": ("audio", "output", "format"),
+    "speed": ("audio", "output", "speed"),
+    "voice": ("audio", "output", "voice"),
+}  # old field of a session or a response -> where it stands now
+
+
+def to_new(event: Mapping[str, Any]) -> dict[str, Any]:
+    """A client event under the present names; a `session` is translated where it is merged."""
+    values = dict(event)
+    if values.get("type") == "transcription_session.update" and isinstance(values.get("session"), Mapping):
+        values |= {"type": "session.update", "session": {**values["session"], "type": "transcription"}}
+    if isinstance(values.get("response"), Mapping):
+        values["response"] = new_fields(values["response"])
+    return values
+
+
+def new_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a session or a response in their present places; where both are given, the present one
+    counts."""
+    values = {name: value for name, value in given.items() if name not in _PLACES}
+    for name, place in _PLACES.items():
+        if name in given:
+            _put(values, place, _VALUES.get(name, _same)(given[name]))
+    return values
+
+
+def given_place(given: Mapping[str, Any], place: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the client wrote what `new_fields` put at `place`, as far as it wrote it."""
+    for name, new in _PLACES.items():
+        if name in given and place[: len(new)] == new and len(_followed(given, new)) < len(new):
+            return (name,)
+    return _followed(given, place)
+
+
+def _followed(given: Any, place: tuple[str, ...]) -> tuple[str, ...]:
+    """As much of a place as there is."""
+    found: tuple[str, ...] = ()
+    for name in place:
+        if not isinstance(given, Mapping) or name not in given:
+            break
+        given, found = given[name], (*found, name)
+    return found
+
+
+def _put(values: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
+    """Set a value, unless there is one, or something else stands in its way."""
+    *parents, name = place
+    for parent in parents:
+        inner = values.get(parent, {})
+        if not isinstance(inner, Mapping):
+            return
+        values[parent] = inner = dict(inner)
+        values = inner
+    values.setdefault(name, value)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _new_modalities(value: Any) -> Any:
+    """Speech came with its text."""
+    return ["audio"] if isinstance(value, list) and sorted(map(str, value)) == ["audio", "text"] else value
+
+
+def _new_format(value: Any) -> Any:
+    return {"type": _NEW_FORMATS.get(value, value)} if isinstance(value, str) else value
+
+
+def _new_detection(value: Any) -> Any:
+    return None if isinstance(value, Mapping) and value.get("type") == "none" else value
+
+
+_VALUES: dict[str, Callable[[Any], Any]] = {
+    "modalities": _new_modalities,
+    "input_audio_format": _new_format,
+    "output_audio_format": _new_format,
+    "turn_detection": _new_detection,
+}
 
 
 def to_old(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -40,24 +125,6 @@ def to_old(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     yield values
 
 
-def to_new(event: Mapping[str, Any]) -> dict[str, Any]:
-    """A client event under the present names; what is already so stays."""
-    values = dict(event)
-    if isinstance(values.get("session"), Mapping):
-        values["session"] = _new_session(values["session"])
-    if isinstance(values.get("response"), Mapping):
-        values["response"] = _new_response(values["response"])
-    if isinstance(values.get("item"), Mapping) and isinstance(values["item"].get("content"), list):
-        content = [
-            {**part, "type": _NEW_PARTS.get(str(part.get("type")), part.get("type"))}
-            if isinstance(part, Mapping)
-            else part
-            for part in values["item"]["content"]
-        ]
-        values["item"] = {**values["item"], "content": content}
-    return values
-
-
 def _old_part(part: Mapping[str, Any]) -> dict[str, Any]:
     return {**part, "type": _PARTS.get(part["type"], part["type"])}
 
@@ -67,57 +134,40 @@ def _old_item(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _old_response(response: Mapping[str, Any]) -> dict[str, Any]:
-    values = dict(response)
+    values = _old_fields({**response, "audio": {"output": {}, **(response.get("audio") or {})}})
     values["output"] = [_old_item(item) for item in values.get("output", [])]
-    values["modalities"] = _old_modalities(values.pop("output_modalities", ["audio"]))
-    output = (values.pop("audio", None) or {}).get("output", {})
-    values |= {key: output[key] for key in ("voice",) if key in output}
-    values["output_audio_format"] = _FORMATS.get(output.get("format", {}).get("type"), "pcm16")
+    values["max_output_tokens"] = values.pop("max_response_output_tokens", "inf")  # its name even then
     return values
 
 
 def _old_session(session: Mapping[str, Any]) -> dict[str, Any]:
-    values = {key: value for key, value in session.items() if key not in ("audio", "type")}
-    heard, said = session["audio"]["input"], session["audio"]["output"]
-    values["modalities"] = _old_modalities(values.pop("output_modalities"))
-    values["max_response_output_tokens"] = values.pop("max_output_tokens")
-    values["input_audio_format"] = _FORMATS[heard["format"]["type"]]
-    values["output_audio_format"] = _FORMATS[said["format"]["type"]]
-    values |= {old: heard[new] for old, new in _INPUT.items()}
-    values |= {old: said[new] for old, new in _OUTPUT.items()}
-    return values
+    return {name: value for name, value in _old_fields(session).items() if name != "type"}
+
+
+def _old_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The table read from right to left."""
+    old = {name: value for name, value in values.items() if name != "audio"}
+    for name, place in _PLACES.items():
+        if _followed(values, place) != place:
+            continue
+        value: Any = values
+        for part in place:
+            value = value[part]
+        old.pop(place[0], None)
+        old[name] = _OLD_VALUES.get(name, _same)(value)
+    return old
 
 
 def _old_modalities(modalities: list[str]) -> list[str]:
     return ["text", "audio"] if "audio" in modalities else ["text"]
 
 
-def _new_session(session: Mapping[str, Any]) -> dict[str, Any]:
-    values = {"type": "realtime", **_new_response(session)}
-    if "max_response_output_tokens" in values:
-        values["max_output_tokens"] = values.pop("max_response_output_tokens")
-    heard = {new: values.pop(old) for old, new in _INPUT.items() if old in values}
-    if "input_audio_format" in values:
-        heard["format"] = {"type": _new_format(values.pop("input_audio_format"))}
-    if heard:
-        audio = dict(values.get("audio") or {})
-        values["audio"] = {**audio, "input": {**(audio.get("input") or {}), **heard}}
-    return values
+def _old_format(form: Mapping[str, Any]) -> str:
+    return _FORMATS[form["type"]]
 
 
-def _new_response(response: Mapping[str, Any]) -> dict[str, Any]:
-    """What sessions and the settings of a response share."""
-    values = dict(response)
-    if isinstance(values.get("modalities"), list):
-        values["output_modalities"] = ["audio"] if "audio" in values.pop("modalities") else ["text"]
-    said = {new: values.pop(old) for old, new in _OUTPUT.items() if old in values}
-    if "output_audio_format" in values:
-        said["format"] = {"type": _new_format(values.pop("output_audio_format"))}
-    if said:
-        audio = dict(values.get("audio") or {})
-        values["audio"] = {**audio, "output": {**(audio.get("output") or {}), **said}}
-    return values
-
-
-def _new_format(name: Any) -> Any:
-    return _NEW_FORMATS.get(name, name) if isinstance(name, str) else name
+_OLD_VALUES: dict[str, Callable[[Any], Any]] = {
+    "modalities": _old_modalities,
+    "input_audio_format": _old_format,
+    "output_audio_format": _old_format,
+}

@@ -1,20 +1,20 @@
-"""What a client may send, one model per event, and reading it from a text frame."""
+"""What a client may send, one model per event."""
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from echat.serve.protocol.items import Item
-from echat.serve.protocol.session import AudioOutput, EchatOptions, Modality
-from echat.serve.protocol.wire import ProtocolError, Wire, refusal
+from echat.serve.protocol import beta
+from echat.serve.protocol.items import Given, Item
+from echat.serve.protocol.session import AudioOutput, EchatOptions, MaxTokens, Modalities
+from echat.serve.protocol.wire import ProtocolError, refusal
 
 MAX_AUDIO_CHARACTERS = 20 * 2**20  # base64 of 15 MiB
 
 
-class ClientEvent(Wire):
+class ClientEvent(Given):
     """Base of all events from a client."""
 
     type: str
@@ -43,17 +43,17 @@ class OutputAudioClear(ClientEvent):
     type: Literal["output_audio_buffer.clear"]
 
 
-class ResponseAudio(Wire):
+class ResponseAudio(Given):
     output: AudioOutput | None = None
 
 
-class ResponseSettings(Wire):
+class ResponseSettings(Given):
     """What of one response differs from the session."""
 
-    output_modalities: list[Modality] | None = Field(None, min_length=1, max_length=1)
+    output_modalities: Modalities | None = None
     instructions: str | None = None
     audio: ResponseAudio | None = None
-    max_output_tokens: int | Literal["inf"] | None = None
+    max_output_tokens: MaxTokens | None = None
     conversation: Literal["auto", "none"] = "auto"
     input: list[Item] | None = None
     metadata: dict[str, Any] | None = None
@@ -113,30 +113,18 @@ _EVENTS: dict[str, type[ClientEvent]] = {
 }
 
 
-def read_json(text: str) -> dict[str, Any]:
-    """The JSON object in a text frame."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError("expected one JSON object in a text frame", "invalid_json") from error
-    if not isinstance(values, dict):
-        raise ProtocolError(f"expected a JSON object, found {type(values).__name__}", "invalid_json")
-    return values
-
-
 def event_of(values: dict[str, Any]) -> ClientEvent:
     """The event that an object is; anything else is a ProtocolError that names the event where it can."""
     event_id = values.get("event_id")
     event_id = event_id if isinstance(event_id, str) and len(event_id) <= 512 else None
-    kind = values.get("type")
+    present = beta.to_new(values)
+    kind = present.get("type")
     if not isinstance(kind, str) or kind not in _EVENTS:
         name = kind[:80] if isinstance(kind, str) else type(kind).__name__
         raise ProtocolError(f"type: unknown event {name!r}", "unknown_event", "type", event_id)
     try:
-        return _EVENTS[kind].model_validate(values)
+        return _EVENTS[kind].model_validate(present)
     except ValidationError as error:
-        wrong = refusal(error)
+        wrong = refusal(error, present)
         wrong.event_id = event_id
         raise wrong from error
-    except RecursionError as error:
-        raise ProtocolError("expected less deeply nested JSON", "invalid_json", None, event_id) from error

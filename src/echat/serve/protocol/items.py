@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from echat.serve.protocol.wire import Wire
 
-Role = Literal["user", "assistant", "system"]
+Role = Literal["user", "assistant", "system", "developer"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 PartType = Literal["input_text", "input_audio", "output_text", "output_audio", "text", "audio", "input_image"]
 
 
-class ContentPart(Wire):
+class Given(Wire):
+    """Part of an event of a client. A null where none is expected is as good as nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        kept = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
+        return {name: value for name, value in values.items() if value is not None or name in kept}
+
+
+class ContentPart(Given):
     """A piece of a message: text, or sound and its words."""
 
     type: PartType
@@ -30,7 +43,7 @@ class ContentPart(Wire):
         return told
 
 
-class Item(Wire):
+class Item(Given):
     """A message, a call of a function, or the result of one."""
 
     id: str | None = Field(None, max_length=64)

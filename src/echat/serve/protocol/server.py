@@ -51,9 +51,10 @@ class SessionUpdated(ServerEvent):
 
 
 class RecordingAnnounced(ServerEvent):
-    """echat's own: this server keeps what is said on disk."""
+    """echat's own: this server keeps what is said on disk, or no longer does."""
 
     type: Literal["session.recording"] = "session.recording"
+    recording: bool = True
     message: str
 
 

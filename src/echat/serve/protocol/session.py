@@ -1,20 +1,40 @@
-"""The session object in its present shape. An update is a part of it, merged in depth."""
+"""The session object in its present shape."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from echat.config import merge
-from echat.serve.protocol.wire import ProtocolError, Wire, refusal
+from echat.serve.protocol.wire import Wire
 
 Modality = Literal["audio", "text"]
 FormatName = Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
 Think = Literal["off", "label", "language"]
 PCM_RATE = 24_000
+MOST_TOKENS = 4096  # that a client may ask for
 EAGERNESS_SECONDS = {"low": 8.0, "medium": 4.0, "high": 2.0, "auto": 4.0}  # longest wait for more speech
+
+
+def _name(voice: Any) -> Any:
+    """A voice is given as its name, or as an object with the name as `id`."""
+    name = voice.get("id") if isinstance(voice, Mapping) else voice
+    if voice is not None and not isinstance(name, str):
+        raise ValueError('expected the name of a voice, or {"id": name}')
+    return name
+
+
+def _tokens(most: Any) -> Any:
+    is_number = isinstance(most, int) and not isinstance(most, bool)
+    if most != "inf" and not (is_number and 1 <= most <= MOST_TOKENS):
+        raise ValueError(f'expected 1 to {MOST_TOKENS} or "inf"')
+    return most
+
+
+Voice = Annotated[str | None, BeforeValidator(_name)]
+MaxTokens = Annotated[int | Literal["inf"], BeforeValidator(_tokens)]
+Modalities = Annotated[list[Modality], Field(min_length=1, max_length=1)]  # sound has its words with it
 
 
 class AudioFormat(Wire):
@@ -74,13 +94,8 @@ class AudioInput(Wire):
 
 class AudioOutput(Wire):
     format: AudioFormat = Field(default_factory=AudioFormat)
-    voice: str | dict[str, Any] | None = None
+    voice: Voice = None
     speed: float = Field(1.0, ge=0.25, le=1.5)
-
-    @property
-    def voice_name(self) -> str | None:
-        """The name of the voice, however it was given."""
-        return self.voice.get("id") if isinstance(self.voice, dict) else self.voice
 
 
 class SessionAudio(Wire):
@@ -110,9 +125,9 @@ class Session(Wire):
     id: str = ""
     model: str = ""
     expires_at: int = 0
-    output_modalities: list[Modality] = Field(default_factory=_audio, min_length=1)
+    output_modalities: Modalities = Field(default_factory=_audio)
     instructions: str = ""
-    max_output_tokens: int | Literal["inf"] = "inf"
+    max_output_tokens: MaxTokens = "inf"
     audio: SessionAudio = Field(default_factory=SessionAudio)
     tools: list[Any] = Field(default_factory=list)
     tool_choice: Any = "auto"
@@ -120,14 +135,6 @@ class Session(Wire):
     tracing: Any = None
     include: list[str] | None = None
     echat: EchatOptions | None = None
-
-    @model_validator(mode="after")
-    def _speaks_or_writes(self) -> Session:
-        if len(self.output_modalities) > 1:
-            raise ValueError('output_modalities: expected ["audio"] (with transcript) or ["text"]')
-        if isinstance(self.max_output_tokens, int) and not 1 <= self.max_output_tokens <= 4096:
-            raise ValueError('max_output_tokens: expected 1 to 4096 or "inf"')
-        return self
 
     @property
     def speaks(self) -> bool:
@@ -148,42 +155,3 @@ class Session(Wire):
             if form["rate"] is None:
                 del form["rate"]
         return values
-
-    def updated(self, changes: Mapping[str, Any]) -> Session:
-        """This session with changes merged in; what cannot change is refused by name."""
-        for key in ("id", "object", "expires_at"):
-            if changes.get(key) not in (None, getattr(self, key)):
-                changes = {name: value for name, value in changes.items() if name != key}
-        if changes.get("model") not in (None, self.model):
-            raise ProtocolError("session.model: the model of a session cannot change", param="session.model")
-        merged = merge(self.model_dump(mode="json"), _without_switched(self, changes))
-        try:
-            return Session.model_validate(merged)
-        except ValidationError as error:
-            raise refusal(error, "session") from error
-
-
-def _without_switched(session: Session, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A format or turn detection of another type starts from its own defaults, not from what was there."""
-    kept = {key: value for key, value in changes.items() if value is not None or key in _NULLABLE}
-    audio = kept.get("audio")
-    if not isinstance(audio, Mapping):
-        return kept
-    sides = {name: dict(side) if isinstance(side, Mapping) else side for name, side in audio.items()}
-    for name, old in (("input", session.audio.input), ("output", session.audio.output)):
-        side = sides.get(name)
-        if not isinstance(side, dict):
-            continue
-        if isinstance(side.get("format"), Mapping) and side["format"].get("type") != old.format.type:
-            side["format"] = {"rate": None, **side["format"]}
-        detection = side.get("turn_detection")
-        before = session.audio.input.turn_detection
-        if isinstance(detection, Mapping) and before and detection.get("type", before.type) != before.type:
-            blank = {
-                key: None for key in ("threshold", "prefix_padding_ms", "silence_duration_ms", "eagerness")
-            }
-            side["turn_detection"] = {**blank, **detection}
-    return {**kept, "audio": sides}
-
-
-_NULLABLE = {"tracing", "include", "echat"}

@@ -1,8 +1,9 @@
-"""What all messages share: a lenient base, ids, and the errors a client is told."""
+"""What all messages share: a base of their models, ids, and the errors a client is told."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,9 +12,10 @@ ErrorType = Literal["invalid_request_error", "server_error"]
 
 
 class Wire(BaseModel):
-    """Part of a message. Fields that this server does not know are kept, never a reason to refuse."""
+    """Part of a message. Fields that this server does not know are kept, never a reason to refuse; of those
+    it knows, the type must be right: no text for a number, no number for yes or no."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
     def dump(self) -> dict[str, Any]:
         """As JSON values; what is None is left out."""
@@ -35,11 +37,23 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(10)}"
 
 
-def refusal(error: ValidationError, where: str = "") -> ProtocolError:
-    """The first thing that does not fit, with its place as `param`. What was sent is not repeated: it may be
-    sound."""
+def refusal(error: ValidationError, values: Any) -> ProtocolError:
+    """The first thing in `values` that does not fit, with its place as `param`. What was sent is not
+    repeated: it may be sound."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    param = ".".join(part for part in (where, place) if part) or None
+    param = ".".join(str(part) for part in _place(first["loc"], values, first["type"] == "missing")) or None
     message = first["msg"].removeprefix("Value error, ")
     return ProtocolError(f"{param}: {message}" if param else message, "invalid_value", param)
+
+
+def _place(loc: tuple[int | str, ...], values: Any, is_missing: bool) -> list[int | str]:
+    """The keys of `loc` without the names of union members that pydantic mixes in."""
+    place: list[int | str] = []
+    for part in loc:
+        is_index = isinstance(values, list) and isinstance(part, int) and part < len(values)
+        if is_index or (isinstance(values, Mapping) and part in values):
+            values = values[part]
+        elif not (is_missing and part == loc[-1]):
+            continue
+        place.append(part)
+    return place

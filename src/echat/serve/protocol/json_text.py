@@ -1,0 +1,86 @@
+"""JSON at the border: what comes in is bounded and safe, what goes out is valid UTF-8."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from pydantic import BaseModel, model_validator
+
+from echat.serve.protocol.wire import ProtocolError
+
+MOST_DEPTH = 64  # of objects and lists within one another; schemas of tools reach about 20
+MOST_VALUES = 100_000  # in one message; sound is one string
+
+
+def read_json(text: str) -> dict[str, Any]:
+    """The JSON object in a text frame."""
+    if sum(text.count(mark) for mark in ",[{") > MOST_VALUES:
+        raise _refused(f"expected at most {MOST_VALUES} values in one message, found more; send less at once")
+    try:
+        values = json.loads(text, parse_float=_number, parse_constant=_constant)
+    except RecursionError as error:
+        raise _too_deep() from error
+    except ProtocolError:
+        raise
+    except ValueError as error:
+        raise _refused("expected one JSON object in a text frame, found text that is no JSON") from error
+    if not isinstance(values, dict):
+        raise _refused(f"expected a JSON object, found {type(values).__name__}")
+    return {valid_text(name): safe(value, MOST_DEPTH - 1) for name, value in values.items()}
+
+
+def write_json(values: Any) -> str:
+    """A value as JSON that can be sent, whatever text is in it."""
+    return valid_text(json.dumps(values, ensure_ascii=False))
+
+
+def valid_text(text: str) -> str:
+    """Text in which a half of a surrogate pair without its other half is U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def safe(value: Any, room: int = MOST_DEPTH) -> Any:
+    """A value from JSON that can be handled without care: its text can be written out, its numbers are
+    finite, and it is not nested too deep to be copied."""
+    if isinstance(value, str):
+        return valid_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _refused(f"expected finite numbers, found {value}")
+    if not isinstance(value, (dict, list)):
+        return value
+    if room == 0:
+        raise _too_deep()
+    if isinstance(value, list):
+        return [safe(child, room - 1) for child in value]
+    return {valid_text(name): safe(child, room - 1) for name, child in value.items()}
+
+
+class Body(BaseModel):
+    """A request over HTTP, safe like a message."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_safe(cls, values: Any) -> Any:
+        return safe(values)
+
+
+def _number(text: str) -> float | int:
+    """JSON has one kind of number: 500.0 is the integer 500."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def _constant(name: str) -> float:
+    raise _refused(f"expected finite numbers, found {name}")
+
+
+def _too_deep() -> ProtocolError:
+    return _refused(f"expected JSON nested at most {MOST_DEPTH} deep, found deeper; flatten it")
+
+
+def _refused(message: str) -> ProtocolError:
+    return ProtocolError(message, "invalid_json")

@@ -1,0 +1,42 @@
+"""A client of a session without a socket between them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+from echat.serve.session import RealtimeSession
+
+
+class SessionClient:
+    """Talks to a session, and keeps what it says."""
+
+    def __init__(self, session: RealtimeSession) -> None:
+        self.session, self.told = session, []  # type: ignore[var-annotated]
+
+    async def send(self, kind: str, **values: Any) -> None:
+        await self.session.handle(json.dumps({"type": kind, **values}))
+
+    async def say(self, sound: bytes, piece: int = 48_000) -> None:
+        for place in range(0, len(sound), piece):
+            chunk = base64.b64encode(sound[place : place + piece]).decode()
+            await self.send("input_audio_buffer.append", audio=chunk)
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        async with asyncio.timeout(120):
+            while True:
+                letter = await self.session.talk.outbox.take()
+                assert letter is not None
+                self.told.append(json.loads(letter.text))
+                if self.told[-1]["type"] == kind:
+                    return self.told[-1]
+
+    def waiting(self) -> list[str]:
+        """Kinds of events that wait to be sent."""
+        return [json.loads(letter.text)["type"] for letter in self.session.talk.outbox._letters]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event["type"] for event in self.told]
