@@ -126,10 +126,10 @@ def _is_asf_cut(data: bytes) -> bool:
     return place >= 0 and int.from_bytes(data[place + 40 : place + 48], "little") > len(data)
 
 
-_MP4 = Container("mp4", ("m4a", "mp4", "3gp", "3gpp", "mov", "m4b", "3g2"), "mov", _is_mp4_cut)
+_MP4 = Container("mp4", ("m4a", "mp4", "3gp"), "mov", _is_mp4_cut)
 _ADTS = Container("aac", ("aac",), "aac", _is_adts_cut)
 _AMR = Container("amr", ("amr", "awb"), "amr", _is_amr_cut)
-_WEBM = Container("webm", ("webm", "mka", "mkv", "weba"), "matroska", _is_ebml_cut)
+_WEBM = Container("webm", ("webm", "mka"), "matroska", _is_ebml_cut)
 _WMA = Container("wma", ("wma",), "asf", _is_asf_cut)
 _MAGIC = (
     (b"\x1a\x45\xdf\xa3", _WEBM),

@@ -48,9 +48,12 @@ def decode(
     return samples, rate
 
 
-def open_sound(data: bytes, where: str, most_seconds: float = math.inf) -> Any:
-    """What reads like ``soundfile.SoundFile``. AudioError for a file that breaks off or lacks its decoder,
-    LibsndfileError for what is no sound; more than ``most_seconds`` need not be decoded."""
+def open_sound(data: bytes, where: str, most_seconds: float = math.inf, plainly: bool = True) -> Any:
+    """What reads like ``soundfile.SoundFile``; ``plainly``: a plain WAV without a decoder, as floats alone.
+
+    AudioError for a file that breaks off or lacks its decoder, LibsndfileError for what is no sound. More
+    than ``most_seconds`` need not be decoded.
+    """
     import soundfile
 
     container = container_of(data)
@@ -62,7 +65,7 @@ def open_sound(data: bytes, where: str, most_seconds: float = math.inf) -> Any:
         data = whole_wav(data, where)
     elif data.startswith(b"OggS"):
         _refuse_cut_ogg(data, where)
-    plain = PlainWav.of(data)
+    plain = PlainWav.of(data) if plainly else None
     if plain is not None:
         return plain
     try:

@@ -22,15 +22,24 @@ class Samples:
     def frames(self) -> int:
         return len(self._samples)
 
+    @property
+    def subtype(self) -> str:
+        """As libsndfile names it."""
+        return "PCM_16"  # of what a decoder made of lossy sound no more is worth keeping
+
     def seek(self, position: int) -> None:
         self._position = position
 
     def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> np.ndarray:
-        """(frames or what is left, channels) float32; int16 becomes [-1, 1]."""
-        assert dtype == "float32" and always_2d
-        part = self._samples[self._position : self._position + frames]
+        """(frames or, below 0, all, channels); 16-bit numbers are those of [-1, 1], either way."""
+        assert dtype in ("float32", "int16") and always_2d
+        part = self._samples[self._position :][: None if frames < 0 else frames]
         self._position += len(part)
-        return part.astype(np.float32) * _FULL_SCALE if part.dtype == np.int16 else part
+        if dtype == part.dtype:
+            return part
+        if dtype == "int16":
+            return np.clip(np.round(part / _FULL_SCALE), -32768, 32767).astype(np.int16)
+        return part.astype(np.float32) * _FULL_SCALE
 
     def __enter__(self) -> Self:
         return self

@@ -12,7 +12,8 @@ from echat.audio.errors import AudioError
 
 RATES = (1000, 768_000)  # Hz that a header may announce; nothing is recorded outside
 _STREAMED = 0x7FFF_F000  # and above: the length was not known
-_MOST_LACKING = 4096  # bytes by which a length may be too large: a header; what broke off lacks more
+_MOST_LACKING = 4096  # bytes by which a length may be too large, a header or a buffer, and the share of it;
+_LACKING_SHARE = 8  # what broke off lacks more
 _TAGS = (b"ID3", b"TAG", b"APE")  # behind the samples, although no chunk
 
 
@@ -55,7 +56,9 @@ def _true_size(data: bytes, body: int, size: int, block: int, where: str) -> int
     if 0 < size < _STREAMED and size > there:
         is_file_whole = struct.unpack_from("<I", data, 4)[0] + 8 <= len(data)
         breaks_a_sample = whole != there
-        if not is_file_whole and (size - there > _MOST_LACKING or breaks_a_sample):
+        if not is_file_whole and (
+            size - there > min(_MOST_LACKING, size // _LACKING_SHARE) or breaks_a_sample
+        ):
             raise cut_off(where, f"{size} bytes of sound", f"{there}")
     return whole
 
