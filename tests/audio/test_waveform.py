@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -121,11 +122,81 @@ def test_cut_off_compressed_file_is_refused(tmp_path: Path, suffix: str, subtype
         read(data[: len(data) * 2 // 3])
 
 
-def test_streamed_wav_of_unknown_length_is_read(tmp_path: Path) -> None:
-    data = bytearray(whole_wav(tmp_path))
-    at = data.index(b"data") + 4
-    data[at : at + 4] = b"\xff\xff\xff\xff"
-    assert len(read(bytes(data))[0]) == 8000
+def with_sizes(data: bytes, riff: int | None = None, sound: int | None = None) -> bytes:
+    """The same file with other lengths in its header."""
+    changed, at = bytearray(data), data.index(b"data") + 4
+    if riff is not None:
+        changed[4:8] = struct.pack("<I", riff)
+    if sound is not None:
+        changed[at : at + 4] = struct.pack("<I", sound)
+    return bytes(changed)
+
+
+TRUE = 16_000  # bytes of sound in `whole_wav`
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
+@pytest.mark.parametrize("behind", [b"", b"LIST\4\0\0\0abcd"])
+@pytest.mark.parametrize("riff", [None, 0, 36, 0xFFFF_FFFF])
+def test_a_wrong_length_in_the_header_loses_nothing(tmp_path, subtype, behind, riff):
+    path = tmp_path / "whole.wav"
+    soundfile.write(path, tone(), 16_000, subtype=subtype)
+    data, (expected, _) = path.read_bytes(), read(path)
+    true = struct.unpack_from("<I", data, data.index(b"data") + 4)[0]
+    sizes = [true] if behind else [true, 0, 0xFFFF_FFFF, 0x7FFF_FFFF, true + 44, true + 4, true - 12 * 80, 48]
+    for size in sizes:
+        found, _ = read(with_sizes(data + behind, riff, size))
+        torch.testing.assert_close(found, expected, msg=f"{size} for {true} bytes")
+
+
+def test_a_length_is_believed_where_the_file_ends_with_it_or_a_tag_follows(tmp_path):
+    data = whole_wav(tmp_path)
+    for behind in (b"TAG" + bytes(125), b"ID3\4\0" + bytes(60), b"\0", b"id3 \2\0\0\0ab"):
+        assert len(read(data + behind)[0]) == TRUE // 2
+    with pytest.raises(AudioError, match="0 ms"):
+        read(with_sizes(data, sound=0)[:-TRUE] + b"LIST\4\0\0\0abcd")
+
+
+def test_a_wav_whose_sizes_agree_about_much_more_than_is_there_is_cut_off(tmp_path):
+    data = whole_wav(tmp_path)
+    far = with_sizes(data, TRUE + 36 + 90_000, TRUE + 90_000)
+    with pytest.raises(AudioError, match="cut off"):
+        read(far)
+    assert len(read(with_sizes(far, riff=len(data) - 8))[0]) == TRUE // 2  # the file itself is whole
+
+
+@pytest.mark.parametrize("channels", [2, 3, 6])
+@pytest.mark.parametrize("echo", [-1.0, -0.9])
+def test_channels_that_cancel_each_other_leave_the_loudest(tmp_path, channels, echo):
+    path, voice = tmp_path / "sound.wav", tone()[:, 0]
+    samples = np.zeros((len(voice), channels))
+    samples[:, 0], samples[:, -1] = echo * voice, voice
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    found = read(path)[0]
+    torch.testing.assert_close(
+        found.sign()[1] * found, torch.from_numpy(voice).float()
+    )  # of two alike, either
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_channels_that_do_not_cancel_are_averaged(tmp_path, share):
+    path, rng = tmp_path / "sound.wav", np.random.default_rng(0)
+    common, own = rng.normal(0, 0.1, (8000, 1)), rng.normal(0, 0.1, (8000, 2))
+    samples = share * common + (1 - share) * own
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    torch.testing.assert_close(read(path)[0], torch.from_numpy(samples.mean(axis=1)).float())
+    soundfile.write(path, samples * [0.0, 1.0], 16_000, subtype="FLOAT")  # one channel is silent
+    torch.testing.assert_close(read(path)[0], torch.from_numpy(samples[:, 1] / 2).float())
+
+
+@pytest.mark.parametrize("scale", [2.0**7, 2.0**15, 2.0**23, 2.0**31])
+def test_floats_in_the_scale_of_integers_are_brought_to_full_scale(tmp_path, scale):
+    path, samples = tmp_path / "sound.wav", tone()[:, 0]
+    soundfile.write(path, samples * scale, 16_000, subtype="DOUBLE")
+    torch.testing.assert_close(read(path)[0], torch.from_numpy(samples).float())
+    for gain in (1.0, 4.0, 20.0):  # a peak of 0.3, 1.2 and 6: too loud, but nobody's integers
+        soundfile.write(path, samples * gain, 16_000, subtype="FLOAT")
+        torch.testing.assert_close(read(path)[0], torch.from_numpy(samples * gain).float())
 
 
 def test_bad_sources_are_named(tmp_path: Path) -> None:

@@ -11,12 +11,45 @@ _PCM = 1
 _FULL_SCALE = np.float32(1 / 32768)
 
 
-class PlainWav:
-    """What of ``soundfile.SoundFile`` reading takes, over bytes in memory."""
+class Samples:
+    """What of ``soundfile.SoundFile`` reading takes, over (samples, channels) int16 or float32 in memory."""
 
     def __init__(self, samples: np.ndarray, samplerate: int) -> None:
-        self._samples, self.samplerate = samples, samplerate  # (samples, channels) int16
+        self._samples, self.samplerate = samples, samplerate
         self._position = 0
+
+    @property
+    def frames(self) -> int:
+        return len(self._samples)
+
+    @property
+    def subtype(self) -> str:
+        """As libsndfile names it."""
+        return "PCM_16"  # of what a decoder made of lossy sound no more is worth keeping
+
+    def seek(self, position: int) -> None:
+        self._position = position
+
+    def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> np.ndarray:
+        """(frames or, below 0, all, channels); 16-bit numbers are those of [-1, 1], either way."""
+        assert dtype in ("float32", "int16") and always_2d
+        part = self._samples[self._position :][: None if frames < 0 else frames]
+        self._position += len(part)
+        if dtype == part.dtype:
+            return part
+        if dtype == "int16":
+            return np.clip(np.round(part / _FULL_SCALE), -32768, 32767).astype(np.int16)
+        return part.astype(np.float32) * _FULL_SCALE
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+
+class PlainWav(Samples):
+    """16-bit PCM of a WAV."""
 
     @classmethod
     def of(cls, data: bytes) -> Self | None:
@@ -42,23 +75,3 @@ class PlainWav:
         if kind != _PCM or bits != 16 or not channels or not rate or block != 2 * channels or size % block:
             return None
         return cls(np.frombuffer(data, "<i2", size // 2, body).reshape(-1, channels), rate)
-
-    @property
-    def frames(self) -> int:
-        return len(self._samples)
-
-    def seek(self, position: int) -> None:
-        self._position = position
-
-    def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> np.ndarray:
-        """(frames or what is left, channels) float32 in [-1, 1]."""
-        assert dtype == "float32" and always_2d
-        part = self._samples[self._position : self._position + frames]
-        self._position += len(part)
-        return part.astype(np.float32) * _FULL_SCALE
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is open."""

@@ -8,18 +8,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from echat.audio.containers import SOUND_SUFFIXES, container_of
 from echat.audio.errors import AudioError
 from echat.data.defects import DataError, Defect, Kind
 from echat.data.sample import AudioRef
 
 Storage = Literal["keep", "flac", "opus"]
-_KNOWN = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".wma")
 _MAGIC = (
     (b"RIFF", ".wav"),
     (b"fLaC", ".flac"),
     (b"ID3", ".mp3"),
     (b"\xff", ".mp3"),
-    (b"\x30\x26\xb2", ".wma"),
 )
 _SOUND_MAGIC = (
     *(b"fLaC", b"OggS", b"ID3", b"\x30\x26\xb2\x75", b"\x1aE\xdf\xa3", b"#!AMR", b"caff", b".snd"),
@@ -82,12 +81,12 @@ def is_sound(data: bytes) -> bool:
 
 def suffix_of(ref: AudioRef, data: bytes) -> str:
     """The suffix that says what the bytes are: that of the name, or what they begin with."""
-    if ref.suffix in _KNOWN:
+    if ref.suffix[1:] in SOUND_SUFFIXES:
         return ref.suffix
     if data[:4] == b"OggS":
         return ".opus" if b"OpusHead" in data[:64] else ".ogg"
-    if data[4:8] == b"ftyp":
-        return ".m4a"
+    if (container := container_of(data)) is not None:
+        return f".{container.suffixes[0]}"
     return next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), ".wav")
 
 
@@ -95,10 +94,12 @@ def _decode(data: bytes, ref: AudioRef) -> tuple[np.ndarray, int, str]:
     """(samples, channels) as integers where the file holds integers, else as floats."""
     import soundfile
 
+    from echat.audio.decoding import open_sound
+
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        with open_sound(data, ref.where, _LONGEST, plainly=False) as sound:
             kind = {"PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32"}.get(sound.subtype, "float64")
-            samples = sound.read(dtype=kind, always_2d=True)
+            samples = sound.read(-1, dtype=kind, always_2d=True)
             begin = round((ref.start_seconds or 0.0) * sound.samplerate)
             end = None if ref.end_seconds is None else round(ref.end_seconds * sound.samplerate)
             return samples[begin:end], sound.samplerate, sound.subtype

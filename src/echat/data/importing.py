@@ -142,6 +142,8 @@ def _seconds(ref: AudioRef) -> float:
     """Length as the header of the file says it."""
     import soundfile
 
+    from echat.audio.decoding import seconds_of
+
     if not os.path.isfile(ref.path):
         raise AudioError(
             f"{ref.path}: expected an audio file, found nothing there; check the path", "missing"
@@ -149,7 +151,7 @@ def _seconds(ref: AudioRef) -> float:
     if not os.path.getsize(ref.path):
         raise AudioError(f"{ref.path}: expected an audio file, found 0 bytes", "empty")
     try:
-        whole = float(soundfile.info(ref.path).duration)
+        whole = seconds_of(ref.path)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{ref.path}: expected sound, found: {error}", "undecodable") from error
     end = whole if ref.end_seconds is None else min(ref.end_seconds, whole)

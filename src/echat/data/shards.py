@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from echat.audio.containers import SOUND_SUFFIXES
 from echat.data import index_files, storage
 from echat.data.defects import DataError, Defect, Kind
 from echat.data.tar_members import Member, Trouble, members
 
-SOUND_SUFFIXES = ("wav", "flac", "mp3", "m4a", "ogg", "opus", "wma")
 _FIELD = re.compile(
     r"txt|task|extra|lang|speaker|emotion|gender|duration|(?:txt|wav)_\d+|reply_wav|question_wav"
 )

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from echat.audio.containers import SOUND_SUFFIXES
+from echat.audio.media import readable_suffixes
 from echat.data.defects import DataError, Defect, Kind
 from echat.data.lines import Lines
-from echat.data.shards import SOUND_SUFFIXES
 
 TABLES = ("manifest.jsonl", "metadata.jsonl", "manifest.csv", "metadata.csv", "manifest.tsv", "metadata.tsv")
 _DELIMITERS = ",\t;|"
@@ -117,7 +118,7 @@ def _sounds(folder: Path) -> Iterator[TableRow | Defect]:
                 columns["text"] = words.read_text("utf-8").strip()
             yield TableRow(columns, "")
     if not found:
-        expected = f"sound files ({', '.join(SOUND_SUFFIXES)}) or one of {', '.join(TABLES)}"
+        expected = f"sound files ({', '.join(readable_suffixes())}) or one of {', '.join(TABLES)}"
         raise DataError(Defect(Kind.MISSING_FILE, str(folder), reason=f"expected {expected}, found none"))
 
 

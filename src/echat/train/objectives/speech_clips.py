@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from echat.audio.decoding import seconds_of
 from echat.audio.features import SAMPLE_RATE, VOCODER_RATE
 from echat.audio.resampling import resample
 from echat.audio.waveform import read
@@ -129,11 +130,9 @@ def _clip(sample: Sample) -> Clip | None:
 
 
 def _seconds(audio: AudioRef) -> float:
-    import soundfile
-
     if not Path(audio.path).is_file():
         raise DataError(f"{audio.path}: expected an audio file named by a manifest, found nothing there")
-    return float(soundfile.info(audio.path).duration)
+    return seconds_of(audio.path)
 
 
 def heard(clip: Clip) -> Tensor:
