@@ -101,6 +101,11 @@ class Task:
     def writes_text(self) -> bool:
         return "text" in self.writes
 
+    @property
+    def reads_aloud(self) -> bool:
+        """Is the speech that of the words in the prompt?"""
+        return self.hears == "text" and self.writes_speech
+
     def decoding_for(self, profile: Profile) -> DecodingDefaults:
         """Decoding defaults; ``"osum"`` keeps the reference's, except that it understands greedily."""
         if profile == "echat" or (profile == "osum" and self.understands):

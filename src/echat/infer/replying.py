@@ -68,6 +68,7 @@ def finished(
             "positions_reused": strand.prompt.reused,
             "positions_of_sound": sum(isinstance(place, tuple) for place in strand.prompt.places),
             "mel_frames_encoded": strand.prompt.mel_frames_encoded,
+            "turns_left_out": strand.turns_left_out,
         },
     )
 
