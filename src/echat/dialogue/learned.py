@@ -1,4 +1,4 @@
-"""What a model learned of texts and conversations: a declaration in its folder, and how input is fitted to it.
+"""What a model learned of texts and conversations: a declaration in its folder, and texts in that form.
 
 A model answers everything, also what it never learned: then with nonsense. The declaration says where that
 begins. Nothing declared means no limit, as for the released weights.
@@ -42,9 +42,11 @@ class WrittenForm(Config):
             return text
         pause = "," if "," in self.marks else " "
         text = _MARK.sub(lambda found: self._mark(found[0], pause), text)
-        text = re.sub(rf"\s*([{re.escape(self.marks)}])[\s{re.escape(self.marks)}]*", r"\1 ", text) if (
-            self.marks
-        ) else text
+        text = (
+            re.sub(rf"\s*([{re.escape(self.marks)}])[\s{re.escape(self.marks)}]*", r"\1 ", text)
+            if (self.marks)
+            else text
+        )
         return " ".join(text.split()).strip(self.marks + " ")
 
     def _mark(self, mark: str, pause: str) -> str:

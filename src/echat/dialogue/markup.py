@@ -1,4 +1,4 @@
-"""The words of a text that was written for the eye or for a speech engine: Markdown, HTML, SSML, emoticons."""
+"""The words of a text written for the eye or for a speech engine: Markdown, HTML, SSML, emoticons."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ _ROUNDS = 8
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _NEEDS_GRAMMAR = re.compile(r"[\d$€£¥%@#&+=°℃℉/<>×÷]|\b(?:Dr|Mr|Mrs|Ms|Prof|Jr|Sr)\.")
 
+
 def spoken_form(text: str) -> str:
     """The words to say, on one line, with the punctuation that divides them; "" where nothing can be said.
 
@@ -36,13 +37,30 @@ def spoken_form(text: str) -> str:
 
 # --- rewritten before the grammars
 
-_DIGITS = "zero one two three four five six seven eight nine".split()
-_DECADES = dict(zip("123456789", "tens twenties thirties forties fifties sixties seventies eighties nineties".split()))
+_DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TENS = ["tens", "twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties"]
 _COINS = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "penny")}
 _URL_SIGNS = {".": " dot ", "/": " slash ", "-": " dash ", "_": " underscore ", "?": " question mark "}
 _URL_SIGNS |= {"=": " equals ", "&": " and ", "@": " at ", "#": " hash ", ":": " colon ", "%": " percent "}
 _URL_SIGNS |= {"+": " plus ", "~": " tilde "}
-_SPELLED = {"USA", "UK", "EU", "AI", "UN", "USB", "CEO", "FAQ", "API", "ATM", "AM", "PM", "ID", "IT", "IQ", "UFO"}
+_SPELLED = {
+    "USA",
+    "UK",
+    "EU",
+    "AI",
+    "UN",
+    "USB",
+    "CEO",
+    "FAQ",
+    "API",
+    "ATM",
+    "AM",
+    "PM",
+    "ID",
+    "IT",
+    "IQ",
+    "UFO",
+}
 _ADDRESS = re.compile(
     r"(?<![\w@.])(?:(?:https?|ftp)://|www\.)[^\s<>\"'()\[\]]*[\w/]"
     r"|(?<![\w@.])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
@@ -80,7 +98,7 @@ def _decade(found: re.Match[str]) -> str:
     century, ten = found[1] or "", found[2]
     if ten == "0":
         return f"{century} hundreds" if century != "20" else "two thousands"
-    return f"{century} {_DECADES[ten]}".strip()
+    return f"{century} {_TENS[int(ten) - 1]}".strip()
 
 
 def _digits(text: str) -> str:
@@ -90,7 +108,12 @@ def _digits(text: str) -> str:
 
 _ENGLISH: tuple[Rule, ...] = (
     (re.compile(r"(?<![\d.])(\d[\d,.]*)\s?([€£])(?!\s?\d)"), r"\2\1"),
-    (re.compile(r"([$€£])\s?(\d[\d,]*)(?:\.(\d\d))?(?!\d|\.\d)(?!\s*(?:million|billion|thousand|bn|[MKkm]\b))"), _money),
+    (
+        re.compile(
+            r"([$€£])\s?(\d[\d,]*)(?:\.(\d\d))?(?!\d|\.\d)(?!\s*(?:million|billion|thousand|bn|[MKkm]\b))"
+        ),
+        _money,
+    ),
     (re.compile(r"(?<![\d,.])(\d),(\d{3})(?![\d,])"), _thousands),
     (re.compile(r"(?<=\d),(?=\d{3}(?!\d))"), ""),
     (re.compile(r"(?<!\d)['’]?(1\d|20|)(\d)0['’]?s\b"), _decade),

@@ -31,7 +31,8 @@ from echat.infer.loading import load_released as load_released
 from echat.infer.memory import Memory
 from echat.infer.prompting import Prompt, prepare, shared_segments
 from echat.infer.reading_aloud import Spoken, Write, read_aloud
-from echat.infer.replying import Request, finished, tell
+from echat.infer.replying import Request, defect_of, finished, tell
+from echat.infer.sampling import seeded
 from echat.infer.spelling import Listener, Spelling
 from echat.infer.telling import Clock
 from echat.model.model_folder import save_model
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from echat.token2wav.voice import VoicePrompt
 
 SPEECH_TOKENIZER_FOLDER = "speech_tokenizer"
+UNDECLARED = Learned()
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Engine:
     name: str = ""
     home: Path | None = None  # the folder it came from
     spells: bool = False  # do the frames of a sound spell its words? Then they have a say in quoting them
-    learned: Learned = Learned()  # of texts and conversations; what is not declared has no limit
+    learned: Learned = UNDECLARED  # of texts and conversations; what is not declared has no limit
 
     # --- replies
 
@@ -182,10 +184,10 @@ class Engine:
         ]
 
     def say(
-        self, text: str, voice: "VoicePrompt | str | None" = None, *, seed: int | None = None
+        self, text: str, voice: "VoicePrompt | str | None" = None, *, seed: int | None = None, **settings: Any
     ) -> tuple[Tensor, int]:
         """Read a text aloud, every sentence of it -> waveform (samples,), rate in Hz."""
-        parts = list(self.read_aloud(text, voice, seed=seed))
+        parts = list(self.read_aloud(text, voice, seed=seed, **settings))
         return torch.cat([part.waveform for part in parts]), parts[0].rate
 
     def read_aloud(
@@ -196,9 +198,10 @@ class Engine:
         seed: int | None = None,
         cancel: threading.Event | None = None,
         write: Write | None = None,
+        decoding: DecodingDefaults | None = None,
     ) -> Iterator[Spoken]:
         """`say` in pieces, each as soon as it is spoken; a piece tells whether its length fits its words."""
-        return read_aloud(self, text, voice, seed, cancel, write)
+        return read_aloud(self, text, voice, seed, cancel, write, decoding)
 
     def voice_from(self, path: str | Path) -> "VoicePrompt":
         """The voice of a recording, to speak with."""
@@ -238,7 +241,7 @@ class Engine:
                 prompt,
                 Writing(
                     self.plan(conversation, request.task, request.decoding),
-                    _generator(request.seed),
+                    seeded(request.seed),
                     self.listener(prompt, request.task, request.cancel),
                 ),
                 request.cancel,
@@ -280,19 +283,18 @@ class Engine:
         """Take the written ids apart: thought, emotion, text, speech."""
         raw_text = self.decode(writing, task)
         parsed = thinking.parse_reply(raw_text) if not task.understands else None
-        codec_ids = writing.codec_ids
-        return Reply(
+        reply = Reply(
             text=parsed.reply if parsed else raw_text.strip(),
             raw_text=raw_text,
             thought=parsed.thought if parsed else None,
             reply_emotion=parsed.reply_emotion if parsed else None,
-            wellformed=parsed.wellformed and (parsed.thought is not None) == bool(task.thinks)
-            if parsed
-            else True,
+            wellformed=parsed is None
+            or (parsed.wellformed and (parsed.thought is not None) == bool(task.thinks)),
             text_ids=tuple(writing.text_ids),
-            speech_ids=tuple(codec_ids),
+            speech_ids=tuple(writing.codec_ids),
             finish_reason=writing.finish_reason or "end",
         )
+        return replace(reply, defect=defect_of(reply, task))
 
     def decode(self, writing: Writing, task: Task) -> str:
         """The text written so far."""
@@ -331,7 +333,8 @@ class Engine:
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
         """Write a model folder that `load` reads; `dtype` is the precision on disk."""
-        save_model(folder, self.model, self.tokenizer, self.profile, self.name, dtype, self.spells, self.learned)
+        about = (self.profile, self.name, dtype, self.spells, self.learned)
+        save_model(folder, self.model, self.tokenizer, *about)
         if self.token2wav is not None:
             self.token2wav.save(Path(folder) / TOKEN2WAV_FOLDER)
         kept = self.home / SPEECH_TOKENIZER_FOLDER if self.home else None
@@ -342,13 +345,3 @@ class Engine:
 def _understanding(task: Task, reply: Reply) -> Understanding:
     parsed = parse_understanding(task, reply.raw_text)
     return Understanding(parsed.text, parsed.labels, reply.raw_text, parsed.reply, reply.finish_reason)
-
-
-def _generator(seed: int | None) -> torch.Generator:
-    """Chance of one reply, on the CPU whatever the device."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from echat.audio.features import HOP, SAMPLE_RATE
 from echat.audio.waveform import read
 from echat.dialogue.rendering import Audio, Segment
-from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn
+from echat.dialogue.turns import AssistantTurn, Conversation, Turn
 from echat.infer.hearing import in_pieces
 from echat.model.speech_encoder import LLM_FRAME_SECONDS
 

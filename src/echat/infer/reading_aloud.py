@@ -1,5 +1,5 @@
-"""Reading a text aloud, whatever its length: in spoken form, in pieces that the model reads well, each compared
-with its text, joined with the pauses of a reader.
+"""Reading a text aloud, whatever its length: in spoken form, in pieces that the model reads well, each
+compared with its text, joined with the pauses of a reader.
 
 A model that was asked for too much leaves words out and says nothing of it. How long speech is tells: a
 syllable takes about as many speech ids wherever it stands. A piece that is too short or too long for its text
@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from echat.command import ModelError
 from echat.dialogue.pieces import halves, pause_after, pieces
 from echat.dialogue.spoken_form import spoken_form
 from echat.dialogue.turns import ask
 from echat.infer.events import Reply
+from echat.infer.sampling import derived_seed
 
 if TYPE_CHECKING:
+    from echat.dialogue.tasks import DecodingDefaults
     from echat.infer.engine import Engine
     from echat.token2wav.voice import VoicePrompt
 
@@ -48,8 +51,8 @@ class Spoken:
 
 
 def texts_to_read(engine: Engine, text: str) -> list[str]:
-    """The pieces in which a text is read. Raises ValueError where there is nothing to say, or nothing that the
-    model can."""
+    """The pieces in which a text is read. Raises ValueError where there is nothing to say, or nothing that
+    the model can."""
     if not any(letter.isalnum() for letter in text):
         raise ValueError(f"text {text[:40]!r}: expected words to read aloud, found none; write some")
     if engine.profile == "reference":
@@ -70,20 +73,26 @@ def read_aloud(
     seed: int | None = None,
     cancel: threading.Event | None = None,
     write: Write | None = None,
+    decoding: DecodingDefaults | None = None,
 ) -> Iterator[Spoken]:
-    """The sound of a text, piece by piece, each as soon as it is spoken well; put together they are the whole.
+    """The sound of a text, piece by piece, each as soon as it is spoken well; together they are the whole.
 
     `write` asks another way for the ids of a piece, such as through a scheduler.
     """
     token2wav = engine.need_token2wav()
     texts = texts_to_read(engine, text)
-    write = write or _writer(engine, cancel)
+    write = write or _writer(engine, cancel, decoding)
     before: str | None = None  # the piece that was spoken last
     for number, piece in enumerate(texts):
         parts = _attempts(engine, piece, None if seed is None else seed + number, write)
         for place, part in enumerate(parts):
             if cancel is not None and cancel.is_set():
                 return
+            if not part.reply.speech_ids:
+                raise ModelError(
+                    f"text: expected speech, found none for {part.text.strip()!r} in {TRIES} tries; "
+                    "try another seed or other words"
+                )
             is_last = number == len(texts) - 1 and place == len(parts) - 1
             sound = token2wav.synthesize(part.reply.speech_ids, voice, seed)
             sound = _edged(sound, token2wav.rate, before, is_last)
@@ -91,9 +100,9 @@ def read_aloud(
             yield Spoken(part.text.strip(), sound, token2wav.rate, not part.fits)
 
 
-def _writer(engine: Engine, cancel: threading.Event | None) -> Write:
+def _writer(engine: Engine, cancel: threading.Event | None, decoding: DecodingDefaults | None) -> Write:
     def write(text: str, seed: int | None) -> Reply:
-        return engine.run(ask(text=text), "tts", seed=seed, speak=False, cancel=cancel)
+        return engine.run(ask(text=text), "tts", seed=seed, speak=False, cancel=cancel, decoding=decoding)
 
     return write
 
@@ -142,11 +151,6 @@ def _attempt(engine: Engine, text: str, seed: int | None, write: Write) -> _Part
             break
     assert best is not None
     return best
-
-
-def derived_seed(seed: int, number: int) -> int:
-    """The seed of another try; that of the first is the seed itself."""
-    return (seed + number * 1_000_003) % 2**63 if number else seed
 
 
 def _misses(engine: Engine, text: str, reply: Reply) -> float:

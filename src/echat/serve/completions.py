@@ -172,6 +172,8 @@ class _Completion:
         finally:
             self.stream.cancel()
         assert self.reply is not None
+        if self.reply.is_mute:
+            raise APIError(500, f"the model came to an end with {self.reply.defect}; ask again", "no_answer")
         self.spoken = replace(
             self.spoken,
             text=self.reply.text,

@@ -142,6 +142,9 @@ class Response:
                 self._send_audio(waveform.numpy(), rate)
             case events.Done(reply):
                 self.reply = reply
+                if reply.is_mute:
+                    message = f"the model came to an end with {reply.defect}; ask again"
+                    self._error = {"type": "server_error", "code": "no_answer", "message": message}
                 if self._encoder is not None:
                     self._send_audio(np.zeros(0, np.float32), reply.rate or 1, last=True)
 
