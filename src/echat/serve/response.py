@@ -289,4 +289,5 @@ class Response:
         seconds = {
             name: round(value, 4) for name, value in (self.reply.seconds if self.reply else {}).items()
         }
-        return {"seconds": seconds, "dropped_audio_ms": self.dropped_ms}
+        left_out = self.reply.counts.get("turns_left_out", 0) if self.reply else 0
+        return {"seconds": seconds, "dropped_audio_ms": self.dropped_ms, "turns_left_out": left_out}
