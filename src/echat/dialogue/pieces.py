@@ -43,9 +43,13 @@ def pause_after(piece: str) -> float:
 
 
 def halves(text: str, size: Size) -> list[str]:
-    """The text in smaller pieces, about half as long; itself where it cannot be cut at a blank."""
-    found = pieces(text, size, max(1, math.ceil(size(text) / 2)))
-    return found if all(re.search(r"\s$", piece) for piece in found[:-1]) else [text]
+    """The text in two pieces, cut at a blank as near to the middle as may be; itself where there is none."""
+    whole = size(text)
+    for limit in range(math.ceil(whole / 2), whole):
+        found = pieces(text, size, limit)
+        if len(found) == 2 and found[0][-1].isspace():
+            return found
+    return [text]
 
 
 def _cut(text: str, size: Size, limit: int, kind: int) -> Iterator[str]:
