@@ -8,6 +8,11 @@ from functools import wraps
 
 USER_ERROR = 2
 
+
+class ModelError(RuntimeError):
+    """The model gave nothing that can be used; the message says what to try."""
+
+
 Arguments = Sequence[str] | None
 
 

@@ -11,7 +11,6 @@ import openai
 import pytest
 import soundfile
 
-from echat.serve.rest import sentences
 from echat.serve.sound_files import whole_file
 
 
@@ -79,11 +78,21 @@ def test_slower_speech_is_longer(client):
     assert length(0.5) > 1.3 * length(1.5)
 
 
-def test_texts_are_read_in_sentences():
-    text = "One. Two! " + "a long sentence that goes on and on " * 10 + ". End"
-    pieces = list(sentences(text))
-    assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
-    assert len(pieces) == 3 and pieces[0] == "One. Two!"
+def test_every_sentence_of_a_text_is_spoken(client):
+    def samples(text: str) -> int:
+        return len(
+            client.audio.speech.create(model="m", voice="slt", input=text, response_format="pcm").read()
+        )
+
+    one = samples("come back when the sun is out again")
+    assert samples("Come back when the sun is out again. " * 3) > 2.5 * one
+
+
+@pytest.mark.parametrize("form", ["mp3", "wav"])
+@pytest.mark.parametrize("text", ["...", "-", "😀", " ", "\n\n", "---", "привет", "你好"])
+def test_a_text_without_words_that_can_be_said_is_refused(client, text, form):
+    with pytest.raises(openai.BadRequestError, match="expected"):
+        client.audio.speech.create(model="echat-tiny", voice="slt", input=text, response_format=form)
 
 
 def test_transcriptions(client, wav):
@@ -125,7 +134,10 @@ def test_completions_with_sound(client, wav):
     assert again.choices[0].message.audio.data == message.audio.data  # the same seed, the same answer
     history = [spoken(wav), {"role": "assistant", "audio": {"id": message.audio.id}}, spoken(wav)]
     second = client.chat.completions.create(messages=history, **settings)
-    assert second.usage.prompt_tokens > first.usage.prompt_tokens
+    # It learned single turns: the earlier one is left out, and the answer is that to the question alone.
+    assert second.usage.prompt_tokens == first.usage.prompt_tokens
+    assert second.choices[0].message.audio.data == message.audio.data
+    assert second.model_extra["echat"] == {"turns_left_out": 1}
 
 
 def test_completions_stream(client, wav):

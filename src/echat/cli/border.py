@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from typer.core import TyperGroup
 
-from echat.command import USER_ERROR
+from echat.command import USER_ERROR, ModelError
 from echat.extras import DISTRIBUTION, EXTRA_OF, missing
 
 OUR_ERROR = 1
@@ -75,6 +75,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         return USER_ERROR, f"{where}: {error.strerror or error}; check the path and its permissions"
     if isinstance(error, ValueError):
         return USER_ERROR, _value_error(error)
+    if isinstance(error, ModelError):
+        return OUR_ERROR, str(error)
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
         return USER_ERROR, f"expected enough memory, found none left ({error}); use a shorter input"
     return OUR_ERROR, f"unexpected {type(error).__name__}: {error}; ECHAT_DEBUG=1 shows where"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from echat.cli import record
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
 
 if TYPE_CHECKING:
+    from echat.infer.engine import Engine
     from echat.infer.events import Reply, Understanding
 
 
@@ -71,6 +72,32 @@ def understanding(found: Understanding) -> None:
 
 def written(path: Path, seconds: float) -> None:
     _labelled("speech", f"{path} ({seconds:.1f} s)")
+
+
+def left_out(engine: Engine, answer: Reply) -> bool:
+    """A note on stderr where earlier turns were not read; was there one?"""
+    if not (turns := answer.counts.get("turns_left_out", 0)):
+        return False
+    learned = engine.learned.history_turns
+    why = (
+        "has no room for more"
+        if learned is None
+        else "learned single turns"
+        if learned == 0
+        else (f"learned {learned} earlier turns at most")
+    )
+    note(f"{engine.name} {why}: {turns} earlier turn{'s are' if turns > 1 else ' is'} left out")
+    return True
+
+
+def doubtful(texts: Sequence[str]) -> None:
+    """A note on stderr for each piece of a text whose sound is too short or too long for its words."""
+    for text in texts:
+        note(f"words may be missing or made up in {text!r}; try another --seed or shorter sentences")
+
+
+def note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def facts(values: Mapping[str, Any], indent: int = 0) -> None:

@@ -12,7 +12,6 @@ import typer
 
 if TYPE_CHECKING:
     from echat.dialogue.turns import Turn
-    from echat.infer.events import Reply
 
 DEFAULT_MODEL = "echat-tiny"
 
@@ -61,7 +60,9 @@ def reply(
 ) -> None:
     """Answer a spoken question: thought, reply and, with -o, speech."""
     from echat.cli import record, show
+    from echat.dialogue.tasks import get_task
     from echat.dialogue.turns import Conversation
+    from echat.infer.replying import answered
 
     record.check_output(output)
     if voice and not output:
@@ -70,7 +71,8 @@ def reply(
     conversation = Conversation([*past, record.listen(question)])
     engine = record.open_engine(model, device, output is not None, precision)
     task = ("s2s" if output else "s2t") + ("" if think is Think.off else f"_think_{think.value}")
-    answer = engine.run(conversation, task, seed=seed, voice=record.voice(engine, voice))
+    answer = answered(engine, conversation, get_task(task), seed, voice=record.voice(engine, voice))
+    show.left_out(engine, answer)
     if output:
         record.write_speech(output, answer)
     if json:
@@ -116,19 +118,22 @@ def say(
     precision: Precision = None,
     json: Json = False,
 ) -> None:
-    """Read a text aloud."""
+    """Read a text aloud, of any length."""
+    import torch
+
     from echat.audio.waveform import write
     from echat.cli import record, show
 
     record.check_output(output)
-    if not text.strip():
-        raise ValueError("text: expected words to speak, found none; write them in quotes")
     engine = record.open_engine(model, device, True, precision)
-    waveform, rate = engine.say(text, voice=record.voice(engine, voice), seed=seed)
+    parts = list(engine.read_aloud(text, voice=record.voice(engine, voice), seed=seed))
+    waveform, rate = torch.cat([part.waveform for part in parts]), parts[0].rate
     write(output, waveform, rate)
-    seconds = round(len(waveform) / rate, 3)
+    seconds, doubtful = round(len(waveform) / rate, 3), [part.text for part in parts if part.is_doubtful]
+    show.doubtful(doubtful)
     if json:
-        show.json_line({"text": text, "audio": str(output), "rate": rate, "duration_s": seconds})
+        record_ = {"text": text, "audio": str(output), "rate": rate, "duration_s": seconds}
+        show.json_line({**record_, "spoken": [part.text for part in parts], "doubtful": doubtful})
     else:
         show.written(output, seconds)
 
@@ -142,13 +147,17 @@ def chat(
 ) -> None:
     """Talk by typing, one line a turn; an empty line or the end of input says goodbye."""
     from echat.cli import record, show
+    from echat.dialogue.tasks import get_task
     from echat.dialogue.turns import Conversation, UserTurn
+    from echat.infer.replying import answered
 
     engine = record.open_engine(model, device, precision=precision)
     turns: list[Turn] = []
+    is_told = False
     for line in _typed_lines():
         turns.append(UserTurn(text=line))
-        answer: Reply = engine.run(Conversation(turns), "t2t", seed=seed)
+        answer = answered(engine, Conversation(turns), get_task("t2t"), seed)
+        is_told = is_told or show.left_out(engine, answer)
         turns.append(answer.as_turn())
         if json:
             show.json_line(record.reply_record(answer, "t2t", text=line))

@@ -8,7 +8,7 @@ letter, slips included.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from echat.dialogue.labels import LabelKind
@@ -46,6 +46,10 @@ class DecodingDefaults:
     """Text and speech ids together."""
     constrain_age: bool = False
     """Force a known age after the age slot of a label thought, once per reply."""
+
+    def by_chance(self) -> DecodingDefaults:
+        """The same with a text that is drawn, so that another seed is another text."""
+        return self if self.text.sample else replace(self, text=_LIVELY)
 
 
 _GREEDY = Sampling()
@@ -100,6 +104,11 @@ class Task:
     @property
     def writes_text(self) -> bool:
         return "text" in self.writes
+
+    @property
+    def reads_aloud(self) -> bool:
+        """Is the speech that of the words in the prompt?"""
+        return self.hears == "text" and self.writes_speech
 
     def decoding_for(self, profile: Profile) -> DecodingDefaults:
         """Decoding defaults; ``"osum"`` keeps the reference's, except that it understands greedily."""

@@ -86,6 +86,11 @@ class Conversation:
         past = self.turns[: len(self.turns) - (1 if self.target is None else 2)]
         return [(past[i], past[i + 1]) for i in range(0, len(past), 2)]  # type: ignore[misc]
 
+    def with_history(self, turns: int) -> Conversation:
+        """The same question after the last `turns` finished turns at most."""
+        begin = max(0, len(self.history) - turns) * 2
+        return Conversation(self.turns[begin:]) if begin else self
+
 
 def ask(*, text: str | None = None, audio: Any = None, prompt: str | None = None) -> Conversation:
     """A conversation of one question."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from echat.audio.waveform import read
 from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.dialogue import thinking
+from echat.dialogue.learned import Learned
 from echat.dialogue.rendering import Audio, Segment, render
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task, get_task
 from echat.dialogue.turns import Conversation, Turn, UserTurn
@@ -23,12 +24,15 @@ from echat.infer import events
 from echat.infer.batch import ROWS, Batch
 from echat.infer.decoding import Plan, Writing
 from echat.infer.events import Event, Reply, Understanding
+from echat.infer.fitting import as_learned, within_positions
 from echat.infer.generation import Strand, read_prompt, read_with, run
 from echat.infer.loading import load as load
 from echat.infer.loading import load_released as load_released
 from echat.infer.memory import Memory
 from echat.infer.prompting import Prompt, prepare, shared_segments
-from echat.infer.replying import Request, finished, tell
+from echat.infer.reading_aloud import Spoken, Write, read_aloud
+from echat.infer.replying import Request, defect_of, finished, tell
+from echat.infer.sampling import seeded
 from echat.infer.spelling import Listener, Spelling
 from echat.infer.telling import Clock
 from echat.model.model_folder import save_model
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from echat.token2wav.voice import VoicePrompt
 
 SPEECH_TOKENIZER_FOLDER = "speech_tokenizer"
+UNDECLARED = Learned()
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Engine:
     name: str = ""
     home: Path | None = None  # the folder it came from
     spells: bool = False  # do the frames of a sound spell its words? Then they have a say in quoting them
+    learned: Learned = UNDECLARED  # of texts and conversations; what is not declared has no limit
 
     # --- replies
 
@@ -157,14 +163,14 @@ class Engine:
 
     def _before_question(self, turns: Sequence[Turn], task: Task) -> list[Segment]:
         """What does not depend on the next question."""
-        guesses = [UserTurn(text=word) if task.hears == "text" else UserTurn(audio=object()) for word in "ab"]
+        guesses = [UserTurn(text=word) if task.hears == "text" else UserTurn(audio=object()) for word in "12"]
         return shared_segments(*(self.render(Conversation([*turns, guess]), task) for guess in guesses))
 
     def _up_to_sound(self, turns: Sequence[Turn], task: Task) -> list[Segment]:
-        """Everything to the end of the last sound."""
+        """Everything to the end of the last sound; of a typed question what comes before it."""
         segments = self.render(Conversation(turns), task)
-        last = max(place for place, segment in enumerate(segments) if isinstance(segment, Audio))
-        return segments[: last + 1]
+        sounds = [place for place, segment in enumerate(segments) if isinstance(segment, Audio)]
+        return segments[: sounds[-1] + 1] if sounds else self._before_question(turns[:-1], task)
 
     def understand(self, audio: Any, task: str | Task = "understand", **settings: Any) -> Understanding:
         """Words and labels of a path, a 16 kHz waveform or a mel; settings as for `reply`."""
@@ -183,12 +189,22 @@ class Engine:
     def say(
         self, text: str, voice: "VoicePrompt | str | None" = None, *, seed: int | None = None, **settings: Any
     ) -> tuple[Tensor, int]:
-        """Read a text aloud -> waveform (samples,), rate in Hz."""
-        self.need_token2wav()
-        reply = self.run(Conversation([UserTurn(text=text)]), "tts", seed=seed, voice=voice, **settings)
-        if reply.waveform is None or reply.rate is None:
-            raise ValueError(f"text {text!r}: expected speech, found none; give words that can be read aloud")
-        return reply.waveform, reply.rate
+        """Read a text aloud, every sentence of it -> waveform (samples,), rate in Hz."""
+        parts = list(self.read_aloud(text, voice, seed=seed, **settings))
+        return torch.cat([part.waveform for part in parts]), parts[0].rate
+
+    def read_aloud(
+        self,
+        text: str,
+        voice: "VoicePrompt | str | None" = None,
+        *,
+        seed: int | None = None,
+        cancel: threading.Event | None = None,
+        write: Write | None = None,
+        decoding: DecodingDefaults | None = None,
+    ) -> Iterator[Spoken]:
+        """`say` in pieces, each as soon as it is spoken; a piece tells whether its length fits its words."""
+        return read_aloud(self, text, voice, seed, cancel, write, decoding)
 
     def voice_from(self, path: str | Path) -> "VoicePrompt":
         """The voice of a recording, to speak with."""
@@ -198,29 +214,44 @@ class Engine:
     # --- steps of a reply, also used by the batch, the verification and the tests
 
     def render(self, conversation: Conversation, task: str | Task) -> list[Segment]:
-        """The prompt as segments, in the dialect of this engine."""
+        """The prompt as segments, in the dialect of this engine, of what it is given of a conversation."""
+        return self._segments(self.fitted(conversation, task), task)
+
+    def fitted(self, conversation: Conversation, task: str | Task) -> Conversation:
+        """The conversation as this model learned such, in as many turns as it has room for. The reference
+        gets it as it is."""
+        if self.profile == "reference":
+            return conversation
+        known = as_learned(conversation, get_task(task), self.learned)
+        return within_positions(
+            known, partial(self._segments, task=task), self.model.config.llm.max_positions
+        )
+
+    def _segments(self, conversation: Conversation, task: str | Task) -> list[Segment]:
         return render(conversation, task, self.tokenizer, self.vocabulary, self.profile)
 
     def strands(self, requests: Sequence[Request], shared: Sequence[Memory] = ()) -> list[Strand]:
         """Replies ready to be read and written; all their new sounds are encoded in one batch. Each starts
         from its request's memory or from one of the `shared`, whichever spares most."""
+        known = [self.fitted(request.conversation, request.task) for request in requests]
         prompts = prepare(
             self.model,
-            [self.render(request.conversation, request.task) for request in requests],
+            [self._segments(conversation, request.task) for conversation, request in zip(known, requests)],
             [[*shared, *([request.memory] if request.memory else [])] for request in requests],
         )
         return [
             Strand(
                 prompt,
                 Writing(
-                    self.plan(request.conversation, request.task, request.decoding),
-                    _generator(request.seed),
+                    self.plan(conversation, request.task, request.decoding),
+                    seeded(request.seed),
                     self.listener(prompt, request.task, request.cancel),
                 ),
                 request.cancel,
                 remembers=request.memory is not None,
+                turns_left_out=len(request.conversation.history) - len(conversation.history),
             )
-            for prompt, request in zip(prompts, requests)
+            for prompt, conversation, request in zip(prompts, known, requests)
         ]
 
     def listener(self, prompt: Prompt, task: Task, cancel: threading.Event | None = None) -> Listener | None:
@@ -255,19 +286,18 @@ class Engine:
         """Take the written ids apart: thought, emotion, text, speech."""
         raw_text = self.decode(writing, task)
         parsed = thinking.parse_reply(raw_text) if not task.understands else None
-        codec_ids = writing.codec_ids
-        return Reply(
+        reply = Reply(
             text=parsed.reply if parsed else raw_text.strip(),
             raw_text=raw_text,
             thought=parsed.thought if parsed else None,
             reply_emotion=parsed.reply_emotion if parsed else None,
-            wellformed=parsed.wellformed and (parsed.thought is not None) == bool(task.thinks)
-            if parsed
-            else True,
+            wellformed=parsed is None
+            or (parsed.wellformed and (parsed.thought is not None) == bool(task.thinks)),
             text_ids=tuple(writing.text_ids),
-            speech_ids=tuple(codec_ids),
+            speech_ids=tuple(writing.codec_ids),
             finish_reason=writing.finish_reason or "end",
         )
+        return replace(reply, defect=defect_of(reply, task))
 
     def decode(self, writing: Writing, task: Task) -> str:
         """The text written so far."""
@@ -306,7 +336,8 @@ class Engine:
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
         """Write a model folder that `load` reads; `dtype` is the precision on disk."""
-        save_model(folder, self.model, self.tokenizer, self.profile, self.name, dtype, self.spells)
+        about = (self.profile, self.name, dtype, self.spells, self.learned)
+        save_model(folder, self.model, self.tokenizer, *about)
         if self.token2wav is not None:
             self.token2wav.save(Path(folder) / TOKEN2WAV_FOLDER)
         kept = self.home / SPEECH_TOKENIZER_FOLDER if self.home else None
@@ -317,13 +348,3 @@ class Engine:
 def _understanding(task: Task, reply: Reply) -> Understanding:
     parsed = parse_understanding(task, reply.raw_text)
     return Understanding(parsed.text, parsed.labels, reply.raw_text, parsed.reply, reply.finish_reason)
-
-
-def _generator(seed: int | None) -> torch.Generator:
-    """Chance of one reply, on the CPU whatever the device."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from echat.dialogue.labels import Labels
 from echat.dialogue.turns import AssistantTurn
 from echat.infer.decoding import FinishReason
 from echat.infer.memory import Memory
+
+Defect = Literal["no text", "no speech", "unreadable thought"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Reply:
     thought: thinking.Thought | None = None
     reply_emotion: str | None = None
     wellformed: bool = True  # could thought and tags be read without guessing?
+    defect: Defect | None = None  # what is missing of a reply to its task
     text_ids: tuple[int, ...] = ()  # ids of `raw_text`
     speech_ids: tuple[int, ...] = ()  # codec ids
     waveform: Tensor | None = None  # (samples,) float32
@@ -78,9 +82,15 @@ class Reply:
     finish_reason: FinishReason = "end"
     # Time spent: listen, read (the prompt), write, speak, synthesise, total; first_audio: from the start on.
     seconds: Mapping[str, float] = field(default_factory=dict)
-    # Work done and spared: positions_prefilled, positions_reused, positions_of_sound, mel_frames_encoded.
+    # Work done and spared: positions_prefilled, positions_reused, positions_of_sound, mel_frames_encoded;
+    # turns_left_out: of the history, beyond what the model learned or has positions for.
     counts: Mapping[str, int] = field(default_factory=dict)
     memory: Memory | None = field(default=None, repr=False, compare=False)  # if the request brought one
+
+    @property
+    def is_mute(self) -> bool:
+        """Did the model come to an end without an answer?"""
+        return self.finish_reason in ("end", "loop") and self.defect in ("no text", "no speech")
 
     def as_turn(self) -> AssistantTurn:
         """The reply as history of the next question."""

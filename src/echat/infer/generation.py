@@ -49,6 +49,7 @@ class Strand:
     hidden: Tensor | None = None  # (dim,) of the last position read
     remembers: bool = False
     memory: Memory | None = None  # what is left when it is over
+    turns_left_out: int = 0  # of the history: more than the model learned or has positions for
 
     @property
     def is_read(self) -> bool:

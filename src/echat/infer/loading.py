@@ -65,6 +65,7 @@ def _load_folder(folder: Path, device: str, dtype: torch.dtype | None) -> "Engin
         name=loaded.config.name or folder.name,
         home=folder,
         spells=loaded.config.spells,
+        learned=loaded.config.learned,
     )
 
 

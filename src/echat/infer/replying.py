@@ -3,14 +3,16 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from echat.command import ModelError
 from echat.dialogue.tasks import DecodingDefaults, Task
 from echat.dialogue.turns import Conversation
 from echat.infer import events
-from echat.infer.events import Event, Reply
+from echat.infer.events import Defect, Event, Reply
 from echat.infer.generation import Strand, Written
 from echat.infer.memory import Memory
+from echat.infer.sampling import derived_seed
 from echat.infer.speaking import Speaker
 from echat.infer.telling import Clock, Teller
 
@@ -68,7 +70,44 @@ def finished(
             "positions_reused": strand.prompt.reused,
             "positions_of_sound": sum(isinstance(place, tuple) for place in strand.prompt.places),
             "mel_frames_encoded": strand.prompt.mel_frames_encoded,
+            "turns_left_out": strand.turns_left_out,
         },
+    )
+
+
+def defect_of(reply: Reply, task: Task) -> Defect | None:
+    """What is missing of a reply; nothing of an understanding: there may be no words in a sound."""
+    if task.understands:
+        return None
+    if task.writes_text and not reply.text.strip():
+        return "no text"
+    if task.writes_speech and not reply.speech_ids:
+        return "no speech"
+    return None if reply.wellformed else "unreadable thought"
+
+
+def answered(
+    engine: "Engine", conversation: Conversation, task: Task, seed: int | None, **settings: Any
+) -> Reply:
+    """`Engine.run` for somebody who wants an answer: a reply with a defect is drawn once more, with a seed
+    that follows from the first. Raises ModelError where that has a defect too.
+    """
+    reply = engine.run(conversation, task, seed=seed, **settings)
+    if reply.defect is None:
+        return reply
+    decoding = task.decoding_for(engine.profile).by_chance()
+    again = engine.run(
+        conversation,
+        task,
+        seed=None if seed is None else derived_seed(seed, 1),
+        decoding=decoding,
+        **settings,
+    )
+    if again.defect is None:
+        return again
+    raise ModelError(
+        f"answer: expected a reply that can be read, found {again.defect} in two tries "
+        f"(the model wrote {again.raw_text[:80]!r}); try another --seed or --think, or a clearer recording"
     )
 
 

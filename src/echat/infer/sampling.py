@@ -176,3 +176,18 @@ def is_spoken_to_the_end(ids: Sequence[int], text_end: int, boundary: int) -> bo
     if text_end not in ids:
         return False
     return list(ids[list(ids).index(text_end) :]).count(boundary) > 1
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """The seed of another try; that of try 0 is the seed itself."""
+    return (seed + number * 1_000_003) % 2**63 if number else seed
+
+
+def seeded(seed: int | None) -> torch.Generator:
+    """Chance of one reply, on the CPU whatever the device."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator

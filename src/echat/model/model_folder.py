@@ -8,6 +8,7 @@ import torch
 
 from echat.checkpoint import assign_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, save_config
+from echat.dialogue.learned import Learned
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
@@ -25,6 +26,7 @@ class ModelFolderConfig(Config):
     name: str = ""  # for people
     profile: Profile = "echat"  # the dialect that the weights were trained in
     spells: bool = False  # do the frames of a sound spell its words (CTC over the text table)?
+    learned: Learned = Learned()  # of texts and conversations
     model: SpeechLLMConfig  # every size
 
 
@@ -51,6 +53,7 @@ def save_model(
     name: str = "",
     dtype: torch.dtype | None = None,
     spells: bool = False,
+    learned: Learned | None = None,
 ) -> None:
     """Write the three parts, each whole or not at all; other files of the folder stay. `dtype` is that on
     disk."""
@@ -58,7 +61,9 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS_FILE, model.state_dict(), dtype)
     tokenizer.save(folder / TOKENIZER_FOLDER)
-    config = ModelFolderConfig(name=name, profile=profile, spells=spells, model=model.config)
+    config = ModelFolderConfig(
+        name=name, profile=profile, spells=spells, learned=learned or Learned(), model=model.config
+    )
     save_config(config, folder / CONFIG_FILE)
 
 

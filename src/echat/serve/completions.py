@@ -172,6 +172,8 @@ class _Completion:
         finally:
             self.stream.cancel()
         assert self.reply is not None
+        if self.reply.is_mute:
+            raise APIError(500, f"the model came to an end with {self.reply.defect}; ask again", "no_answer")
         self.spoken = replace(
             self.spoken,
             text=self.reply.text,
@@ -187,6 +189,12 @@ class _Completion:
     @property
     def finish_reason(self) -> str:
         return "length" if self.reply is not None and self.reply.finish_reason == "length" else "stop"
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """What the public protocol has no field for: earlier turns that the model was not given."""
+        n_turns = self.reply.counts.get("turns_left_out", 0) if self.reply is not None else 0
+        return {"echat": {"turns_left_out": n_turns}} if n_turns else {}
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -223,7 +231,7 @@ class _Completion:
         if self.asked.echat.show_thought and self.thought is not None:
             message["thought"] = thought_values(self.thought)
         choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": None}
-        return {**self._frame("chat.completion"), "choices": [choice], "usage": self.usage}
+        return {**self._frame("chat.completion"), "choices": [choice], "usage": self.usage, **self._own}
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The answer in pieces, as server-sent events."""
@@ -241,14 +249,16 @@ class _Completion:
             last = {"audio": {"expires_at": self.expires}}
         if self.asked.echat.show_thought and self.thought is not None:
             last["thought"] = thought_values(self.thought)
-        yield self._chunk(last, self.finish_reason)
+        yield self._chunk(last, self.finish_reason, self._own)
         if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
             yield sse({**self._frame("chat.completion.chunk"), "choices": [], "usage": self.usage})
         yield sse("[DONE]")
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    def _chunk(
+        self, delta: dict[str, Any], finish_reason: str | None = None, own: dict[str, Any] | None = None
+    ) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
-        return sse({**self._frame("chat.completion.chunk"), "choices": [choice]})
+        return sse({**self._frame("chat.completion.chunk"), "choices": [choice], **(own or {})})
 
     def _frame(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.house.model}

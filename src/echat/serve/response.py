@@ -146,6 +146,9 @@ class Response:
                 self._send_audio(waveform.numpy(), rate)
             case events.Done(reply):
                 self.reply = reply
+                if reply.is_mute:
+                    message = f"the model came to an end with {reply.defect}; ask again"
+                    self._error = {"type": "server_error", "code": "no_answer", "message": message}
                 if self._encoder is not None:
                     self._send_audio(np.zeros(0, np.float32), reply.rate or 1, last=True)
 
@@ -306,4 +309,5 @@ class Response:
         seconds = {
             name: round(value, 4) for name, value in (self.reply.seconds if self.reply else {}).items()
         }
-        return {"seconds": seconds, "dropped_audio_ms": self.dropped_ms}
+        left_out = self.reply.counts.get("turns_left_out", 0) if self.reply else 0
+        return {"seconds": seconds, "dropped_audio_ms": self.dropped_ms, "turns_left_out": left_out}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -26,13 +25,11 @@ from echat.serve.protocol.session import Session, Voice
 from echat.serve.protocol.updating import update
 from echat.serve.protocol.wire import new_id
 from echat.serve.sound import windows
-from echat.serve.sound_files import MEDIA_TYPES, FileFormat, file_stream
+from echat.serve.sound_files import MEDIA_TYPES
+from echat.serve.speech import Speech
 from echat.serve.state import House
-from echat.serve.wire_audio import Encoder
 
-SENTENCE = re.compile(r"[^.!?;。！？；\n]+[.!?;。！？；\n]*")
 MOST_CHARACTERS = 4096  # of a text to read
-PIECE_CHARACTERS = 240  # read aloud at once
 
 
 class SpeechRequest(Body):
@@ -81,9 +78,11 @@ def add_rest(app: FastAPI, house: House, keys: Keys, places: Places) -> None:
         house.desk.engine.need_token2wav()
         voice = voice_name(house, asked.voice)
         async with places.one() as place:
-            pieces = _spoken(house, asked, voice, asked.response_format)
+            speech = Speech(house.desk, asked.input, voice)
+            await speech.begin()
+            pieces = speech.file(asked.response_format, asked.speed)
             if asked.stream_format == "sse":
-                return place.streaming(_speech_events(asked, pieces), "text/event-stream")
+                return place.streaming(_speech_events(asked, speech, pieces), "text/event-stream")
             return place.streaming(pieces, MEDIA_TYPES[asked.response_format])
 
     @app.post("/v1/audio/transcriptions")
@@ -128,45 +127,15 @@ async def samples_of(house: House, data: bytes, where: str) -> np.ndarray:
 # --- speech
 
 
-def sentences(text: str) -> Iterator[str]:
-    """Pieces of a text that are read aloud one after the other: sentences, short ones together."""
-    piece = ""
-    for sentence in SENTENCE.findall(text):
-        if piece and len(piece) + len(sentence) > PIECE_CHARACTERS:
-            yield piece.strip()
-            piece = ""
-        piece += sentence
-    if piece.strip():
-        yield piece.strip()
-
-
-async def _spoken(
-    house: House, asked: SpeechRequest, voice: str | None, name: FileFormat
+async def _speech_events(
+    asked: SpeechRequest, speech: Speech, pieces: AsyncIterator[bytes]
 ) -> AsyncIterator[bytes]:
-    """Bytes of the file while it is spoken."""
-    file = file_stream(name)
-    encoder: Encoder | None = None
-    for piece in sentences(asked.input):
-        stream = house.desk.reply([UserTurn(text=piece)], "tts", voice=voice)
-        try:
-            async for event in stream:
-                if isinstance(event, events.Audio):
-                    encoder = encoder or Encoder("audio/pcm", event.rate, asked.speed)
-                    if data := file.push(encoder.push(event.waveform.numpy())):
-                        yield data
-        finally:
-            stream.cancel()
-    rest = encoder.push(np.zeros(0, np.float32), last=True) if encoder else b""
-    if data := file.push(rest) + file.finish():
-        yield data
-
-
-async def _speech_events(asked: SpeechRequest, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for piece in pieces:
         yield sse({"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()})
     n_words = len(asked.input.split())
     usage = {"input_tokens": n_words, "output_tokens": 0, "total_tokens": n_words}
-    yield sse({"type": "speech.audio.done", "usage": usage})
+    done = {"type": "speech.audio.done", "usage": usage}
+    yield sse({**done, "echat": {"doubtful": speech.doubtful}} if speech.doubtful else done)
 
 
 # --- transcriptions

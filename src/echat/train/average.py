@@ -66,7 +66,15 @@ def main(arguments: Arguments) -> None:
         mean = average_models(options.models)
     with atomic_path(options.output) as temporary:
         config = mean.config
-        save_model(temporary, mean.model, mean.tokenizer, config.profile, config.name, spells=config.spells)
+        save_model(
+            temporary,
+            mean.model,
+            mean.tokenizer,
+            config.profile,
+            config.name,
+            spells=config.spells,
+            learned=config.learned,
+        )
     print(f"{options.output}: the mean of {len(options.models)} models")
 
 

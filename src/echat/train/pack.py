@@ -63,7 +63,14 @@ def write_dialogue_model(output: Path, dialogue: Path) -> None:
     loaded = load_model(dialogue)
     config, name = loaded.config, output.name
     save_model(
-        output, loaded.model, loaded.tokenizer, config.profile, name, torch.float16, spells=config.spells
+        output,
+        loaded.model,
+        loaded.tokenizer,
+        config.profile,
+        name,
+        torch.float16,
+        spells=config.spells,
+        learned=config.learned,
     )
 
 

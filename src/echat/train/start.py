@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from echat.checkpoint import CheckpointError, load_strict, read_tensors
-from echat.config import load_config, read_yaml
+from echat.config import load_config, read_yaml, validate
+from echat.dialogue.learned import Learned
 from echat.dialogue.tasks import Profile
 from echat.model import osum_weights
 from echat.model.folder_weights import read_config
@@ -172,6 +173,13 @@ def any_spells(sources: Mapping[str, str]) -> bool:
     hears = (WHOLE, "projection")  # what the frames leave last
     configs = [Path(source) / CONFIG_FILE for name, source in sources.items() if name in hears]
     return any(path.is_file() and bool(read_yaml(path).get("spells")) for path in configs)
+
+
+def learned_before(sources: Mapping[str, str]) -> Learned:
+    """What the folder of the whole model that one begins with declares of texts and conversations."""
+    path = Path(sources.get(WHOLE, "")) / CONFIG_FILE
+    declared = read_yaml(path).get("learned") if path.is_file() else None
+    return validate(Learned, declared or {}, f"{path}, learned")
 
 
 def _with_part(config: SpeechLLMConfig, name: str, start: Start, is_given: bool) -> SpeechLLMConfig:

@@ -19,6 +19,7 @@ from echat.data.filters import FilterConfig
 from echat.data.sounds import AugmentConfig, Sounds
 from echat.data.sources import SourceConfig, mixture, mixture_pairs
 from echat.data.text_tokenizer import END_OF_DOCUMENT
+from echat.dialogue.learned import Learned
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
 from echat.infer.engine import Engine
@@ -31,7 +32,7 @@ from echat.train.objective import Loss
 from echat.train.objectives.dialogue_loss import DialogueLoss
 from echat.train.objectives.target_losses import LOGITS_AT_ONCE
 from echat.train.recipe import Recipe
-from echat.train.start import any_spells, init_from, starting_shape
+from echat.train.start import any_spells, init_from, learned_before, starting_shape
 from echat.train.validation import DecodeConfig, Decoded
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,6 +69,7 @@ class Settings(Recipe):
     cue_weight: float = Field(0.0, ge=0)  # inside that CTC: of the cues once more, whatever words follow
     spells_only: bool = False  # nothing but that CTC: the sound side by itself, a fraction of the work
     export_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # precision of the exported weights
+    learned: Learned | None = None  # of texts and conversations; None: as `init_from.all` declares
     spell_languages: tuple[str, ...] = ("en",)  # of the sound that is spelled
 
 
@@ -88,6 +90,7 @@ class SpeechLLMObjective:
         )
         self._blank = self.tokenizer.encode(END_OF_DOCUMENT)[0]
         self._spells = recipe.spell_weight > 0 or any_spells(recipe.init_from)
+        self._learned = learned_before(recipe.init_from) if recipe.learned is None else recipe.learned
         self.module = SpeechLLM(config)
         init_from(self.module, recipe.init_from)
         if recipe.starting_heads:
@@ -149,7 +152,8 @@ class SpeechLLMObjective:
     def export(self, folder: Path) -> None:
         """A model folder that ``echat.load`` and later stages read."""
         name, dtype = Path(self.recipe.output).name, DTYPES[self.recipe.export_dtype]
-        save_model(folder, self.module, self.tokenizer, self.recipe.profile, name, dtype, self._spells)
+        about = (self.recipe.profile, name, dtype, self._spells, self._learned)
+        save_model(folder, self.module, self.tokenizer, *about)
 
 
 def _shape(recipe: Settings) -> tuple[SpeechLLMConfig, str | Path]:
