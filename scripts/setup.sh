@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 level=${1:-test}
 node_client=tests/serve/agents_client
+frameworks=tests/serve/clients/requirements.txt
 
 case $level in
     run) extras='' brings="installing what a spoken reply needs" covers=(run serve test) ;;
@@ -19,7 +20,7 @@ case $level in
 esac
 
 wanted() { # one line that changes when there is something to do again
-    { pwd; cat pyproject.toml constraints.txt scripts/setup.sh "$node_client/package.json"; } | sha256sum
+    { pwd; cat pyproject.toml constraints.txt scripts/setup.sh "$node_client/package.json" "$frameworks"; } | sha256sum
 }
 
 is_done() {
@@ -109,6 +110,13 @@ install_python_packages() { # not compiled beforehand: Python does so on the fir
     say "$count Python packages in .venv after $((SECONDS - began)) s"
 }
 
+install_frameworks() { # voice frameworks that the tests of the server talk with; without them they are skipped
+    say "installing voice frameworks that talk to the server in tests into .venv/clients"
+    [ -x .venv/clients/bin/python ] || .venv/bin/python -m venv .venv/clients
+    .venv/clients/bin/python -m pip install --quiet --disable-pip-version-check -r "$frameworks" </dev/null ||
+        say "the voice frameworks did not install: their tests will be skipped"
+}
+
 if is_done; then exit 0; fi
 [ -x .venv/bin/python ] || make_environment
 if [ "$level" = test ]; then
@@ -118,5 +126,8 @@ if [ "$level" = test ]; then
     install_debian_packages "tests of the page in a browser, and talking in the terminal" chromium libportaudio2
 fi
 install_python_packages
-if [ "$level" = test ]; then install_node_client; fi
+if [ "$level" = test ]; then
+    install_node_client
+    install_frameworks
+fi
 wanted >".venv/.setup-$level"

@@ -128,7 +128,10 @@ def quiet() -> Callable[[float], bytes]:
     return silence
 
 
-LIVE = ("test_page", "test_studio", "test_agents_client", "test_openai_sdk", "test_talking")
+LIVE = (
+    *("test_page", "test_studio", "test_agents_client", "test_openai_sdk", "test_talking"),
+    *("test_voice_frameworks", "test_phone_bridge"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

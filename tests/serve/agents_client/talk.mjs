@@ -1,10 +1,12 @@
-// A conversation with the official JavaScript voice client: two turns, the second interrupted by speaking.
-//   node talk.mjs ws://127.0.0.1:8080/v1/realtime question.pcm
+// A conversation with the official JavaScript voice client, with its default model: it is greeted, then two turns,
+// the answer to the first interrupted by speaking.
+//   node talk.mjs ws://127.0.0.1:8080/v1/realtime question.pcm [key]
+// As in a browser, with a client secret: node --conditions=browser --experimental-websocket talk.mjs ...
 // Prints what happened as one line of JSON.
 import { readFileSync } from "node:fs";
 import { RealtimeAgent, RealtimeSession } from "@openai/agents-realtime";
 
-const [url, file] = process.argv.slice(2);
+const [url, file, apiKey = "any"] = process.argv.slice(2);
 const question = readFileSync(file); // 24 kHz PCM
 const kinds = [];
 const errors = [];
@@ -12,7 +14,7 @@ let audioBytes = 0;
 let interruptions = 0;
 
 const agent = new RealtimeAgent({ name: "friend", instructions: "Be kind." });
-const session = new RealtimeSession(agent, { transport: "websocket", model: "echat-tiny" });
+const session = new RealtimeSession(agent, { transport: "websocket" });
 session.on("audio", (event) => (audioBytes += event.data.byteLength));
 session.on("audio_interrupted", () => interruptions++);
 session.on("error", (event) => errors.push(JSON.stringify(event.error ?? event)));
@@ -38,23 +40,27 @@ async function say(bytes) {
 const count = (kind) => kinds.filter((one) => one === kind).length;
 const silence = Buffer.alloc(48000);
 
-await session.connect({ apiKey: "any", url });
-await say(question);
+await session.connect({ apiKey, url });
+session.transport.requestResponse();
+await until(() => count("response.done") === 1, "the greeting");
+const greeting = audioBytes;
+await say(question); // while the greeting is still being played
+await until(() => count("conversation.item.truncated") === 1, "the end of the greeting");
 await say(silence);
-await until(() => audioBytes > 0, "the first sound");
-const firstAudio = audioBytes;
+await until(() => audioBytes > greeting, "the first sound of an answer");
+const firstAudio = audioBytes - greeting;
 await say(question); // while the first answer is still being played
-await until(() => interruptions > 0 || count("input_audio_buffer.speech_started") > 1, "the interruption");
-await until(() => count("conversation.item.truncated") === 1, "the truncation");
+await until(() => count("conversation.item.truncated") === 2, "the truncation");
 await say(silence);
-await until(() => count("response.done") === 2, "the second answer");
-await until(() => count("conversation.item.retrieved") >= 3, "the history");
+await until(() => count("response.done") === 3, "the second answer");
+await until(() => count("conversation.item.retrieved") >= 4, "the history");
 await sleep(200);
 const history = session.history.map((item) => ({
   role: item.role,
   status: item.status,
   content: (item.content ?? []).map((part) => part.type),
+  words: (item.content ?? []).map((part) => part.transcript ?? part.text ?? ""),
 }));
-console.log(JSON.stringify({ kinds, errors, firstAudio, audioBytes, interruptions, history }));
+console.log(JSON.stringify({ kinds, errors, greeting, firstAudio, audioBytes, interruptions, history }));
 session.close();
 process.exit(0);
