@@ -263,6 +263,7 @@ class Engine:
             else True,
             text_ids=tuple(writing.text_ids),
             speech_ids=tuple(codec_ids),
+            raw_speech_ids=tuple(writing.speech_ids),
             finish_reason=writing.finish_reason or "end",
         )
 
