@@ -13,12 +13,13 @@ import pytest
 import echat
 
 PACKAGE = Path(echat.__file__).parent
-GROUND = {"config", "checkpoint", "command", "extras", "attention", "onednn"}
+GROUND = {"config", "checkpoint", "foreign", "command", "extras", "attention", "onednn"}
 SENSES = GROUND | {"audio", "dialogue"}
 PARTS = SENSES | {"model", "token2wav", "data"}
 ENGINE = PARTS | {"infer"}
 MAY_IMPORT = {
     "checkpoint": set(),
+    "foreign": {"checkpoint"},
     "command": set(),
     "extras": set(),
     "attention": set(),

@@ -234,6 +234,7 @@ class KeyReport:
             )
 
 
+COPY_AGAIN = "copy or download the weights again"
 SAME_MODEL = "config.yaml and the weights beside it must come from the same model"
 
 
@@ -251,6 +252,11 @@ def load_strict(
     own = module.state_dict()
     KeyReport.compare(own, tensors, ignore).require(where, type(module).__name__, SAME_MODEL)
     with torch.no_grad():
+        for name in own.keys() & tensors.keys():
+            if not bool(torch.isfinite(tensors[name]).all()):
+                raise CheckpointError(
+                    f"{where}: expected finite numbers, found others in {name}; {COPY_AGAIN}"
+                )
         for name in own.keys() & tensors.keys():
             own[name].copy_(tensors[name])
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, TypeVar
 
 import yaml
@@ -64,6 +65,10 @@ def validate(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         raise ConfigError(f"{where}, {describe(error)}") from error
 
 
+_SHORT = Repr()  # a value of strangers may be endless
+_SHORT.maxstring = _SHORT.maxother = 200
+
+
 def describe(error: ValidationError) -> str:
     """A validation error in one line: key, what was expected, what was found, how many more."""
     problems = error.errors(include_url=False)
@@ -72,7 +77,7 @@ def describe(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     text = f"key {key}: {message}" if key else message
     if first["type"] not in {"value_error", "missing", "extra_forbidden"}:
-        text += f", found {first['input']!r}"
+        text += f", found {_SHORT.repr(first['input'])}"
     if len(problems) > 1:
         text += f" (and {len(problems) - 1} more)"
     return text
@@ -121,6 +126,8 @@ def _read_one(path: Path) -> dict[str, Any]:
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}{_line(error)}: expected YAML, {_problem(error)}") from error
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond what Python reads
+        raise ConfigError(f"{path}: expected YAML, found what cannot be read ({error})") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

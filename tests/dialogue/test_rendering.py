@@ -215,6 +215,61 @@ def test_history_repeats_the_single_turn_layout() -> None:
     assert both[: len(alone) + len(turn_end)] == alone + turn_end
 
 
+def text_pieces(text: str) -> list[tuple[str, Any]]:
+    return [("text", id_) for id_ in tokenizer().encode(text, add_special_tokens=False)]
+
+
+SPEECH_IDS = st.lists(st.integers(0, 40), max_size=8)  # 40 is the boundary, wherever it stands
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(0, 399), max_size=6), SPEECH_IDS), max_size=7))
+@settings(max_examples=60, deadline=None)
+def test_reference_history_repeats_speech_as_generated(past: list[tuple[list[int], list[int]]]) -> None:
+    turns: list[Turn] = []
+    for number, (text_ids, raw) in enumerate(past):
+        spoken = [id_ for id_ in raw if id_ != vocabulary().speech_boundary]
+        turns += [UserTurn(audio=number), AssistantTurn("", spoken, None, text_ids, raw)]
+    turns.append(UserTurn(audio="now"))
+    found = plain_ids(shown(Conversation(turns), "s2s", "reference"))
+    change = [
+        ("text", id_)
+        for id_ in tokenizer().encode("<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
+    ]
+    begin, end = vocabulary().user_audio_begin, vocabulary().user_audio_end
+    expected: list[tuple[str, Any]] = []
+    for number, (text_ids, raw) in list(enumerate(past))[-5:]:
+        expected += [("speech", begin), ("audio", number), ("speech", end), *change]
+        expected += [("text", id_) for id_ in text_ids[:-1]] + [("speech", id_) for id_ in raw]
+    alone = plain_ids(shown(Conversation(turns[-1:]), "s2s", "reference"))
+    system = (
+        len(alone) - len(change) - 3 - len(tokenizer().encode("<|im_start|>user\n", add_special_tokens=False))
+    )
+    assert found == alone[:system] + expected + alone[system:]
+
+
+@given(SPEECH_IDS)
+@settings(max_examples=30, deadline=None)
+def test_our_history_frames_speech_however_it_was_generated(raw: list[int]) -> None:
+    spoken = [id_ for id_ in raw if id_ != vocabulary().speech_boundary]
+    layouts = [
+        shown(
+            Conversation(
+                [UserTurn(audio=1), AssistantTurn("hi", spoken, None, None, ids), UserTurn(audio=2)]
+            ),
+            "s2s",
+        )
+        for ids in (raw, None)
+    ]
+    assert layouts[0] == layouts[1]
+
+
+@pytest.mark.parametrize("raw", [[41], [-1], [0, 42]])
+def test_speech_rows_that_no_model_writes_are_refused(raw: list[int]) -> None:
+    turns = [UserTurn(audio=1), AssistantTurn("hi", [1], None, [1, 2], raw), UserTurn(audio=2)]
+    with pytest.raises(ValueError, match="speech_ids: expected ids in 0..40"):
+        shown(Conversation(turns), "s2s", "reference")
+
+
 def test_typed_turns_may_stand_in_a_spoken_history() -> None:
     typed = Conversation([UserTurn(text="hello"), AssistantTurn("hi", [1]), UserTurn(audio="b")])
     spoken = Conversation([UserTurn(audio="a"), AssistantTurn("hi", [1]), UserTurn(audio="b")])

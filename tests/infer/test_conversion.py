@@ -88,7 +88,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, release: P
     broken.write_bytes(WEIGHTS.read_bytes()[:100_000])
     soundfile.write(tmp_path / "voice.wav", np.sin(np.arange(16000)), 16000)
     out = tmp_path / "out"
-    refused(run("convert", tmp_path / "no.pt", out, "--llm", LLM), "no.pt: expected a released .pt file")
+    refused(run("convert", tmp_path / "no.pt", out, "--llm", LLM), "no.pt: expected a .pt file")
     refused(run("convert", broken, out, "--llm", LLM), "broken.pt: expected a torch file of plain tensors")
     refused(run("convert", WEIGHTS, out, "--llm", tmp_path), "expected a Qwen2 folder with config.json")
     refused(run("convert", WEIGHTS, full, "--llm", LLM), "full: expected a new folder to write")

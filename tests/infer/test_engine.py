@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from echat.checkpoint import CheckpointError
+from echat.dialogue.rendering import plain_ids
 from echat.dialogue.tasks import DecodingDefaults, Sampling, get_task
 from echat.dialogue.thinking import LanguageThought
 from echat.dialogue.turns import AssistantTurn, Conversation, ask
@@ -127,6 +128,22 @@ def test_a_reply_becomes_history(engine: Engine) -> None:
     longer = Conversation([*first.turns, turn, *question("s2s", seed=2).turns])
     assert len(engine.render(longer, "s2s")) > len(engine.render(first, "s2s"))
     assert engine.run(longer, "s2s", seed=1).raw_text
+
+
+@pytest.mark.parametrize("spoken", [[40, 1, 2, 40], [1, 40, 2, 40], [40, 40], [3, 4], [40, 1, 2]])
+def test_reference_history_keeps_the_ids_that_were_written(engine: Engine, spoken: list[int]) -> None:
+    """Wherever the boundary stood, and also where the reply was cut before its end."""
+    like_theirs, first = replace(engine, profile="reference"), question("s2s")
+    task = get_task("s2s")
+    writing = decoding.Writing(like_theirs.plan(first, task))
+    text_end = like_theirs.vocabulary.text_end
+    for id_ in (263, 257, text_end, *spoken):
+        writing.push(id_)
+    reply = like_theirs.finish(writing, task)
+    assert reply.raw_speech_ids == tuple(spoken)
+    longer = Conversation([*first.turns, reply.as_turn(), *question("s2s", seed=2).turns])
+    flat = [id_ for kind, id_ in plain_ids(like_theirs.render(longer, "s2s")) if kind == "speech"]
+    assert flat[2:-2] == spoken  # between the markers of the two sounds
 
 
 @pytest.mark.parametrize("audio", ["path", "numpy", "int16", "mel"])

@@ -57,7 +57,7 @@ def test_a_missing_tensor_is_named(flow):
 
 def test_not_weights(tmp_path):
     (tmp_path / "flow.pt").write_text("no weights")
-    with pytest.raises(ValueError, match="expected a PyTorch file"):
+    with pytest.raises(ValueError, match="expected a torch file"):
         read_weights(tmp_path / "flow.pt")
     with pytest.raises(ValueError, match="found no file"):
         read_weights(tmp_path / "hift.pt")

@@ -132,9 +132,12 @@ def test_a_tied_head_stored_twice_is_no_tensor_too_many(tmp_path):
     save_file(
         {"model.embed_tokens.weight": table, "lm_head.weight": table.clone()}, tmp_path / "model.safetensors"
     )
-    found = read_qwen(tmp_path, LLMConfig(vocab_size=8, dim=4, tie_embeddings=True))
+    found = read_qwen(tmp_path, LLMConfig(vocab_size=8, dim=4, heads=2, kv_heads=1, tie_embeddings=True))
     assert list(found) == ["llm.model.embed_tokens.weight"]
-    assert len(read_qwen(tmp_path, LLMConfig(vocab_size=8, dim=4, tie_embeddings=False))) == 2
+    assert (
+        len(read_qwen(tmp_path, LLMConfig(vocab_size=8, dim=4, heads=2, kv_heads=1, tie_embeddings=False)))
+        == 2
+    )
 
 
 def test_the_recipe_and_its_starts_must_agree(whisper_folder, qwen_folder):

@@ -161,11 +161,13 @@ class _Renderer:
             yield self._text("\n")
 
     def _reference_history_turn(self, user: UserTurn, assistant: AssistantTurn) -> Iterator[Segment]:
-        """The reference forgets user start, last text id, text end and turn end."""
+        """The reference forgets user start, last text id, text end and turn end; speech is as generated."""
         yield from self._user(user, is_history=True)
         yield self._turn_change()
         yield Text(self._said(assistant)[:-1])
-        if assistant.speech_ids:
+        if assistant.raw_speech_ids is not None:
+            yield Speech(self._speech_rows(assistant.raw_speech_ids, self.vocabulary.speech_boundary))
+        elif assistant.speech_ids:
             yield Speech(self._spoken(assistant))
 
     def _instruction(self, question: UserTurn) -> Iterator[Segment]:
@@ -296,14 +298,18 @@ class _Renderer:
                 f"task {self.task.name}: expected speech ids in the assistant turn, found none; "
                 "give AssistantTurn(speech_ids=...)"
             )
-        for position, id_ in enumerate(turn.speech_ids):
-            if not 0 <= id_ < self.vocabulary.codec_size:
-                raise ValueError(
-                    f"speech_ids: expected codec ids in 0..{self.vocabulary.codec_size - 1}, "
-                    f"found {id_} at position {position}; begin and end are added here, strip them"
-                )
         boundary = self.vocabulary.speech_boundary
-        return (boundary, *(int(id_) for id_ in turn.speech_ids), boundary)
+        return (boundary, *self._speech_rows(turn.speech_ids, boundary - 1), boundary)
+
+    @staticmethod
+    def _speech_rows(ids: Sequence[int], largest: int) -> tuple[int, ...]:
+        for position, id_ in enumerate(ids):
+            if not 0 <= id_ <= largest:
+                raise ValueError(
+                    f"speech_ids: expected ids in 0..{largest}, found {id_} at position {position}; begin "
+                    "and end belong to raw_speech_ids alone, strip them elsewhere"
+                )
+        return tuple(int(id_) for id_ in ids)
 
 
 def _need(text: str | None, task: Task, what: str, how: str) -> str:

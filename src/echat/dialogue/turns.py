@@ -34,13 +34,15 @@ class AssistantTurn:
     ``text``: the reply alone, without thought or tags; ``None`` in a labelling task lets the target be
     composed from the user turn. ``speech_ids``: codec ids of the spoken reply, without begin and end.
     ``text_ids``: the very ids that a model generated for ``text``; they win over encoding ``text`` again when
-    the turn is history.
+    the turn is history. ``raw_speech_ids``: the very speech ids that it generated, boundaries wherever they
+    stood; the history of the profile "reference" repeats them as they are.
     """
 
     text: str | None = None
     speech_ids: Sequence[int] | None = None
     thought: Thought | None = None
     text_ids: Sequence[int] | None = None
+    raw_speech_ids: Sequence[int] | None = None
 
 
 Turn = UserTurn | AssistantTurn

@@ -295,6 +295,7 @@ class Engine:
             or (parsed.wellformed and (parsed.thought is not None) == bool(task.thinks)),
             text_ids=tuple(writing.text_ids),
             speech_ids=tuple(writing.codec_ids),
+            raw_speech_ids=tuple(writing.speech_ids),
             finish_reason=writing.finish_reason or "end",
         )
         return replace(reply, defect=defect_of(reply, task))

@@ -77,6 +77,7 @@ class Reply:
     defect: Defect | None = None  # what is missing of a reply to its task
     text_ids: tuple[int, ...] = ()  # ids of `raw_text`
     speech_ids: tuple[int, ...] = ()  # codec ids
+    raw_speech_ids: tuple[int, ...] = ()  # as the model wrote them, boundaries included
     waveform: Tensor | None = None  # (samples,) float32
     rate: int | None = None  # Hz, of `waveform`
     finish_reason: FinishReason = "end"
@@ -99,6 +100,7 @@ class Reply:
             speech_ids=self.speech_ids or None,
             thought=self.thought,
             text_ids=self.own_text_ids,
+            raw_speech_ids=self.raw_speech_ids or None,
         )
 
     @property

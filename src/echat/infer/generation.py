@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from echat.infer.decoding import Plan, Writing
+from echat.infer.hearing import refuse_not_finite
 from echat.infer.memory import Memory, remember, written_places
 from echat.infer.prompting import Prompt
 from echat.model.llm import KVCache
@@ -156,7 +157,9 @@ def write_next(model: SpeechLLM, hidden: Tensor, writings: Sequence[Writing]) ->
 def head_logits(model: SpeechLLM, hidden: Tensor, is_speech: bool) -> Tensor:
     """Scores (n, classes) in float32 on the CPU, where ids are chosen, from hidden states (n, dim)."""
     logits = model.speech_logits(hidden) if is_speech else model.text_logits(hidden)
-    return logits.float().cpu()
+    logits = logits.float().cpu()
+    refuse_not_finite(model, logits)
+    return logits
 
 
 def embed_id(model: SpeechLLM, id_: int, is_speech: bool) -> Tensor:

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from echat.audio import waveform as waveforms
 from echat.audio.features import HOP, SAMPLE_RATE, log_mel
+from echat.checkpoint import COPY_AGAIN
 from echat.dialogue.rendering import Audio, Segment
+from echat.foreign import not_finite
 from echat.model.blocks import PositionTable
 from echat.model.speech_llm import SpeechLLM
 
@@ -99,6 +101,7 @@ def listen(model: SpeechLLM, mels: Sequence[Tensor], released_padding: bool = Fa
     lens = torch.tensor([len(mel) for mel in mels], device=weight.device)
     batch = pad_sequence([mel.to(weight.device) for mel in mels], batch_first=True)
     frames, frame_lens = model.encode(batch, lens, released_padding)
+    refuse_not_finite(model, frames)
     return [row[:length] for row, length in zip(frames, frame_lens.tolist())]
 
 
@@ -111,3 +114,16 @@ def _refuse_longer_than_positions(model: SpeechLLM, mel_frames: int) -> None:
         raise waveforms.AudioError(
             f"audio: expected at most {limit:g} s for this model, found {seconds:.1f} s; cut it into pieces"
         )
+
+
+def refuse_not_finite(model: nn.Module, values: Tensor) -> None:
+    """ValueError for what a model computed that is no finite number; it names the weights that are none."""
+    if bool(torch.isfinite(values).all()):
+        return
+    found = not_finite(model.state_dict())
+    if found:
+        raise ValueError(f"model: expected finite weights, found {found}; {COPY_AGAIN}")
+    raise ValueError(
+        "model: expected finite numbers, found others though all weights are finite: they grow beyond the "
+        "precision; load the model with dtype float32"
+    )

@@ -10,7 +10,7 @@ from echat.checkpoint import TOKEN2WAV_FOLDER, CheckpointError
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
 from echat.model import osum_weights
-from echat.model.model_folder import CONFIG_FILE, load_model, stored_dtype
+from echat.model.model_folder import CONFIG_FILE, check_tokenizer, load_model, stored_dtype
 from echat.model.text_tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -105,5 +105,6 @@ def load_released(
     model = osum_weights.load_osum(weights, llm_folder, encoder_heads, adapter_heads, dtype)
     tokenizer = TextTokenizer.from_folder(llm_folder)
     config = model.config
+    check_tokenizer(tokenizer, config, llm_folder)
     vocabulary = Vocabulary.from_tokenizer(tokenizer, config.speech_codec_size, config.llm.vocab_size)
     return Engine(model.eval(), tokenizer, vocabulary, profile, name=weights.stem)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from echat.infer.ctc_prefix import Prefix
+from echat.infer.hearing import refuse_not_finite
 from echat.model.llm import KVCache
 from echat.model.speech_llm import SpeechLLM
 
@@ -59,7 +60,9 @@ def transcribe(
     hidden, cache = place
     kept, whole = [Beginning(0.0, (), prefix)], Beginning(-np.inf, (), prefix)
     for _ in range(len(prefix.log_probs)):
-        goes_on, ends = _scores(model.text_logits(hidden).float().cpu(), kept, is_word)
+        logits = model.text_logits(hidden).float().cpu()
+        refuse_not_finite(model, logits)
+        goes_on, ends = _scores(logits, kept, is_word)
         for beginning, end in zip(kept, ends):
             whole = max(whole, Beginning(beginning.score + end, beginning.ids, prefix), key=_score)
         kept, rows = _longer(kept, goes_on)

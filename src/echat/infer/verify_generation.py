@@ -141,9 +141,8 @@ def _turns(golden: "GoldenModel", runs: dict[str, Run], name: str) -> list[Turn]
     turns: list[Turn] = []
     for number, wave in enumerate(waves[:-1], start=1):
         past = runs[re.sub(r"turn\d+$", f"turn{number}", name)]
-        codec_ids = [i for i in past["speech_ids"] if i != golden.engine.vocabulary.speech_boundary]
         turns.append(UserTurn(audio=golden.mel(wave)))
-        turns.append(AssistantTurn(text_ids=past["text_ids"], speech_ids=codec_ids))
+        turns.append(AssistantTurn(text_ids=past["text_ids"], raw_speech_ids=past["speech_ids"]))
     audio = golden.mel(waves[-1]) if waves else None
     return [*turns, UserTurn(text=run.get("text"), audio=audio, prompt=run.get("prompt"))]
 

@@ -5,21 +5,30 @@ Legend: B batch, D frames (80 ms), dim width.
 
 import math
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from echat.config import Config
-from echat.model.blocks import LAYER_NORM_EPS, PositionTable, Rounding, TransformerBlock, keep_mask
+from echat.model.blocks import (
+    LAYER_NORM_EPS,
+    MOST_BLOCKS,
+    MOST_FRAMES,
+    PositionTable,
+    Rounding,
+    TransformerBlock,
+    keep_mask,
+)
 from echat.model.speech_encoder import LLM_FRAME_SECONDS
 
 
 class AdapterConfig(Config):
     """Shape of the adapter; the defaults are the released size."""
 
-    dim: int = 1024  # model width
-    blocks: int = 4  # Transformer blocks
-    heads: int = 4  # attention heads
-    ffn: int = 2560  # hidden width of the feed-forward layers
-    max_frames: int = 5000  # rows of the position table, 80 ms each
+    dim: int = Field(1024, gt=0)  # model width
+    blocks: int = Field(4, gt=0, le=MOST_BLOCKS)  # Transformer blocks
+    heads: int = Field(4, gt=0)  # attention heads
+    ffn: int = Field(2560, gt=0)  # hidden width of the feed-forward layers
+    max_frames: int = Field(5000, gt=0, le=MOST_FRAMES)  # rows of the position table, 80 ms each
     dropout: float = 0.1  # in training only
     position_rounding: Rounding = ()  # of the position table that the weights were trained with
 

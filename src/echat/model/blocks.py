@@ -14,6 +14,8 @@ from echat.attention import pays, written_out
 
 LAYER_NORM_EPS = 1e-5
 LONGEST_PERIOD = 10000.0
+MOST_BLOCKS = 1000  # a configuration that asks for more is a mistake or an attack
+MOST_FRAMES = 200_000  # of a position table: an hour of sound, 0.8 GB at the released width
 
 PositionLayout = Literal["halves", "interleaved"]
 Activation = Literal["gelu", "relu"]

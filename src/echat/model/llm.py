@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from echat.config import Config
+from echat.config import Config, ConfigError, validate
 from echat.model.attention import FAST_ATTENTION, register
+from echat.model.blocks import MOST_BLOCKS
 from echat.model.decoder import Decoder, KVCache, Layer
 
 if TYPE_CHECKING:
@@ -24,17 +26,26 @@ if TYPE_CHECKING:
 class LLMConfig(Config):
     """Shape of the Qwen2 language model; the defaults are Qwen2.5-3B, the released size."""
 
-    vocab_size: int = 151936  # rows of the text table
-    dim: int = 2048  # hidden width
-    layers: int = 36  # decoder layers
-    heads: int = 16  # query heads
-    kv_heads: int = 2  # key/value heads, each shared by heads / kv_heads query heads
-    mlp: int = 11008  # hidden width of the gated feed-forward layer
+    vocab_size: int = Field(151936, gt=0)  # rows of the text table
+    dim: int = Field(2048, gt=0)  # hidden width
+    layers: int = Field(36, gt=0, le=MOST_BLOCKS)  # decoder layers
+    heads: int = Field(16, gt=0)  # query heads
+    kv_heads: int = Field(2, gt=0)  # key/value heads, each shared by heads / kv_heads query heads
+    mlp: int = Field(11008, gt=0)  # hidden width of the gated feed-forward layer
     rope_theta: float = 1e6  # base of the rotary positions
     norm_eps: float = 1e-6  # of every RMSNorm
-    max_positions: int = 32768  # longest sequence
+    max_positions: int = Field(32768, gt=0)  # longest sequence
     tie_embeddings: bool = True  # the text head is the text table
     table_std: float = 0.02  # of a fresh text table; dim ** -0.5 gives rows of length 1
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "LLMConfig":
+        if self.dim % (2 * self.heads) or self.heads % self.kv_heads:
+            raise ValueError(
+                f"llm: expected dim a multiple of 2 * heads and heads one of kv_heads, found {self.dim}, "
+                f"{self.heads} and {self.kv_heads}"
+            )
+        return self
 
     def to_transformers(self) -> "Qwen2Config":
         """The same shape as a transformers configuration."""
@@ -55,23 +66,31 @@ class LLMConfig(Config):
         )
 
     @classmethod
-    def from_transformers(cls, raw: dict[str, Any]) -> "LLMConfig":
-        """From the parsed `config.json` of a Hugging Face Qwen2 folder."""
+    def from_transformers(cls, raw: dict[str, Any], where: str = "config.json") -> "LLMConfig":
+        """From the parsed `config.json` of a Hugging Face Qwen2 folder. Raises ConfigError."""
         if raw.get("model_type", "qwen2") != "qwen2":
-            raise ValueError(f"language model: expected model_type qwen2, found {raw['model_type']}")
-        rope = raw.get("rope_parameters") or {}
-        return cls(
-            vocab_size=raw["vocab_size"],
-            dim=raw["hidden_size"],
-            layers=raw["num_hidden_layers"],
-            heads=raw["num_attention_heads"],
-            kv_heads=raw.get("num_key_value_heads", raw["num_attention_heads"]),
-            mlp=raw["intermediate_size"],
-            rope_theta=float(raw.get("rope_theta", rope.get("rope_theta", 1e6))),
-            norm_eps=raw.get("rms_norm_eps", 1e-6),
-            max_positions=raw.get("max_position_embeddings", 32768),
-            tie_embeddings=raw.get("tie_word_embeddings", False),
-        )
+            raise ConfigError(f"{where}: expected model_type qwen2, found {raw['model_type']!r:.40}")
+        rope = raw.get("rope_parameters")
+        rope = rope if isinstance(rope, dict) else {}
+        heads = raw.get("num_attention_heads")
+        values = {
+            "vocab_size": raw.get("vocab_size"),
+            "dim": raw.get("hidden_size"),
+            "layers": raw.get("num_hidden_layers"),
+            "heads": heads,
+            "kv_heads": raw.get("num_key_value_heads", heads),
+            "mlp": raw.get("intermediate_size"),
+            "rope_theta": raw.get("rope_theta", rope.get("rope_theta", 1e6)),
+            "norm_eps": raw.get("rms_norm_eps", 1e-6),
+            "max_positions": raw.get("max_position_embeddings", 32768),
+            "tie_embeddings": raw.get("tie_word_embeddings", False),
+        }
+        return validate(cls, values, where)
+
+
+def import_transformers() -> None:
+    """Import what a language model needs: under the meta device, importing it computes what it cannot."""
+    from transformers import Qwen2Model  # noqa: F401
 
 
 class LanguageModel(nn.Module):

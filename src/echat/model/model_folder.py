@@ -11,7 +11,7 @@ from echat.config import Config, load_config, save_config
 from echat.dialogue.learned import Learned
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
-from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
+from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig, empty_model
 from echat.model.text_tokenizer import TextTokenizer
 
 CONFIG_FILE = "config.yaml"
@@ -74,21 +74,24 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) ->
     config = load_config(ModelFolderConfig, folder / CONFIG_FILE)
     tokenizer = TextTokenizer.from_folder(folder / TOKENIZER_FOLDER)
     check_tokenizer(tokenizer, config.model, folder)
-    with torch.device("meta"):
-        model = SpeechLLM(config.model)
     tensors = read_tensors(folder / WEIGHTS_FILE)
+    model = empty_model(config.model, tensors, str(folder / WEIGHTS_FILE))
     assign_strict(model, tensors, str(folder / WEIGHTS_FILE), dtype)
     model.reset_tables()
     return ModelFolder(config, model.to(dtype or model.projection.weight.dtype).eval(), tokenizer)
 
 
 def check_tokenizer(tokenizer: TextTokenizer, config: SpeechLLMConfig, where: str | Path) -> None:
-    """Every id of the tokenizer must have a row in the text table."""
-    if len(tokenizer) > config.llm.vocab_size:
+    """Every id of the tokenizer must have a row in the text table, and the special ones must be there."""
+    if tokenizer.largest_id >= config.llm.vocab_size:
         raise ValueError(
             f"{where}: expected a tokenizer of at most {config.llm.vocab_size} ids (rows of the text "
-            f"table), found {len(tokenizer)}; copy the tokenizer that the model was trained with"
+            f"table), found the id {tokenizer.largest_id}; copy the tokenizer that the model was trained with"
         )
+    try:
+        Vocabulary.from_tokenizer(tokenizer, config.speech_codec_size, config.llm.vocab_size)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{where}: expected the tokenizer of the model, found another ({error})") from error
 
 
 def stored_dtype(folder: str | Path) -> torch.dtype:

@@ -25,13 +25,12 @@ from echat.model.osum_weights import (
     BELONG_TOGETHER,
     KeyMap,
     check_alias,
-    empty_model,
     infer_config,
     read_llm_config,
     read_state,
     with_position_tables,
 )
-from echat.model.speech_llm import SpeechLLM
+from echat.model.speech_llm import SpeechLLM, empty_model
 from echat.model.text_tokenizer import TextTokenizer
 
 PART_BYTES = 1 << 30  # of the released file that are mapped and read before the mapping is opened anew

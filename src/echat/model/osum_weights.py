@@ -4,9 +4,7 @@ A released file is a flat dictionary name -> tensor. Four of its names point at 
 never used, two position tables are stored; everything else maps one to one onto `SpeechLLM`.
 """
 
-import json
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,12 @@ import torch
 from torch import Tensor
 
 from echat.checkpoint import CheckpointError, assign_strict
+from echat.foreign import read_json, read_torch_file
 from echat.model.adapter import AdapterConfig
 from echat.model.blocks import PositionLayout, Rounding, rounded, sinusoids
 from echat.model.llm import LLMConfig
 from echat.model.speech_encoder import EncoderConfig
-from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
+from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig, empty_model
 
 # Other names of a tensor that has a canonical name; a file may hold any of them and they must agree. The
 # last two are attached at run time, so files saved after an inference have them.
@@ -85,6 +84,9 @@ def infer_config(
 ) -> SpeechLLMConfig:
     """Every size read off the shapes of a released file; heads, which leave no trace there, from the
     arguments."""
+    for name, axes in {"speech_token_emded.weight": 2, "encoder.embed.conv.0.weight": 3}.items():
+        if len(shapes[name]) != axes:
+            raise CheckpointError(f"{name}: expected {axes} axes, found the shape {tuple(shapes[name])}")
     rows, _ = shapes["speech_token_emded.weight"]
     dim, n_mels, _ = shapes["encoder.embed.conv.0.weight"]
     adapter_dim = shapes["speech_transformer.embed.out.0.weight"][0]
@@ -122,31 +124,27 @@ def read_llm_config(llm_folder: Path) -> LLMConfig:
         raise CheckpointError(
             f"{llm_folder}: expected a Qwen2 folder with config.json, found none; give its path"
         )
-    return LLMConfig.from_transformers(json.loads(path.read_text(encoding="utf-8")))
+    return LLMConfig.from_transformers(read_json(path), str(path))
 
 
 def stated_heads(weights: Path) -> dict[str, Any]:
     """Attention heads, which leave no trace in the weights, where a `config.json` of the training code lies
     beside them; the released numbers otherwise."""
     path = weights.parent / "config.json"
-    stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {
-        f"{part}_heads": stated[part]["attention_heads"] for part in ("encoder", "adapter") if part in stated
-    }
+    stated = read_json(path) if path.is_file() else {}
+    heads: dict[str, Any] = {}
+    for part in ("encoder", "adapter"):
+        if isinstance(stated.get(part), dict):
+            found = heads[f"{part}_heads"] = stated[part].get("attention_heads")
+            if not isinstance(found, int) or found < 1:
+                raise CheckpointError(f"{path}: expected {part}.attention_heads as a number, found {found!r}")
+    return heads
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The flat dictionary of a released `.pt`, memory-mapped where the file allows; pickled code is never
     run."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: expected a released .pt file, found none; check the path")
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # unpickling fails in many ways; all of them mean the same to the user
-        raise CheckpointError(
-            f"{path}: expected a torch file of plain tensors, found {path.stat().st_size} bytes that "
-            f"cannot be read ({' '.join(str(error).split())[:120]}); download the file again"
-        ) from error
+    state = read_torch_file(path)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path}: expected a flat dictionary of tensors, found another structure")
     _require_landmarks(state, path)
@@ -277,16 +275,10 @@ def load_osum(
     Parameters that the file stores in `dtype` (None: any) stay memory-mapped.
     """
     config, tensors = read_osum(path, llm_folder, encoder_heads, adapter_heads)
-    model = empty_model(config)
+    model = empty_model(config, tensors, str(path), BELONG_TOGETHER)
     assign_strict(model, tensors, str(path), dtype, BELONG_TOGETHER)
     model.reset_tables()
     return model if dtype is None else model.to(dtype)
-
-
-def empty_model(config: SpeechLLMConfig) -> SpeechLLM:
-    """A model of any size without memory, to be given its parameters."""
-    with torch.device("meta"):
-        return SpeechLLM(config)
 
 
 def stored_dtype(path: Path) -> torch.dtype:

@@ -6,11 +6,20 @@ width.
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from echat.audio.features import N_MELS
 from echat.config import Config
-from echat.model.blocks import LAYER_NORM_EPS, PositionTable, Rounding, TransformerBlock, keep_mask
+from echat.model.blocks import (
+    LAYER_NORM_EPS,
+    MOST_BLOCKS,
+    MOST_FRAMES,
+    PositionTable,
+    Rounding,
+    TransformerBlock,
+    keep_mask,
+)
 
 MEL_FRAME_SECONDS = 0.01
 ENCODER_STRIDE = 2
@@ -23,13 +32,16 @@ LLM_FRAME_SECONDS = ENCODER_FRAME_SECONDS * 4
 class EncoderConfig(Config):
     """Shape of the speech encoder; the defaults are the released size (Whisper medium)."""
 
-    n_mels: int = N_MELS  # mel bins of the input: training and inference compute as many
-    dim: int = 1024  # model width, also of the subsampler
-    blocks: int = 24  # Transformer blocks
-    heads: int = 16  # attention heads
-    ffn: int = 4096  # hidden width of the feed-forward layers
-    max_frames: int = 30000  # rows of the position table, 20 ms each: longer audio is refused
-    conv_kernel: int = 0  # of a convolution in each block, which a small encoder learns from sooner; 0: none
+    n_mels: int = Field(N_MELS, gt=0)  # mel bins of the input: training and inference compute as many
+    dim: int = Field(1024, gt=0)  # model width, also of the subsampler
+    blocks: int = Field(24, gt=0, le=MOST_BLOCKS)  # Transformer blocks
+    heads: int = Field(16, gt=0)  # attention heads
+    ffn: int = Field(4096, gt=0)  # hidden width of the feed-forward layers
+    # rows of the position table, 20 ms each: longer audio is refused
+    max_frames: int = Field(30000, gt=0, le=MOST_FRAMES)
+    conv_kernel: int = Field(
+        0, ge=0
+    )  # of a convolution in each block, which a small encoder learns from sooner; 0: none
     dropout: float = 0.1  # on positions, attention and feed-forward outputs, in training only
     position_rounding: Rounding = ()  # of the position table that the weights were trained with
 

@@ -5,13 +5,18 @@ Legend: B batch, T mel frames (10 ms), D audio frames for the language model (80
 language model, dim width of the language model, V text classes, C codec ids.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from echat.checkpoint import SAME_MODEL
 from echat.config import Config
+from echat.foreign import build_empty
 from echat.model.adapter import Adapter, AdapterConfig
-from echat.model.llm import KVCache, LanguageModel, LLMConfig
+from echat.model.llm import KVCache, LanguageModel, LLMConfig, import_transformers
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder, Subsampler
 
 # What stands at a position of the language model, `kinds` of `assemble`.
@@ -24,7 +29,7 @@ class SpeechLLMConfig(Config):
     encoder: EncoderConfig = EncoderConfig()
     adapter: AdapterConfig = AdapterConfig()
     llm: LLMConfig = LLMConfig()
-    speech_codec_size: int = 4096  # ids of the speech tokenizer
+    speech_codec_size: int = Field(4096, gt=0)  # ids of the speech tokenizer
 
     @property
     def speech_classes(self) -> int:
@@ -126,3 +131,17 @@ class SpeechLLM(nn.Module):
         self.encoder.positions.reset()
         self.adapter.positions.reset()
         self.llm.reset_tables()
+
+
+def empty_model(
+    config: SpeechLLMConfig,
+    tensors: Mapping[str, Tensor] | None = None,
+    where: str = "model",
+    mend: str = SAME_MODEL,
+) -> SpeechLLM:
+    """A model of any size without memory, to be given its parameters: these, where they are known.
+
+    Raises CheckpointError where they do not fit the configuration.
+    """
+    import_transformers()
+    return build_empty(lambda: SpeechLLM(config), tensors, where, mend=mend)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
+MOST_BYTES = 1 << 26  # of it; 150,000 ids take 7 MB
 
 
 class TextTokenizer:
@@ -25,10 +26,15 @@ class TextTokenizer:
                 f"{path}: expected the tokenizer of the model, found nothing; copy the whole folder"
             )
         try:
+            if path.stat().st_size > MOST_BYTES:
+                raise ValueError(f"more than {MOST_BYTES} bytes")
             return cls(Tokenizer.from_file(str(path)), Path(folder))
-        except Exception as error:  # the library raises its bare base class
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises its bare base class, and panics in Rust
             raise ValueError(
-                f"{path}: expected a tokenizers file, found one that cannot be read ({error})"
+                f"{path}: expected a tokenizers file, found one that cannot be read ({str(error)[:160]}); "
+                "copy the tokenizer that the model was trained with"
             ) from error
 
     def save(self, folder: str | Path) -> None:
@@ -47,6 +53,11 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id that encoding may give; ids need not be contiguous."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size(with_added_tokens=True)

@@ -5,16 +5,14 @@ which is checked.
 """
 
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from echat.checkpoint import CheckpointError
+from echat.foreign import read_torch_file
 from echat.model.blocks import sinusoids
 from echat.model.folder_weights import read_config, read_folder_tensors
 
@@ -58,16 +56,21 @@ def read_whisper(path: Path) -> WhisperEncoder:
 
 
 def _read_openai(path: Path) -> WhisperEncoder:
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    dims: Mapping[str, Any] = state["dims"]
-    shape = {"n_mels": dims["n_mels"], "dim": dims["n_audio_state"], "blocks": dims["n_audio_layer"]}
-    shape |= {"heads": dims["n_audio_head"], "ffn": 4 * dims["n_audio_state"]}
+    state = read_torch_file(path)
+    if not is_openai_whisper(state):
+        raise CheckpointError(f"{path}: expected a .pt of openai's Whisper, found another content")
+    names = {"n_mels": "n_mels", "dim": "n_audio_state", "blocks": "n_audio_layer", "heads": "n_audio_head"}
+    shape = _sizes(state["dims"], names, str(path))
+    shape["ffn"] = 4 * shape["dim"]
     return WhisperEncoder(_ours(state["model_state_dict"], "encoder.", _OPENAI, str(path)), shape)
 
 
 def is_openai_whisper(state: object) -> bool:
     """Is this what an openai `.pt` of Whisper holds?"""
-    return isinstance(state, Mapping) and {"dims", "model_state_dict"} <= state.keys()
+    if not isinstance(state, Mapping) or not {"dims", "model_state_dict"} <= state.keys():
+        return False
+    tensors = state["model_state_dict"]
+    return isinstance(tensors, Mapping) and all(isinstance(tensor, Tensor) for tensor in tensors.values())
 
 
 def _read_folder(folder: Path) -> WhisperEncoder:
@@ -76,8 +79,17 @@ def _read_folder(folder: Path) -> WhisperEncoder:
     names |= {"heads": "encoder_attention_heads", "ffn": "encoder_ffn_dim"}
     tensors = read_folder_tensors(folder, lambda name: name.removeprefix("model.").startswith("encoder."))
     plain = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-    shape = {ours: config[theirs] for ours, theirs in names.items()}
+    shape = _sizes(config, names, str(folder))
     return WhisperEncoder(_ours(plain, "encoder.", _HUGGING_FACE, str(folder)), shape)
+
+
+def _sizes(found: object, names: Mapping[str, str], where: str) -> dict[str, int]:
+    """Fields of `EncoderConfig` from what the source calls them."""
+    values = found if isinstance(found, Mapping) else {}
+    for name in names.values():
+        if not isinstance(values.get(name), int):
+            raise CheckpointError(f"{where}: expected the size {name}, found {values.get(name)!r}")
+    return {ours: values[theirs] for ours, theirs in names.items()}
 
 
 def _ours(

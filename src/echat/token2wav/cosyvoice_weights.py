@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from echat.foreign import read_torch_file
 from echat.token2wav.estimator import EstimatorConfig
 from echat.token2wav.flow import FlowConfig
 from echat.token2wav.token_encoder import TokenEncoderConfig
@@ -32,10 +33,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: expected released weights, found no file; copy flow.pt and hift.pt there")
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling fails in many ways, all of which mean the same to the user
-        raise ValueError(f"{path}: expected a PyTorch file of named tensors, found: {error}") from error
+    tensors = read_torch_file(path)
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"{path}: expected a dictionary of name -> tensor, found {type(tensors).__name__}")
     return tensors

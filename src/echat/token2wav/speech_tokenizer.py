@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from echat.audio.features import log_mel
 from echat.checkpoint import load_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, save_config
+from echat.foreign import build_empty
 from echat.token2wav.quantizer import Quantizer, QuantizerConfig
 from echat.token2wav.token_encoder import EncoderBlock, TokenEncoderConfig, relative_positions
 
@@ -190,9 +191,12 @@ class SpeechTokenizer(nn.Module):
     def from_folder(cls, folder: str | Path) -> "SpeechTokenizer":
         """The tokenizer saved in `folder`, ready to encode."""
         folder = Path(folder)
-        tokenizer = cls(load_config(SpeechTokenizerConfig, folder / "config.yaml"))
+        config = load_config(SpeechTokenizerConfig, folder / "config.yaml")
         path = folder / "model.safetensors"
-        load_strict(tokenizer, read_tensors(path), str(path), ignore=[name + "*" for name in _TRAINING_ONLY])
+        tensors, ignore = read_tensors(path), [name + "*" for name in _TRAINING_ONLY]
+        build_empty(lambda: cls(config), tensors, str(path), ignore)
+        tokenizer = cls(config)
+        load_strict(tokenizer, tensors, str(path), ignore)
         return tokenizer.eval()
 
 

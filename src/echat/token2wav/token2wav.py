@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from echat.audio.features import VOCODER_RATE
 from echat.checkpoint import atomic_path, load_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, nearest, save_config
+from echat.foreign import build_empty
 from echat.token2wav.cosyvoice_weights import fold_vocoder, read_cosyvoice_yaml, read_weights
 from echat.token2wav.flow import Flow, FlowConfig
 from echat.token2wav.speaker import CampPlus, MelStatistics
@@ -190,10 +191,14 @@ class Token2Wav(nn.Module):
     def from_folder(cls, folder: str | Path) -> "Token2Wav":
         """The networks saved in `folder`, in fp32 on the CPU, ready to speak."""
         folder = Path(folder)
-        token2wav = cls(load_config(Token2WavConfig, folder / "config.yaml"), folder)
+        config = load_config(Token2WavConfig, folder / "config.yaml")
+        paths = {name: folder / f"{name}.safetensors" for name in ("flow", "hift")}
+        tensors = {name: read_tensors(path) for name, path in paths.items()}
+        build_empty(lambda: Flow(config.flow), tensors["flow"], str(paths["flow"]))
+        build_empty(lambda: Vocoder(config.vocoder), tensors["hift"], str(paths["hift"]))
+        token2wav = cls(config, folder)
         for module, name in ((token2wav.flow, "flow"), (token2wav.vocoder, "hift")):
-            path = folder / f"{name}.safetensors"
-            load_strict(module, read_tensors(path), str(path))
+            load_strict(module, tensors[name], str(paths[name]))
         return token2wav.eval()
 
     @classmethod

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import filesystem, metadata
 
 from echat.checkpoint import CheckpointError
+from echat.foreign import first_line, load_bounded
 from echat.train.ranks import Ranks
 
 HASHES = "hashes.json"
@@ -33,20 +35,31 @@ class DamagedCheckpoint(CheckpointError):
 # --- hashes
 
 
-def write_hashes(folder: Path, ranks: Ranks) -> None:
-    """Note size and sha256 of all files; every process reads its share. OSError, on all, where one fails."""
-    found: dict[str, Any] | str
+def seal(folder: Path, state: dict[str, Any], ranks: Ranks) -> None:
+    """Write the state of the run beside the tensors, then size and sha256 of all files, shared out.
+
+    OSError, on all processes, where one fails.
+    """
+    leads, run = ranks.leads, folder / RUN_FILE
+    _together(lambda: torch.save(state | {"hashed": True}, run) if leads else None, ranks)
+    shares = _together(lambda: {path.name: _facts(path) for path in _share(folder, ranks)}, ranks)
+    files = {name: facts for share in shares for name, facts in sorted(share.items())}
+    text = json.dumps({"files": files}, indent=1) + "\n"
+    _together(lambda: (folder / HASHES).write_text(text, encoding="utf-8") if leads else None, ranks)
+
+
+def _together(action: Callable[[], Any], ranks: Ranks) -> list[Any]:
+    """What an action gives in each process, once it has ended in all. OSError, on all, where one fails."""
+    result, problem = None, ""
     try:
-        found = {path.name: _facts(path) for path in _share(folder, ranks)}
-    except OSError as error:
-        found = str(error)
-    shares = ranks.gather(found)
-    for share in shares:
-        if isinstance(share, str):
-            raise OSError(share)
-    if ranks.leads:
-        files = {name: facts for share in shares for name, facts in sorted(share.items())}
-        (folder / HASHES).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
+        result = action()
+    except (OSError, RuntimeError) as error:
+        problem = first_line(error)
+    outcomes = ranks.gather((result, problem))
+    for _, problem in outcomes:
+        if problem:
+            raise OSError(problem)
+    return [result for result, _ in outcomes]
 
 
 def find_damage(folder: Path, ranks: Ranks) -> str:
@@ -72,7 +85,7 @@ def _damage(folder: Path, ranks: Ranks) -> str:
             if _facts(path) != wanted:
                 return f"{name}: its content is not what was written, by its sha256"
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        return f"{HASHES} cannot be read ({_first_line(error)})"
+        return f"{HASHES} cannot be read ({first_line(error)})"
     return ""
 
 
@@ -100,9 +113,9 @@ def _facts(path: Path) -> dict[str, Any]:
 def read_run_file(file: Path) -> dict[str, Any]:
     """The state beside the tensors: plain values, no code is run. Raises DamagedCheckpoint."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = load_bounded(file)
     except Exception as error:  # a damaged archive fails in many ways; all of them mean the same to the user
-        raise DamagedCheckpoint(f"{file.name} cannot be read ({_first_line(error)})") from error
+        raise DamagedCheckpoint(f"{file.name} cannot be read ({first_line(error)})") from error
     if not isinstance(state, dict) or not {"progress", "ranks"} <= state.keys():
         raise DamagedCheckpoint(f"{file.name}: expected the state of a run, found something else")
     return state
@@ -121,7 +134,7 @@ class SafeReader(dcp.FileSystemReader):
             found = _IndexUnpickler(io.BytesIO((folder / INDEX).read_bytes())).load()
             _check_index(found)
         except Exception as error:  # unpickling fails in many ways; all of them mean the same to the user
-            raise DamagedCheckpoint(f"{INDEX} cannot be read ({_first_line(error)})") from error
+            raise DamagedCheckpoint(f"{INDEX} cannot be read ({first_line(error)})") from error
         found.storage_meta = metadata.StorageMeta(load_id=self.load_id)
         return found
 
@@ -189,7 +202,3 @@ def _check_index(found: Any) -> None:
     for part in found.storage_data.values():
         if Path(part.relative_path).name != part.relative_path or part.relative_path in (".", ".."):
             raise ValueError(f"expected a file of this folder, found {part.relative_path!r}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:160] or type(error).__name__

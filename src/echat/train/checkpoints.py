@@ -22,13 +22,14 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
 from echat.checkpoint import NAMES_SHOWN, CheckpointError, atomic_path
+from echat.foreign import first_line
 from echat.train.checkpoint_files import (
     RUN_FILE,
     DamagedCheckpoint,
     SafeReader,
     find_damage,
     read_run_file,
-    write_hashes,
+    seal,
 )
 from echat.train.frozen import frozen_names
 from echat.train.objective import Objective
@@ -77,10 +78,7 @@ def save_checkpoint(
     try:
         with _one_folder(path, ranks) as temporary:
             _quietly(dcp.save, _tensors(objective.module, optimizer), ranks, checkpoint_id=temporary)
-            if ranks.leads:
-                state = {"progress": vars(progress), "ranks": shares, "hashed": True}
-                torch.save(state, temporary / RUN_FILE)
-            write_hashes(temporary, ranks)
+            seal(temporary, {"progress": vars(progress), "ranks": shares}, ranks)
     except _FAILURES as error:
         problem = _reason(error)
     problems = [found for found in ranks.gather(problem) if found]
@@ -337,4 +335,4 @@ def _reason(error: BaseException) -> str:
     """What went wrong, of several processes the first, in one line."""
     if isinstance(error, dcp.api.CheckpointException):
         error = next(iter(error.failures.values()))[0]
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)

@@ -18,11 +18,12 @@ def seed_everything(seed: int) -> None:
 
 def random_state() -> dict[str, Any]:
     """The states of every random generator a run may draw from, as plain values and tensors."""
+    version, internal, gauss = random.getstate()
     numpy: Any = np.random.get_state(legacy=True)
     device = _accelerator()
     return {
-        "python": random.getstate(),
-        "numpy": [numpy[0], numpy[1].tolist(), *numpy[2:]],
+        "python": [version, torch.tensor(internal), gauss],
+        "numpy": [numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]],
         "torch": torch.get_rng_state(),
         "device": device.get_rng_state() if device is not None else None,  # of this process
     }
@@ -31,8 +32,9 @@ def random_state() -> dict[str, Any]:
 def restore_random_state(state: dict[str, Any]) -> None:
     """Go on where :func:`random_state` was asked."""
     version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(tuple(state["numpy"]))
+    random.setstate((version, tuple(map(int, internal)), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.asarray(keys), *rest))
     torch.set_rng_state(state["torch"])
     device = _accelerator()
     if device is not None and state.get("device") is not None:

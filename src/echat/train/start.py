@@ -11,19 +11,18 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from echat.checkpoint import CheckpointError, load_strict, read_tensors
 from echat.config import load_config, read_yaml, validate
 from echat.dialogue.learned import Learned
 from echat.dialogue.tasks import Profile
+from echat.foreign import read_torch_file
 from echat.model import osum_weights
 from echat.model.folder_weights import read_config
 from echat.model.llm import LLMConfig
@@ -110,11 +109,7 @@ def _from_folder(folder: Path) -> Start:
 
 
 def _from_pt(path: Path) -> Start:
-    if not path.is_file():
-        raise CheckpointError(f"init_from: expected a .pt file at {path}, found nothing; check the path")
-    if zipfile.is_zipfile(path) and is_openai_whisper(
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    ):
+    if is_openai_whisper(read_torch_file(path)):
         whisper = read_whisper(path)
         return Start(str(path), whisper.tensors, parts={"encoder": whisper.shape})
     llm = osum_weights.llm_folder_beside(path)
@@ -124,7 +119,7 @@ def _from_pt(path: Path) -> Start:
 
 
 def _from_qwen(folder: Path) -> Start:
-    config = LLMConfig.from_transformers(read_config(folder))
+    config = LLMConfig.from_transformers(read_config(folder), str(folder))
     stated = config.model_dump(exclude={"table_std"})  # of a fresh table only
     return Start(str(folder), read_qwen(folder, config), parts={"llm": stated}, tokenizer=folder)
 
