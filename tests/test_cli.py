@@ -226,6 +226,55 @@ def test_a_json_reply_is_the_history_of_the_next(tmp_path, think):
     assert json.loads(second.stdout)["raw_text"] == record["raw_text"]
 
 
+@pytest.mark.parametrize("think", ["label", "language"])
+def test_an_answer_that_cannot_be_read_is_an_error(random_model, question, think):
+    result = run("reply", question, "--model", random_model, "--think", think, "--seed", 1)
+    assert_one_line(result, "expected a reply that can be read", "in two tries", "try another --seed", code=1)
+
+
+def test_a_reply_with_a_defect_is_drawn_once_more_with_a_seed_of_its_own(question, random_model, monkeypatch):
+    from dataclasses import replace
+
+    from echat.infer.engine import Engine
+    from echat.infer.events import Reply
+    from echat.infer.sampling import derived_seed
+
+    seeds = []
+
+    def run_once_well(self, *arguments, seed, decoding=None, **settings):
+        seeds.append((seed, decoding is not None and decoding.text.sample))
+        told = Reply("well", "well")
+        return told if len(seeds) == 2 else replace(told, defect="unreadable thought")
+
+    monkeypatch.setattr(Engine, "run", run_once_well)
+    result = run("reply", question, "--model", random_model, "--seed", 5, "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["reply"] == "well"
+    assert seeds == [(5, False), (derived_seed(5, 1), True)]
+
+
+@needs_shipped_model
+@pytest.mark.parametrize("text", ["...", "-", "😀", "你好"])
+def test_a_text_that_cannot_be_read_aloud_is_named_and_nothing_is_written(tmp_path, text):
+    assert_one_line(run("say", text, "-o", tmp_path / "out.wav"), "text", "expected")
+    assert not list(tmp_path.iterdir())
+
+
+@needs_shipped_model
+def test_words_that_may_be_missing_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("echat.infer.reading_aloud.QUIET_IDS", -1000)  # nothing is ever short enough
+    out = tmp_path / "out.wav"
+    result = run("say", "Come home soon.", "-o", out, "--seed", 0, "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["doubtful"] and out.exists()
+    assert result.stderr.startswith("note: words may be missing or made up in 'Come")
+
+
+@needs_shipped_model
+def test_chat_says_once_that_earlier_turns_are_left_out():
+    result = run("chat", "--json", stdin="i am sad\nI lost my job\nhello\n")
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 3
+    assert result.stderr == "note: echat-tiny learned single turns: 1 earlier turn is left out\n"
+
+
 def test_the_same_seed_gives_the_same_words(random_model, question):
     asked = ["reply", question, "--model", random_model, "--think", "off", "--seed", 3, "--json"]
     replies = [run(*asked) for _ in range(2)]

@@ -178,7 +178,7 @@ def test_plain_words_stay(words: list[str]) -> None:
 
 
 def test_plain_words_load_no_grammar() -> None:
-    code = "import sys; from echat.dialogue.spoken_form import spoken_form; spoken_form('i am glad, you know.'); "
-    code += "print('wetext' in sys.modules)"
+    code = "import sys; from echat.dialogue.spoken_form import spoken_form; "
+    code += "spoken_form('i am glad, you know.'); print('wetext' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

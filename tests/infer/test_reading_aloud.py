@@ -12,6 +12,7 @@ from echat.command import ModelError
 from echat.dialogue.learned import Learned, ReadingLearned
 from echat.dialogue.pieces import SENTENCE
 from echat.dialogue.tasks import DecodingDefaults, Sampling
+from echat.dialogue.turns import ask
 from echat.infer.engine import Engine, load
 from echat.infer.events import Reply
 from echat.infer.reading_aloud import TRIES, syllables, texts_to_read
@@ -71,8 +72,6 @@ def test_a_pause_stands_between_sentences(reader: Engine) -> None:
 def test_one_good_piece_is_the_reply_of_the_model(reader: Engine) -> None:
     free = replace(reader, learned=Learned())
     waveform, _ = free.say("hello there", seed=2, decoding=DRAWN)
-    from echat.dialogue.turns import ask
-
     alone = free.run(ask(text="hello there"), "tts", seed=2, decoding=DRAWN)
     assert torch.equal(waveform, alone.waveform)  # type: ignore[arg-type]
 
@@ -109,6 +108,14 @@ def test_what_fits_in_no_way_is_spoken_and_named(reader: Engine) -> None:
 def test_no_speech_at_all_is_an_error_and_not_an_empty_sound(reader: Engine) -> None:
     with pytest.raises(ModelError, match="found none for 'yes'"):
         reader.say("yes", seed=0, write=fake(lambda *_: 0, []))
+
+
+def test_a_row_of_a_batch_is_the_text_read_alone(tiny: Engine) -> None:
+    texts = ["come home soon.", FIVE, "i am glad that you told me"]
+    replies = tiny.run_batch([ask(text=text) for text in texts], "tts", seed=4, speak=True)
+    alone = [tiny.say(text, seed=4 + row)[0] for row, text in enumerate(texts)]
+    assert [len(reply.waveform) for reply in replies] == [len(sound) for sound in alone]  # type: ignore[arg-type]
+    assert all(torch.equal(reply.waveform, sound) for reply, sound in zip(replies, alone, strict=True))
 
 
 def test_a_listener_who_leaves_ends_it(reader: Engine) -> None:

@@ -117,6 +117,14 @@ def spoken(wav: bytes) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "input_audio", "input_audio": sound}]}
 
 
+def test_an_answer_without_words_is_no_success(client, monkeypatch):
+    monkeypatch.setattr("echat.infer.engine.defect_of", lambda reply, task: "no text")
+    messages = [{"role": "user", "content": "i lost my job"}]
+    with pytest.raises(openai.InternalServerError, match="no text") as refused:
+        client.chat.completions.create(model="echat-tiny", messages=messages)
+    assert refused.value.code == "no_answer"
+
+
 def test_completions_with_sound(client, wav):
     settings = {
         "model": "echat-tiny",

@@ -122,6 +122,39 @@ def test_a_guess_and_no_guess_answer_the_same(talking, question, quiet):
     assert answers[0] == answers[1] and len(answers[0]) > 24_000
 
 
+async def typed(client: Client, text: str) -> dict[str, Any]:
+    """Type a question; the response to it."""
+    content = [{"type": "input_text", "text": text}]
+    await client.send(
+        "conversation.item.create", item={"type": "message", "role": "user", "content": content}
+    )
+    await client.send("response.create", response={"output_modalities": ["text"]})
+    return (await client.until("response.done"))["response"]
+
+
+def test_a_later_question_is_answered_as_the_first_by_a_model_of_single_turns(talking):
+    async def dialogue(client: Client) -> None:
+        await client.send("session.update", session={"type": "realtime", "echat": {"show_thought": True}})
+        alone = await typed(client, "i lost my job")
+        later = await typed(client, "I LOST MY JOB!")
+        assert alone["status"] == later["status"] == "completed"
+        assert alone["output"][0]["content"][0]["text"] == later["output"][0]["content"][0]["text"] != ""
+        assert [answer["echat"]["turns_left_out"] for answer in (alone, later)] == [0, 1]
+
+    talking(dialogue)
+
+
+def test_an_answer_without_words_ends_as_failed(talking, monkeypatch):
+    monkeypatch.setattr("echat.infer.engine.defect_of", lambda reply, task: "no text")
+
+    async def dialogue(client: Client) -> None:
+        response = await typed(client, "i lost my job")
+        assert response["status"] == "failed"
+        assert response["status_details"]["error"]["code"] == "no_answer"
+
+    talking(dialogue)
+
+
 def test_silence_after_an_answer_can_be_a_turn(talking, question, quiet):
     async def dialogue(client: SessionClient) -> None:
         detection = {"type": "server_vad", "idle_timeout_ms": 100}

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from echat.checkpoint import read_tensors
+from echat.dialogue.learned import Learned
 from echat.model.model_folder import load_model, save_model
 from echat.train.average import average_models, main
+
+LEARNED = Learned(history_turns=1)
 
 
 @pytest.fixture()
@@ -23,13 +26,14 @@ def pair(random_model, tmp_path):
         torch.manual_seed(number)
         weights = {name: torch.randn_like(tensor) for name, tensor in model.model.state_dict().items()}
         model.model.load_state_dict(weights, assign=True)
-        save_model(folder, model.model, model.tokenizer, name=f"run {number}")
+        save_model(folder, model.model, model.tokenizer, name=f"run {number}", learned=LEARNED)
     return folders
 
 
 def test_the_mean(pair, tmp_path, capsys):
     before = [read_tensors(folder / "model.safetensors") for folder in pair]
     assert main([str(tmp_path / "mean"), *map(str, pair)]) == 0
+    assert load_model(tmp_path / "mean").config.learned == LEARNED
     mean = load_model(tmp_path / "mean").model.state_dict()
     for name, tensor in mean.items():
         assert torch.allclose(tensor, (before[0][name] + before[1][name]) / 2, atol=1e-6), name

@@ -15,10 +15,14 @@ import echat
 from echat.audio.waveform import write
 from echat.checkpoint import read_tensors
 from echat.cli import app
+from echat.config import apply_override, load_config, validate
 from echat.data.manifest import read_manifest
+from echat.dialogue.learned import Learned
+from echat.infer.loading import find_model
+from echat.model.model_folder import ModelFolderConfig
 from echat.token2wav.quantizer import QuantizerConfig
 from echat.token2wav.speech_tokenizer import SpeechTokenizer, SpeechTokenizerConfig
-from echat.train.finetune import FineTune, finetune
+from echat.train.finetune import FineTune, finetune, write_recipe
 from echat.train.loop import train
 
 pytest.importorskip("peft")
@@ -100,6 +104,16 @@ def test_pairs_become_a_model_that_answers(pairs, speaking, tmp_path, corpus):
     assert engine.understand(str(pairs / "q0.wav"), "emotion").raw_text is not None
     again = train(out / "finetune.yaml", [*QUICK, f"output={tmp_path / 'again'}"])  # a recipe like any other
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_the_recipe_says_what_the_model_learned_so_that_an_override_changes_one_field(pairs, tmp_path):
+    job = FineTune("echat-tiny", str(pairs), tmp_path / "run")
+    values = write_recipe(job, find_model("echat-tiny"))
+    assert values["learned"]["languages"] == ["en"] and values["learned"]["history_turns"] == 0
+    apply_override(values, "learned.history_turns=3")
+    declared = load_config(ModelFolderConfig, find_model("echat-tiny") / "config.yaml").learned
+    learned = validate(Learned, values["learned"], "recipe")
+    assert learned == declared.model_copy(update={"history_turns": 3})
 
 
 def test_a_stopped_run_goes_on_with_its_recipe_and_data(pairs, speaking, tmp_path):

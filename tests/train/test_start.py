@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from echat.dialogue.learned import Learned
 from echat.model.llm import LLMConfig
 from echat.model.model_folder import load_model, save_model
 from echat.model.qwen_weights import read_qwen
@@ -16,7 +17,7 @@ from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.model.whisper_weights import read_whisper
 from echat.train.loop import train
 from echat.train.recipe import load_recipe
-from echat.train.start import any_spells, init_from, open_start, starting_shape
+from echat.train.start import any_spells, init_from, learned_before, open_start, starting_shape
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SHAPE = {"n_mels": 80, "dim": 16, "blocks": 2, "heads": 2, "ffn": 64}
@@ -184,6 +185,15 @@ def test_a_released_file_is_a_whole_start(tmp_path):
     assert start.profile == "osum" and start.model is not None
     model = SpeechLLM(start.model)
     init_from(model, {"all": str(weights)})
+
+
+def test_what_a_model_learned_is_declared_after_more_training_too(random_model: Path, tmp_path: Path) -> None:
+    known = load_model(random_model)
+    learned = Learned(history_turns=2, languages=("en",))
+    save_model(tmp_path / "start", known.model, known.tokenizer, learned=learned)
+    assert load_model(tmp_path / "start").config.learned == learned
+    assert learned_before({"all": str(tmp_path / "start"), "llm": str(random_model)}) == learned
+    assert learned_before({"llm": str(tmp_path / "start")}) == Learned()
 
 
 @pytest.mark.parametrize("spells", [True, False])

@@ -30,7 +30,7 @@ from echat.infer.loading import load as load
 from echat.infer.loading import load_released as load_released
 from echat.infer.memory import Memory
 from echat.infer.prompting import Prompt, prepare, shared_segments
-from echat.infer.reading_aloud import Spoken, Write, read_aloud
+from echat.infer.reading_aloud import Spoken, Write, read_aloud, read_batch
 from echat.infer.replying import Request, defect_of, finished, tell
 from echat.infer.sampling import seeded
 from echat.infer.spelling import Listener, Spelling
@@ -121,6 +121,9 @@ class Engine:
         """Many replies, at most `rows` side by side, each what `run` would give alone. Row i is drawn with
         `seed + i`."""
         task = get_task(task)
+        if task.name == "tts" and self.profile != "reference":
+            texts = [conversation.question.text or "" for conversation in conversations]
+            return read_batch(self, texts, voice, seed, speak, rows, decoding)
         requests = [
             Request(conversation, task, None if seed is None else seed + row, decoding, voice, speak)
             for row, conversation in enumerate(conversations)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,9 +20,13 @@ from torch import Tensor
 from echat.command import ModelError
 from echat.dialogue.pieces import halves, pause_after, pieces
 from echat.dialogue.spoken_form import spoken_form
+from echat.dialogue.tasks import get_task
 from echat.dialogue.turns import ask
+from echat.infer.batch import ROWS, Batch
 from echat.infer.events import Reply
+from echat.infer.replying import Request, finished
 from echat.infer.sampling import derived_seed
+from echat.infer.telling import Clock
 
 if TYPE_CHECKING:
     from echat.dialogue.tasks import DecodingDefaults
@@ -53,17 +57,20 @@ class Spoken:
 def texts_to_read(engine: Engine, text: str) -> list[str]:
     """The pieces in which a text is read. Raises ValueError where there is nothing to say, or nothing that
     the model can."""
-    if not any(letter.isalnum() for letter in text):
-        raise ValueError(f"text {text[:40]!r}: expected words to read aloud, found none; write some")
-    if engine.profile == "reference":
-        return [text]
+    is_reference = engine.profile == "reference"
     reading = engine.learned.reading
-    spoken = spoken_form(text)
-    engine.learned.refuse_foreign(spoken, "text")
-    if not any(letter.isalnum() for letter in reading.of(spoken)):
+    spoken = text if is_reference else spoken_form(text)
+    if not _has_words(spoken if is_reference else reading.of(spoken)):
         raise ValueError(f"text {text[:40]!r}: expected words to read aloud, found none; write some")
+    if is_reference:
+        return [text]
+    engine.learned.refuse_foreign(spoken, "text")
     found = pieces(spoken, _size(engine), reading.piece_ids or PIECE_IDS)
-    return [piece for piece in found if any(letter.isalnum() for letter in piece)]
+    return [piece for piece in found if _has_words(piece)]
+
+
+def _has_words(text: str) -> bool:
+    return any(letter.isalnum() for letter in text)
 
 
 def read_aloud(
@@ -81,23 +88,75 @@ def read_aloud(
     """
     token2wav = engine.need_token2wav()
     texts = texts_to_read(engine, text)
-    write = write or _writer(engine, cancel, decoding)
+    ask_for = write or _writer(engine, cancel, decoding)
     before: str | None = None  # the piece that was spoken last
     for number, piece in enumerate(texts):
-        parts = _attempts(engine, piece, None if seed is None else seed + number, write)
+        job = _Job(piece, None if seed is None else seed + number)
+        (parts,) = _attempts(engine, [job], lambda jobs: [ask_for(job.text, job.seed) for job in jobs])
         for place, part in enumerate(parts):
             if cancel is not None and cancel.is_set():
                 return
-            if not part.reply.speech_ids:
-                raise ModelError(
-                    f"text: expected speech, found none for {part.text.strip()!r} in {TRIES} tries; "
-                    "try another seed or other words"
-                )
             is_last = number == len(texts) - 1 and place == len(parts) - 1
-            sound = token2wav.synthesize(part.reply.speech_ids, voice, seed)
+            sound = token2wav.synthesize(_speech_of(part), voice, seed)
             sound = _edged(sound, token2wav.rate, before, is_last)
             before = part.text
-            yield Spoken(part.text.strip(), sound, token2wav.rate, not part.fits)
+            is_doubtful = not part.fits or _is_cut(part.reply)
+            yield Spoken(part.text.strip(), sound, token2wav.rate, is_doubtful)
+
+
+def read_batch(
+    engine: Engine,
+    texts: Sequence[str],
+    voice: VoicePrompt | str | None = None,
+    seed: int | None = None,
+    speak: bool = False,
+    rows: int = ROWS,
+    decoding: DecodingDefaults | None = None,
+) -> list[Reply]:
+    """The reply to each text, row i as `read_aloud` with `seed + i` speaks it; pieces of all of them are
+    written side by side."""
+    read = [texts_to_read(engine, text) for text in texts]
+    jobs = [
+        _Job(piece, None if seed is None else seed + row + number)
+        for row, found in enumerate(read)
+        for number, piece in enumerate(found)
+    ]
+    spoken = iter(_attempts(engine, jobs, lambda jobs: _written(engine, jobs, rows, decoding)))
+    replies = []
+    for row, found in enumerate(read):
+        parts = [part for _ in found for part in next(spoken)]
+        first = parts[0].reply
+        cut = next((part.reply.finish_reason for part in parts if part.reply.finish_reason != "end"), "end")
+        ids = tuple(id_ for part in parts for id_ in part.reply.speech_ids)
+        reply = replace(first, speech_ids=ids, finish_reason=cut)
+        if speak and engine.token2wav is not None:
+            reply = _sounding(engine, reply, parts, voice, None if seed is None else seed + row)
+        replies.append(reply)
+    return replies
+
+
+def _written(
+    engine: Engine, jobs: Sequence[_Job], rows: int, decoding: DecodingDefaults | None
+) -> list[Reply]:
+    """The speech ids of many pieces, at most `rows` at once."""
+    task = get_task("tts")
+    requests = [Request(ask(text=job.text), task, job.seed, decoding, speak=False) for job in jobs]
+    strands = engine.strands(requests)
+    for _ in Batch(engine.model, rows).run(strands):
+        pass
+    return [finished(engine, request, strand, Clock()) for request, strand in zip(requests, strands)]
+
+
+def _sounding(
+    engine: Engine, reply: Reply, parts: Sequence[_Part], voice: VoicePrompt | str | None, seed: int | None
+) -> Reply:
+    token2wav = engine.need_token2wav()
+    sounds = []
+    for place, part in enumerate(parts):
+        sound = token2wav.synthesize(_speech_of(part), voice, seed)
+        before = parts[place - 1].text if place else None
+        sounds.append(_edged(sound, token2wav.rate, before, place == len(parts) - 1))
+    return replace(reply, waveform=torch.cat(sounds), rate=token2wav.rate)
 
 
 def _writer(engine: Engine, cancel: threading.Event | None, decoding: DecodingDefaults | None) -> Write:
@@ -117,6 +176,15 @@ def _size(engine: Engine) -> Callable[[str], int]:
 
 
 @dataclass(frozen=True)
+class _Job:
+    text: str
+    seed: int | None
+
+    def again(self, number: int) -> _Job:
+        return self if self.seed is None else replace(self, seed=derived_seed(self.seed, number))
+
+
+@dataclass(frozen=True)
 class _Part:
     text: str
     reply: Reply
@@ -127,34 +195,66 @@ class _Part:
         return not self.misses
 
 
-def _attempts(engine: Engine, text: str, seed: int | None, write: Write) -> list[_Part]:
-    """A piece spoken as well as it goes: in one, or in halves if they fit their words better."""
-    whole = _attempt(engine, text, seed, write)
-    if whole.fits or whole.reply.finish_reason == "cancelled":
-        return [whole]
-    smaller = halves(text, _size(engine))
-    if len(smaller) < 2:
-        return [whole]
-    parts = [_attempt(engine, half, seed, write) for half in smaller]
-    return parts if sum(part.misses for part in parts) < whole.misses else [whole]
+WriteAll = Callable[[Sequence[_Job]], list[Reply]]
 
 
-def _attempt(engine: Engine, text: str, seed: int | None, write: Write) -> _Part:
-    """The best of several tries, each with a seed of its own; the first that fits ends them."""
-    best: _Part | None = None
+def _attempts(engine: Engine, jobs: Sequence[_Job], write: WriteAll) -> list[list[_Part]]:
+    """Each piece spoken as well as it goes: in one, or in halves if they fit their words better."""
+    wholes = [[part] for part in _attempt(engine, jobs, write)]
+    size = _size(engine)
+    again = {
+        place: smaller
+        for place, (part,) in enumerate(wholes)
+        if not _is_settled(part) and len(smaller := halves(part.text, size)) > 1
+    }
+    parts = iter(
+        _attempt(engine, [_Job(half, jobs[place].seed) for place in again for half in again[place]], write)
+    )
+    for place, smaller in again.items():
+        spoken = [next(parts) for _ in smaller]
+        if sum(part.misses for part in spoken) < wholes[place][0].misses:
+            wholes[place] = spoken
+    return wholes
+
+
+def _attempt(engine: Engine, jobs: Sequence[_Job], write: WriteAll) -> list[_Part]:
+    """The best of several tries of each, every try with a seed of its own; the first that fits ends them."""
+    best: dict[int, _Part] = {}
     for number in range(TRIES):
-        reply = write(text, None if seed is None else derived_seed(seed, number))
-        part = _Part(text, reply, _misses(engine, text, reply))
-        if best is None or part.misses < best.misses:
-            best = part
-        if part.fits or reply.finish_reason == "cancelled":
+        left = [place for place in range(len(jobs)) if place not in best or not _is_settled(best[place])]
+        if not left:
             break
-    assert best is not None
-    return best
+        tried = [jobs[place].again(number) for place in left]
+        for place, job, reply in zip(left, tried, write(tried), strict=True):
+            part = _Part(job.text, reply, _misses(engine, job.text, reply))
+            if place not in best or _is_settled(part) or part.misses < best[place].misses:
+                best[place] = part
+    return [best[place] for place in range(len(jobs))]
+
+
+def _is_settled(part: _Part) -> bool:
+    return part.fits or part.reply.finish_reason == "cancelled"
+
+
+def _is_cut(reply: Reply) -> bool:
+    """Did the speech run on until it was stopped?"""
+    return reply.finish_reason in ("length", "loop")
+
+
+def _speech_of(part: _Part) -> tuple[int, ...]:
+    """Its speech ids. Raises ModelError where there are none."""
+    if not part.reply.speech_ids:
+        raise ModelError(
+            f"text: expected speech, found none for {part.text.strip()!r} in {TRIES} tries; "
+            "try another seed or other words"
+        )
+    return part.reply.speech_ids
 
 
 def _misses(engine: Engine, text: str, reply: Reply) -> float:
     """By how many speech ids a piece is too short or too long for its text; infinite for no speech at all."""
+    if engine.profile == "reference":
+        return 0.0
     if not reply.speech_ids:
         return float("inf")
     pace = engine.learned.reading.ids_per_syllable
@@ -162,7 +262,7 @@ def _misses(engine: Engine, text: str, reply: Reply) -> float:
         return 0.0
     least, most = (syllables(text) * ids for ids in pace)
     n_ids = len(reply.speech_ids)
-    return max(0.0, least - n_ids, n_ids - most - QUIET_IDS)
+    return max(float(_is_cut(reply)), least - n_ids, n_ids - most - QUIET_IDS)
 
 
 def syllables(text: str) -> int:

@@ -26,7 +26,7 @@ from echat.infer.loading import find_model
 from echat.train.dialogues import Preparation, prepare_pairs, with_speech_ids
 from echat.train.loop import run
 from echat.train.recipe import load_recipe
-from echat.train.start import Start, any_spells, open_start
+from echat.train.start import Start, any_spells, learned_before, open_start
 
 RECIPE = "finetune.yaml"
 STEPS = 120  # enough for some fifty dialogues of a small model; more dialogues want more
@@ -112,6 +112,8 @@ def _recipe(start: Start, home: Path, output: Path) -> dict[str, Any]:
         "output": str(output),
         "init_from": {"all": str(home)},
         "profile": start.profile or "echat",
+        # Written out, so that an override changes one of its fields.
+        "learned": learned_before({"all": str(home)}).model_dump(mode="json", exclude_defaults=True),
         "export_dtype": _DTYPES.get(next(iter(start.tensors.values())).dtype, "fp32"),
         "lora": {"rank": 16, "alpha": 32.0, "targets": list(_adapted(home))},
         "optimizer": {"lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 20},

@@ -126,8 +126,6 @@ class Studio:
 
     def say(self, text: str, voice: VoicePrompt | str | None, seed: int | None) -> tuple[Sound, str]:
         """A text read aloud, and its spectrogram."""
-        if not text.strip():
-            raise ValueError("text: expected words to speak, found none; write some")
         waveform, rate = self.engine.say(text, voice, seed=seed)
         return (rate, as_int16(waveform)), self.picture(waveform, rate, "speech")
 
