@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "corpus": ENGINE,
     "cli": ENGINE | {"train", "eval", "serve", "corpus"},
     "__init__": {"infer"},
+    "__main__": {"cli"},
 }
 OPTIONAL = {
     "datasets",

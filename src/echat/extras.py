@@ -9,7 +9,7 @@ EXTRA_OF = {  # import name of an optional package -> the smallest extra that br
     "tensorboard": "train",
     "pyworld": "corpus",
     "scipy": "corpus",
-    "ttspico": "corpus",
+    "ttspico": "pico",
     "jiwer": "eval",
     "onnxruntime": "onnx",
     "datasets": "datasets",
