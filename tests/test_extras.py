@@ -56,6 +56,11 @@ def test_nobody_is_told_to_install_another_program():
     assert not wrong
 
 
+def test_the_package_says_how_to_install_in_one_place():
+    wrong = [p for p in (ROOT / "src").rglob("*.py") if f"{DISTRIBUTION}[" in p.read_text(encoding="utf-8")]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("module", EXTRA_OF)
 def test_the_extra_that_is_named_brings_the_package(module):
     names = [re.split(r"[\[<>=! ]", line)[0] for line in EXTRAS[EXTRA_OF[module]]]

@@ -11,6 +11,7 @@ EXTRA_OF = {  # import name of an optional package -> the smallest extra that br
     "scipy": "corpus",
     "ttspico": "pico",
     "jiwer": "eval",
+    "av": "media",
     "onnxruntime": "onnx",
     "datasets": "datasets",
     "ray": "ray",
