@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TORCH = "torch==2.13.0"
-EXTRAS = "dev,ray"
+EXTRAS = "dev,pico,ray"
 OWN = {"echat-speech", "torch"}
 ONLY_CUDA = re.compile(r"nvidia-|cuda-|triton$")  # parts of a CUDA build of torch, which pins them itself
 HEAD = f"""\

@@ -97,6 +97,11 @@ show_progress() { # of pip: on a terminal one line that says what it is at, else
     return 0
 }
 
+can_compile() { # what has no wheels
+    command -v g++ >/dev/null &&
+        [ -f "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]
+}
+
 install_python_packages() { # not compiled beforehand: Python does so on the first import of what is used
     local began=$SECONDS count log=.venv/setup.log
     say "$brings, for $(.venv/bin/python --version) (torch: 200 MB; several GB where pip takes a CUDA build) ..."
@@ -122,8 +127,11 @@ if is_done; then exit 0; fi
 if [ "$level" = test ]; then
     install_debian_packages "the voices of corpora and the recogniser that judges answers" \
         espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts \
-        sox libsox-fmt-all pocketsphinx pocketsphinx-en-us
+        sox libsox-fmt-all pocketsphinx pocketsphinx-en-us g++ python3-dev
     install_debian_packages "tests of the page in a browser, and talking in the terminal" chromium libportaudio2
+fi
+if [ "$level" = test ]; then
+    if can_compile; then extras='[dev,pico]'; else say "no C++ compiler: two voices of corpora are left out"; fi
 fi
 install_python_packages
 if [ "$level" = test ]; then

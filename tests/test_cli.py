@@ -131,7 +131,7 @@ def test_a_sound_longer_than_the_model_can_hear_is_named(tmp_path, random_model)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["reply"], "Missing argument 'question'"),
+        (["reply"], "Missing argument 'QUESTION'; see echat reply --help"),
         (["replay"], "No such command 'replay'"),
         (["reply", "QUESTION", "--think", "loudly"], "loudly"),
         (["reply", "QUESTION", "--sed", "1"], "--sed"),

@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import echat
 from echat.extras import DISTRIBUTION, EXTRA_OF, how_to_install, missing
@@ -17,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OTHER_NAMES = {"prometheus_client": "prometheus-client", "silero_vad": "silero-vad"}
-OTHER_NAMES |= {"python_multipart": "python-multipart"}
+OTHER_NAMES |= {"python_multipart": "python-multipart", "pyworld": "pyworld-prebuilt"}
 
 
 def texts() -> list[Path]:
@@ -53,6 +56,11 @@ def test_nobody_is_told_to_install_another_program():
     assert not wrong
 
 
+def test_the_package_says_how_to_install_in_one_place():
+    wrong = [p for p in (ROOT / "src").rglob("*.py") if f"{DISTRIBUTION}[" in p.read_text(encoding="utf-8")]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("module", EXTRA_OF)
 def test_the_extra_that_is_named_brings_the_package(module):
     names = [re.split(r"[\[<>=! ]", line)[0] for line in EXTRAS[EXTRA_OF[module]]]
@@ -67,17 +75,28 @@ def test_a_missing_package_is_one_sentence_with_its_remedy():
 
 
 def test_pitch_needs_no_setuptools():
+    pytest.importorskip("pyworld")
     code = (
         "import sys; sys.modules['pkg_resources'] = None\n"
-        "import numpy as np\n"
-        "from echat.audio.world import world\n"
+        "import numpy as np, pyworld\n"
         "tone = np.sin(2 * np.pi * 200 * np.arange(16000) / 16000)\n"
-        "f0, times = world().dio(tone, 16000)\n"
-        "print(np.median(world().stonemask(tone, f0, times, 16000)))"
+        "f0, times = pyworld.dio(tone, 16000)\n"
+        "print(np.median(pyworld.stonemask(tone, f0, times, 16000)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(200, abs=0.5)
+
+
+def test_every_dependency_is_pinned_to_a_version_that_is_allowed():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    wanted = [Requirement(line) for line in (*PROJECT["dependencies"], *chain(*EXTRAS.values()))]
+    for requirement in wanted:
+        if requirement.name != DISTRIBUTION:
+            name = canonicalize_name(requirement.name)
+            assert name in pins, f"{requirement}: run scripts/lock.py"
+            assert requirement.specifier.contains(pins[name]), f"{requirement}: run scripts/lock.py"
 
 
 def test_the_version_has_one_home():

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "corpus": ENGINE,
     "cli": ENGINE | {"train", "eval", "serve", "corpus"},
     "__init__": {"infer"},
+    "__main__": {"cli"},
 }
 OPTIONAL = {
     "datasets",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -16,12 +17,20 @@ class ModelError(RuntimeError):
 Arguments = Sequence[str] | None
 
 
+def accept_any_encoding() -> None:
+    """What a stream cannot encode is replaced: a report in the wrong alphabet is better than none."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+
+
 def command(main: Callable[[Arguments], None]) -> Callable[..., int]:
     """`main(arguments)`, where None are those of the command line -> exit code: 0 when it ended, 2 when
     something has to be mended first, which is said in one line."""
 
     @wraps(main)
     def run(arguments: Arguments = None) -> int:
+        accept_any_encoding()
         try:
             main(arguments)
         except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from echat.corpus.scenarios import dialogues, load_scenarios
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
-    not all(shutil.which(name) for name in ("espeak-ng", "flite", "festival")),
+    not all(shutil.which(name) for name in ("espeak-ng", "flite", "festival"))
+    or find_spec("ttspico") is None,
     reason="speech engines missing",
 )
 

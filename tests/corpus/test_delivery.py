@@ -6,9 +6,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+import pyworld
 from scipy.signal import lfilter
 
-from echat.audio.world import world
 from echat.corpus.delivery import LEVEL, Delivery, Speaker, deliver, draw_delivery, draw_speaker
 
 MOODS = ("neutral", "happy", "sad", "angry", "fear", "surprise")
@@ -34,7 +34,6 @@ def say(manner: Delivery, speaker: Speaker = ADULT, f0_hz: float = 120.0) -> np.
 
 def melody(wave: np.ndarray) -> np.ndarray:
     """Semitones above 100 Hz of the voiced frames."""
-    pyworld = world()
     f0, _ = pyworld.dio(wave.astype(np.float64), 16_000, f0_floor=60.0, f0_ceil=700.0, frame_period=10.0)
     return 12 * np.log2(f0[f0 > 0] / 100)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from echat.corpus.voices import VOICES, VoiceError, choose_training_voice, speak
 
 WORDS = "i lost my keys on the bus"
 ENGINES = pytest.mark.skipif(
-    not all(shutil.which(name) for name in ("espeak-ng", "flite", "festival")),
+    not all(shutil.which(name) for name in ("espeak-ng", "flite", "festival"))
+    or find_spec("ttspico") is None,
     reason="speech engines missing",
 )
 

@@ -21,10 +21,11 @@ import numpy as np
 
 from echat.audio.containers import MEDIA_SUFFIXES, PLAIN_SUFFIXES
 from echat.audio.errors import AudioError
+from echat.extras import how_to_install
 
 WORKING_SECONDS = 120.0  # of decoding one file; a minute of sound takes a tenth of a second
 _LONGEST = 1e6  # seconds; ffmpeg knows no infinity
-INSTALL = "pip install 'echat-speech[media]', or install ffmpeg, or convert the file to wav"
+INSTALL = f"{how_to_install('av')}, or install ffmpeg, or convert the file to wav"
 
 
 def has_decoder() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from echat.cli.border import Border
@@ -9,17 +11,36 @@ from echat.cli.border import Border
 app = typer.Typer(
     cls=Border,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="A spoken question in, an empathetic spoken answer out.",
 )
 
 
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        import echat
+
+        print(f"echat {echat.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 def _register() -> None:
     from echat.cli import data, live, measure, serve, talk, weights, work
+    from echat.cli.command import dress
 
     for module in (talk, live, serve, measure, work, data, weights):
         module.add_to(app)
+    dress(app)
 
 
 _register()
@@ -28,7 +49,7 @@ _register()
 def main(args: list[str] | None = None, standalone: bool = True) -> None:
     """Run ``echat`` with ``args`` (None: those of the process); ``standalone``: then leave the process."""
     try:
-        app(args)
+        app(args, prog_name="echat")
     except SystemExit:
         if standalone:
             raise

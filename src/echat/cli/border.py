@@ -10,23 +10,26 @@ from typing import Any, NoReturn
 
 from typer.core import TyperGroup
 
-from echat.command import USER_ERROR, ModelError
+from echat.command import USER_ERROR, ModelError, accept_any_encoding
 from echat.extras import DISTRIBUTION, EXTRA_OF, missing
 
 OUR_ERROR = 1
 STOPPED = 130
+READER_LEFT = 141  # as a program ends that SIGPIPE stops
 
 
 class Border(TyperGroup):
     """Turns every exception of a command into one line; ``ECHAT_DEBUG=1`` shows tracebacks instead."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        accept_any_encoding()
         if os.environ.get("ECHAT_DEBUG") == "1":
             return super().main(args, *rest, **options)
         quieten()
         options["standalone_mode"] = False
         try:
             code = super().main(args, *rest, **options)
+            sys.stdout.flush()
         except BaseException as error:
             leave(error)
         if code == STOPPED:  # Ctrl-C arrives here as a code
@@ -59,6 +62,12 @@ def leave(error: BaseException) -> NoReturn:
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         sys.exit(STOPPED)
+    if isinstance(error, BrokenPipeError):  # `echat info | head`: nothing is wrong, and nobody reads on
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (what is left is flushed at the end)
+        sys.exit(READER_LEFT)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.ctx.get_help())  # type: ignore[attr-defined]
+        sys.exit(0)
     code, message = explain(error)
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
@@ -67,8 +76,10 @@ def leave(error: BaseException) -> NoReturn:
 def explain(error: BaseException) -> tuple[int, str]:
     """(exit code, message) for an exception."""
     if hasattr(error, "format_message"):  # wrong arguments, as the argument parser says it
-        return USER_ERROR, f"{error.format_message().rstrip('.')}; see echat --help"
-    if isinstance(error, ModuleNotFoundError):
+        path = getattr(getattr(error, "ctx", None), "command_path", "").split()
+        command = " ".join(["echat", *path[1:]])
+        return USER_ERROR, f"{error.format_message().rstrip('.')}; see {command} --help"
+    if isinstance(error, ImportError):
         return _missing_module(error)
     if isinstance(error, OSError):
         where = error.filename if error.filename is not None else "file system"
@@ -79,13 +90,20 @@ def explain(error: BaseException) -> tuple[int, str]:
         return OUR_ERROR, str(error)
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
         return USER_ERROR, f"expected enough memory, found none left ({error}); use a shorter input"
+    if isinstance(error, RecursionError):
+        return USER_ERROR, "expected a file nested a few levels deep, found hundreds; look at what was read"
+    if isinstance(error, OverflowError):
+        return USER_ERROR, f"expected numbers of ordinary size, found one that does not fit ({error})"
     return OUR_ERROR, f"unexpected {type(error).__name__}: {error}; ECHAT_DEBUG=1 shows where"
 
 
-def _missing_module(error: ModuleNotFoundError) -> tuple[int, str]:
+def _missing_module(error: ImportError) -> tuple[int, str]:
+    """A package that is not there: one of our extras, or one that another library asks for."""
     module = (error.name or "").split(".")[0]
     if module in EXTRA_OF:
         return USER_ERROR, missing(module, "this command")
+    if not isinstance(error, ModuleNotFoundError) or module not in {"", "echat"}:
+        return USER_ERROR, f"expected an optional package, found none ({error}); install it with pip"
     return OUR_ERROR, f"unexpected {type(error).__name__}: {error}; pip install --upgrade {DISTRIBUTION}"
 
 

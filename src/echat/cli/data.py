@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
-from echat.cli.talk import Json
+from echat.cli.options import Json
 
 if TYPE_CHECKING:
     from echat.data.defects import DefectReport
@@ -45,7 +45,7 @@ Source = Annotated[str, typer.Argument(help="A list, a tar, or a folder that hol
 SourceFormat = Annotated[str, typer.Option("--format", help="Of the source; auto looks at it.")]
 Root = Annotated[Path | None, typer.Option(help="Where relative names in the source begin.")]
 Within = Annotated[Path | None, typer.Option(help="The folder that relative audio paths must not leave.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the result.")]
+Out = Annotated[Path, typer.Option("--output", "-o", help="Folder of the result.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
 Engine = Annotated[
     EngineName, typer.Option(help="Processes here, or Ray: that of RAY_ADDRESS, or one started here.")

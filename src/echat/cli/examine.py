@@ -20,7 +20,7 @@ from echat.cli.data import (
     Workers,
     progress,
 )
-from echat.cli.talk import Json
+from echat.cli.options import Json
 
 if TYPE_CHECKING:
     from echat.data.checks import Findings
@@ -37,7 +37,10 @@ def check(
     format: SourceFormat = "auto",
     workers: Workers = 1,
     engine: Engine = EngineName.local,
-    json: Annotated[Path | None, typer.Option(help="Write the report as JSON; - is stdout.")] = None,
+    json: Json = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the report as JSON to this file.")
+    ] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for histograms as PNG.")] = None,
     fix: Annotated[
         Path | None, typer.Option(help="Folder for the corpus without its defects, in the same format.")
@@ -69,32 +72,34 @@ def check(
     )
     with progress("checking") as step:
         found = run(config, workers, strict, step, engine.value)
-    _report(source, found, json, plots)
+    _report(source, found, json, output, plots)
     if fix is not None:
         from echat.data.cleaning import clean
 
         with progress("cleaning") as step:
             clean(config, found.bad, fix, workers, step, engine.value)
-        if str(json) != "-":
+        if not json:
             print(f"{fix}: {found.totals.records:,} records without defects")
     if found.defects:
         raise typer.Exit(FOUND)
 
 
-def _report(source: str, found: Findings, json: Path | None, plots: Path | None) -> None:
-    text = json_module.dumps({"source": source, **found.as_dict()}, ensure_ascii=False, indent=1) + "\n"
-    if str(json) == "-":
-        print(text, end="")
+def _report(source: str, found: Findings, json: bool, output: Path | None, plots: Path | None) -> None:
+    from echat.cli.show import json_line
+
+    if json:
+        json_line({"source": source, **found.as_dict()})
     else:
         print(f"{source}\n{found}")
         print(f"defects: {found.defects.total:,}" if found.defects else "defects: none")
         if found.defects:
             print(found.defects)
-    if json is not None and str(json) != "-":
+    if output is not None:
         from echat.checkpoint import atomic_path
 
-        with atomic_path(json) as temporary:
-            temporary.write_text(text, "utf-8")
+        text = json_module.dumps({"source": source, **found.as_dict()}, ensure_ascii=False, indent=1) + "\n"
+        with atomic_path(output) as temporary:
+            temporary.write_text(text, "utf-8", errors="replace")
     if plots is not None:
         from echat.data.plots import write_histograms
 
@@ -108,7 +113,7 @@ def show(
         str | None, typer.Option(help="To render (default: the record's own, or one it serves).")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for its sounds and their spectrograms.")
+        Path | None, typer.Option("--output", "-o", help="Folder for its sounds and their spectrograms.")
     ] = None,
     model: Annotated[
         str, typer.Option(help="A model whose tokenizer cuts the text: a shipped one or a folder.")

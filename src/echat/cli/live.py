@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from echat.cli.talk import DEFAULT_MODEL, Device, Model, Precision, Think
+from echat.cli.options import DEFAULT_DEVICE, DEFAULT_MODEL, Device, Model, Precision, Think
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,7 +19,7 @@ def studio(
     model: Model = DEFAULT_MODEL,
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless given.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
-    device: Device = "cpu",
+    device: Device = DEFAULT_DEVICE,
     precision: Precision = None,
 ) -> None:
     """Every task of a model in the browser: spectrograms, both forms of thought, many files."""
@@ -47,15 +47,15 @@ def talk(
         Path | None, typer.Option("--output", "-o", help="Write what would be heard to this file.")
     ] = None,
     model: Model = DEFAULT_MODEL,
-    device: Device = "cpu",
+    device: Device = DEFAULT_DEVICE,
     precision: Precision = None,
 ) -> None:
     """Talk with microphone and loudspeaker, best with a headset. Speak to interrupt; Ctrl-C says goodbye."""
-    from echat.cli import record, show
+    from echat.cli import outputs, record, show
     from echat.serve.terminal import sounds
     from echat.serve.terminal.start import run
 
-    record.check_output(output)
+    outputs.check_speech(output)
     if source is None:
         sounds.library()  # before the model is loaded: is it there?
     if output is not None and source is None:

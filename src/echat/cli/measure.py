@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 import echat
-from echat.cli.talk import DEFAULT_MODEL, Device, Json, Model
+from echat.cli.options import DEFAULT_DEVICE, DEFAULT_MODEL, Device, Json, Model
 
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this JSON file.")]
+Figures = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Also write the figures as JSON to this file.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many items, evenly spaced.")]
 
 
@@ -28,17 +30,21 @@ def verify(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Folders of golden numbers (default: the bundled ones).")
     ] = None,
-    device: Device = "cpu",
+    device: Device = DEFAULT_DEVICE,
     precision: Annotated[str, typer.Option(help="Of the networks: fp32 or bf16.")] = "fp32",
     converted: Annotated[
         bool, typer.Option("--converted", help="First convert the weights, then check the model folder.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Does this machine reproduce golden numbers, on this device and in this precision?
 
     The first line says where; then one line per array. Exit code 1 when one differs by more than its
     tolerance.
     """
+    from dataclasses import asdict
+
+    from echat.cli import show
     from echat.infer.place import Place
     from echat.infer.verify import bundled, verify_folder
 
@@ -46,11 +52,15 @@ def verify(
     passed = failed = 0
     for number, folder in enumerate(folders or bundled()):
         for check in verify_folder(folder, place, converted):
-            if not number and not passed + failed:
+            if not number and not passed + failed and not json:
                 print(place)
-            print(check, flush=True)
+            if json:
+                show.json_line({"where": str(place), **asdict(check), "ok": check.ok})
+            else:
+                print(check, flush=True)
             passed, failed = passed + check.ok, failed + (not check.ok)
-    print(f"{passed} passed, {failed} failed")
+    if not json:
+        print(f"{passed} passed, {failed} failed")
     if failed:
         raise typer.Exit(1)
 
@@ -61,18 +71,20 @@ def evaluate_tiny(
     ] = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the table to this file.")] = None,
     model: Model = DEFAULT_MODEL,
-    device: Device = "cpu",
+    device: Device = DEFAULT_DEVICE,
     limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Of the sampled replies.")] = 0,
     json: Json = False,
+    output: Figures = None,
 ) -> None:
     """The bundled evaluation: held-out spoken questions, how well they were heard and answered."""
     from echat.cli import record, show
     from echat.eval.benchmarks import tiny
 
     _require_files([manifest] if manifest else [])
+    questions = manifest or _held_out_set()
     engine = record.open_engine(model, device)
-    report = tiny.run(engine, manifest or _held_out_set(), limit, markdown_out=markdown, seed=seed)
+    report = tiny.run(engine, questions, limit, json_out=output, markdown_out=markdown, seed=seed)
     if json:
         show.json_line(report.as_dict())
     else:
@@ -83,28 +95,56 @@ def evaluate_understanding(
     manifest: Annotated[list[Path], typer.Option(help="JSON lines of labelled clips. Repeatable.")],
     split: Annotated[str | None, typer.Option(help="Only rows of this split, such as test.")] = None,
     model: Model = DEFAULT_MODEL,
-    device: Device = "cpu",
+    device: Device = DEFAULT_DEVICE,
     limit: Limit = None,
-    json: JsonFile = None,
+    json: Json = False,
+    output: Figures = None,
 ) -> None:
     """Word errors, accuracy and unweighted recall per label on any manifest of clips."""
-    from echat.cli import record
+    from echat.cli import record, show
     from echat.eval.benchmarks import understanding
 
     _require_files(manifest)
     engine = record.open_engine(model, device)
-    print(understanding.run(engine, manifest, limit=limit, json_out=json, split=split))
+    report = understanding.run(engine, manifest, limit=limit, json_out=output, split=split)
+    if json:
+        show.json_line(report.as_dict())
+    else:
+        print(report)
 
 
 def _held_out_set() -> Path:
     """The manifest of the held-out questions, made on the first call; an interrupted making goes on."""
+    from echat.cli.data import progress
     from echat.corpus.build import build_held_out
+    from echat.infer.hub_models import cache_folder
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    folder = cache / "echat" / f"tiny-held-out-{echat.__version__}"
-    if not (folder / "test" / "manifest.jsonl").is_file():
+    folder = cache_folder() / f"tiny-held-out-{echat.__version__}"
+    if not (folder / "manifest.jsonl").is_file():
+        _require_for_making_speech()
         print(f"making the held-out questions in {folder}, once", file=sys.stderr)
-    return build_held_out(folder, workers=min(2, os.cpu_count() or 1))
+    with progress("making questions") as step:
+        return build_held_out(folder, workers=min(2, os.cpu_count() or 1), progress=step)
+
+
+def _require_for_making_speech() -> None:
+    """Everything that is missing, and the one line that brings it, before anything is made."""
+    from importlib.util import find_spec
+    from shutil import which
+
+    from echat.corpus.voices import voices
+    from echat.extras import how_to_install
+
+    programs = sorted({voice.engine for voice in voices("test")})
+    missing = [name for name in programs if which(name) is None]
+    packages = [name for name in ("pyworld", "scipy") if find_spec(name) is None]
+    remedies = [f"apt-get install {' '.join(missing)}"] if missing else []
+    remedies += [how_to_install(packages[0])] if packages else []
+    if remedies:
+        raise ValueError(
+            f"making the held-out questions: expected {', '.join([*programs, 'pyworld', 'scipy'])}, found no "
+            f"{', '.join(missing + packages)}; {' && '.join(remedies)}, or give --manifest"
+        )
 
 
 def _require_files(paths: list[Path]) -> None:

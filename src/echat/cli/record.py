@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echat.audio.features import SAMPLE_RATE
-from echat.audio.waveform import read, write
+from echat.audio.waveform import read
+from echat.cli.inputs import STREAM, Inputs, stdin_bytes
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
 from echat.dialogue.turns import AssistantTurn, Turn, UserTurn
 
@@ -17,14 +19,14 @@ if TYPE_CHECKING:
     from echat.infer.events import Reply, Understanding
     from echat.token2wav.voice import VoicePrompt
 
-SPEECH_SUFFIXES = (".wav", ".flac", ".ogg")
-
 
 def open_engine(model: str, device: str, speaks: bool = False, precision: str | None = None) -> Engine:
-    """The engine of a shipped model or a folder, on a device that exists; ``speaks``: with a voice."""
+    """The engine of a model by name or folder, on a device that exists; ``speaks``: with a voice."""
     import echat
     from echat.infer.place import present_device
 
+    if device == "auto" and precision is not None:
+        device = "cpu"  # packed weights are for CPUs
     present_device(device)
     engine = echat.load(model, device=device)
     if speaks and engine.token2wav is None:
@@ -50,8 +52,18 @@ def packed(engine: Engine, precision: str) -> Engine:
 
 def listen(path: Path) -> UserTurn:
     """A spoken user turn at the rate of the speech encoder."""
-    waveform, _ = read(path, SAMPLE_RATE)
+    if path == STREAM:
+        waveform, _ = read(stdin_bytes(), SAMPLE_RATE, name="stdin")
+    else:
+        waveform, _ = read(path, SAMPLE_RATE)
     return UserTurn(audio=waveform)
+
+
+def listen_to(inputs: Inputs) -> Iterator[tuple[int, UserTurn]]:
+    """(number, turn) of every input that is a sound, before a model is loaded."""
+    for number, path in inputs:
+        with inputs.part(number):
+            yield number, listen(path)
 
 
 def voice(engine: Engine, name_or_path: str | None) -> VoicePrompt | str | None:
@@ -63,30 +75,6 @@ def voice(engine: Engine, name_or_path: str | None) -> VoicePrompt | str | None:
     return engine.token2wav.voice_prompt(waveform, rate, where=name_or_path)
 
 
-def check_output(path: Path | None) -> None:
-    """Refuse an output that could not be written, before anything is computed."""
-    if path is None:
-        return
-    if path.suffix.lower() not in SPEECH_SUFFIXES:
-        raise ValueError(
-            f"{path}: expected a name in {', '.join(SPEECH_SUFFIXES)}, found {path.suffix!r}; rename it"
-        )
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: expected an existing folder {path.parent}, found none; create it first")
-    if path.is_dir():
-        raise ValueError(f"{path}: expected a file to write, found a folder; name a file inside it")
-
-
-def write_speech(path: Path, answer: Reply) -> None:
-    """The speech of a reply as a file; a reply without any is an error."""
-    if answer.waveform is None or answer.rate is None:
-        raise ValueError(
-            f"{path}: expected speech, found a reply without any ({answer.text!r}); "
-            "ask again with another --seed or without -o"
-        )
-    write(path, answer.waveform, answer.rate)
-
-
 def reply_record(
     answer: Reply,
     task: str,
@@ -96,18 +84,22 @@ def reply_record(
 ) -> dict[str, Any]:
     """One finished turn for programs; ``read_history`` reads it back."""
     return {
-        "question": {"text": text} if question is None else {"audio": str(question.resolve())},
+        "question": {"text": text} if question is None else {"audio": _name(question)},
         "task": task,
         "thought": thought_record(answer.thought),
         "reply": answer.text,
         "reply_emotion": answer.reply_emotion,
         "speech_ids": list(answer.speech_ids),
-        "audio": None if output is None else str(output.resolve()),
+        "audio": None if output is None else _name(output),
         "duration_s": duration(answer),
         "seconds": {name: round(value, 3) for name, value in answer.seconds.items()},
         "finish_reason": answer.finish_reason,
         "raw_text": answer.raw_text,
     }
+
+
+def _name(path: Path) -> str:
+    return str(path) if path == STREAM else str(path.resolve())
 
 
 def duration(answer: Reply) -> float | None:
@@ -125,7 +117,7 @@ def thought_record(thought: Thought | None) -> dict[str, Any] | None:
 
 def understanding_record(found: Understanding, task: str, clip: Path) -> dict[str, Any]:
     return {
-        "audio": str(clip.resolve()),
+        "audio": _name(clip),
         "task": task,
         "text": found.text,
         "labels": asdict(found.labels),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from echat.cli.talk import DEFAULT_MODEL, Device, Model, Precision
+from echat.cli.options import DEFAULT_DEVICE, DEFAULT_MODEL, Device, Model, Precision
 
 KeyFile = Annotated[Path, typer.Option("--keys", help="File of hashed API keys.")]
 
@@ -34,7 +34,7 @@ def serve(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key.path=value: wins over the file, e.g. limits.sessions=4.")
     ] = None,
-    device: Device = "cpu",
+    device: Device = DEFAULT_DEVICE,
     precision: Precision = None,
 ) -> None:
     """Talk in real time: the OpenAI Realtime protocol and audio endpoints, and a page at /."""

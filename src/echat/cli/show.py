@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from echat.cli import record
+from echat.cli.inputs import STREAM
+from echat.dialogue.labels import in_english
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
 
 if TYPE_CHECKING:
@@ -26,14 +28,26 @@ def console() -> Console:
 
 
 def json_line(record: Any) -> None:
-    print(json.dumps(record, ensure_ascii=False))
+    """One line of JSON; what the encoding of stdout lacks is escaped, so that nothing is lost."""
+    line = json.dumps(record, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(record)
+    print(line)
+
+
+def heading(path: Path, are_several: bool) -> None:
+    """The name of the input before what is said about it, where there are several."""
+    if are_several:
+        console().print(Text(f"{path}:"))
 
 
 def reply(answer: Reply, output: Path | None) -> None:
     """Thought, reply and timing; the path of the speech when it was written."""
     if answer.thought is not None:
         _labelled("thought", _thought(answer.thought), style="dim italic")
-    emotion = f"({answer.reply_emotion}) " if answer.reply_emotion else ""
+    emotion = f"({in_english(answer.reply_emotion)}) " if answer.reply_emotion else ""
     _labelled("reply", f"{emotion}{answer.text}", style="bold")
     if output is not None:
         written(output, record.duration(answer) or 0.0)
@@ -65,13 +79,13 @@ def understanding(found: Understanding) -> None:
         _labelled("reply", found.reply, style="bold")
     for kind, label in asdict(found.labels).items():
         if label is not None:
-            _labelled(kind.replace("_", " "), str(label))
+            _labelled(kind.replace("_", " "), in_english(str(label)))
     if not found.text and not any(asdict(found.labels).values()):
         _labelled("heard", found.raw_text or "nothing")
 
 
 def written(path: Path, seconds: float) -> None:
-    _labelled("speech", f"{path} ({seconds:.1f} s)")
+    _labelled("speech", f"{'stdout' if path == STREAM else path} ({seconds:.1f} s)")
 
 
 def left_out(engine: Engine, answer: Reply) -> bool:
@@ -129,7 +143,7 @@ def _thought(thought: Thought) -> str:
     assert isinstance(thought, LabelThought)
     slots = {kind: value for kind, value in asdict(thought).items() if kind != "transcript" and value}
     return f'"{thought.transcript}" ' + ", ".join(
-        f"{kind.replace('_', ' ')} {value}" for kind, value in slots.items()
+        f"{kind.replace('_', ' ')} {in_english(value)}" for kind, value in slots.items()
     )
 
 

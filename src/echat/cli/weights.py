@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from echat.cli.talk import Json
+from echat.cli.options import Json
 
 
 class Form(StrEnum):

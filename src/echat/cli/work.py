@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from echat.cli.talk import Json
+from echat.cli.options import Json
 
 
 def add_to(app: typer.Typer) -> None:
@@ -60,7 +60,7 @@ def finetune(
     data: Annotated[
         str, typer.Option(help="Folder with metadata.csv or .jsonl: question, answer, text, reply, labels.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; the model will be in its model/.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Run folder; the model will be in its model/.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="key.path=value: wins over the recipe (budget.steps=500)."),
@@ -96,7 +96,7 @@ def finetune(
 def report(
     run: Annotated[Path, typer.Argument(help="The run folder of a training.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page (default: report.html in the run folder).")
+        Path | None, typer.Option("--output", "-o", help="The page (default: report.html in the run folder).")
     ] = None,
 ) -> None:
     """One page about a training: curves, samples to listen to, configuration, origins."""
@@ -107,7 +107,7 @@ def report(
 
 def speak_table(
     table: Annotated[Path, typer.Argument(help="CSV, TSV or JSON lines with text and reply, and labels.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the spoken pairs.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder of the spoken pairs.")],
     seed: Annotated[int, typer.Option(help="Of voices and deliveries.")] = 1,
 ) -> None:
     """Speak a table of written dialogues: question and answer as sound, with metadata.jsonl."""

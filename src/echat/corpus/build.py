@@ -117,13 +117,13 @@ def _write_text(config: BuildConfig) -> None:
     write_lines(folder / "dev.jsonl", [{**asdict(dialogue), "split": "dev"} for dialogue in dev])
 
 
-def build_held_out(folder: Path | str, seed: int = 1, workers: int = 1) -> Path:
+def build_held_out(
+    folder: Path | str, seed: int = 1, workers: int = 1, progress: Callable[[int, int], object] | None = None
+) -> Path:
     """The held-out questions alone, without real recordings: `folder/manifest.jsonl`, which is returned."""
     config = BuildConfig(folder=Path(folder), seed=seed, workers=workers, sets=("test",))
-    rows = [
-        json.loads(line)
-        for line in (build_corpus(config) / "test" / "manifest.jsonl").read_text("utf-8").splitlines()
-    ]
+    made = build_corpus(config, lambda _, done, total: progress(done, total) if progress else None)
+    rows = [json.loads(line) for line in (made / "test" / "manifest.jsonl").read_text("utf-8").splitlines()]
     for row in rows:
         del row["reply_audio"]  # no answers were spoken
         row["audio"] = f"test/{row['audio']}"

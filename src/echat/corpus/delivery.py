@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from echat.audio.features import SAMPLE_RATE
-from echat.audio.world import world
 
 FRAME_MS = 5.0
 _LOWEST_F0, _HIGHEST_F0 = 60.0, 500.0
@@ -121,7 +120,8 @@ def deliver(
     reading: np.ndarray, source_gender: str, speaker: Speaker, delivery: Delivery, rng: np.random.Generator
 ) -> np.ndarray:
     """A 16 kHz reading said anew: float32 samples, about `LEVEL` loud before the delivery's own loudness."""
-    pyworld = world()
+    import pyworld
+
     samples = reading.astype(np.float64)
     f0, times = pyworld.dio(
         samples, SAMPLE_RATE, f0_floor=_LOWEST_F0, f0_ceil=_HIGHEST_F0, frame_period=FRAME_MS, speed=2

@@ -54,6 +54,16 @@ REPLY_EMOTIONS_IN_ENGLISH = {  # to be shown; models write the words above
     "安慰鼓励": "comforting",
     "中立": "neutral",
 }
+STYLES_IN_ENGLISH = {
+    "新闻科普": "news and science",
+    "恐怖故事": "horror story",
+    "童话故事": "fairy tale",
+    "客服": "customer service",
+    "诗歌散文": "poetry and prose",
+    "有声书": "audiobook",
+    "日常口语": "everyday speech",
+    "其他": "other",
+}
 NEUTRAL_REPLY = "中立"
 UNKNOWN_TAG = "<&&>"
 
@@ -191,3 +201,8 @@ def describe_voice(labels: Labels) -> str:
     event = None if labels.sound_event == "none" else labels.sound_event
     words = (labels.emotion, labels.age, labels.gender, event.replace("_", " ") if event else None)
     return " ".join(word for word in words if word)
+
+
+def in_english(label: str) -> str:
+    """How a label is shown to people: models write some of them in Chinese."""
+    return REPLY_EMOTIONS_IN_ENGLISH.get(label) or STYLES_IN_ENGLISH.get(label, label)

@@ -102,7 +102,7 @@ def _batches(
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
     """Positions and waveforms of similar length; unusable sounds go to ``skipped`` (or raise without it)."""
     order = sorted(range(len(samples)), key=lambda row: samples[row].seconds or 0.0)
-    for start in _progress(range(0, len(order), size), label):
+    for start in tracked(range(0, len(order), size), label):
         rows, sounds = [], []
         for row in order[start : start + size]:
             try:
@@ -116,9 +116,12 @@ def _batches(
             yield rows, sounds
 
 
-def _progress(steps: range, label: str) -> Iterator[int]:
+def tracked(steps: Sequence[Item], label: str) -> Iterator[Item]:
+    """The steps, under a bar on stderr; where that is no terminal, one line says that they begin."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        print(f"{label}: {len(steps)} steps", file=sys.stderr)
     yield from track(steps, label, console=console, transient=True, disable=not console.is_terminal)

@@ -82,6 +82,24 @@ def fetch(repo: str, name: str, revision: str = DEFAULT_REVISION) -> Fetched:
     return Fetched(repo, name, path, path.parent.name, path.stat().st_size, check)
 
 
+def listed(repo: str, commit: str) -> list[str]:
+    """Names of the files of a repository at a commit; without a connection those that lie in the cache."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.file_download import repo_folder_name
+
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            return [file.rfilename for file in HfApi().model_info(repo, revision=commit).siblings or []]
+        except HfHubHTTPError as error:
+            _explain(error, repo, "list of files", commit)
+        except Exception:  # no connection, in one of many forms
+            pass
+    cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    folder = cache / "snapshots" / commit
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+
+
 def _bring(repo: str, name: str, revision: str) -> None:
     """See that the cache holds the blob; without a connection the cache is left as it is."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url

@@ -20,12 +20,15 @@ MODELS_FOLDER = "models"  # of the package: the built-in models
 
 
 def load(name_or_path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> "Engine":
-    """An engine from a built-in name (`echat-tiny`), a model folder, or a released `.pt` with its Qwen2
-    folder.
+    """An engine from a built-in name (`echat-tiny`), a model folder, a released `.pt` with its Qwen2
+    folder, `osum-echat` (fetched and converted once), or `OWNER/NAME` on the hub.
 
     Weights are memory-mapped; those stored in `dtype` are used where they lie, others are cast. Without
     `dtype` it computes in bfloat16 where the weights are stored so or the device is no CPU, else in float32.
     """
+    from echat.infer.place import present_device
+
+    device = str(present_device(device))
     path = find_model(name_or_path)
     if (path / CONFIG_FILE).is_file():
         return _load_folder(path, device, dtype)
@@ -33,7 +36,7 @@ def load(name_or_path: str | Path, device: str = "cpu", dtype: torch.dtype | Non
 
 
 def find_model(name_or_path: str | Path) -> Path:
-    """The folder or `.pt` file of a built-in name or a path."""
+    """The folder or `.pt` file of a path, a built-in name, or a name on the hub (fetched when it is new)."""
     path = Path(name_or_path)
     if path.exists():
         return path
@@ -41,10 +44,18 @@ def find_model(name_or_path: str | Path) -> Path:
     names = sorted(p.name for p in built_in.iterdir() if p.is_dir()) if built_in.is_dir() else []
     if str(name_or_path) in names:
         return built_in / str(name_or_path)
-    raise CheckpointError(
-        f"model {str(name_or_path)!r}: expected a model folder, a released .pt file or a built-in name "
-        f"({', '.join(names) or 'none is installed'}), found nothing there; check the path"
-    )
+    from echat.infer.hub_models import hub_model, is_hub_name
+
+    if not is_hub_name(str(name_or_path)):
+        raise CheckpointError(
+            f"model {str(name_or_path)!r}: expected a model folder, a released .pt file, a built-in name "
+            f"({', '.join(names) or 'none is installed'}), osum-echat or OWNER/NAME on the hub, found "
+            "nothing there; check the path"
+        )
+    try:
+        return hub_model(str(name_or_path))
+    except ValueError as error:
+        raise CheckpointError(f"model {str(name_or_path)!r}: no folder of that name here; {error}") from error
 
 
 def _load_folder(folder: Path, device: str, dtype: torch.dtype | None) -> "Engine":

@@ -1,5 +1,6 @@
 """Where and how precisely a verification computes, and how a distance is judged there."""
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,16 +80,33 @@ class Place:
 
 
 def present_device(name: str) -> torch.device:
-    """A device by name, once it was seen to compute."""
+    """A device by name, once it was seen to compute; `auto` is cuda where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.ones(1, device=device).sum().item()
     except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if reason.startswith("Expected one of"):  # followed by every kind that torch has heard of
+            reason = "torch knows no such device"
         raise ValueError(
-            f"--device: expected a device of this machine, found {name!r} ({reason}); use --device cpu"
+            f"--device: expected {' or '.join(['auto', *present_devices()])}, found {name!r} ({reason[:90]})"
         ) from error
     return device
+
+
+def present_devices() -> list[str]:
+    """Names of the devices of this machine."""
+    return ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+
+
+def set_threads(count: int | None) -> None:
+    """CPU threads of torch in this process; None: those of `OMP_NUM_THREADS`, which torch knows, or one."""
+    if count is not None and count < 1:
+        raise ValueError(f"threads: expected 1 or more, found {count}")
+    if count is not None or not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(count or 1)
 
 
 def processor_name(device: torch.device) -> str:

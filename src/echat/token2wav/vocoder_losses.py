@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from echat.audio.world import world
 from echat.config import Config
 from echat.token2wav.vocoder import Vocoder
 
@@ -169,7 +168,8 @@ class Critics(nn.Module):
 
 def pitch_track(waveform: Tensor, rate: int, hop: int) -> Tensor:
     """Pitch in Hz `(floor(samples / hop),)`, 0 where unvoiced, at the centres of the mel frames (DIO)."""
-    pyworld = world()
+    import pyworld  # training only
+
     signal = waveform.double().numpy()
     period = 1000 * hop / rate / 2  # twice per frame, since a mel frame is centred half a hop after its start
     coarse, times = pyworld.dio(signal, rate, frame_period=period)

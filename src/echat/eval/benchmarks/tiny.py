@@ -35,7 +35,7 @@ from echat.eval.report import (
     write_json,
     write_markdown,
 )
-from echat.eval.runner import BATCH_SIZE, Answered, answer, listen, spread, understand
+from echat.eval.runner import BATCH_SIZE, Answered, answer, listen, spread, tracked, understand
 from echat.infer.metrics import ErrorRate, error_rate
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def condition(sample: Sample) -> str:
 def speak(engine: Engine, samples: Sequence[Sample], seed: int = 0) -> list[Spoken]:
     """Answer each question aloud, one by one as a person would ask, and transcribe the answers."""
     said = []
-    for sample in samples:
+    for sample in tracked(samples, "answering aloud"):
         question = listen(sample)
         reply = engine.run(Conversation([UserTurn(audio=question)]), LABEL_TASK, seed=seed)
         if reply.text.strip():
