@@ -2,9 +2,10 @@
 
     python3.11 scripts/lock.py
 
-Run it with the oldest supported Python: newer versions of a package may have dropped that one, while the versions
-it gets are offered for the newer ones too. Nothing is installed. torch is not resolved but stated here, because
-it decides which numbers come out, and without its local label, so that pip may take the CPU build or a CUDA one.
+Run it with the oldest supported Python: newer versions of a package may have dropped that one, while the
+versions it gets are offered for the newer ones too. Nothing is installed. torch is not resolved but stated
+here, because it decides which numbers come out, and without its local label, so that pip may take the CPU
+build or a CUDA one.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_a_guess_and_no_guess_answer_the_same(talking, question, quiet):
     assert answers[0] == answers[1] and len(answers[0]) > 24_000
 
 
-async def typed(client: Client, text: str) -> dict[str, Any]:
+async def typed(client: SessionClient, text: str) -> dict[str, Any]:
     """Type a question; the response to it."""
     content = [{"type": "input_text", "text": text}]
     await client.send(
@@ -133,7 +134,7 @@ async def typed(client: Client, text: str) -> dict[str, Any]:
 
 
 def test_a_later_question_is_answered_as_the_first_by_a_model_of_single_turns(talking):
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         await client.send("session.update", session={"type": "realtime", "echat": {"show_thought": True}})
         alone = await typed(client, "i lost my job")
         later = await typed(client, "I LOST MY JOB!")
@@ -147,7 +148,7 @@ def test_a_later_question_is_answered_as_the_first_by_a_model_of_single_turns(ta
 def test_an_answer_without_words_ends_as_failed(talking, monkeypatch):
     monkeypatch.setattr("echat.infer.engine.defect_of", lambda reply, task: "no text")
 
-    async def dialogue(client: Client) -> None:
+    async def dialogue(client: SessionClient) -> None:
         response = await typed(client, "i lost my job")
         assert response["status"] == "failed"
         assert response["status_details"]["error"]["code"] == "no_answer"
