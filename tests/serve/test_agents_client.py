@@ -1,4 +1,4 @@
-"""A second, independent client: the official JavaScript voice client, unmodified, in Node and in a browser."""
+"""A second, independent client: the official JavaScript voice client, unmodified, in Node and a browser."""
 
 from __future__ import annotations
 
