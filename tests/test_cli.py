@@ -275,6 +275,16 @@ def test_chat_says_once_that_earlier_turns_are_left_out():
     assert result.stderr == "note: echat-tiny learned single turns: 1 earlier turn is left out\n"
 
 
+@needs_shipped_model
+def test_a_line_that_has_no_answer_is_named_and_the_chat_goes_on():
+    result = run("chat", "--json", stdin="i lost my job\n你好\ni am sad\n")
+    questions = [json.loads(line)["question"]["text"] for line in result.stdout.splitlines()]
+    assert questions == ["i lost my job", "i am sad"] and result.exit_code == 2
+    assert (
+        result.stderr.startswith("error: text: expected text in en") and "1 earlier turn is" in result.stderr
+    )
+
+
 def test_the_same_seed_gives_the_same_words(random_model, question):
     asked = ["reply", question, "--model", random_model, "--think", "off", "--seed", 3, "--json"]
     replies = [run(*asked) for _ in range(2)]

@@ -160,24 +160,35 @@ def chat(
     precision: Precision = None,
     json: Json = False,
 ) -> None:
-    """Talk by typing, one line a turn; an empty line or the end of input says goodbye."""
+    """Talk by typing, one line a turn; an empty line or the end of input says goodbye.
+
+    A line that has no answer is named and forgotten; the exit code tells of it at the end.
+    """
     from echat.cli import record, show
+    from echat.cli.border import explain
+    from echat.command import ModelError
     from echat.dialogue.tasks import get_task
     from echat.dialogue.turns import Conversation, UserTurn
     from echat.infer.replying import answered
 
     engine = record.open_engine(model, device, precision=precision)
     turns: list[Turn] = []
-    is_told = False
+    is_told, code = False, 0
     for line in _typed_lines():
-        turns.append(UserTurn(text=line))
-        answer = answered(engine, Conversation(turns), get_task("t2t"), seed)
+        question = UserTurn(text=line)
+        try:
+            answer = answered(engine, Conversation([*turns, question]), get_task("t2t"), seed)
+        except (ValueError, ModelError) as error:
+            code, message = explain(error)
+            print(f"error: {message}", file=sys.stderr)
+            continue
         is_told = is_told or show.left_out(engine, answer)
-        turns.append(answer.as_turn())
+        turns += [question, answer.as_turn()]
         if json:
             show.json_line(record.reply_record(answer, "t2t", text=line))
         else:
             show.chat_line(answer.text)
+    raise typer.Exit(code)
 
 
 def _typed_lines() -> Iterator[str]:

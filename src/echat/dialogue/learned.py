@@ -98,6 +98,9 @@ class Learned(Config):
             )
 
 
+UNDECLARED = Learned()
+
+
 def _script_of(word: str) -> set[str]:
     """Names of the scripts of its letters, as Unicode has them."""
     letters = [letter for letter in word if letter.isalpha() and letter not in "ªºµ"]

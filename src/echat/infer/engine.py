@@ -14,7 +14,7 @@ from torch import Tensor
 from echat.audio.waveform import read
 from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.dialogue import thinking
-from echat.dialogue.learned import Learned
+from echat.dialogue.learned import UNDECLARED, Learned
 from echat.dialogue.rendering import Audio, Segment, render
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task, get_task
 from echat.dialogue.turns import Conversation, Turn, UserTurn
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from echat.token2wav.voice import VoicePrompt
 
 SPEECH_TOKENIZER_FOLDER = "speech_tokenizer"
-UNDECLARED = Learned()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from echat.dialogue.spoken_form import spoken_form
 from echat.dialogue.tasks import get_task
 from echat.dialogue.turns import ask
 from echat.infer.batch import ROWS, Batch
+from echat.infer.decoding import FinishReason
 from echat.infer.events import Reply
 from echat.infer.replying import Request, finished
 from echat.infer.sampling import derived_seed
@@ -126,7 +127,8 @@ def read_batch(
     for row, found in enumerate(read):
         parts = [part for _ in found for part in next(spoken)]
         first = parts[0].reply
-        cut = next((part.reply.finish_reason for part in parts if part.reply.finish_reason != "end"), "end")
+        reasons: list[FinishReason] = [part.reply.finish_reason for part in parts]
+        cut = next((reason for reason in reasons if reason != "end"), reasons[0])
         ids = tuple(id_ for part in parts for id_ in part.reply.speech_ids)
         reply = replace(first, speech_ids=ids, finish_reason=cut)
         if speak and engine.token2wav is not None:
