@@ -118,7 +118,7 @@ install_python_packages() { # not compiled beforehand: Python does so on the fir
 install_frameworks() { # voice frameworks that the tests of the server talk with; without them they are skipped
     say "installing voice frameworks that talk to the server in tests into .venv/clients"
     [ -x .venv/clients/bin/python ] || .venv/bin/python -m venv .venv/clients
-    .venv/clients/bin/python -m pip install --quiet --disable-pip-version-check -r "$frameworks" </dev/null ||
+    .venv/clients/bin/python -m pip install --quiet --disable-pip-version-check -r "$frameworks" </dev/null 2>>.venv/setup.log ||
         say "the voice frameworks did not install: their tests will be skipped"
 }
 

@@ -169,10 +169,10 @@ class Engine:
         return shared_segments(*(self.render(Conversation([*turns, guess]), task) for guess in guesses))
 
     def _up_to_sound(self, turns: Sequence[Turn], task: Task) -> list[Segment]:
-        """Everything to the end of the last sound; of a typed question what comes before it."""
+        """Everything to the end of the last sound, that of the question."""
         segments = self.render(Conversation(turns), task)
-        sounds = [place for place, segment in enumerate(segments) if isinstance(segment, Audio)]
-        return segments[: sounds[-1] + 1] if sounds else self._before_question(turns[:-1], task)
+        last = max(place for place, segment in enumerate(segments) if isinstance(segment, Audio))
+        return segments[: last + 1]
 
     def understand(self, audio: Any, task: str | Task = "understand", **settings: Any) -> Understanding:
         """Words and labels of a path, a 16 kHz waveform or a mel; settings as for `reply`."""

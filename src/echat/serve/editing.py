@@ -32,7 +32,12 @@ class Editing:
         tell_item(self.talk, entry, self.items.add(entry, event.previous_item_id))
 
     async def retrieve(self, event: client.ItemRetrieve) -> None:
-        self.talk.emit(server.ItemRetrieved(item=keeping.with_audio(self.items.get(event.item_id))))
+        try:
+            item = keeping.with_audio(self.items.get(event.item_id))
+        except ProtocolError as error:
+            error.code = "item_retrieve_invalid_item_id"  # clients know this case by its code
+            raise
+        self.talk.emit(server.ItemRetrieved(item=item))
 
     async def truncate(self, event: client.ItemTruncate) -> None:
         keeping.truncate(self.items.get(event.item_id), event.audio_end_ms, event.content_index)

@@ -113,7 +113,8 @@ class Items:
     def add(self, entry: Entry, after: str | None = None) -> str | None:
         """Put an item at the end, at the `root`, or after another; the id of the one before it."""
         if any(other.item.id == entry.item.id for other in self.entries):
-            raise ProtocolError(f"item.id: {entry.item.id!r} exists already", "item_exists", "item.id")
+            message = f"item.id: {entry.item.id!r} exists already"
+            raise ProtocolError(message, "item_create_duplicate_item_id", "item.id")
         place = len(self.entries)
         if after is not None:
             place = 0 if after == "root" else self.place(after) + 1
