@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ def load_bounded(path: Path) -> Any:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     else:
         with path.open("rb") as file:
-            found = torch.load(_Bounded(file), map_location="cpu", weights_only=True)
+            found = torch.load(cast(IO[bytes], _Bounded(file)), map_location="cpu", weights_only=True)
     _refuse_inflated(found)
     return found
 

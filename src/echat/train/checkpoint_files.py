@@ -164,10 +164,13 @@ _CLASSES |= {
 _FILLED = {known for (module, _), known in _CLASSES.items() if module in {m.__name__ for m in _FORMAT}}
 
 
-class _IndexUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
+_PythonUnpickler: Any = vars(pickle)["_Unpickler"]
+
+
+class _IndexUnpickler(_PythonUnpickler):  # type: ignore[misc]
     """Knows the classes of the format. In Python, because that in C makes room for any index of its memo."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         known = _CLASSES.get((module, name))

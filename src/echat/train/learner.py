@@ -144,4 +144,8 @@ def share_out(
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh, mp_policy=replace(policy, cast_forward_inputs=False))
     assert isinstance(module, FSDPModule)
+    if not hasattr(module, "set_reduce_scatter_unused_params"):
+        raise ValueError(
+            f"parallel: fsdp expects torch 2.13 or later, found {torch.__version__}; set parallel=ddp"
+        )
     module.set_reduce_scatter_unused_params(True)  # no speech written in this share, for one
