@@ -78,7 +78,7 @@ def test_the_older_shape_means_the_same():
         ({"input_audio_format": "mp3"}, ["session.input_audio_format"]),
         ({"modalities": ["smell"], "voice": 5}, ["session.modalities", "session.voice"]),
         ({"max_response_output_tokens": -5}, ["session.max_response_output_tokens"]),
-        ({"turn_detection": {"type": "server_vad", "threshold": 7}}, ["session.turn_detection"]),
+        ({"turn_detection": {"type": "server_vad", "threshold": 7}}, ["session.turn_detection.threshold"]),
         ({"max_output_tokens": 0}, ["session.max_output_tokens"]),
         ({"max_output_tokens": True}, ["session.max_output_tokens"]),
         ({"tools": "none"}, ["session.tools"]),
@@ -107,6 +107,13 @@ def test_what_does_not_fit_is_named_and_the_rest_is_applied(changes, fields):
     expected["instructions"] = "kept"
     expected["audio"]["output"]["speed"] = 1.5
     assert told == expected
+
+
+def test_of_an_older_field_only_the_part_that_does_not_fit_is_lost():
+    told, refused = named({"turn_detection": {"threshold": 7, "silence_duration_ms": 400}})
+    assert refused == ["session.turn_detection.threshold"]
+    detection = told["audio"]["input"]["turn_detection"]
+    assert (detection["threshold"], detection["silence_duration_ms"]) == (0.5, 400)
 
 
 def test_a_null_where_none_is_known_changes_nothing():

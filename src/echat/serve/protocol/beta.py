@@ -55,7 +55,7 @@ def given_place(given: Mapping[str, Any], place: tuple[str, ...]) -> tuple[str, 
     """Where the client wrote what `new_fields` put at `place`, as far as it wrote it."""
     for name, new in _PLACES.items():
         if name in given and place[: len(new)] == new and len(_followed(given, new)) < len(new):
-            return (name,)
+            return (name, *_followed(given[name], place[len(new) :]))
     return _followed(given, place)
 
 
