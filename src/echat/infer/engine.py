@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from echat.audio.waveform import read
 from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.dialogue import thinking
 from echat.dialogue.learned import UNDECLARED, Learned
@@ -211,8 +210,7 @@ class Engine:
 
     def voice_from(self, path: str | Path) -> "VoicePrompt":
         """The voice of a recording, to speak with."""
-        waveform, rate = read(str(path))
-        return self.need_token2wav().voice_prompt(waveform, rate, where=str(path))
+        return self.need_token2wav().voice_of(path)
 
     # --- steps of a reply, also used by the batch, the verification and the tests
 
