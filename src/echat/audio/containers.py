@@ -26,7 +26,7 @@ class Container:
 
 def container_of(data: bytes) -> Container | None:
     """The container that begins with these bytes; None for plain files and for what is no sound."""
-    if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") or (data[4:8] == b"free" and data[12:16] == b"mdat"):
+    if data[:1] == b"\0" and data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
         return _MP4
     if data[:2] in (b"\xff\xf1", b"\xff\xf9", b"\xff\xf0", b"\xff\xf8"):  # layer 0, which no mp3 has
         return _ADTS

@@ -96,7 +96,7 @@ def holds_speech(audio: Any) -> bool:
     audio = _loaded(audio)
     if not isinstance(audio, Tensor) or audio.ndim != 1:
         return True
-    return has_speech(_in_full_scale(audio).float().numpy())
+    return has_speech(_in_full_scale(audio).float().cpu().numpy())
 
 
 def fingerprint(audio: Any, lead_in: bool = True) -> bytes:
