@@ -66,8 +66,8 @@ def has_speech(samples: np.ndarray) -> bool:
     """Does anybody speak in a 16 kHz sound (samples,), float32? Loudness does not matter.
 
     It says no only where it is sure: none of 1,567 clips of 8 corpora, 599 single digits among them, was
-    taken for silence. The least probability of 320 of them was 0.96, the largest of noise and hum of any level
-    0.34. Without the package of the detector only what is too faint for speech is told apart.
+    taken for silence. The least probability of 320 of them was 0.96, the largest of noise and hum of any
+    level 0.34. Without the package of the detector only what is too faint for speech is told apart.
     """
     return any(probability > SPEECH for probability in _probabilities(samples))
 
