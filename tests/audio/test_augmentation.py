@@ -115,3 +115,32 @@ def test_substitution_repeats_earlier_frames() -> None:
     assert (rows <= mel[:, 0]).all() and changed.shape == mel.shape
     assert int((rows != mel[:, 0]).sum()) <= 90
     assert aug.spec_substitute(torch.ones(1, 4), np.random.default_rng(5)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("quiet", [0.0, 0.1, 0.8])
+def test_edges_change_the_quiet_around_a_sound_and_nothing_of_it(quiet):
+    rng = np.random.default_rng(0)
+    time = np.arange(8000) / 16_000
+    around = np.zeros(int(quiet * 16_000))
+    sound = np.concatenate(
+        [around, 0.5 * np.sin(2 * np.pi * 200 * time + 1.0), 0 * time, np.sin(900 * time), around]
+    )
+    clip = (sound + 1e-3 * rng.normal(size=len(sound))).astype(np.float32)
+    core = clip[len(around) : len(clip) - len(around)]
+    begins = []
+    for _ in range(40):
+        changed = aug.edges(clip, rng, 0.3)
+        begin = next(at for at in range(len(changed)) if (changed[at : at + 99] == core[:99]).all())
+        assert (changed[begin : begin + len(core)] == core).all()
+        begins.append(begin)
+        assert len(changed) - begin - len(core) <= 0.3 * 16_000 + 160
+    assert min(begins) < 0.05 * 16_000 and 0.25 * 16_000 < max(begins) <= 0.3 * 16_000 + 160
+
+
+def test_edges_repeat_with_a_seed_and_keep_the_kind():
+    clip = np.concatenate([np.zeros(800), np.ones(8000), np.zeros(8000)]).astype(np.float32)
+    first, second = (aug.edges(clip, np.random.default_rng(3), 0.5) for _ in range(2))
+    assert isinstance(first, np.ndarray) and first.dtype == np.float32 and (first == second).all()
+    assert aug.edges(torch.from_numpy(clip), np.random.default_rng(3), 0.5).equal(
+        torch.from_numpy(first.copy())
+    )

@@ -76,6 +76,12 @@ def test_broken_bytes_give_sound_or_one_kind_of_error(recorded, kind):
         assert waveform.dim() == 1 and len(waveform)
 
 
+@pytest.mark.parametrize("kind", ["m4a", "3gp", "aac"])
+def test_a_tag_behind_the_sound_does_no_harm(recorded, kind):
+    data = recorded(kind)
+    assert read(data + b"TAG" + b"Song title".ljust(125))[0].equal(read(data)[0])
+
+
 def test_a_stretch_and_a_bound_hold_for_them_too(recorded):
     data = recorded("webm", 2.0)
     whole, rate = read(data)

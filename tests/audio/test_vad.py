@@ -12,7 +12,9 @@ from echat.audio.waveform import read
 
 pytest.importorskip("silero_vad", reason="needs the serve extra")
 
-from echat.audio.vad import FRAME, VoiceActivity
+from echat.audio import vad
+from echat.audio.augmentation import NOISE_COLOURS, noise
+from echat.audio.vad import FRAME, VoiceActivity, has_speech, speech_seconds
 
 QUESTION = Path(echat.__file__).parent / "models" / "echat-tiny" / "examples" / "question.wav"
 
@@ -50,3 +52,26 @@ def test_a_frame_of_another_length_is_refused():
     vad = VoiceActivity()
     with pytest.raises(ValueError, match="512"):
         vad.step(np.zeros(100, np.int16), vad.begin())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.03, 0.001])
+def test_speech_is_told_whatever_its_loudness_and_length(share):
+    speech = share * read(QUESTION, 16_000)[0].numpy()
+    assert has_speech(speech) and 1.5 < speech_seconds(speech) <= len(speech) / 16_000
+    loudest = int(np.argmax(np.convolve(speech**2, np.ones(4800), "valid")))
+    assert has_speech(speech[loudest : loudest + 4800])  # a word of 0.3 s, cut close
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-5, 1e-3, 0.1])
+@pytest.mark.parametrize("colour", NOISE_COLOURS)
+def test_noise_is_no_speech_at_any_level(level, colour):
+    sound = level * noise(32_000, colour, np.random.default_rng(0))
+    assert not has_speech(sound.astype(np.float32)) and speech_seconds(sound) == 0.0
+    rounded = np.round(np.random.default_rng(0).triangular(-1, 0, 1, 32_000)) / 32768
+    assert not has_speech(rounded) and not has_speech(np.zeros(0, np.float32))
+
+
+def test_without_the_detector_only_what_is_too_faint_is_told_apart(monkeypatch):
+    monkeypatch.setattr(vad, "find_spec", lambda name: None)
+    assert has_speech(np.full(16_000, 0.01)) and not has_speech(np.full(16_000, 3e-5))
+    assert speech_seconds(np.full(16_000, 0.01)) == pytest.approx(1.0, abs=0.05)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from echat.cli import app
 from echat.data.corpus import open_corpus
 from echat.data.defects import DataError, Kind
+from echat.data.encoding import encode
 from echat.data.importing import ImportConfig, import_corpus
 
 
@@ -58,6 +60,28 @@ def test_a_folder_of_sound(folder, tmp_path):
     (folder / "clips" / "a.txt").write_text("spoken words\n")
     (one, two), _ = imported(folder, tmp_path / "out")
     assert [one.key, two.key] == ["clips/a", "clips/b"] and (one.text, two.text) == ("spoken words", None)
+
+
+def test_recordings_of_phones_come_in_are_heard_and_stored_anew(tmp_path):
+    av = pytest.importorskip("av", reason="needs the media extra")
+    (tmp_path / "set").mkdir()
+    tone = (9000 * np.sin(np.arange(44_100) / 20)).astype(np.int16)
+    with av.open(str(tmp_path / "set" / "memo.m4a"), "w", format="mp4") as file:
+        track = file.add_stream("aac", rate=44_100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone[None], "s16", "mono")
+        frame.rate = 44_100
+        for part in [*av.AudioResampler("fltp", "mono", 44_100, 1024).resample(frame), None]:
+            file.mux(track.encode(part))
+    (tmp_path / "set" / "cut.m4a").write_bytes((tmp_path / "set" / "memo.m4a").read_bytes()[:-900])
+    (sample,), report = imported(tmp_path / "set", tmp_path / "out")
+    assert sample.key == "memo" and abs(sample.seconds - 1.0) < 0.05
+    assert report.counts == {Kind.TRUNCATED_AUDIO: 1}
+    assert encode(sample.audio)[1] == ".m4a"
+    data, suffix = encode(replace(sample.audio, start_seconds=0.25, end_seconds=0.75))
+    stored, rate = soundfile.read(io.BytesIO(data), dtype="int16")
+    assert (suffix, rate, len(stored)) == (".wav", 44_100, 22_050) and 8000 < abs(
+        stored[5000:]
+    ).max() < 10_000
 
 
 def test_our_own_manifest_comes_in_as_it_is(manifest, tmp_path):

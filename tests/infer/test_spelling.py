@@ -196,7 +196,7 @@ def test_a_sound_in_pieces_does_not_spell(engine: Engine) -> None:
     assert one.last_sound is not None and len(one.last_sound) == sum(isinstance(p, tuple) for p in one.places)
     (two,) = prepare(engine.model, [engine.render(pieces, "understand")])
     assert two.last_sound is None
-    assert engine.run(pieces, "asr", decoding=DecodingDefaults(max_new_ids=5)).text_ids
+    assert engine.run(pieces, "understand", decoding=DecodingDefaults(max_new_ids=5)).text_ids
 
 
 def test_whether_a_model_spells_is_stored_with_it(engine: Engine, tmp_path: Path) -> None:

@@ -40,12 +40,18 @@ def test_music_is_not_speech(talking):
     talking(dialogue)
 
 
-def test_a_word_of_a_third_of_a_second(talking, question, quiet):
-    start = int(0.55 * 48_000) // 2 * 2  # within a word
+def loudest(sound: bytes, seconds: float) -> bytes:
+    """The stretch of a question in which most is said."""
+    samples, length = np.frombuffer(sound, "<i2").astype(float), int(seconds * 24_000)
+    sums = np.concatenate([[0.0], np.cumsum(samples**2)])
+    begin = int(np.argmax(sums[length:] - sums[:-length]))
+    return sound[2 * begin : 2 * (begin + length)]
 
+
+def test_a_word_of_a_third_of_a_second(talking, question, quiet):
     async def dialogue(client: SessionClient) -> None:
         await client.send("session.update", session={"type": "realtime", "output_modalities": ["text"]})
-        await client.say(quiet(0.5) + question[start : start + 14_400] + quiet(1.0))
+        await client.say(quiet(0.5) + loudest(question, 0.3) + quiet(1.0))
         done = await client.until("response.done")
         assert done["response"]["status"] in ("completed", "incomplete")
         assert "input_audio_buffer.speech_started" in client.kinds
@@ -63,7 +69,8 @@ def test_a_question_of_two_minutes_is_read_while_it_is_asked(talking, question, 
         await client.send(
             "session.update", session={**update, "audio": {"input": {"turn_detection": detection}}}
         )
-        long = question * 38  # 99 s
+        seconds = 99
+        long = (question * (1 + seconds * 48_000 // len(question)))[: seconds * 48_000]
         for place in range(0, len(long), 48_000 * 10):
             await client.say(long[place : place + 48_000 * 10])
             answering = client.session.answering
@@ -100,7 +107,8 @@ def test_going_on_after_a_pause_is_one_turn(talking, question, quiet):
         detection = {"type": "server_vad", "silence_duration_ms": 1200}
         update = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
         await client.send("session.update", session=update)
-        await client.say(question + quiet(0.4) + question + quiet(1.5))
+        words = loudest(question, 1.0)
+        await client.say(words + quiet(0.4) + words + quiet(1.5))
         await client.until("response.done")
         assert client.kinds.count("input_audio_buffer.speech_started") == 1
         assert client.kinds.count("response.created") == 1
@@ -211,8 +219,7 @@ def test_suspected_speech_is_told_to_those_who_ask(talking, question, quiet):
         await client.send("session.update", session={"type": "realtime", "echat": options})
         await client.say(question + quiet(1.0))
         await client.until("response.output_audio.delta")
-        start = int(0.55 * 48_000) // 2 * 2
-        await client.say(question[start : start + 14_400] + quiet(0.5))
+        await client.say(loudest(question, 0.3) + quiet(0.5))
         await client.until("input_audio_buffer.speech_dismissed")
         assert "input_audio_buffer.speech_suspected" in client.kinds
         done = await client.until("response.done")

@@ -11,7 +11,7 @@ import soundfile
 import torch
 import yaml
 
-from echat.token2wav import cosyvoice_folder
+from echat.token2wav import cosyvoice_folder, token2wav
 from echat.token2wav.cosyvoice_folder import convert_cosyvoice
 from echat.token2wav.token2wav import Token2Wav
 from echat.token2wav.voice import VoicePrompt
@@ -54,6 +54,7 @@ def hearing(monkeypatch: pytest.MonkeyPatch) -> None:
         return VoicePrompt(torch.arange(len(waveform) // rate), torch.zeros(0, 80), torch.ones(192))
 
     monkeypatch.setattr(Token2Wav, "voice_prompt", voice_prompt)
+    monkeypatch.setattr(token2wav, "refuse_too_little_speech", lambda *recording: None)
 
 
 def packed(release: Path) -> Path:

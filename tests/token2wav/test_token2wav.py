@@ -1,10 +1,13 @@
 """Ids and a voice become a waveform: parity, determinism, voices, and what is refused."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+import echat
+from echat.audio.waveform import read, write
 from echat.token2wav.flow import FlowConfig
 from echat.token2wav.token2wav import Token2Wav
 from echat.token2wav.voice import VoicePrompt
@@ -145,3 +148,37 @@ def test_voice_of_a_recording(prompting, tmp_path):
 def test_recordings_that_make_no_voice(prompting, samples, rate, message):
     with pytest.raises(ValueError, match=message):
         prompting.voice_prompt(torch.sin(torch.arange(samples) * 0.05), rate)
+
+
+def spoken(seconds: float) -> torch.Tensor:
+    """The example of the shipped model at 24 kHz, from its first word on, repeated or cut."""
+    waveform, _ = read(
+        Path(echat.__file__).parent / "models" / "echat-tiny" / "examples" / "question.wav", 24_000
+    )
+    begin = int((waveform.abs() > 0.05).nonzero()[0])
+    return waveform[begin:].repeat(4)[: int(seconds * 24_000)]
+
+
+@pytest.mark.parametrize(
+    ("recording", "found"),
+    [
+        (spoken(0.2), "0.2 s"),
+        (spoken(0.9), "0.9 s"),
+        (torch.randn(72_000, generator=torch.Generator().manual_seed(0)) / 32768, "0.0 s of speech in 3.0 s"),
+        (0.1 * torch.randn(72_000, generator=torch.Generator().manual_seed(0)), "0.0 s of speech in 3.0 s"),
+        (torch.cat([spoken(0.3), 1e-4 * torch.randn(96_000)]), "s of speech in 4.3 s"),
+    ],
+    ids=["blink", "short", "dither", "noise", "a word in silence"],
+)
+def test_a_file_without_enough_speech_gives_no_voice(prompting, tmp_path, recording, found):
+    pytest.importorskip("silero_vad", reason="needs the serve extra")
+    write(tmp_path / "voice.wav", recording, 24_000, bits=32)
+    with pytest.raises(ValueError, match=f"voice.wav: expected a voice with at least 1 s of speech.*{found}"):
+        prompting.voice_of(tmp_path / "voice.wav")
+
+
+@pytest.mark.parametrize("seconds", [2.0, 10.0])
+def test_a_file_of_speech_gives_its_voice(prompting, tmp_path, seconds):
+    write(tmp_path / "voice.wav", 0.02 * spoken(seconds), 24_000)
+    voice = prompting.voice_of(tmp_path / "voice.wav")
+    assert len(voice.speech_ids) == math.ceil(25 * len(spoken(seconds)) / 24_000)

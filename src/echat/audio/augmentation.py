@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echat.audio.features import SAMPLE_RATE
+from echat.audio.lead_in import with_quiet
 from echat.audio.stretching import Stretcher
 
 Wave = TypeVar("Wave", np.ndarray, Tensor)
@@ -59,6 +61,15 @@ def add_noise(waveform: Wave, noise_wave: np.ndarray, snr_db: float) -> Wave:
     scale = np.float32(np.sqrt(power / noise_power / 10.0 ** (snr_db / 10.0)))
     mixed = signal + scale * tiled
     return mixed if isinstance(waveform, np.ndarray) else torch.from_numpy(mixed)
+
+
+def edges(waveform: Wave, rng: np.random.Generator, seconds: float) -> Wave:
+    """A 16 kHz clip that begins, and ends, after 0 to ``seconds`` of its own quiet, whatever it had: people
+    cut their clips close or leave them long. Of the sound itself nothing is lost."""
+    signal = torch.as_tensor(waveform)
+    for _ in range(2):
+        signal = with_quiet(signal, round(rng.uniform(0.0, seconds) * SAMPLE_RATE)).flip(0)
+    return signal.numpy() if isinstance(waveform, np.ndarray) else signal
 
 
 def speed(waveform: Wave, factor: float) -> Wave:

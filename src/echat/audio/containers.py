@@ -26,7 +26,7 @@ class Container:
 
 def container_of(data: bytes) -> Container | None:
     """The container that begins with these bytes; None for plain files and for what is no sound."""
-    if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") or (data[4:8] == b"free" and data[12:16] == b"mdat"):
+    if data[:1] == b"\0" and data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
         return _MP4
     if data[:2] in (b"\xff\xf1", b"\xff\xf9", b"\xff\xf0", b"\xff\xf8"):  # layer 0, which no mp3 has
         return _ADTS
@@ -43,6 +43,11 @@ def refuse_cut_off(data: bytes, container: Container, where: str) -> None:
         )
 
 
+_MP4_BOXES = (
+    b"ftyp moov mdat free skip wide moof mfra sidx styp ssix uuid meta udta pdin prft emsg pnot".split()
+)
+
+
 def _is_mp4_cut(data: bytes) -> bool:
     """Boxes: size (4 bytes), name (4), for size 1 the size in 8 more; 0 reaches to the end."""
     position, names = 0, set()
@@ -50,7 +55,9 @@ def _is_mp4_cut(data: bytes) -> bool:
         size, head = int.from_bytes(data[position : position + 4]), 8
         if size == 1:
             size, head = int.from_bytes(data[position + 8 : position + 16]), 16
-        names.add(data[position + 4 : position + 8])
+        if (name := data[position + 4 : position + 8]) not in _MP4_BOXES:
+            break  # a tag behind the file
+        names.add(name)
         size = size or len(data) - position
         if size < head:
             return False  # broken rather than cut: for the decoder to say
@@ -59,7 +66,6 @@ def _is_mp4_cut(data: bytes) -> bool:
 
 
 _EBML_MASTERS = (0x18538067, 0x1F43B675)  # Segment, Cluster: looked into
-_EBML_BLOCK_GROUP, _EBML_SIMPLE_BLOCK = 0xA0, 0xA3
 
 
 def _is_ebml_cut(data: bytes) -> bool:

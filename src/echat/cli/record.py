@@ -70,9 +70,7 @@ def voice(engine: Engine, name_or_path: str | None) -> VoicePrompt | str | None:
     """A voice of the model by name, the voice of a recording, or None for the model's own."""
     if name_or_path is None or not Path(name_or_path).suffix:
         return name_or_path
-    assert engine.token2wav is not None
-    waveform, rate = read(name_or_path)
-    return engine.token2wav.voice_prompt(waveform, rate, where=name_or_path)
+    return engine.voice_from(name_or_path)
 
 
 def reply_record(

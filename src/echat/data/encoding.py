@@ -21,8 +21,15 @@ _MAGIC = (
     (b"\xff", ".mp3"),
 )
 _SOUND_MAGIC = (
-    *(b"fLaC", b"OggS", b"ID3", b"\x30\x26\xb2\x75", b"\x1aE\xdf\xa3", b"#!AMR", b"caff", b".snd"),
-    *(b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xfa", b"\xff\xf1", b"\xff\xf9"),  # MPEG and ADTS frames
+    b"fLaC",
+    b"OggS",
+    b"ID3",
+    b"caff",
+    b".snd",
+    b"\xff\xfb",
+    b"\xff\xf3",
+    b"\xff\xf2",
+    b"\xff\xfa",
 )
 _WIDE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # more than 16 bit would keep
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
@@ -69,7 +76,7 @@ def is_sound(data: bytes) -> bool:
     """Is it sound by its header? Nothing else is copied from where a record says it lies."""
     if data[:4] in (b"RIFF", b"RF64", b"FORM") and data[8:12] in (b"WAVE", b"AIFF", b"AIFC"):
         return True
-    if data.startswith(_SOUND_MAGIC) or data[4:8] == b"ftyp":
+    if data.startswith(_SOUND_MAGIC) or container_of(data) is not None:
         return True
     import soundfile
 

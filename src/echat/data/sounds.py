@@ -35,6 +35,7 @@ class AugmentConfig(Config):
     formants: float = 0.0  # stretch the mel axis by up to this share: another vocal tract
     bend: float = 0.0  # on top of it, each fifth of the mel axis by its own share of up to this
     colour_db: float = 0.0  # raise or lower bands by up to this many decibels, smoothly from one to the next
+    edges: float = 0.0  # begin and end after up to so many seconds of the clip's own quiet, whatever it had
     gain_db: float = 0.0  # louder or softer by up to this many decibels
     noise: float = 0.0  # probability of added noise
     noise_snr: tuple[float, float] = (5.0, 30.0)  # decibels, drawn evenly
@@ -118,7 +119,9 @@ def noise_of(colour: str) -> np.ndarray:
 
 
 def vary_waveform(waveform: np.ndarray, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """Speed or pitch, gain, noise, as configured."""
+    """Edges, speed or pitch, gain, noise, as configured."""
+    if augment.edges:
+        waveform = augmentation.edges(waveform, rng, augment.edges)
     kinds = [kind for kind in ("speed", "pitch") if getattr(augment, kind)]
     if kinds and rng.random() < augment.probability:
         kind = kinds[int(rng.integers(len(kinds)))]

@@ -98,6 +98,11 @@ class Task:
         return self.system == "understand"
 
     @property
+    def writes_only_words(self) -> bool:
+        """Is the target the user's words and nothing else?"""
+        return self.understands and self.transcribes and not self.labels and "CHAT" not in self.tag
+
+    @property
     def writes_speech(self) -> bool:
         return "speech" in self.writes
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from echat.audio.waveform import read
 from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.dialogue import thinking
 from echat.dialogue.learned import UNDECLARED, Learned
@@ -26,6 +25,7 @@ from echat.infer.decoding import Plan, Writing
 from echat.infer.events import Event, Reply, Understanding
 from echat.infer.fitting import as_learned, within_positions
 from echat.infer.generation import Strand, read_prompt, read_with, run
+from echat.infer.hearing import holds_speech
 from echat.infer.loading import load as load
 from echat.infer.loading import load_released as load_released
 from echat.infer.memory import Memory
@@ -156,7 +156,7 @@ class Engine:
             known = self._up_to_sound(turns, task)
         else:  # a typed question is whole: its reply reads it at once
             known = self._before_question(turns[:-1] if question else turns, task)
-        (prompt,) = prepare(self.model, [known], [[memory or Memory()]])
+        (prompt,) = prepare(self.model, [known], [[memory or Memory()]], self.lead_in)
         strand = Strand(prompt, Writing(Plan.make(task, self.vocabulary, self.profile)), remembers=True)
         read_prompt(self.model, strand)
         strand.end(self.model, strand.cache)
@@ -210,8 +210,7 @@ class Engine:
 
     def voice_from(self, path: str | Path) -> "VoicePrompt":
         """The voice of a recording, to speak with."""
-        waveform, rate = read(str(path))
-        return self.need_token2wav().voice_prompt(waveform, rate, where=str(path))
+        return self.need_token2wav().voice_of(path)
 
     # --- steps of a reply, also used by the batch, the verification and the tests
 
@@ -240,21 +239,35 @@ class Engine:
             self.model,
             [self._segments(conversation, request.task) for conversation, request in zip(known, requests)],
             [[*shared, *([request.memory] if request.memory else [])] for request in requests],
+            self.lead_in,
         )
         return [
             Strand(
                 prompt,
-                Writing(
-                    self.plan(conversation, request.task, request.decoding),
-                    seeded(request.seed),
-                    self.listener(prompt, request.task, request.cancel),
-                ),
+                self._writing(conversation, request, prompt),
                 request.cancel,
                 remembers=request.memory is not None,
                 turns_left_out=len(request.conversation.history) - len(conversation.history),
             )
             for prompt, conversation, request in zip(prompts, known, requests)
         ]
+
+    def _writing(self, conversation: Conversation, request: Request, prompt: Prompt) -> Writing:
+        """A reply of which nothing is written; of words that nobody spoke nothing ever is."""
+        writing = Writing(
+            self.plan(conversation, request.task, request.decoding),
+            seeded(request.seed),
+            self.listener(prompt, request.task, request.cancel),
+        )
+        is_judged = request.task.writes_only_words and self.lead_in
+        if is_judged and not holds_speech(conversation.question.audio):
+            writing.finish_reason = "end"
+        return writing
+
+    @property
+    def lead_in(self) -> bool:
+        """May sounds be judged and quiet be put before them? The reference takes them as they are."""
+        return self.profile != "reference"
 
     def listener(self, prompt: Prompt, task: Task, cancel: threading.Event | None = None) -> Listener | None:
         """What the question's sound has to say while it is quoted; None where it does not spell."""
@@ -273,7 +286,7 @@ class Engine:
 
     def embed_many(self, prompts: Sequence[Sequence[Segment]]) -> list[Tensor]:
         """Prompts -> embeds (1, L_i, dim) each; all sounds of all prompts are encoded in one batch."""
-        return [prompt.embeds for prompt in prepare(self.model, prompts)]
+        return [prompt.embeds for prompt in prepare(self.model, prompts, lead_in=self.lead_in)]
 
     def plan(
         self, conversation: Conversation, task: str | Task, decoding: DecodingDefaults | None = None

@@ -4,6 +4,7 @@ Legend: T mel frames (10 ms), D frames for the language model (80 ms), dim its w
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from echat.audio import waveform as waveforms
 from echat.audio.features import HOP, SAMPLE_RATE, log_mel
+from echat.audio.lead_in import with_lead_in
+from echat.audio.vad import has_speech
 from echat.checkpoint import COPY_AGAIN
 from echat.dialogue.rendering import Audio, Segment
 from echat.foreign import not_finite
@@ -47,13 +50,13 @@ def in_pieces(segments: Sequence[Segment]) -> Iterator[Segment]:
             yield segment
 
 
-def to_mel(audio: Any, n_mels: int) -> Tensor:
-    """Log-mel (T, n_mels) of a file path, a 16 kHz waveform (samples,), or a mel that is returned as it
-    is."""
-    if isinstance(audio, str | Path):
-        audio, _ = waveforms.read(str(audio), SAMPLE_RATE)
-    if isinstance(audio, np.ndarray):
-        audio = torch.from_numpy(audio)
+def to_mel(audio: Any, n_mels: int, lead_in: bool = True, most_seconds: float = math.inf) -> Tensor:
+    """Log-mel (T, n_mels) of a file path, a 16 kHz waveform (samples,), or a mel that is returned as it is.
+
+    This is where a sound that begins at once gets its moment of quiet: every door leads through here, and
+    each piece of a recording comes alone. Not without `lead_in`, nor beyond `most_seconds`.
+    """
+    audio = _loaded(audio)
     if not isinstance(audio, Tensor) or audio.ndim not in (1, 2):
         found = f"shape {tuple(audio.shape)}" if isinstance(audio, Tensor) else type(audio).__name__
         raise ValueError(
@@ -61,9 +64,10 @@ def to_mel(audio: Any, n_mels: int) -> Tensor:
             f"found {found}; average the channels of stereo sound first"
         )
     if audio.ndim == 1:
-        samples = audio if audio.is_floating_point() else audio / float(torch.iinfo(audio.dtype).max + 1)
+        samples = _in_full_scale(audio)
         waveforms.check(samples, SAMPLE_RATE, "audio")
-        return log_mel(samples, n_mels)
+        led = with_lead_in(samples) if lead_in else samples
+        return log_mel(led if len(led) <= most_seconds * SAMPLE_RATE else samples, n_mels)
     if audio.shape[1] != n_mels or not len(audio):
         raise ValueError(
             f"mel: expected (frames, {n_mels}) with at least one frame, found {tuple(audio.shape)}"
@@ -71,9 +75,33 @@ def to_mel(audio: Any, n_mels: int) -> Tensor:
     return audio
 
 
-def fingerprint(audio: Any) -> bytes:
+def _loaded(audio: Any) -> Any:
+    """A path as its waveform, an array as a tensor; anything else as it is."""
+    if isinstance(audio, str | Path):
+        audio, _ = waveforms.read(str(audio), SAMPLE_RATE)
+    return torch.from_numpy(audio) if isinstance(audio, np.ndarray) else audio
+
+
+def _in_full_scale(samples: Tensor) -> Tensor:
+    """Samples in [-1, 1], also of integers and of floats that hold integers."""
+    if samples.is_floating_point():
+        return waveforms.in_full_scale(samples)
+    return samples / float(torch.iinfo(samples.dtype).max + 1)
+
+
+def holds_speech(audio: Any) -> bool:
+    """May anybody speak in a sound? No only of a waveform, or a file of one, in which surely nobody does."""
+    if isinstance(audio, Recording):
+        return any(holds_speech(piece) for piece in audio.pieces)
+    audio = _loaded(audio)
+    if not isinstance(audio, Tensor) or audio.ndim != 1:
+        return True
+    return has_speech(_in_full_scale(audio).float().cpu().numpy())
+
+
+def fingerprint(audio: Any, lead_in: bool = True) -> bytes:
     """Equal for equal sounds: a digest of the file or of the samples, whatever object holds them."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16, person=b"" if lead_in else b"as it is")
     if isinstance(audio, str | Path):
         digest.update(_bytes_of(Path(audio)))
     elif isinstance(audio, Tensor):
@@ -105,10 +133,15 @@ def listen(model: SpeechLLM, mels: Sequence[Tensor], released_padding: bool = Fa
     return [row[:length] for row, length in zip(frames, frame_lens.tolist())]
 
 
-def _refuse_longer_than_positions(model: SpeechLLM, mel_frames: int) -> None:
-    """The position tables bound how long a sound may be; say it in seconds of the sound."""
+def longest_seconds(model: SpeechLLM) -> float:
+    """How long a sound may be for the position tables."""
     tables: tuple[PositionTable, ...] = (model.encoder.positions, model.adapter.positions)
-    limit = min(table.max_frames * table.frame_seconds for table in tables)
+    return min(table.max_frames * table.frame_seconds for table in tables)
+
+
+def _refuse_longer_than_positions(model: SpeechLLM, mel_frames: int) -> None:
+    """Say in seconds of the sound what the position tables allow."""
+    limit = longest_seconds(model)
     seconds = mel_frames * HOP / SAMPLE_RATE
     if seconds > limit:
         raise waveforms.AudioError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from echat.dialogue.rendering import Audio, Segment, Speech, Text
-from echat.infer.hearing import fingerprint, in_pieces, listen, to_mel
+from echat.infer.hearing import fingerprint, in_pieces, listen, longest_seconds, to_mel
 from echat.infer.memory import Memory, Place, copy_of, places_of, shared_length
 from echat.model.llm import KVCache
 from echat.model.speech_llm import AUDIO, SPEECH, TEXT, SpeechLLM
@@ -55,10 +55,11 @@ def prepare(
     model: SpeechLLM,
     prompts: Sequence[Sequence[Segment]],
     memories: Sequence[Sequence[Memory]] | None = None,
+    lead_in: bool = True,
 ) -> list[Prompt]:
     """Prompts that start from the memory which holds most of them; all new sounds are encoded in one batch.
 
-    `memories`: candidates for each prompt.
+    `memories`: candidates for each prompt. `lead_in`: quiet before sounds that begin at once.
     """
     prompts = [list(in_pieces(segments)) for segments in prompts]
     memories = [()] * len(prompts) if memories is None else memories
@@ -67,10 +68,13 @@ def prepare(
             raise ValueError(
                 "memory: expected one that this model made, found one of another model; begin with Memory()"
             )
-    heard = [[(fingerprint(s.audio), s.audio) for s in row if isinstance(s, Audio)] for row in prompts]
+    heard = [
+        [(fingerprint(s.audio, lead_in), s.audio) for s in row if isinstance(s, Audio)] for row in prompts
+    ]
     known = {key: frames for row in memories for memory in row for key, frames in memory.sounds.items()}
     new = {key: audio for row in heard for key, audio in row if key not in known}
-    mels = {key: to_mel(audio, model.config.encoder.n_mels) for key, audio in new.items()}
+    n_mels, most_seconds = model.config.encoder.n_mels, longest_seconds(model)
+    mels = {key: to_mel(audio, n_mels, lead_in, most_seconds) for key, audio in new.items()}
     known |= zip(mels, listen(model, list(mels.values())))
     ready = []
     for segments, sounds, candidates in zip(prompts, heard, memories, strict=True):

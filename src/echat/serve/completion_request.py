@@ -11,16 +11,20 @@ from echat.serve.protocol.session import EchatOptions, Voice
 
 
 class InputAudio(BaseModel):
-    data: str
-    format: str = "wav"
+    data: str  # base64 or a data URI of a sound file; what it is, its bytes tell
+
+
+class AudioURL(BaseModel):
+    url: str  # a data URI
 
 
 class Part(BaseModel):
     """A piece of a message."""
 
-    type: Literal["text", "input_audio", "refusal", "image_url", "file"]
+    type: str
     text: str | None = None
     input_audio: InputAudio | None = None
+    audio_url: AudioURL | None = None
 
 
 class EarlierAnswer(BaseModel):

@@ -20,8 +20,8 @@ from echat.infer.events import Reply
 from echat.serve.accounting import thought_values, usage
 from echat.serve.answering import voice_name
 from echat.serve.completion_request import CompletionRequest, Message, Part
-from echat.serve.editing import decoded
 from echat.serve.http_errors import APIError, Places, sse
+from echat.serve.inline_sound import inline_bytes
 from echat.serve.items import Entry, Spoken, turns
 from echat.serve.protocol.items import ContentPart, Item
 from echat.serve.protocol.wire import new_id
@@ -110,15 +110,22 @@ async def _entry(message: Message, house: House, answers: Answers) -> Entry | No
         return Entry(Item(role="assistant"), spoken=spoken)
     if message.role != "user":
         return None
-    if any(part.type in ("image_url", "file") for part in parts):
-        raise APIError(400, "messages: expected text and input_audio, found another kind", None, "messages")
-    sounds = [
-        await samples_of(house, decoded(part.input_audio.data, "input_audio.data"), "input_audio")
-        for part in parts
-        if part.input_audio is not None
-    ]
+    heard = [data for part in parts if (data := _sound_bytes(part)) is not None]
+    sounds = [await samples_of(house, data, "input_audio") for data in heard]
     content = [ContentPart(type="input_text", text=text)] if text else []
     return Entry(Item(role="user", content=content), sound=np.concatenate(sounds) if sounds else None)
+
+
+def _sound_bytes(part: Part) -> bytes | None:
+    """The sound file in a part of a user's message; None of text, anything else is refused by name."""
+    if part.type == "input_audio" and part.input_audio is not None:
+        return inline_bytes(part.input_audio.data, "input_audio.data")
+    if part.type == "audio_url" and part.audio_url is not None:
+        return inline_bytes(part.audio_url.url, "audio_url.url")
+    if part.type == "text":
+        return None
+    message = "messages: expected parts of type text, input_audio with data or audio_url with a data URI, "
+    raise APIError(400, f"{message}found {part.type[:40]!r}", "invalid_value", "messages")
 
 
 def _begin(asked: CompletionRequest, heard: list[Turn], house: House) -> ReplyStream:

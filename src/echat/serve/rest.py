@@ -94,7 +94,9 @@ def add_rest(app: FastAPI, house: House, keys: Keys, places: Places) -> None:
         temperature: Annotated[float | None, Form()] = None,
         response_format: Annotated[Literal["json", "text", "srt", "verbose_json", "vtt"], Form()] = "json",
         stream: Annotated[bool, Form()] = False,
+        granularities: Annotated[list[str] | None, Form(alias="timestamp_granularities[]")] = None,
     ) -> Response:
+        _refuse_word_times(granularities or [])
         async with places.one() as place:
             samples = await samples_of(house, await file.read(), "file")
             if stream:
@@ -147,7 +149,8 @@ async def _segments(house: House, samples: np.ndarray) -> AsyncIterator[dict[str
     for number, window in enumerate(windows(samples)):
         text = await house.desk.transcribe(recording(window))
         end = start + len(window)
-        yield {"id": number, "start": start / SAMPLE_RATE, "end": end / SAMPLE_RATE, "text": text}
+        if text:
+            yield {"id": number, "start": start / SAMPLE_RATE, "end": end / SAMPLE_RATE, "text": text}
         start = end
 
 
@@ -168,6 +171,14 @@ async def _told(house: House, samples: np.ndarray) -> AsyncIterator[bytes]:
     yield sse({"type": "transcript.text.done", "text": told, "usage": _duration(len(samples) / SAMPLE_RATE)})
 
 
+def _refuse_word_times(granularities: list[str]) -> None:
+    if other := [name for name in granularities if name != "segment"]:
+        name = "timestamp_granularities[]"
+        raise APIError(
+            400, f"{name}: expected segment, found {other[0][:40]}: no words are timed here", None, name
+        )
+
+
 def _duration(seconds: float) -> dict[str, Any]:
     return {"type": "duration", "seconds": round(seconds, 3)}
 
@@ -180,7 +191,7 @@ def _transcript(segments: list[dict[str, Any]], seconds: float, form: str, langu
         return PlainTextResponse(_subtitles(segments, form))
     if form == "verbose_json":
         values = {"task": "transcribe", "language": language or "unknown", "duration": seconds, "text": text}
-        return JSONResponse({**values, "segments": segments, "words": None, "usage": _duration(seconds)})
+        return JSONResponse({**values, "segments": segments, "usage": _duration(seconds)})
     return JSONResponse({"text": text, "usage": _duration(seconds)})
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from echat.audio.waveform import read
 from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.token2wav.archive import unpack
 from echat.token2wav.cosyvoice_weights import read_weights
@@ -136,4 +135,4 @@ def _add_voices(token2wav: Token2Wav, recordings: list[Path], folder: Path, repo
 
 def _add_voice(token2wav: Token2Wav, recording: Path, folder: Path) -> None:
     token2wav.use_tokenizer(load_speech_tokenizer(folder / TOKENIZER_FOLDER))
-    token2wav.voices[recording.stem] = token2wav.voice_prompt(*read(recording), where=str(recording))
+    token2wav.voices[recording.stem] = token2wav.voice_of(recording)

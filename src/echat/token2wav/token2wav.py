@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from echat.audio.features import VOCODER_RATE
+from echat.audio.waveform import read
 from echat.checkpoint import atomic_path, load_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, nearest, save_config
 from echat.foreign import build_empty
@@ -23,7 +24,7 @@ from echat.token2wav.flow import Flow, FlowConfig
 from echat.token2wav.speaker import CampPlus, MelStatistics
 from echat.token2wav.speech_tokenizer import AnySpeechTokenizer, load_speech_tokenizer
 from echat.token2wav.vocoder import Vocoder, VocoderConfig
-from echat.token2wav.voice import VoicePrompt
+from echat.token2wav.voice import VoicePrompt, refuse_too_little_speech
 
 VOICES_FOLDER = "voices"  # of a token2wav folder
 TOKENIZER_FOLDER = "speech_tokenizer"  # beside a token2wav folder
@@ -146,6 +147,12 @@ class Token2Wav(nn.Module):
             else:
                 self._speaker = CampPlus((self._folder or Path()) / SPEAKER_FILE)
         return self._speaker
+
+    def voice_of(self, path: str | Path) -> VoicePrompt:
+        """The voice of a sound file in which somebody speaks."""
+        waveform, rate = read(path)
+        refuse_too_little_speech(waveform, rate, str(path))
+        return self.voice_prompt(waveform, rate, str(path))
 
     def voice_prompt(self, waveform: Tensor, rate: int, where: str = "voice prompt") -> VoicePrompt:
         """The voice of a reference recording; compute once, use for many replies."""

@@ -10,13 +10,26 @@ from torch import Tensor
 from echat.audio.features import SAMPLE_RATE as HEARING_RATE
 from echat.audio.features import VOCODER_HOP, VOCODER_N_MELS, VOCODER_RATE, VOCODER_WINDOW, mel_22k
 from echat.audio.resampling import resample
+from echat.audio.vad import speech_seconds
 from echat.audio.waveform import check
 from echat.checkpoint import read_tensors, write_tensors
 from echat.token2wav.speech_tokenizer import AnySpeechTokenizer
 
 MIN_PROMPT_SECONDS = ((VOCODER_WINDOW - VOCODER_HOP) // 2 + 1) / VOCODER_RATE
 MAX_PROMPT_SECONDS = 30.0
+MIN_SPEECH_SECONDS = 1.0  # of a recording that gives a voice; less gives a voice of nobody
 _NAMES = ("speech_ids", "mel", "embedding")
+
+
+def refuse_too_little_speech(waveform: Tensor, rate: int, where: str) -> None:
+    """ValueError for a recording in which nobody speaks, or not long enough to tell the voice."""
+    heard = resample(waveform.float(), rate, HEARING_RATE)
+    seconds, spoken = len(waveform) / rate, speech_seconds(heard.numpy())
+    if min(seconds, spoken) < MIN_SPEECH_SECONDS:
+        raise ValueError(
+            f"{where}: expected a voice with at least {MIN_SPEECH_SECONDS:g} s of speech (3 to 10 s are "
+            f"best), found {spoken:.1f} s of speech in {seconds:.1f} s; record somebody for longer"
+        )
 
 
 @dataclass(frozen=True)
