@@ -164,9 +164,9 @@ def _listen(ref: AudioRef, sample: Sample, config: CheckConfig) -> float:
 
 def _named(error: Exception, ref: AudioRef, row: Row) -> Defect:
     """What is wrong with a sound: in its tar, or in the line that names its file."""
-    if ref.is_file:
+    if not any(ref.path == own.path for own in row.sounds.values()):
         told = defect_of(error, ref.path)
-        reason = told.reason if isinstance(error, AudioError) else f"{ref.path}: {told.reason}"
+        reason = told.reason if isinstance(error, AudioError) else f"{ref.where}: {told.reason}"
         return Defect(told.kind, row.file, row.place, row.key, reason)
     return defect_of(error, ref.path, f"member {ref.member}", row.key)
 
