@@ -191,21 +191,21 @@ def _items(path: str, form: TextForm) -> Iterator[tuple[int, tuple[int, bytes]]]
     errors = "surrogateescape" if form.width == 1 else "surrogatepass"  # each item is decoded by itself later
     text = data[: len(data) - len(data) % form.width].decode(form.encoding, errors)
     decoder, offset, line, done = json.JSONDecoder(parse_int=str), form.start, 1, 0
-    begin = _next_item(text, 0)
+    begin = _next_item(text, 0)[1]
     while begin < len(text):
         try:
             end = decoder.raw_decode(text, begin)[1]
         except (ValueError, RecursionError):
-            end = _next_item(text, begin + 1)
+            end = _next_item(text, begin + 1)[0]
         offset += len(text[done:begin].encode(form.encoding, errors))
         line += text.count("\n", done, begin)
         item = text[begin:end].encode(form.encoding, errors)
         yield line, (offset, item)
         offset, line, done = offset + len(item), line + text.count("\n", begin, end), end
-        begin = _next_item(text, end)
+        begin = _next_item(text, end)[1]
 
 
-def _next_item(text: str, position: int) -> int:
-    """Where the next object behind a bracket or a comma begins; the end of the text where there is none."""
+def _next_item(text: str, position: int) -> tuple[int, int]:
+    """Where the next object, and the bracket or comma before it, begin: (end, end) where there is none."""
     found = _ITEM.search(text, position)
-    return found.end() - 1 if found else len(text)
+    return (found.start(), found.end() - 1) if found else (len(text), len(text))
