@@ -66,17 +66,18 @@ def import_corpus(
     path = Path(config.out) / MANIFEST
     refuse_file(path, [table.path for table in found])
     report, count, digest = DefectReport(strict), 0, hashlib.sha256()
+    lines = _lines(config, found, report)
+    first = next(lines, None)
+    if first is None:
+        return 0, report
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        for line in _lines(config, found, report):
+        for line in chain([first], lines):
             stream.write(line)
             digest.update(line)
             count += 1
             progress(count)
-        if not count:
-            temporary.unlink()
-    if count:
-        write_sums(path, [(digest.hexdigest(), path.name)])
-        remember(config.out, {root for table in found for root in _folder(table, config).roots})
+    write_sums(path, [(digest.hexdigest(), path.name)])
+    remember(config.out, {root for table in found for root in _folder(table, config).roots})
     return count, report
 
 
