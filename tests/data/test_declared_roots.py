@@ -126,6 +126,14 @@ def test_lists_that_echat_wrote_are_read_where_their_sound_lies(tmp_path, privat
     assert check(CheckConfig(source=str(moved))).defects.counts == {Kind.PATH_ESCAPE: 1}
 
 
+def test_words_beside_a_sound_are_not_read_through_a_link(tmp_path, private):
+    manifest(tmp_path / "set")
+    (tmp_path / "set" / "manifest.jsonl").unlink()
+    (tmp_path / "set" / "a.txt").symlink_to(private / "secrets.txt")
+    assert import_corpus(ImportConfig(source=str(tmp_path / "set"), out=str(tmp_path / "m")))[0] == 1
+    assert "token" not in (tmp_path / "m" / "manifest.jsonl").read_text()
+
+
 def test_notes_lie_with_the_user_and_are_taken_back(tmp_path, private):
     source = manifest(tmp_path / "set", str(private / "voice.wav"))
     config = ConversionConfig(source=str(source), out=str(tmp_path / "o"), to="raw", within=str(private))

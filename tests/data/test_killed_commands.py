@@ -172,6 +172,7 @@ def whole(corpora) -> Callable[[str], tuple[dict[str, str], int]]:
 def test_killed_and_run_again_equals_uninterrupted(corpora, whole, name, moment):
     expected, events = whole(name)
     command, out = COMMANDS[name], corpora / name / "out"
+    shutil.rmtree(out, ignore_errors=True)
     stop = random.Random(f"{name} {moment}").randint(1, events)
     status = in_child(lambda: watched(command, corpora / command.source, out, stop, corpora / "log"))
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
@@ -181,7 +182,6 @@ def test_killed_and_run_again_equals_uninterrupted(corpora, whole, name, moment)
     assert in_child(lambda: command.run(corpora / command.source, out) and None) == 0
     assert contents(out) == expected
     assert parts and not [path for path in out.rglob("*") if TEMPORARY.match(path.name)]
-    shutil.rmtree(out)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -189,6 +189,7 @@ def test_workers_killed_with_their_run_go_on_as_well(corpora, whole, moment):
     """The parent counts the finished jobs; all of its processes die in whatever they are doing."""
     expected, _ = whole("convert to shard")
     out = corpora / "convert to shard" / "out"
+    shutil.rmtree(out, ignore_errors=True)
     stop = random.Random(moment).randint(1, 7)
     config = ConversionConfig(
         source=str(corpora / "manifest.jsonl"), out=str(out), to="shard", shard_size=3, task="asr"
@@ -206,4 +207,3 @@ def test_workers_killed_with_their_run_go_on_as_well(corpora, whole, moment):
     assert os.WIFSIGNALED(status) and len(list(out.glob("*.finished"))) >= stop
     convert(config)
     assert contents(out) == expected
-    shutil.rmtree(out)

@@ -50,8 +50,7 @@ def clean(
     corpus, folder = open_checked(config), Path(out)
     refuse_target(config, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for place in (folder, folder / "parts"):
-        remove_temporaries(place)
+    remove_temporaries(folder)
     names = _names(corpus)
     work = partial(clean_job, config, tuple(bad), str(folder))
     written: list[str | None] = []

@@ -28,6 +28,7 @@ from echat.data.encoding import Storage
 from echat.data.engines import EngineName, run_jobs
 from echat.data.folder import remember
 from echat.data.list_target import ListTarget
+from echat.data.output_files import remove_temporaries
 from echat.data.overwriting import files_of, refuse_folder
 from echat.data.sample import CODEC_SIZE, Sample
 from echat.data.tar_corpora import ShardCorpus
@@ -120,7 +121,7 @@ def prepare(config: ConversionConfig) -> int:
     else:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(plan, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    _target(config).clean()
+    remove_temporaries(Path(config.out))
     return len(ends)
 
 

@@ -15,6 +15,7 @@ from echat.audio.media import readable_suffixes
 from echat.data import storage
 from echat.data.defects import DataError, Defect, Kind
 from echat.data.delimited import TableRow, delimited_rows
+from echat.data.folder import is_under
 from echat.data.hub_tables import HUB, dataset_rows, is_saved_set, parquet_rows
 from echat.data.lines import Lines, first_rows
 from echat.data.tar_tables import tar_rows
@@ -155,7 +156,7 @@ def _sounds(folder: Path, encoding: str | None) -> Iterator[TableRow | Defect]:
             columns: dict[str, Any] = {"audio": str(path.relative_to(folder))}
             words = path.with_suffix(".txt")
             try:
-                if words.is_file():
+                if words.is_file() and is_under(str(words), str(folder)):
                     columns["text"] = whole_text(str(words), encoding).strip()
             except (DataError, OSError) as error:
                 reason = error.defect.reason if isinstance(error, DataError) else str(error)
