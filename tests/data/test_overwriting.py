@@ -41,10 +41,10 @@ def test_a_corpus_is_not_written_over_itself(published, tmp_path, monkeypatch, k
     for out in spellings(source, tmp_path, monkeypatch):
         for command in (
             ("check", source, "--fix", out),
-            ("convert", source, "--to", "manifest", "--out", out),
-            ("convert", source, "--to", "shard", "--out", out),
-            ("convert", source, "--to", kind, "--out", out),
-            ("tokenize", source, "--tokenizer", "echat-tiny", "--out", out),
+            ("convert", source, "--to", "manifest", "--output", out),
+            ("convert", source, "--to", "shard", "--output", out),
+            ("convert", source, "--to", kind, "--output", out),
+            ("tokenize", source, "--tokenizer", "echat-tiny", "--output", out),
         ):
             failed = run(*command)
             assert failed.exit_code == 2, (command, failed.output)
@@ -56,7 +56,7 @@ def test_files_that_a_result_writes_in_its_own_folders_are_kept_apart(published,
     out = tmp_path / "out"
     shutil.copytree(published / "shard", out / "tars")
     for source in (out / "tars", next((out / "tars").glob("*.tar"))):
-        assert run("convert", source, "--to", "combine", "--out", out).exit_code == 2
+        assert run("convert", source, "--to", "combine", "--output", out).exit_code == 2
     assert not (out / "conversion.json").exists()
 
 
@@ -65,9 +65,9 @@ def test_a_hard_link_is_the_source(published, tmp_path):
     out.mkdir()
     os.link(source, out / "data.list")
     before = digests(out)
-    assert run("convert", source, "--to", "raw", "--out", out).exit_code == 2
+    assert run("convert", source, "--to", "raw", "--output", out).exit_code == 2
     assert run("check", source, "--fix", out).exit_code == 2
-    assert run("check", source, "--json", out / "data.list").exit_code == 2
+    assert run("check", source, "--output", out / "data.list").exit_code == 2
     assert digests(out) == before
 
 
@@ -80,16 +80,16 @@ def test_import_refuses_its_own_table_and_no_other_place(tmp_path):
     (tmp_path / "other" / "manifest.jsonl").symlink_to(folder / "manifest.jsonl")
     before = digests(tmp_path)
     for source, out in ((folder, folder), (folder / "manifest.jsonl", tmp_path / "other")):
-        failed = run("import", source, "--out", out)
+        failed = run("import", source, "--output", out)
         assert failed.exit_code == 2 and "itself" in failed.stderr
     assert digests(tmp_path) == before
-    assert run("import", folder / "t.csv", "--out", tmp_path / "new").exit_code == 0
+    assert run("import", folder / "t.csv", "--output", tmp_path / "new").exit_code == 0
 
 
 def test_a_result_inside_or_beside_the_source_is_written(published, tmp_path):
     source = published / "raw"
     before = digests(source)
-    assert run("convert", source, "--to", "manifest", "--out", source / "ours").exit_code == 0
+    assert run("convert", source, "--to", "manifest", "--output", source / "ours").exit_code == 0
     assert run("check", source, "--fix", published / "clean").exit_code == 0
     after = digests(source)
     assert {name: after[name] for name in before} == before
@@ -99,6 +99,6 @@ def test_an_import_without_a_record_leaves_an_earlier_one(tmp_path):
     (tmp_path / "t.csv").write_text("path,text\na.wav,hi\n")
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "manifest.jsonl").write_text("{}\n")
-    failed = run("import", tmp_path / "t.csv", "--out", tmp_path / "m")
+    failed = run("import", tmp_path / "t.csv", "--output", tmp_path / "m")
     assert failed.exit_code == 1 and "--audio-root" in failed.stderr
     assert (tmp_path / "m" / "manifest.jsonl").read_text() == "{}\n"

@@ -70,7 +70,7 @@ def check(
         min_seconds=min_seconds,
         max_seconds=max_seconds,
     )
-    _keep_apart(config, fix, json)
+    _keep_apart(config, fix, output)
     with progress("checking") as step:
         found = run(config, workers, strict, step, engine.value)
     _report(source, found, json, output, plots)
@@ -84,7 +84,7 @@ def check(
     end(source, found.totals.records, found.defects)
 
 
-def _keep_apart(config: CheckConfig, fix: Path | None, json: Path | None) -> None:
+def _keep_apart(config: CheckConfig, fix: Path | None, output: Path | None) -> None:
     """Refuse results that would overwrite what is checked, before hours are spent on it."""
     from echat.data.checks import open_checked
     from echat.data.cleaning import refuse_target
@@ -92,8 +92,8 @@ def _keep_apart(config: CheckConfig, fix: Path | None, json: Path | None) -> Non
 
     if fix is not None:
         refuse_target(config, fix)
-    if json is not None and str(json) != "-":
-        refuse_file(json, files_of(open_checked(config)), "--json")
+    if output is not None:
+        refuse_file(output, files_of(open_checked(config)))
 
 
 def _report(source: str, found: Findings, json: bool, output: Path | None, plots: Path | None) -> None:

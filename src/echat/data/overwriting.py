@@ -25,7 +25,7 @@ def files_of(corpus: IndexedCorpus) -> Iterator[str]:
     return (file for file in files if not storage.is_url(file))
 
 
-def refuse_folder(out: str | os.PathLike[str], sources: Iterable[str], option: str = "--out") -> None:
+def refuse_folder(out: str | os.PathLike[str], sources: Iterable[str], option: str = "--output") -> None:
     """Raise DataError where a result in folder ``out`` could replace a file it is made from.
 
     Spelling does not matter: links and hard links to a source count as the source.
@@ -43,7 +43,7 @@ def refuse_folder(out: str | os.PathLike[str], sources: Iterable[str], option: s
             )
 
 
-def refuse_file(path: str | os.PathLike[str], sources: Iterable[str], option: str = "--out") -> None:
+def refuse_file(path: str | os.PathLike[str], sources: Iterable[str], option: str = "--output") -> None:
     """Raise DataError where a file about to be written is one of the sources, by whatever name."""
     place, identity = os.path.realpath(path), _identity(path)
     for source in sources:
