@@ -187,7 +187,7 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.dictionaries(NAMES, JSON, max_size=4))
 @example({"extra": 5})
 @example({"txt_1": 5, "wav_1": "x"})
@@ -222,7 +222,7 @@ def mutated(data: bytes, begin: int, end: int, changes: list[tuple[float, bytes,
     return data[:begin] + bytes(middle) + data[end:]
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(MUTATIONS)
 def test_any_bytes_in_a_row_leave_its_neighbours(changes):
     with tempfile.TemporaryDirectory() as folder:
@@ -244,7 +244,7 @@ def test_zeros_are_not_taken_for_the_end_of_a_tar_with_more_behind(tmp_path):
     assert sum(isinstance(item, Member) for item in found) == 8 and len(found) == 9
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(MUTATIONS)
 def test_any_bytes_in_a_tar_leave_the_neighbours(changes):
     changes = [(place, new, False) for place, new, _ in changes]

@@ -166,14 +166,12 @@ def _sample(fields: dict[str, Any], folder: Folder, name: str, config: ImportCon
             fields[field] = float(fields[field])
     if isinstance(fields.get("speech_ids"), str):
         fields["speech_ids"] = fields["speech_ids"].strip("[]").replace(",", " ").split()
-    stored: dict[str, str] = {}
+    stored: dict[str, Any] = {}
     for field, file in (("audio", fields["key"]), ("reply_audio", f"{fields['key']}.reply")):
         if isinstance(fields.get(field), Sound):
-            stored[field] = _store(fields[field], file, Path(config.out))
+            stored[field] = AudioRef(_store(fields[field], file, Path(config.out)))
             fields[field] = None
-    sample = sample_of(fields, folder, name)
-    if stored:
-        sample = replace(sample, **{field: AudioRef(path) for field, path in stored.items()})
+    sample = replace(sample_of(fields, folder, name), **stored)
     problem = next(sample.defects(config.codec_size), None)
     if problem is not None:
         raise DataError(Defect(problem[0], "", reason=problem[1]))

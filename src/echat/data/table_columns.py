@@ -39,7 +39,7 @@ _SHOWN = 40  # columns that a message lists
 
 def renamed(columns: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
     """A row under our names; columns that are no field keep their own. ``mapping`` is field -> column."""
-    there = {name.strip().lower(): name for name in reversed(columns)}
+    there = {name.strip().lower(): name for name in reversed(list(columns))}
     mapped = {field: name for field, name in mapping.items() if name in columns}
     fields = dict(columns)
 

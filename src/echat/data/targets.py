@@ -130,9 +130,10 @@ class ReusingTarget:
 def _members(sample: Sample, encode: Any, path: Path, defects: DefectReport) -> list[bytes]:
     """All members of a record, or none where one of them cannot be."""
     ref = sample.audio or sample.reply_audio
+    members: list[bytes] = []
     with defects.border(ref.path if ref else str(path), key=sample.key):
-        return shard_members(sample, encode)
-    return []
+        members = shard_members(sample, encode)
+    return members
 
 
 def _noted(
