@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -71,8 +72,25 @@ def is_under(path: str, folder: str) -> bool:
     """Does a path, its links and ``..`` resolved, lie in the folder?"""
     if storage.is_url(path) or storage.is_url(folder):
         return path.startswith(folder.rstrip("/") + "/") and ".." not in unquote(path).split("/")
-    inside, outside = os.path.realpath(path), os.path.realpath(folder)
+    inside, outside = _real(path), _real_folder(folder)
     return inside == outside or inside.startswith(outside.rstrip(os.sep) + os.sep)
+
+
+def _real(path: str) -> str:
+    """``os.path.realpath`` of a file; that of its folder is asked for once, as thousands lie in each."""
+    folder, name = os.path.split(path)
+    if name in ("", ".", "..") or os.path.islink(path):
+        return os.path.realpath(path)
+    return os.path.join(_real_folder(folder or "."), name)
+
+
+@lru_cache(maxsize=4096)
+def _real_in(folder: str, current: str) -> str:
+    return os.path.realpath(os.path.join(current, folder))
+
+
+def _real_folder(folder: str) -> str:
+    return _real_in(folder, "" if os.path.isabs(folder) else os.getcwd())
 
 
 def _local(path: str) -> str:
