@@ -72,9 +72,8 @@ def make_corpus(folder: Path, count: int = 24, codec_size: int = 32, seed: int =
 
 @pytest.fixture(scope="session", autouse=True)
 def _indexes_stay_here(tmp_path_factory):
-    """Indexes of folders that nobody may write in, and notes of where lists name sound."""
+    """Indexes of folders that nobody may write in."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture

