@@ -8,10 +8,15 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from echat.audio.waveform import write
 from echat.cli import app
+from echat.data.defects import DataError
+from echat.data.sample import AudioRef, Sample
+from echat.data.show import write_sounds
 
 
 def run(*arguments: object):
@@ -93,6 +98,16 @@ def test_a_result_inside_or_beside_the_source_is_written(published, tmp_path):
     assert run("check", source, "--fix", published / "clean").exit_code == 0
     after = digests(source)
     assert {name: after[name] for name in before} == before
+
+
+def test_sounds_that_are_shown_do_not_replace_themselves(tmp_path):
+    """One second of tone at another rate, under the name that its copy would get."""
+    write(tmp_path / "k.question.wav", np.full(8000, 0.1, np.float32), 8000)
+    before = digests(tmp_path)
+    sample = Sample("k", audio=AudioRef(str(tmp_path / "k.question.wav")))
+    with pytest.raises(DataError, match="itself"):
+        write_sounds(sample, tmp_path)
+    assert digests(tmp_path) == before
 
 
 def test_an_import_without_a_record_leaves_an_earlier_one(tmp_path):
