@@ -27,6 +27,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("this CPU has no 8-bit dot products (VNNI)")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _notes_stay_here(tmp_path_factory) -> None:
+    """Notes of where lists name their sound, which belong to the user."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory) -> Path:
     """A model folder of the smallest size with random weights: it says nonsense, in the right form."""

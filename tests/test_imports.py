@@ -47,6 +47,7 @@ OPTIONAL = {
     "onnx",
     "onnxruntime",
     "peft",
+    "pyarrow",
     "pyworld",
     "ttspico",
     "ray",

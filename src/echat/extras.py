@@ -14,6 +14,7 @@ EXTRA_OF = {  # import name of an optional package -> the smallest extra that br
     "av": "media",
     "onnxruntime": "onnx",
     "datasets": "datasets",
+    "pyarrow": "datasets",
     "ray": "ray",
     "fastapi": "serve",
     "prometheus_client": "serve",

@@ -74,3 +74,43 @@ def test_tokenize(manifest, tmp_path):
     assert result.exit_code == 0 and "24 records as shard" in result.stdout, result.output
     result = run("tokenize", manifest, "--out", tmp_path / "out", "--tokenizer", "nothing")
     assert result.exit_code == 2 and "nothing" in result.stderr
+
+
+def test_convert_ends_as_check_does(spoilt, published, tmp_path):
+    """0 without defects, 1 with some (the good are written), 1 without a record, 2 where it cannot begin."""
+    to = ("--to", "shard", "--out")
+    assert run("convert", published / "shard", *to, tmp_path / "a").exit_code == 0
+    result = run("convert", spoilt, *to, tmp_path / "b")
+    assert result.exit_code == 1 and "6 records as shard, 1 defects" in result.stdout
+    assert len(open_corpus(tmp_path / "b")) == 6
+    (tmp_path / "empty.jsonl").write_text("[]")
+    result = run("convert", tmp_path / "empty.jsonl", *to, tmp_path / "c")
+    assert result.exit_code == 1 and "expected records" in result.stderr
+    assert run("check", tmp_path / "empty.jsonl").exit_code == 1
+    assert run("convert", tmp_path / "nowhere", *to, tmp_path / "d").exit_code == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"records": 1}', "\xff"])
+@pytest.mark.parametrize("name", ["conversion.json", "shards_000000000.tar.finished"])
+def test_a_damaged_note_of_a_conversion_is_named(published, tmp_path, name, content):
+    command = ("convert", published / "shard", "--to", "shard", "--out", tmp_path / "out")
+    assert run(*command).exit_code == 0
+    (tmp_path / "out" / name).write_bytes(content.encode("latin-1"))
+    failed = run(*command)
+    assert failed.exit_code == 2 and str(tmp_path / "out" / name) in failed.stderr
+    assert failed.stderr.count("\n") == 1
+    (tmp_path / "out" / name).unlink()
+    assert run(*command).exit_code == 0
+
+
+def test_bounds_that_no_sound_meets_are_refused(published):
+    result = run("check", published / "shard", "--min-seconds", "9", "--max-seconds", "1")
+    assert result.exit_code == 2 and "min_seconds <= max_seconds" in result.stderr
+
+
+def test_a_fix_that_was_killed_leaves_nothing_behind_after_the_next(spoilt, tmp_path):
+    for name in (".0123abcd.data.list", "parts/.0123abcd.000000000.list"):
+        (tmp_path / "clean" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "clean" / name).touch()
+    assert run("check", spoilt, "--fix", tmp_path / "clean").exit_code == 1
+    assert sorted(path.name for path in (tmp_path / "clean").iterdir()) == ["data.list", "data.list.sha256"]

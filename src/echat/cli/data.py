@@ -41,10 +41,14 @@ class AudioStorage(StrEnum):
     opus = "opus"
 
 
+FOUND = 1  # exit code: the data have defects; what is good in them was written
 Source = Annotated[str, typer.Argument(help="A list, a tar, or a folder that holds one; or a URL of one.")]
 SourceFormat = Annotated[str, typer.Option("--format", help="Of the source; auto looks at it.")]
 Root = Annotated[Path | None, typer.Option(help="Where relative names in the source begin.")]
-Within = Annotated[Path | None, typer.Option(help="The folder that relative audio paths must not leave.")]
+Within = Annotated[
+    list[Path] | None,
+    typer.Option(help="A further folder that sound may lie in. Repeatable; / is all."),
+]
 Out = Annotated[Path, typer.Option("--output", "-o", help="Folder of the result.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
 Engine = Annotated[
@@ -86,7 +90,11 @@ def convert(
     strict: Strict = False,
     json: Json = False,
 ) -> None:
-    """Write a corpus in another format. A stopped run goes on where it was; bad records are named."""
+    """Write a corpus in another format. A stopped run goes on where it was; bad records are named.
+
+    Ends with 0 for data without defects, 1 for data with some (what is good is written), 2 where it could not
+    begin.
+    """
     from echat.data.conversion import ConversionConfig
     from echat.data.conversion import convert as run
 
@@ -96,7 +104,7 @@ def convert(
         to=to.value,
         format=format,  # type: ignore[arg-type]
         root=_text(root),
-        within=_text(within),
+        within=texts(within),
         shard_size=shard_size,
         audio=audio.value,
         copy_audio=copy_audio,
@@ -106,6 +114,7 @@ def convert(
     with progress("converting") as step:
         report = run(config, workers, strict, step, engine.value)
     tell(f"{out}: {report.records} records as {to.value}", report.records, report.defects, json)
+    end(str(source), report.records, report.defects)
 
 
 def tokenize(
@@ -126,7 +135,11 @@ def tokenize(
     strict: Strict = False,
     json: Json = False,
 ) -> None:
-    """Write a corpus with the speech ids of its replies and reading voices. A stopped run goes on."""
+    """Write a corpus with the speech ids of its replies and reading voices. A stopped run goes on.
+
+    Ends with 0 for data without defects, 1 for data with some (what is good is written), 2 where it could not
+    begin.
+    """
     from echat.data.tokenizing import TokenizeConfig
     from echat.data.tokenizing import tokenize as run
     from echat.token2wav.speech_tokenizer import load_speech_tokenizer
@@ -137,7 +150,7 @@ def tokenize(
         to=to.value,
         format=format,  # type: ignore[arg-type]
         root=_text(root),
-        within=_text(within),
+        within=texts(within),
         shard_size=shard_size,
         codec_size=codec_size,
         tokenizer=str(_speech_tokenizer(tokenizer)),
@@ -146,10 +159,16 @@ def tokenize(
     with progress("listening") as step:
         report = run(config, load_speech_tokenizer, workers, strict, step, engine.value)
     tell(f"{out}: {report.records} records as {to.value}", report.records, report.defects, json)
+    end(str(source), report.records, report.defects)
 
 
 def import_(
-    source: Annotated[str, typer.Argument(help="A CSV, TSV or JSON-lines file, a folder, or hf://NAME.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A table (CSV, TSV, JSON, Parquet), a tar, a folder of one of these, or hf://NAME."
+        ),
+    ],
     out: Out,
     map: Annotated[
         list[str] | None, typer.Option("--map", help="field=column, such as text=sentence. Repeatable.")
@@ -158,11 +177,16 @@ def import_(
     name: Annotated[str | None, typer.Option(help="Of the corpus (default: that of its folder).")] = None,
     split: Annotated[str | None, typer.Option(help="Of records that name none, such as train.")] = None,
     lang: Annotated[str | None, typer.Option(help="Language of records that name none.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of text that is not UTF-8, such as gbk.")] = None,
+    within: Within = None,
     strict: Strict = False,
     json: Json = False,
 ) -> None:
-    """Make a manifest of a table with audio, a folder of sound, or a Hugging Face data set."""
-    from echat.data.importing import ImportConfig, import_corpus
+    """Make a manifest of a table with audio, a folder of sound, or a Hugging Face data set.
+
+    Ends with 0 when records came in (those left out are named), 1 when none did, 2 where it could not begin.
+    """
+    from echat.data.importing import ImportConfig, import_corpus, remedy_of
 
     config = ImportConfig(
         source=source,
@@ -172,9 +196,14 @@ def import_(
         name=name,
         split=split,
         lang=lang,
+        encoding=encoding,
+        within=texts(within),
     )
     count, defects = import_corpus(config, strict)
     tell(f"{out / 'manifest.jsonl'}: {count} records", count, defects, json)
+    if not count:
+        print(f"{source}: expected records, found none to use; {remedy_of(defects)}", file=sys.stderr)
+        raise typer.Exit(FOUND)
 
 
 def tell(line: str, records: int, defects: DefectReport, json: bool) -> None:
@@ -183,10 +212,18 @@ def tell(line: str, records: int, defects: DefectReport, json: bool) -> None:
 
     if json:
         show.json_line({"records": records, "defects": defects.as_dict()})
-        return
-    print(line + (f", {defects.total} defects" if defects else ""))
-    if defects:
-        print(defects, file=sys.stderr)
+    else:
+        print(line + (f", {defects.total} defects" if defects else ""))
+        if defects:
+            print(defects, file=sys.stderr)
+
+
+def end(source: str, records: int, defects: DefectReport) -> None:
+    """End with 1 for data with defects, and for data without a record."""
+    if not records:
+        print(f"{source}: expected records, found none to use", file=sys.stderr)
+    if defects or not records:
+        raise typer.Exit(FOUND)
 
 
 class Step(Protocol):
@@ -228,6 +265,10 @@ def columns(map: list[str] | None) -> dict[str, str]:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def texts(paths: list[Path] | None) -> tuple[str, ...] | None:
+    return tuple(map(str, paths)) if paths else None
 
 
 def _pair(item: str) -> tuple[str, str]:

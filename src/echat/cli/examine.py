@@ -18,18 +18,18 @@ from echat.cli.data import (
     Strict,
     Within,
     Workers,
+    end,
     progress,
+    texts,
 )
 from echat.cli.options import Json
 
 if TYPE_CHECKING:
-    from echat.data.checks import Findings
+    from echat.data.checks import CheckConfig, Findings
     from echat.data.show import Stretch
     from echat.dialogue.tasks import Profile
     from echat.dialogue.vocabulary import Vocabulary
     from echat.model.text_tokenizer import TextTokenizer
-
-FOUND = 1  # exit code: the data have defects
 
 
 def check(
@@ -65,11 +65,12 @@ def check(
         source=source,
         format=format,  # type: ignore[arg-type]
         root=None if root is None else str(root),
-        within=None if within is None else str(within),
+        within=texts(within),
         codec_size=codec_size,
         min_seconds=min_seconds,
         max_seconds=max_seconds,
     )
+    _keep_apart(config, fix, output)
     with progress("checking") as step:
         found = run(config, workers, strict, step, engine.value)
     _report(source, found, json, output, plots)
@@ -80,8 +81,19 @@ def check(
             clean(config, found.bad, fix, workers, step, engine.value)
         if not json:
             print(f"{fix}: {found.totals.records:,} records without defects")
-    if found.defects:
-        raise typer.Exit(FOUND)
+    end(source, found.totals.records, found.defects)
+
+
+def _keep_apart(config: CheckConfig, fix: Path | None, output: Path | None) -> None:
+    """Refuse results that would overwrite what is checked, before hours are spent on it."""
+    from echat.data.checks import open_checked
+    from echat.data.cleaning import refuse_target
+    from echat.data.overwriting import files_of, refuse_file
+
+    if fix is not None:
+        refuse_target(config, fix)
+    if output is not None:
+        refuse_file(output, files_of(open_checked(config)))
 
 
 def _report(source: str, found: Findings, json: bool, output: Path | None, plots: Path | None) -> None:

@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from echat.audio.errors import AudioError
 from echat.audio.waveform import MAX_SECONDS, MIN_SECONDS
@@ -19,6 +19,7 @@ from echat.data.corpora import IndexedCorpus, Row
 from echat.data.corpus import open_corpus
 from echat.data.defects import DataError, Defect, DefectReport, Kind, defect_of
 from echat.data.engines import EngineName, run_jobs
+from echat.data.filters import refuse_empty_range
 from echat.data.sample import CODEC_SIZE, AudioRef, Sample
 from echat.data.sounds import hear
 from echat.data.totals import Lengths, Totals
@@ -33,11 +34,16 @@ class CheckConfig(Config):
     source: str  # any list, tar or folder that open_corpus opens
     format: Literal["auto", "manifest", "raw", "shard", "combine"] = "auto"
     root: str | None = None  # where relative names of the source begin
-    within: str | None = None  # folder that relative audio paths must not leave
+    within: str | tuple[str, ...] | None = None  # further folders that sound may lie in; "/": all
     codec_size: int = Field(CODEC_SIZE, ge=1)  # speech ids from here up are wrong
     min_seconds: float = Field(MIN_SECONDS, ge=0)  # of each sound
     max_seconds: float = Field(MAX_SECONDS, gt=0)
     job_size: int = Field(250, ge=1)  # records looked at between two steps of the progress bar
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        refuse_empty_range(self.min_seconds, self.max_seconds)
+        return self
 
 
 @dataclass(slots=True)
@@ -158,9 +164,9 @@ def _listen(ref: AudioRef, sample: Sample, config: CheckConfig) -> float:
 
 def _named(error: Exception, ref: AudioRef, row: Row) -> Defect:
     """What is wrong with a sound: in its tar, or in the line that names its file."""
-    if ref.is_file:
+    if not any(ref.path == own.path for own in row.sounds.values()):
         told = defect_of(error, ref.path)
-        reason = told.reason if isinstance(error, AudioError) else f"{ref.path}: {told.reason}"
+        reason = told.reason if isinstance(error, AudioError) else f"{ref.where}: {told.reason}"
         return Defect(told.kind, row.file, row.place, row.key, reason)
     return defect_of(error, ref.path, f"member {ref.member}", row.key)
 

@@ -16,13 +16,15 @@ from pathlib import Path
 from echat.checkpoint import atomic_path
 from echat.data import storage
 from echat.data.checks import CheckConfig, open_checked
-from echat.data.corpora import IndexedCorpus, RawCorpus
+from echat.data.corpora import IndexedCorpus, LineCorpus, RawCorpus
 from echat.data.corpus import COMBINES_LIST, SHARDS_LIST
 from echat.data.defects import DefectReport
 from echat.data.engines import EngineName, run_jobs
+from echat.data.folder import remember
 from echat.data.lines import Lines
 from echat.data.list_target import ListTarget
-from echat.data.output_files import write_lines, write_sums
+from echat.data.output_files import remove_temporaries, write_lines, write_sums
+from echat.data.overwriting import files_of, refuse_folder
 from echat.data.sample import AudioRef, Sample
 from echat.data.shards import open_shard
 from echat.data.tar_corpora import CombineCorpus, ShardCorpus, pairing
@@ -46,7 +48,9 @@ def clean(
     paths that hold wherever the folder lies.
     """
     corpus, folder = open_checked(config), Path(out)
+    refuse_target(config, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(folder)
     names = _names(corpus)
     work = partial(clean_job, config, tuple(bad), str(folder))
     written: list[str | None] = []
@@ -54,6 +58,11 @@ def clean(
         written.append(name)
         progress(len(written), len(names))
     _finish(corpus, folder, [name for name in written if name is not None])
+
+
+def refuse_target(config: CheckConfig, out: str | os.PathLike[str]) -> None:
+    """Raise DataError where the clean corpus could overwrite the one it is made from."""
+    refuse_folder(out, files_of(open_checked(config)), "--fix")
 
 
 def clean_job(config: CheckConfig, bad: tuple[int, ...], out: str, number: int) -> str | None:
@@ -124,7 +133,7 @@ def _clean_combine(corpus: CombineCorpus, number: int, bad: frozenset[int], path
     name = path.with_suffix(".list")
     with atomic_path(name) as temporary, temporary.open("wb") as stream:
         for line in sorted(kept[:, 1].tolist()):
-            stream.write(source.text(line).encode() + b"\n")
+            stream.write(" ".join(source.text(line).splitlines()).encode() + b"\n")  # an item of an array
     if corpus.parts.facts(number).defects:
         _copy_records(tar, kept[:, 0].tolist(), path)
         tar = str(path)
@@ -143,6 +152,8 @@ def _finish(corpus: IndexedCorpus, folder: Path, names: Sequence[str]) -> None:
         else:
             write_lines(folder / COMBINES_LIST, names)
     else:
+        assert isinstance(corpus, LineCorpus)
+        remember(folder, corpus.folder.roots)
         _list_target(corpus, folder).finish([int(name) for name in names])
         shutil.rmtree(folder / "parts")
 

@@ -21,12 +21,15 @@ from pydantic import Field
 from echat.checkpoint import atomic_path
 from echat.config import Config
 from echat.data.assigning import assign
-from echat.data.corpora import IndexedCorpus
+from echat.data.corpora import IndexedCorpus, LineCorpus
 from echat.data.corpus import open_corpus
 from echat.data.defects import DataError, DefectReport
 from echat.data.encoding import Storage
 from echat.data.engines import EngineName, run_jobs
+from echat.data.folder import remember
 from echat.data.list_target import ListTarget
+from echat.data.output_files import remove_temporaries
+from echat.data.overwriting import files_of, refuse_folder
 from echat.data.sample import CODEC_SIZE, Sample
 from echat.data.tar_corpora import ShardCorpus
 from echat.data.targets import CombineTarget, ReusingTarget, ShardTarget, Target
@@ -44,7 +47,7 @@ class ConversionConfig(Config):
     to: Literal["manifest", "raw", "shard", "combine"]
     format: Literal["auto", "manifest", "raw", "shard", "combine"] = "auto"  # of the source
     root: str | None = None  # where relative names of the source begin
-    within: str | None = None  # folder that relative audio paths must not leave
+    within: str | tuple[str, ...] | None = None  # further folders that sound may lie in; "/": all
     shard_size: int = Field(1000, ge=1)  # records per shard, and per job
     audio: Storage = "keep"  # as it is, or encoded anew
     copy_audio: bool = False  # to lists: also copy sound that lies in files of its own
@@ -101,12 +104,13 @@ def prepare(config: ConversionConfig) -> int:
     if config.task is not None:
         get_task(config.task)
     corpus = _corpus(config)
+    refuse_folder(config.out, files_of(corpus))
     ends = _cuts(config, corpus)
-    plan = {**config.model_dump(exclude={"out"}), "records": len(corpus), "jobs": len(ends)}
+    plan = {**config.model_dump(mode="json", exclude={"out"}), "records": len(corpus), "jobs": len(ends)}
     plan["source"] = os.path.abspath(config.source) if os.path.exists(config.source) else config.source
     path = Path(config.out) / PLAN
     if path.is_file():
-        found = json.loads(path.read_text("utf-8"))
+        found = _noted(path, "the settings of a conversion")
         changed = [name for name in plan if plan[name] != found.get(name)]
         if changed:
             name = changed[0]
@@ -117,7 +121,7 @@ def prepare(config: ConversionConfig) -> int:
     else:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(plan, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    _target(config).clean()
+    remove_temporaries(Path(config.out))
     return len(ends)
 
 
@@ -128,7 +132,7 @@ def run_job(
     target = _target(config)
     marker = target.marker(number)
     if marker.is_file():
-        return JobReport.from_dict(json.loads(marker.read_text("utf-8")))
+        return _finished(marker)
     report = JobReport(defects=DefectReport(strict))
     ends = _cuts(config, _corpus(config))
     samples = _samples(config, ends[number - 1] if number else 0, ends[number], report.defects)
@@ -142,8 +146,34 @@ def run_job(
 def finish(config: ConversionConfig, jobs: int) -> None:
     """Write the lists that name everything, once all jobs are finished."""
     target = _target(config)
-    counts = [json.loads(target.marker(n).read_text("utf-8"))["records"] for n in range(jobs)]
+    counts = [_finished(target.marker(number)).records for number in range(jobs)]
+    corpus = _corpus(config)
+    if isinstance(target, ListTarget):
+        remember(config.out, corpus.folder.roots if isinstance(corpus, LineCorpus) else ())
     target.finish([number for number, count in enumerate(counts) if count])
+
+
+def _finished(marker: Path) -> JobReport:
+    """The report of a finished job. Raises DataError where its marker is damaged."""
+    try:
+        return JobReport.from_dict(_noted(marker, "the report of a finished job"))
+    except (TypeError, LookupError) as error:
+        raise DataError(_damaged(marker, "the report of a finished job", error)) from error
+
+
+def _noted(path: Path, what: str) -> dict[str, Any]:
+    """The object in a file that a conversion keeps for itself. Raises DataError where it is damaged."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DataError(_damaged(path, what, error)) from error
+    if not isinstance(found, dict):
+        raise DataError(_damaged(path, what, TypeError(type(found).__name__)))
+    return found
+
+
+def _damaged(path: Path, what: str, error: Exception) -> str:
+    return f"{path}: expected {what} as JSON, found a damaged file ({error}); remove it, and run this again"
 
 
 def _samples(config: ConversionConfig, begin: int, end: int, defects: DefectReport) -> Iterator[Sample]:

@@ -10,10 +10,11 @@ from typing import Literal, Protocol, get_args
 from echat.data import storage
 from echat.data.corpora import IndexedCorpus, ManifestCorpus, RawCorpus, View
 from echat.data.defects import DataError, Defect, Kind
-from echat.data.folder import Folder, root_of
+from echat.data.folder import Folder, Within, remembered, root_of
 from echat.data.lines import first_rows
 from echat.data.sample import CODEC_SIZE, Sample
 from echat.data.tar_corpora import CombineCorpus, ShardCorpus
+from echat.data.text_files import text_lines
 
 Format = Literal["manifest", "raw", "shard", "combine"]
 COMBINES_LIST, COMBINES_TAR_ROOT = "combines_list.txt", "combines_tar_root.txt"
@@ -44,7 +45,7 @@ def open_corpus(
     format: str = "auto",
     *,
     root: str | os.PathLike[str] | None = None,
-    within: str | os.PathLike[str] | None = None,
+    within: Within = None,
     tar_root: str | os.PathLike[str] | None = None,
     codec_size: int = CODEC_SIZE,
     without_transcript: bool = False,
@@ -52,8 +53,9 @@ def open_corpus(
     """Open a manifest, a raw list, a list of shards or combines, a single tar, or a folder that holds one.
 
     ``path`` is local or a URL for fsspec. Relative names in a list begin at ``root``; by default at
-    the folder of the list, the working directory or a folder above, whichever holds them. Relative audio
-    paths must stay in ``within`` (default: where they begin). ``tar_root`` is the folder of the tars where no
+    the folder of the list, the working directory or a folder above, whichever holds them. Sound must lie
+    there, in a folder of ``within``, or where echat noted it when it wrote the list: see
+    :class:`echat.data.folder.Folder`. ``tar_root`` is the folder of the tars where no
     ``combines_tar_root.txt`` names it. For the other options see :class:`echat.data.corpora.View`. Raises
     DataError when there is no such corpus; what is wrong inside shows in ``defects()`` and record by record.
     """
@@ -69,7 +71,7 @@ def open_corpus(
     _need_list(place)
     field = "wav" if kind == "raw" else "audio"
     start = base if base is not None else root_of(place, _named(place, field))
-    folder = Folder(start, _fspath(within) or start)
+    folder = Folder.closed(start, within, remembered(storage.parent(place)))
     return (RawCorpus if kind == "raw" else ManifestCorpus)(place, name, folder, view)
 
 
@@ -109,14 +111,14 @@ def _format_of(path: str) -> Format:
     if path.lower().endswith(".tar"):
         return "shard"
     _need_list(path)
-    line = _first_line(path)
-    if not line.startswith("{"):
+    line, rows = _first_line(path), first_rows(path)
+    if not rows and not line.startswith(("{", "[")):
         left, bar, _ = line.partition("|")
         return "combine" if bar and left != "-" else "shard"
-    named = [row["wav"] for row in first_rows(path) if "wav" in row]
-    if ONLY_META in named:
-        return "combine"
-    return "raw" if named else "manifest"
+    named = [row["wav"] for row in rows if "wav" in row]
+    if not named or 2 * len(named) < len(rows):  # a few odd rows do not say what the others are
+        return "manifest"
+    return "combine" if ONLY_META in named else "raw"
 
 
 def _need_list(path: str) -> None:
@@ -128,11 +130,10 @@ def _need_list(path: str) -> None:
 
 
 def _first_line(path: str) -> str:
-    with storage.open_binary(path) as stream:
-        for line in stream:
-            if line.strip():
-                return line.decode("utf-8", "replace").strip()
-    raise DataError(f"{path}: expected records or names of shards, found an empty list")
+    line = next(filter(None, map(str.strip, text_lines(path))), None)
+    if line is None:
+        raise DataError(f"{path}: expected records or names of shards, found an empty list")
+    return line
 
 
 def _named(path: str, field: str) -> Iterator[str]:
@@ -143,8 +144,7 @@ def _named(path: str, field: str) -> Iterator[str]:
 
 def _list_lines(path: str) -> list[str]:
     _need_list(path)
-    text = storage.read_bytes(path).decode("utf-8", "surrogateescape")
-    lines = [line.strip().removeprefix("-|") for line in text.splitlines()]
+    lines = (line.strip().removeprefix("-|") for line in text_lines(path))
     return [line for line in lines if line]
 
 
@@ -153,7 +153,14 @@ def _tars(path: str, root: str | None) -> list[str]:
         return [path]
     names = _list_lines(path)
     base = root if root is not None else root_of(path, names)
-    return [storage.join(base, name) for name in names]
+    tars = [storage.join(base, name) for name in names]
+    if not any(name.lower().endswith(".tar") for name in names) and not any(map(storage.exists, tars)):
+        reason = (
+            f"expected the names of tars or JSON lines, found {names[0]!r}; "
+            "a table or a folder of sound comes in by echat data import"
+        )
+        raise DataError(Defect(Kind.BAD_TEXT, path, reason=reason))
+    return tars
 
 
 def _pairs(path: str, root: str | None, tar_root: str | None) -> list[tuple[str, str]]:

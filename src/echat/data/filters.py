@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from echat.audio.features import SAMPLE_RATE
 from echat.config import Config
@@ -17,6 +19,19 @@ class FilterConfig(Config):
     min_seconds: float = Field(0.1, ge=0)  # of each sound heard
     max_seconds: float = Field(30.0, gt=0)
     speech_covers_text: bool = True  # refuse spoken replies with too few ids for their text
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        refuse_empty_range(self.min_seconds, self.max_seconds)
+        return self
+
+
+def refuse_empty_range(min_seconds: float, max_seconds: float) -> None:
+    """Raise ValueError for bounds that no sound can meet."""
+    if min_seconds > max_seconds:
+        raise ValueError(
+            f"expected min_seconds <= max_seconds, found {min_seconds:g} and {max_seconds:g}; swap them"
+        )
 
 
 def refuse_speech(sample: Sample, task: Task, codec_size: int, filters: FilterConfig) -> None:

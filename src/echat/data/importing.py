@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from echat.audio.errors import AudioError
 from echat.checkpoint import atomic_path
 from echat.config import Config, nearest
-from echat.data import tables
+from echat.data import storage, tables
 from echat.data.corpus import MANIFEST
-from echat.data.defects import DataError, Defect, DefectReport, Kind, defect_of
+from echat.data.defects import DataError, Defect, DefectReport, Kind
+from echat.data.delimited import TableRow
 from echat.data.encoding import suffix_of
-from echat.data.folder import Folder
+from echat.data.folder import Folder, remember, remembered
+from echat.data.hub_tables import Sound
 from echat.data.list_target import file_name
 from echat.data.manifest import FIELDS, row_of, sample_of
-from echat.data.output_files import write_sums
+from echat.data.output_files import row_bytes, write_sums
+from echat.data.overwriting import refuse_file
 from echat.data.sample import CODEC_SIZE, AudioRef, Sample
+from echat.data.table_columns import key_shown, refuse_columns, renamed
+from echat.data.text_files import known_encoding
 
-ALIASES = {
-    "key": ("id", "utt_id", "utterance_id", "uid"),
-    "audio": ("path", "file", "file_name", "filename", "audio_path", "audio_file", "audio_filepath", "wav"),
-    "text": ("sentence", "transcript", "transcription", "txt", "normalized_text"),
-    "lang": ("language", "locale"),
-    "duration_s": ("duration", "seconds"),
-}
 _NUMBERS = ("duration_s", "start_seconds", "end_seconds")
+_REPEATED = "expected a key of its own, found that of an earlier record; the first one is kept"
+_PEEKED = 200  # rows that are looked at before the first is written
+_TRIED = 20  # rows whose sound is looked for beside the table
 
 
 class ImportConfig(Config):
@@ -39,6 +41,8 @@ class ImportConfig(Config):
     out: str  # folder of the manifest
     columns: dict[str, str] = {}  # our field -> column of the source; the usual names are known
     audio_root: str | None = None  # where relative audio paths begin; None: where the table lies
+    within: str | tuple[str, ...] | None = None  # further folders that sound may lie in; "/": all
+    encoding: str | None = None  # of text; None: UTF-8, or what a byte-order mark says
     name: str | None = None  # of the corpus; None: that of the folder
     split: str | None = None  # of all records, where no column says it
     lang: str | None = None
@@ -50,87 +54,135 @@ def import_corpus(
 ) -> tuple[int, DefectReport]:
     """Write ``manifest.jsonl`` into the folder; returns how many records, and what was left out and why.
 
-    Sound in files stays where it is; sound that a data set holds as bytes is written beside the manifest.
-    Raises DataError where a column is named that is no field, or ``strict`` meets a defect.
+    Sound in files and tars stays where it is; sound that a data set holds as bytes is written beside the
+    manifest. Without a record nothing is written. Raises DataError where a column is named that is no field
+    or is not there, where no column is known, or where ``strict`` meets a defect.
     """
     for field in config.columns:
         if field not in FIELDS:
             raise DataError(f"--map {field}=...: expected a field of a record, {nearest(field, FIELDS)}")
-    report, count, digest = DefectReport(strict), 0, hashlib.sha256()
+    known_encoding(config.encoding)
+    found = tables.tables_of(config.source)
     path = Path(config.out) / MANIFEST
+    refuse_file(path, [table.path for table in found])
+    report, count, digest = DefectReport(strict), 0, hashlib.sha256()
+    lines = _lines(config, found, report)
+    first = next(lines, None)
+    if first is None:
+        return 0, report
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        for sample in _samples(config, report):
-            line = json.dumps(row_of(sample, config.out), ensure_ascii=False).encode() + b"\n"
+        for line in chain([first], lines):
             stream.write(line)
             digest.update(line)
             count += 1
             progress(count)
     write_sums(path, [(digest.hexdigest(), path.name)])
+    remember(config.out, {root for table in found for root in _folder(table, config).roots})
     return count, report
 
 
-def _samples(config: ImportConfig, report: DefectReport) -> Iterator[Sample]:
-    root = config.audio_root or tables.table_folder(config.source)
-    folder = Folder.closed(os.path.abspath(root))
-    name = config.name or os.path.basename(os.path.abspath(root))
+def _lines(config: ImportConfig, found: list[tables.Table], report: DefectReport) -> Iterator[bytes]:
+    """The lines of the manifest."""
     seen: set[str] = set()
-    for row in tables.rows_of(config.source, root):
-        if isinstance(row, Defect):
-            report.add(row)
-            continue
-        fields = _fields(row.columns, config)
-        try:
-            sample = _sample(fields, folder, name, config)
-            if sample.key in seen:
-                reason = "expected a key of its own, found that of an earlier record; the first one is kept"
-                raise DataError(Defect(Kind.DUPLICATE_KEY, "", reason=reason))
-        except Exception as error:  # the border of one data row
-            key = fields.get("key")
-            report.add(defect_of(error, config.source, row.place, None if key is None else str(key)))
-            continue
-        seen.add(sample.key)
-        yield sample
+    for table in found:
+        rows = tables.table_rows(_placed(table, config), config.encoding)
+        first = list(islice(rows, _PEEKED))
+        refuse_columns(first, table.path, config.columns)
+        placing = _Placing(_folder(table, config), table, config, first)
+        for row in chain(first, rows):
+            if isinstance(row, Defect):
+                report.add(row)
+                continue
+            line = None
+            with report.border(row.file or table.path, row.place, key_shown(row.columns)):
+                fields = placing.fields(row)
+                if fields["key"] in seen:
+                    raise DataError(Defect(Kind.DUPLICATE_KEY, "", key=fields["key"], reason=_REPEATED))
+                sample = _sample(fields, placing.folder, placing.name, config)
+                line = row_bytes(row_of(sample, config.out))
+                seen.add(sample.key)
+            if line is not None:
+                yield line
 
 
-def _fields(columns: Mapping[str, Any], config: ImportConfig) -> dict[str, Any]:
-    """The row under our names; columns that are no field keep their own."""
-    fields = dict(columns)
-    wanted = {field: (name,) for field, name in config.columns.items()}
-    for field, names in {**{f: n for f, n in ALIASES.items() if f not in columns}, **wanted}.items():
-        found = next((name for name in names if name in columns), None)
-        if found is not None:
-            fields.pop(found, None)
-            fields[field] = columns[found]
-    for field, value in (("split", config.split), ("lang", config.lang)):
-        if value is not None:
-            fields.setdefault(field, value)
-    return fields
+def _placed(table: tables.Table, config: ImportConfig) -> tables.Table:
+    return table if config.audio_root is None else replace(table, folder=config.audio_root)
+
+
+def _folder(table: tables.Table, config: ImportConfig) -> Folder:
+    """Where sound of a table may lie: where its audio begins, and where a manifest of ours says."""
+    noted = remembered(tables.table_folder(table.path))
+    root = os.path.abspath(_placed(table, config).folder)
+    return Folder.closed(root, config.within, noted)
+
+
+class _Placing:
+    """Rows of one table under our names, with their sound where it lies."""
+
+    def __init__(
+        self, folder: Folder, table: tables.Table, config: ImportConfig, rows: list[TableRow | Defect]
+    ) -> None:
+        self.folder, self._table, self._config = folder, table, config
+        self.name = config.name or os.path.basename(os.path.abspath(folder.root))
+        self._beside = False  # is sound looked for in the usual folders beside the table?
+        self._beside = any(self._is_beside(row) for row in rows[:_TRIED] if not isinstance(row, Defect))
+
+    def fields(self, row: TableRow) -> dict[str, Any]:
+        """The fields of a record; columns that are no field keep their own names."""
+        fields = renamed(row.columns, self._config.columns)
+        for field, value in (("split", self._config.split or self._table.split), ("lang", self._config.lang)):
+            if value is not None:
+                fields.setdefault(field, value)
+        named = _key_of(fields.get("audio"), self._table.prefix) or row.key
+        if self._beside:
+            fields |= self._sounds_beside(fields)
+        return fields | {"key": str(fields.get("key", named))}
+
+    def _sounds_beside(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        """Sounds that the record, or its key, names without their folder or suffix."""
+        named = {"audio": fields.get("audio", fields.get("key")), "reply_audio": fields.get("reply_audio")}
+        found = {
+            field: tables.sound_of(self.folder.root, name)
+            for field, name in named.items()
+            if isinstance(name, str)
+        }
+        return {field: place for field, place in found.items() if place not in (None, named[field])}
+
+    def _is_beside(self, row: TableRow) -> bool:
+        return bool(self._sounds_beside(renamed(row.columns, self._config.columns)))
+
+
+def _key_of(sound: object, prefix: str) -> str | None:
+    """A key from the name of a sound, as the table spells it."""
+    if not isinstance(sound, str):
+        return None
+    return prefix + os.path.splitext(os.path.relpath(sound) if os.path.isabs(sound) else sound)[0]
 
 
 def _sample(fields: dict[str, Any], folder: Folder, name: str, config: ImportConfig) -> Sample:
     """The finished sample. Raises DataError or AudioError for one that cannot be used."""
-    sound = fields.get("audio")
-    if "key" not in fields and isinstance(sound, str):
-        fields["key"] = os.path.splitext(os.path.relpath(sound) if os.path.isabs(sound) else sound)[0]
-    fields["key"] = str(fields.get("key", ""))
     for field in _NUMBERS:
         if isinstance(fields.get(field), str):
             fields[field] = float(fields[field])
     if isinstance(fields.get("speech_ids"), str):
         fields["speech_ids"] = fields["speech_ids"].strip("[]").replace(",", " ").split()
-    if isinstance(sound, tables.Sound):
-        fields["audio"] = _store(sound, fields["key"], Path(config.out))
-    sample = sample_of(fields, folder, name)
+    stored: dict[str, Any] = {}
+    for field, file in (("audio", fields["key"]), ("reply_audio", f"{fields['key']}.reply")):
+        if isinstance(fields.get(field), Sound):
+            stored[field] = AudioRef(_store(fields[field], file, Path(config.out)))
+            fields[field] = None
+    sample = replace(sample_of(fields, folder, name), **stored)
     problem = next(sample.defects(config.codec_size), None)
     if problem is not None:
         raise DataError(Defect(problem[0], "", reason=problem[1]))
+    for audio in sample.audios():
+        _refuse_missing(audio)
     if sample.audio is not None and sample.seconds is None:
-        fields["duration_s"] = _seconds(sample.audio)
-        sample = sample_of(fields, folder, name)
+        return replace(sample, seconds=_seconds(sample.audio))
     return sample
 
 
-def _store(sound: tables.Sound, key: str, out: Path) -> str:
+def _store(sound: Sound, key: str, out: Path) -> str:
     ref = AudioRef(sound.name, data=sound.data)
     path = out.absolute() / "audio" / f"{file_name(key)}{suffix_of(ref, sound.data)}"
     with atomic_path(path) as temporary:
@@ -138,21 +190,40 @@ def _store(sound: tables.Sound, key: str, out: Path) -> str:
     return str(path)
 
 
+def _refuse_missing(ref: AudioRef) -> None:
+    if not storage.exists(ref.path):
+        found = "no regular file" if os.path.exists(ref.path) else "nothing there"
+        reason = f"expected an audio file, found {found}; say where such paths begin: --audio-root FOLDER"
+        raise AudioError(f"{ref.path}: {reason}", "missing")
+
+
 def _seconds(ref: AudioRef) -> float:
     """Length as the header of the file says it."""
     import soundfile
 
-    from echat.audio.decoding import seconds_of
+    from echat.audio.decoding import open_sound, seconds_of
 
-    if not os.path.isfile(ref.path):
-        raise AudioError(
-            f"{ref.path}: expected an audio file, found nothing there; check the path", "missing"
-        )
-    if not os.path.getsize(ref.path):
-        raise AudioError(f"{ref.path}: expected an audio file, found 0 bytes", "empty")
+    if not (storage.stamp(ref.path).size if ref.is_file else ref.size):
+        raise AudioError(f"{ref.where}: expected an audio file, found 0 bytes", "empty")
     try:
-        whole = seconds_of(ref.path)
+        if ref.is_file:
+            whole = seconds_of(ref.path)
+        else:
+            with open_sound(ref.read_bytes(), ref.where) as sound:
+                whole = float(sound.frames / sound.samplerate)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{ref.path}: expected sound, found: {error}", "undecodable") from error
+        raise AudioError(f"{ref.where}: expected sound, found: {error}", "undecodable") from error
     end = whole if ref.end_seconds is None else min(ref.end_seconds, whole)
     return round(end - (ref.start_seconds or 0.0), 6)
+
+
+def remedy_of(report: DefectReport) -> str:
+    """What to try where no record came in."""
+    kinds = report.counts.keys()
+    if not kinds:
+        return "the table holds no row"
+    if kinds <= {Kind.MISSING_AUDIO, Kind.PATH_ESCAPE}:
+        return "name the folder that holds the sound: --audio-root FOLDER (--within FOLDER for one more)"
+    if Kind.BAD_TEXT in kinds:
+        return "name the encoding of the table (--encoding gbk), or save it as UTF-8"
+    return "mend the rows named above, or say which column is which: --map text=COLUMN"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from echat.data.json_rows import json_object
 from echat.data.text_files import TextForm, form_of, raw_lines, text_of
 
 _KEPT_TABLES = 64  # per process
+_ITEM = re.compile(r"[,\[]\s*\{")
 _LOOKED_AT = 200  # lines of a file that tell what it is
 _WORTH_KEEPING = 4 << 20  # bytes of a list; a smaller one is gone through in the time it takes to look
 _KEY_FIRST = re.compile(rb'\s*\{\s*"key"\s*:\s*"([^"\\]*)"')
@@ -24,6 +26,8 @@ _KEY_FIRST = re.compile(rb'\s*\{\s*"key"\s*:\s*"([^"\\]*)"')
 
 class Lines:
     """The lines of one file that hold something, in order; no more than a path until they are used.
+
+    The objects of a file that is one JSON array count as its lines.
 
     A line whose ``key`` an earlier line has too is a duplicate; the first one counts.
     """
@@ -95,13 +99,18 @@ _contents: OrderedDict[str, _Content] = OrderedDict()
 
 
 def first_rows(path: str, count: int = 20) -> list[dict[str, Any]]:
-    """The good objects among the first lines of a file. Raises OSError, DataError for a file of no text."""
-    rows: list[dict[str, Any]] = []
+    """The good objects among the first rows of a file. Raises OSError, DataError for a file of no text."""
     form = form_of(path)
-    for _, line in islice(raw_lines(path, form), _LOOKED_AT):
+    found = _items(path, form) if _is_array(path, form) else enumerate(raw_lines(path, form), 1)
+    return _good_rows((line for _, (_, line) in islice(found, _LOOKED_AT)), form, count)
+
+
+def _good_rows(lines: Iterable[bytes], form: TextForm, count: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for line in lines:
         with suppress(DataError):
             if _is_row(line, form):
-                rows.append(json_object(text_of(line, form, path), path, ""))
+                rows.append(json_object(text_of(line, form, ""), "", ""))
         if len(rows) >= count:
             break
     return rows
@@ -157,11 +166,46 @@ def _missing(path: str, error: OSError) -> Defect:
 
 
 def _scan(path: str, form: TextForm) -> np.ndarray:
+    """The table of a file: a row for each line, or for each object of a JSON array."""
+    found = _items(path, form) if _is_array(path, form) else enumerate(raw_lines(path, form), 1)
     rows: list[tuple[int, int, int, int]] = []
     seen: dict[int, int] = {}  # hash of the key -> line number; keys themselves would fill the memory
-    for number, (offset, line) in enumerate(raw_lines(path, form), 1):
+    for number, (offset, line) in found:
         if _is_row(line, form):
             key = key_of(line, form)
             first = 0 if key is None else seen.setdefault(hash(key), number)
             rows.append((offset, len(line), number, first if first != number else 0))
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
+
+
+def _is_array(path: str, form: TextForm) -> bool:
+    """Does a bracket open the file, and no line hold a row?"""
+    lines = (line for _, line in raw_lines(path, form) if _is_row(line, form))
+    begins = next(lines, b"").lstrip(b" \t\0").startswith(b"[")
+    return begins and not _good_rows((line for _, line in islice(raw_lines(path, form), _LOOKED_AT)), form, 1)
+
+
+def _items(path: str, form: TextForm) -> Iterator[tuple[int, tuple[int, bytes]]]:
+    """(line number, (offset, bytes)) of each object of a JSON array; what is no object is a row to refuse."""
+    data = storage.read_bytes(path)[form.start :]
+    errors = "surrogateescape" if form.width == 1 else "surrogatepass"  # each item is decoded by itself later
+    text = data[: len(data) - len(data) % form.width].decode(form.encoding, errors)
+    decoder, offset, line, done = json.JSONDecoder(parse_int=str), form.start, 1, 0
+    begin = _next_item(text, 0)[1]
+    while begin < len(text):
+        try:
+            end = decoder.raw_decode(text, begin)[1]
+        except (ValueError, RecursionError):
+            end = _next_item(text, begin + 1)[0]
+        offset += len(text[done:begin].encode(form.encoding, errors))
+        line += text.count("\n", done, begin)
+        item = text[begin:end].encode(form.encoding, errors)
+        yield line, (offset, item)
+        offset, line, done = offset + len(item), line + text.count("\n", begin, end), end
+        begin = _next_item(text, end)[1]
+
+
+def _next_item(text: str, position: int) -> tuple[int, int]:
+    """Where the next object, and the bracket or comma before it, begin: (end, end) where there is none."""
+    found = _ITEM.search(text, position)
+    return (found.start(), found.end() - 1) if found else (len(text), len(text))

@@ -22,7 +22,6 @@ from echat.data.output_files import (
     beside,
     join,
     once,
-    remove_temporaries,
     row_bytes,
     write_rows,
     write_sums,
@@ -43,9 +42,6 @@ class ListTarget:
 
     def marker(self, number: int) -> Path:
         return beside(self._part(number), FINISHED)
-
-    def clean(self) -> None:
-        remove_temporaries(self.out / "parts")
 
     def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
         part = self._part(number)

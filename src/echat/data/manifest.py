@@ -95,7 +95,7 @@ def read_manifest(path: Path | str, split: str | None = None) -> list[Sample]:
     or a manifest larger than memory, see :func:`echat.data.corpus.open_corpus`.
     """
     path = Path(path)
-    spoken, folder = read_speech_ids(path.with_name(SPEECH_IDS)), Folder(str(path.parent))
+    spoken, folder = read_speech_ids(path.with_name(SPEECH_IDS)), Folder(str(path.parent), "/")
     samples = []
     for number, row in json_lines(path):
         try:

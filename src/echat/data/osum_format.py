@@ -73,9 +73,27 @@ def from_record(record: Mapping[str, Any], sounds: Mapping[str, AudioRef], sourc
 
 
 def to_record(sample: Sample) -> tuple[dict[str, Any], dict[str, AudioRef]]:
-    """The record that :func:`from_record` reads back as an equal sample, and its sounds by field."""
+    """The record that :func:`from_record` reads back as an equal sample, and its sounds by field.
+
+    Further fields that would be read as something else, because the published record gives their names a
+    meaning, travel together among what only we know.
+    """
     task = _published_task(sample)
-    record, sounds = _published(sample, task), _sounds(sample, task)
+    sounds = _sounds(sample, task)
+    try:
+        record = _complete(sample, task, sounds)
+        if from_record(record, sounds).extra == sample.extra:
+            return record, sounds
+    except Exception:  # whatever these fields hold: the record without them is sound
+        pass
+    record = _complete(replace(sample, extra={}), task, sounds)
+    record["extra"][_OWN] = {**record["extra"].get(_OWN, {}), "extra": dict(sample.extra)}
+    return record, sounds
+
+
+def _complete(sample: Sample, task: Task, sounds: dict[str, AudioRef]) -> dict[str, Any]:
+    """The record, with labels and what only we know."""
+    record = _published(sample, task)
     extra = record["extra"]
     seen = from_record(record, sounds)
     for kind, name in _LABEL_FIELDS:
@@ -92,7 +110,7 @@ def to_record(sample: Sample) -> tuple[dict[str, Any], dict[str, AudioRef]]:
         own["questions"] = [turn.text for turn in sample.history]
     if own:
         extra[_OWN] = own
-    return record, sounds
+    return record
 
 
 def extra_of(value: object) -> dict[str, Any]:
@@ -214,7 +232,9 @@ def _with_own(sample: Sample, own: Mapping[str, Any]) -> Sample:
     """The fields that only we know."""
     if not own:
         return sample
-    changes = {name: own[name] for name in _OWN_FIELDS if name in own}
+    changes = {name: own[name] for name in (*_OWN_FIELDS, "extra") if name in own}
+    if not isinstance(changes.get("extra", {}), dict):
+        raise _error(Kind.BAD_FIELD, f"field extra.{_OWN}.extra: expected an object, found {own['extra']!r}")
     if "speech_ids" in changes:
         changes["speech_ids"] = speech_ids_of(changes["speech_ids"])
     if "labels" in own:

@@ -66,7 +66,8 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Siblings that writing whole files leaves when it is killed: ``.xxxxxxxx.name``."""
-    for path in folder.glob(".????????.*") if folder.is_dir() else ():
-        path.unlink(missing_ok=True)
+def remove_temporaries(out: Path) -> None:
+    """Siblings that writing whole files leaves in a result when it is killed: ``.xxxxxxxx.name``."""
+    for folder in (out, out / "parts", out / "tars"):
+        for path in folder.glob(".????????.*") if folder.is_dir() else ():
+            path.unlink(missing_ok=True)

@@ -74,7 +74,8 @@ class AudioRef:
                 return storage.read_bytes(self.path)
             data = storage.read_range(self.path, self.offset, self.size)
         except FileNotFoundError as error:
-            raise DataError(self._defect(Kind.MISSING_AUDIO, "expected sound, found no such file")) from error
+            reason = "expected sound, found no such file; check the path, or say where it begins (--root)"
+            raise DataError(self._defect(Kind.MISSING_AUDIO, reason)) from error
         except OSError as error:
             reason = f"expected a readable file, found: {error.strerror or error}; check its permissions"
             raise DataError(self._defect(Kind.UNREADABLE_FILE, reason)) from error

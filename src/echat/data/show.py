@@ -13,6 +13,7 @@ from echat.audio.waveform import write
 from echat.data.defects import DataError, Defect, Kind
 from echat.data.examples import conversation_of
 from echat.data.list_target import file_name
+from echat.data.overwriting import refuse_file
 from echat.data.plots import write_spectrogram
 from echat.data.sample import AudioRef, Sample
 from echat.data.serving import serves
@@ -99,6 +100,7 @@ def write_sounds(sample: Sample, folder: Path) -> list[Path]:
     for name, ref in sounds(sample):
         waveform, _ = hear(ref, allow_silence=True)
         path = folder / f"{file_name(sample.key)}.{name}.wav"
+        refuse_file(path, [ref.path])
         write(path, waveform, SAMPLE_RATE)
         picture = path.with_suffix(".png")
         write_spectrogram(waveform, picture, f"{sample.key}, {name}")

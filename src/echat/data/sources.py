@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from echat.config import Config
 from echat.data.corpus import Records, open_corpus
 from echat.data.defects import DataError, Defect, DefectReport, Kind
-from echat.data.filters import refusal
+from echat.data.filters import refusal, refuse_empty_range
 from echat.data.sample import Sample
 from echat.data.serving import serves
 from echat.data.speech_examples import spoken_form
@@ -32,6 +33,7 @@ class SourceConfig(Config):
     format: str = Field("manifest", pattern="^(auto|manifest|raw|shard|combine)$")
     root: str | None = None  # where relative names in a list begin; None: found out
     tar_root: str | None = None  # folder of the tars of combine lists that name none
+    within: tuple[str, ...] | None = None  # folders or URLs that sound must lie in; None: any local folder
     tasks: dict[str, float] = {}  # task -> weight inside the source; empty: each record's own task
     weight: float = Field(1.0, gt=0)  # share of the source in the mixture
     split: str | None = None  # keep the records of this split only
@@ -44,6 +46,11 @@ class SourceConfig(Config):
     optional: bool = False  # the mixture goes on without the source when its file is not there
     scan: bool | None = None  # read all records at the start, to know which serve; None: unless in shards
     near: int | None = Field(None, ge=0)  # shuffle blocks of so many, few at a time; 0: all; None: shards
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        refuse_empty_range(self.min_seconds, self.max_seconds)
+        return self
 
     @property
     def scans(self) -> bool:
@@ -92,8 +99,14 @@ def read_source(config: SourceConfig) -> list[Sample]:
 
 
 def open_source(config: SourceConfig) -> Records:
-    """The corpus of a source, nothing left out. A recipe's audio may lie anywhere."""
-    return open_corpus(config.path, config.format, root=config.root, tar_root=config.tar_root, within="/")
+    """The corpus of a source, nothing left out. Its audio may lie in any local folder, unless ``within``."""
+    return open_corpus(
+        config.path,
+        config.format,
+        root=config.root,
+        tar_root=config.tar_root,
+        within="/" if config.within is None else config.within,
+    )
 
 
 def _readable(records: Records) -> list[Sample]:

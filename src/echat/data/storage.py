@@ -156,8 +156,10 @@ def _store(path: str) -> Iterator[Any]:
         import fsspec
 
         yield fsspec.url_to_fs(path)[0]  # one instance per process, which fsspec keeps
-    except OSError:
-        raise
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.filename is not None:
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), path) from error
     except ImportError as error:
         reason = f"expected the Python package that reads {protocol}:// URLs, found none: {error}"
         _refuse(path, f"{reason}; install it with pip", error)

@@ -1,64 +1,50 @@
-"""Rows of whatever users have: CSV, TSV, JSON lines, a folder of sound, a Hugging Face data set."""
+"""Rows of whatever users have: CSV, TSV, JSON, Parquet, tars of samples, a folder of sound, a data set."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from echat.audio.containers import SOUND_SUFFIXES
 from echat.audio.media import readable_suffixes
+from echat.data import storage
 from echat.data.defects import DataError, Defect, Kind
-from echat.data.lines import Lines
+from echat.data.delimited import TableRow, delimited_rows
+from echat.data.folder import is_under
+from echat.data.hub_tables import HUB, dataset_rows, is_saved_set, parquet_rows
+from echat.data.lines import Lines, first_rows
+from echat.data.tar_tables import tar_rows
+from echat.data.text_files import text_lines, whole_text
 
 TABLES = ("manifest.jsonl", "metadata.jsonl", "manifest.csv", "metadata.csv", "manifest.tsv", "metadata.tsv")
-_DELIMITERS = ",\t;|"
-HUB = "hf://"
+SPLITS = ("train", "dev", "test", "validation", "valid", "eval")  # names of tables that are a part of a set
+SOUND_FOLDERS = ("", "clips", "wavs", "wav", "audio")  # beside a table: where published sets keep their sound
+_PUBLISHED = {"key", "wav", "txt", "task"}
+_UNNAMED = ("key", "text", "normalized_text")  # columns of LJSpeech, whose table names none
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
-    """A sound that a data set holds as bytes."""
+class Table:
+    """One table of a source; ``folder`` is where its audio begins, ``prefix`` tells its keys from others."""
 
-    data: bytes
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class TableRow:
-    """Columns by name, and where the row stands."""
-
-    columns: dict[str, Any]
-    place: str
+    path: str
+    folder: str
+    split: str | None = None
+    prefix: str = ""
 
 
-def rows_of(source: str, folder: str) -> Iterator[TableRow | Defect]:
+def rows_of(source: str, folder: str, encoding: str | None = None) -> Iterator[TableRow | Defect]:
     """Every row of a table, or every sound file of a folder; a bad row is named in its place.
 
     ``folder`` is where audio lies, for a source that is no table. Raises DataError for a source of no known
     kind.
     """
-    path = Path(source)
-    if (
-        source.startswith(HUB)
-        or (path / "dataset_info.json").is_file()
-        or (path / "dataset_dict.json").is_file()
-    ):
-        return _dataset(source)
-    if path.is_dir():
-        table = next((path / name for name in TABLES if (path / name).is_file()), None)
-        return rows_of(str(table), folder) if table else _sounds(Path(folder))
-    if not path.is_file():
-        raise DataError(
-            Defect(Kind.MISSING_FILE, source, reason="expected a table or a folder, found nothing")
-        )
-    if path.suffix.lower() in (".csv", ".tsv"):
-        return _delimited(path)
-    return _json_rows(path)
+    return chain.from_iterable(table_rows(replace(t, folder=folder), encoding) for t in tables_of(source))
 
 
 def table_folder(source: str) -> str:
@@ -66,94 +52,117 @@ def table_folder(source: str) -> str:
     return source if os.path.isdir(source) else os.path.dirname(source) or "."
 
 
-def _json_rows(path: Path) -> Iterator[TableRow | Defect]:
-    lines = Lines(str(path))
+def tables_of(source: str) -> list[Table]:
+    """The tables of a source, in order: one file, or those that a folder holds. Raises DataError."""
+    path = Path(source)
+    if source.startswith(HUB) or is_saved_set(path) or path.is_file():
+        return [Table(source, table_folder(source))]
+    if not path.is_dir():
+        reason = "expected a table or a folder, found nothing"
+        raise DataError(Defect(Kind.MISSING_FILE, source, reason=reason))
+    whole = next((path / name for name in TABLES if (path / name).is_file()), None)
+    if whole is not None:
+        return [Table(str(whole), source)]
+    return _parts(path) or [Table(source, source)]
+
+
+def _parts(folder: Path) -> list[Table]:
+    """A table for each split, in the folder (Common Voice) or in one of its own; Parquet files; tars."""
+    found = [
+        Table(str(path), str(folder), split)
+        for split in SPLITS
+        for path in (folder / f"{split}{suffix}" for suffix in (".tsv", ".csv", ".jsonl"))
+        if path.is_file()
+    ]
+    found = found or [
+        Table(str(path), str(folder / split), split, f"{split}/")
+        for split in SPLITS
+        for path in (folder / split / name for name in TABLES)
+        if path.is_file()
+    ]
+    for suffix in (".parquet", ".tar"):
+        files = sorted(path for path in folder.rglob(f"*{suffix}") if path.is_file())
+        found = found or [Table(str(path), str(folder), _split_of(path.name)) for path in files]
+    return found
+
+
+def _split_of(name: str) -> str | None:
+    """``train-00000-of-00001.parquet`` is a part of ``train``."""
+    return next((split for split in SPLITS if name.startswith((f"{split}-", f"{split}.", f"{split}_"))), None)
+
+
+def table_rows(table: Table, encoding: str | None = None) -> Iterator[TableRow | Defect]:
+    """Every row of one table."""
+    path = Path(table.path)
+    if table.path.startswith(HUB) or is_saved_set(path):
+        return dataset_rows(table.path)
+    if path.is_dir():
+        return _sounds(Path(table.folder), encoding)
+    kind = path.suffix.lower()
+    if kind in (".parquet", ".tar"):
+        return parquet_rows(table.path) if kind == ".parquet" else tar_rows(table.path)
+    first = "" if kind in (".csv", ".tsv") else _first_letter(table.path, encoding)
+    if first in ("{", "[") or kind in (".json", ".jsonl", ".list"):
+        return _json_rows(table.path)
+    return delimited_rows(table.path, encoding, partial(_names, table.folder))
+
+
+def _names(folder: str, cells: Sequence[str]) -> Sequence[str] | None:
+    """Names for the columns of a table whose first line is a record: its first cell names a sound."""
+    if len(cells) < 2 or not sound_of(folder, cells[0]):
+        return None
+    first = "audio" if Path(cells[0]).suffix.lower().lstrip(".") in SOUND_SUFFIXES else "key"
+    more = [f"column {number}" for number in range(len(_UNNAMED) + 1, len(cells) + 1)]
+    return [first, *_UNNAMED[1:], *more][: len(cells)]
+
+
+def sound_of(folder: str, name: str) -> str | None:
+    """The sound that a table names beside its folder, as a path below it: ``wavs/LJ001.wav`` of ``LJ001``."""
+    suffixes = ("", *(f".{suffix}" for suffix in SOUND_SUFFIXES))
+    for place in SOUND_FOLDERS:
+        for suffix in suffixes:
+            inside = os.path.join(place, name + suffix)
+            if name and storage.exists(storage.join(folder, inside)):
+                return inside
+    return None
+
+
+def _first_letter(path: str, encoding: str | None) -> str:
+    return next((line.strip()[0] for line in text_lines(path, encoding) if line.strip()), "")
+
+
+def _json_rows(path: str) -> Iterator[TableRow | Defect]:
+    lines, rows = Lines(path), first_rows(path)
+    if len(lines) and not rows:
+        reason = "expected JSON lines or an array of objects, found neither among the first lines"
+        raise DataError(Defect(Kind.BAD_JSON, path, reason=reason))
+    if any(row.keys() >= _PUBLISHED and str(row["task"]).startswith("<") for row in rows):
+        reason = "expected a table, found a published list; echat data check and convert read it as it is"
+        raise DataError(Defect(Kind.BAD_RECORD, path, reason=reason))
     for number in range(len(lines)):
         try:
-            yield TableRow(*lines[number])
+            columns, place = lines[number]
+            yield TableRow(columns, place, path, place.replace(" ", "-"))
         except DataError as error:
             yield error.defect
 
 
-def _delimited(path: Path) -> Iterator[TableRow | Defect]:
-    csv.field_size_limit(1 << 30)
-    with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as stream:
-        head = stream.readline()
-        stream.seek(0)
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=head.count)
-        reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-        rows = iter(reader)
-        while True:
-            place = (
-                f"line {max(1, reader.line_num) + 1}"  # the names of the columns are read with the first row
-            )
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield Defect(
-                    Kind.BAD_TEXT, str(path), place, reason=f"expected a row of {path.suffix}, {error}"
-                )
-                continue
-            if None in row or None in row.values():
-                found = "more" if None in row else "fewer"
-                reason = (
-                    f"expected {len(reader.fieldnames or ())} columns as in the first line, found {found}"
-                )
-                yield Defect(Kind.BAD_FIELD, str(path), place, reason=reason)
-            else:
-                yield TableRow({name: value for name, value in row.items() if value != ""}, place)
-
-
-def _sounds(folder: Path) -> Iterator[TableRow | Defect]:
+def _sounds(folder: Path, encoding: str | None) -> Iterator[TableRow | Defect]:
     """Files in the order of their names; ``x.txt`` beside ``x.wav`` holds the words."""
     found = False
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower().lstrip(".") in SOUND_SUFFIXES and path.is_file():
             found = True
-            columns = {"audio": str(path.relative_to(folder))}
+            columns: dict[str, Any] = {"audio": str(path.relative_to(folder))}
             words = path.with_suffix(".txt")
-            if words.is_file():
-                columns["text"] = words.read_text("utf-8").strip()
-            yield TableRow(columns, "")
+            try:
+                if words.is_file() and is_under(str(words), str(folder)):
+                    columns["text"] = whole_text(str(words), encoding).strip()
+            except (DataError, OSError) as error:
+                reason = error.defect.reason if isinstance(error, DataError) else str(error)
+                yield Defect(Kind.BAD_TEXT, str(words), key=columns["audio"], reason=reason)
+            else:
+                yield TableRow(columns, "", str(path))
     if not found:
         expected = f"sound files ({', '.join(readable_suffixes())}) or one of {', '.join(TABLES)}"
         raise DataError(Defect(Kind.MISSING_FILE, str(folder), reason=f"expected {expected}, found none"))
-
-
-def _dataset(source: str) -> Iterator[TableRow | Defect]:
-    import datasets
-
-    if source.startswith(HUB):
-        found = datasets.load_dataset(source.removeprefix(HUB))
-    else:
-        found = datasets.load_from_disk(source)
-    splits = dict(found) if isinstance(found, datasets.DatasetDict) else {"": found}
-    for split, table in splits.items():
-        sounds = [name for name, kind in table.features.items() if isinstance(kind, datasets.Audio)]
-        names = {name: kind for name, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
-        for name in sounds:
-            table = table.cast_column(name, datasets.Audio(decode=False))
-        for number, row in enumerate(table):
-            columns = {} if not split else {"split": split}
-            for name, value in row.items():
-                columns[name] = _plain(value, name in sounds, names.get(name))
-            columns.setdefault("key", f"{split or 'row'}-{number:08d}")
-            yield TableRow(
-                {name: value for name, value in columns.items() if value is not None}, f"row {number}"
-            )
-
-
-def _plain(value: Any, is_sound: bool, names: Any) -> Any:
-    """A sound as a path or as bytes, a class by its name, anything else as JSON can hold it."""
-    if is_sound and value is not None:
-        data, path = value.get("bytes"), value.get("path") or ""
-        return path if data is None else Sound(data, os.path.basename(path))
-    if names is not None and isinstance(value, int):
-        return names.int2str(value) if value >= 0 else None
-    try:
-        json.dumps(value)
-    except TypeError:
-        return str(value)
-    return value

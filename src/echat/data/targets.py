@@ -18,7 +18,6 @@ from echat.data.output_files import (
     beside,
     join,
     once,
-    remove_temporaries,
     row_bytes,
     write_lines,
     write_rows,
@@ -44,9 +43,6 @@ class Target(Protocol):
     def finish(self, numbers: Sequence[int]) -> None:
         """Write the lists, given the jobs that have records."""
 
-    def clean(self) -> None:
-        """Remove what a killed run left half-written."""
-
 
 class ShardTarget:
     """Tars named by number, with checksum and index beside each."""
@@ -61,9 +57,6 @@ class ShardTarget:
 
     def marker(self, number: int) -> Path:
         return beside(self.tar(number), FINISHED)
-
-    def clean(self) -> None:
-        remove_temporaries(self.folder)
 
     def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
         path, count = self.tar(number), 0
@@ -118,9 +111,6 @@ class ReusingTarget:
     def marker(self, number: int) -> Path:
         return beside(self._rows(number), FINISHED)
 
-    def clean(self) -> None:
-        remove_temporaries(self.out)
-
     def write(self, number: int, samples: Iterable[Sample], defects: DefectReport) -> int:
         rows: list[bytes] = []
         first = once(samples, self._rows(number), defects)
@@ -140,9 +130,10 @@ class ReusingTarget:
 def _members(sample: Sample, encode: Any, path: Path, defects: DefectReport) -> list[bytes]:
     """All members of a record, or none where one of them cannot be."""
     ref = sample.audio or sample.reply_audio
+    members: list[bytes] = []
     with defects.border(ref.path if ref else str(path), key=sample.key):
-        return shard_members(sample, encode)
-    return []
+        members = shard_members(sample, encode)
+    return members
 
 
 def _noted(

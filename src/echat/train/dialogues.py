@@ -47,7 +47,7 @@ def prepare_pairs(source: str, folder: Path, how: Preparation) -> Path:
     count, defects = import_corpus(config)
     _refuse(source, count, defects, how)
     imported = folder / "imported" / MANIFEST
-    found = check(CheckConfig(source=str(imported), format="manifest", codec_size=how.codec_size))
+    found = check(CheckConfig(source=str(imported), format="manifest", within="/", codec_size=how.codec_size))
     _refuse(source, found.totals.records, found.defects, how)
     return _hold_out(with_speech_ids(str(imported), folder, how))
 
