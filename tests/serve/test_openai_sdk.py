@@ -27,7 +27,7 @@ class Talker:
 
     async def until(self, *kinds: str) -> dict[str, Any]:
         """The next event of one of these kinds."""
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             while True:
                 event = await self.next()
                 if event["type"] in kinds:

@@ -50,7 +50,7 @@ class Interrupting(Files):
 def conversation(house: House, sound: Files, **settings) -> tuple[list[tuple[str, str]], Talking]:
     told: list[tuple[str, str]] = []
     talking = Talking(house, sound, lambda who, text: told.append((who, text)), **settings)
-    asyncio.run(asyncio.wait_for(talking.run(), 90))
+    asyncio.run(asyncio.wait_for(talking.run(), 600))
     return told, talking
 
 

@@ -20,7 +20,7 @@ def home(live: Any) -> str:
     return live.url.removesuffix("/v1") + "/"
 
 
-def until(page: Any, what: str, seconds: float = 40) -> None:
+def until(page: Any, what: str, seconds: float = 600) -> None:
     """Wait for a condition. (The page's content security policy forbids Playwright's own way.)"""
     end = time.monotonic() + seconds
     while not page.evaluate(f"Boolean({what})"):

@@ -35,7 +35,7 @@ def url(tiny, tmp_path_factory):
     blocks.close(verbose=False)
 
 
-def until(page: Any, look: Any, seconds: float = 40) -> Any:
+def until(page: Any, look: Any, seconds: float = 600) -> Any:
     end = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < end, page.inner_text("body")
