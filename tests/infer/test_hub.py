@@ -151,6 +151,7 @@ def parts(cache: Path) -> list[Path]:
     return sorted(cache.rglob("blobs/*.part"))
 
 
+@pytest.mark.slow
 def test_a_killed_download_goes_on_and_serves_offline(hub: Hub, tmp_path: Path) -> None:
     hub.stall_after = STALL
     process = start(tmp_path, hub.url)

@@ -157,6 +157,7 @@ def test_syllables(text: str, count: int) -> None:
     assert syllables(text) == count
 
 
+@pytest.mark.slow
 def test_the_shipped_model_speaks_five_sentences_and_not_one(tiny: Engine) -> None:
     sentence = "that is too much writing for you go out and play."
     parts = list(tiny.read_aloud(" ".join([sentence] * 5), seed=0))

@@ -110,6 +110,7 @@ RESPONSE = (
 )
 
 
+@pytest.mark.slow
 def test_several_turns_found_by_the_server(talking, question, quiet):
     async def dialogue(talker: Talker) -> None:
         for _ in range(3):

@@ -45,6 +45,7 @@ def test_speech_in_every_format(client, form):
     assert rate in (24_000, 48_000) and len(sound) / rate > 0.3 and abs(sound).max() > 0.01
 
 
+@pytest.mark.slow
 def test_speech_streams_a_long_text(live):
     text = "i am glad that you told me. " * 12
     body = {

@@ -62,6 +62,7 @@ def die_in_micro_batch(objective: str, recipe: Path, number: int, resume: bool =
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.slow
 def test_killed_in_mid_step_resumes_to_the_same_curve(objective, recipe, tmp_path):
     whole = train(recipe(objective, "whole"))
     killed = recipe(objective, "killed")

@@ -7,12 +7,14 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from echat.eval.judge import missing_programs, transcribe
 from echat.infer.metrics import edit_distance, words
 from echat.serve.keys import Keys
 
+pytestmark = pytest.mark.slow  # a browser
 RATE = 24_000
 
 

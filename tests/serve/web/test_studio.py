@@ -20,6 +20,7 @@ pytest.importorskip("gradio", reason="needs the studio extra")
 from echat.serve.studio import layout
 from echat.serve.studio.work import TABLE_HEADERS, Studio
 
+pytestmark = pytest.mark.slow  # a browser
 QUESTION = Path(echat.__file__).parent / "models" / "echat-tiny" / "examples" / "question.wav"
 
 
