@@ -134,6 +134,21 @@ def test_labels_are_shown_in_english(label, capsys):
     assert shown.isascii() and in_english(label) in shown
 
 
+@pytest.mark.parametrize("label", [*STYLES, *REPLY_EMOTIONS])
+def test_reports_name_labels_in_english(label):
+    from echat.data.totals import Totals
+    from echat.eval.report import as_text, confusion_table
+    from echat.infer.metrics import Confusion
+
+    kind = "style" if label in STYLES else "reply_emotion"
+    totals = Totals()
+    totals.words[kind][label] += 2
+    assert f"{in_english(label)} 2" in str(totals) and label not in str(totals)
+    confusion = Confusion.of([(label, label)])
+    table = as_text([confusion_table(kind, confusion, [label])])
+    assert in_english(label).split()[0] in table and label not in table
+
+
 def test_a_reader_that_leaves_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
