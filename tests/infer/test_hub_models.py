@@ -59,6 +59,7 @@ def understand(cache: Path, url: str, model: str, clip: Path) -> tuple[int, str,
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_published_folder_is_fetched_once_and_nothing_else_of_it(hub, random_model, clip, tmp_path):
     names = [path.relative_to(random_model).as_posix() for path in random_model.rglob("*") if path.is_file()]
     hub.files = {f"someone/model/{name}": (random_model / name).read_bytes() for name in names}
