@@ -102,6 +102,7 @@ def test_released_weights_are_converted_once(hub, clip, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["osum-echat-label", "someone/model"])
+@pytest.mark.slow
 def test_without_a_network_it_is_one_line(name, clip, tmp_path):
     code, out, err = understand(tmp_path, NOWHERE, name, clip)
     assert (code, out) == (2, "") and err.startswith(f"error: model '{name}': ") and err.count("\n") == 1

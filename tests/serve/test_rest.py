@@ -33,6 +33,7 @@ def test_models(client):
 
 
 @pytest.mark.parametrize("form", ["wav", "mp3", "flac", "opus", "pcm"])
+@pytest.mark.slow
 def test_speech_in_every_format(client, form):
     with client.audio.speech.with_streaming_response.create(
         model="echat-tiny", voice="alloy", input="thank you", response_format=form
@@ -123,6 +124,7 @@ def test_an_answer_without_words_is_no_success(client, monkeypatch):
     assert refused.value.code == "no_answer"
 
 
+@pytest.mark.slow
 def test_completions_with_sound(client, wav):
     settings = {
         "model": "echat-tiny",
