@@ -94,6 +94,7 @@ def rows_of(lines: list[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(corpus: Path, tmp_path: Path) -> None:
     build_corpus(small(tmp_path, sets=("dev",), workers=2))
     assert contents(tmp_path / "dev") == contents(corpus / "dev")

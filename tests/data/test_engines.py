@@ -18,7 +18,7 @@ def square(limit: int, number: int) -> int:
     return number**2
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_results_come_in_order_and_errors_as_they_are(workers):
     assert list(run_jobs(partial(square, 9), 5, workers)) == [0, 1, 4, 9, 16]
     assert not list(run_jobs(partial(square, 9), 0, workers))

@@ -52,6 +52,7 @@ def test_shards_that_are_not_scanned_deliver_what_scanned_ones_do(manifest, shar
     assert delivered(config.model_copy(update={"scan": True, "format": "auto"}), build) == expected
 
 
+@pytest.mark.slow
 def test_tasks_that_some_of_the_records_serve_get_their_share(shards, build):
     source = mixture([SourceConfig(path=str(shards), format="shard", tasks=TASKS)], 0)
     batches = PooledBatches(source, lambda draw: replace(build(draw), mels=()), list, 4000, 64)

@@ -62,6 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = self.path.lstrip("/").split("/")
+        if parts[0] == "api":
+            return self._list("/".join(parts[2:4]) + "/")
         is_large = parts[0] == "large"
         key = "/".join(parts[1:] if is_large else [*parts[:2], *parts[4:]])
         content = self.server.files[key]
@@ -79,6 +81,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.go_on.wait(60)
                 start = stop
         self.wfile.write(content[start:])
+
+    def _list(self, repo: str) -> None:
+        names = [key.removeprefix(repo) for key in self.server.files if key.startswith(repo)]
+        said = {"id": repo[:-1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+        body = json.dumps(said).encode()
+        self._head(200, {"Content-Type": "application/json"}, len(body))
+        self.wfile.write(body)
 
     def _head(self, status: int, headers: dict[str, str], length: int = 0) -> None:
         self.send_response(status)
@@ -142,6 +151,7 @@ def parts(cache: Path) -> list[Path]:
     return sorted(cache.rglob("blobs/*.part"))
 
 
+@pytest.mark.slow
 def test_a_killed_download_goes_on_and_serves_offline(hub: Hub, tmp_path: Path) -> None:
     hub.stall_after = STALL
     process = start(tmp_path, hub.url)

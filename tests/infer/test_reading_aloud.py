@@ -110,6 +110,7 @@ def test_no_speech_at_all_is_an_error_and_not_an_empty_sound(reader: Engine) -> 
         reader.say("yes", seed=0, write=fake(lambda *_: 0, []))
 
 
+@pytest.mark.slow
 def test_a_row_of_a_batch_is_the_text_read_alone(tiny: Engine) -> None:
     texts = ["come home soon.", FIVE, "i am glad that you told me"]
     replies = tiny.run_batch([ask(text=text) for text in texts], "tts", seed=4, speak=True)
@@ -157,6 +158,7 @@ def test_syllables(text: str, count: int) -> None:
     assert syllables(text) == count
 
 
+@pytest.mark.slow
 def test_the_shipped_model_speaks_five_sentences_and_not_one(tiny: Engine) -> None:
     sentence = "that is too much writing for you go out and play."
     parts = list(tiny.read_aloud(" ".join([sentence] * 5), seed=0))

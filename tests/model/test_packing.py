@@ -170,6 +170,7 @@ def test_wrapped_weights_are_refused(model: SpeechLLM) -> None:
 
 
 @in_8_bits
+@pytest.mark.slow
 def test_int8_chooses_what_float32_chooses() -> None:
     engine = echat.load("echat-tiny")
     assert engine.home is not None

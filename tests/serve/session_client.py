@@ -25,7 +25,7 @@ class SessionClient:
             await self.send("input_audio_buffer.append", audio=chunk)
 
     async def until(self, kind: str) -> dict[str, Any]:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             while True:
                 letter = await self.session.talk.outbox.take()
                 assert letter is not None

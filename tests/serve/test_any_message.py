@@ -110,6 +110,7 @@ async def answer(client: Any, question: bytes) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("beta", [False, True], ids=["present", "old names"])
+@pytest.mark.slow
 def test_almost_valid_messages_change_nothing_for_the_next_question(talking, question, beta):
     answers, chance = [], random.Random(beta)
 

@@ -24,50 +24,53 @@ class Calls:
         return 1
 
 
-def test_few_arenas_and_what_is_free_goes_back_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = Calls()
-    monkeypatch.setattr(heap, "_glibc", lambda: calls)
-    monkeypatch.setattr(heap, "SECONDS_BETWEEN", 0.0)
-
-    async def live() -> None:
-        tidying = asyncio.create_task(heap.tidy())
-        while len(calls.made) < 4:
-            await asyncio.sleep(0.001)
-        tidying.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await tidying
-
-    asyncio.run(asyncio.wait_for(live(), 20))
-    assert calls.made[0] == ("mallopt -8", heap.ARENAS)
-    assert set(calls.made[1:]) == {("malloc_trim", 0)}
-
-
 class Circle:
     def __init__(self) -> None:
         self.me = self
 
 
-def test_garbage_in_circles_goes_with_and_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heap, "_glibc", lambda: None)
-    monkeypatch.setattr(heap, "SECONDS_BETWEEN", 0.0)
+class Clock:
+    """Sleeps for no time; what has become of garbage is seen at each sleep, the last of which ends."""
 
-    async def live() -> None:
-        tidying = asyncio.create_task(heap.tidy())
-        await asyncio.sleep(0)  # it has begun
+    def __init__(self, sleeps: int) -> None:
+        self.left, self.asked, self.garbage_left = sleeps, [], []
+        self._last: weakref.ref[Circle] | None = None
+
+    async def sleep(self, seconds: float) -> None:
         assert gc.get_freeze_count() > 0
-        gone = weakref.ref(Circle())
-        while gone() is not None:
-            await asyncio.sleep(0.001)
-        tidying.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await tidying
+        self.asked.append(seconds)
+        if self._last is not None:
+            self.garbage_left.append(self._last() is not None)
+        self._last = weakref.ref(Circle())
+        self.left -= 1
+        if not self.left:
+            raise asyncio.CancelledError
 
+
+def live(clock: Clock) -> None:
     gc.disable()
     try:
-        asyncio.run(asyncio.wait_for(live(), 20))
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(heap.tidy(clock.sleep))
     finally:
         gc.enable()
     assert gc.get_freeze_count() == 0
+
+
+def test_few_arenas_and_what_is_free_goes_back_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, clock = Calls(), Clock(4)
+    monkeypatch.setattr(heap, "_glibc", lambda: calls)
+    live(clock)
+    assert calls.made == [("mallopt -8", heap.ARENAS), *[("malloc_trim", 0)] * 3]
+    assert clock.asked == [heap.SECONDS_BETWEEN] * 4
+
+
+@pytest.mark.parametrize("libc", [None, Calls()], ids=["without glibc", "with glibc"])
+def test_garbage_in_circles_goes(monkeypatch: pytest.MonkeyPatch, libc: Calls | None) -> None:
+    clock = Clock(3)
+    monkeypatch.setattr(heap, "_glibc", lambda: libc)
+    live(clock)
+    assert clock.garbage_left == [False, False]
 
 
 def test_the_library_of_this_process_is_asked() -> None:

@@ -27,7 +27,7 @@ class Talker:
 
     async def until(self, *kinds: str) -> dict[str, Any]:
         """The next event of one of these kinds."""
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             while True:
                 event = await self.next()
                 if event["type"] in kinds:
@@ -110,6 +110,7 @@ RESPONSE = (
 )
 
 
+@pytest.mark.slow
 def test_several_turns_found_by_the_server(talking, question, quiet):
     async def dialogue(talker: Talker) -> None:
         for _ in range(3):

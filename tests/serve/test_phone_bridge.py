@@ -68,6 +68,7 @@ class Call:
 
 @pytest.mark.parametrize("shape", [as_told, as_documented, as_of_old])
 @pytest.mark.parametrize("name", ["audio/pcmu", "audio/pcma"])
+@pytest.mark.slow
 def test_a_call(live, question, quiet, name, shape):
     waveform = Decoder("audio/pcm").push(quiet(0.5) + question + quiet(1.0), last=True) / 32768
     sound = Encoder(name, 16_000).push(waveform, last=True)

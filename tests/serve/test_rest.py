@@ -33,6 +33,7 @@ def test_models(client):
 
 
 @pytest.mark.parametrize("form", ["wav", "mp3", "flac", "opus", "pcm"])
+@pytest.mark.slow
 def test_speech_in_every_format(client, form):
     with client.audio.speech.with_streaming_response.create(
         model="echat-tiny", voice="alloy", input="thank you", response_format=form
@@ -45,6 +46,7 @@ def test_speech_in_every_format(client, form):
     assert rate in (24_000, 48_000) and len(sound) / rate > 0.3 and abs(sound).max() > 0.01
 
 
+@pytest.mark.slow
 def test_speech_streams_a_long_text(live):
     text = "i am glad that you told me. " * 12
     body = {
@@ -122,6 +124,7 @@ def test_an_answer_without_words_is_no_success(client, monkeypatch):
     assert refused.value.code == "no_answer"
 
 
+@pytest.mark.slow
 def test_completions_with_sound(client, wav):
     settings = {
         "model": "echat-tiny",

@@ -37,6 +37,7 @@ def talk(live: Any, question: bytes, tmp_path: Path) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_livekit(talk, live):
     if not has("livekit.plugins.openai"):
         pytest.skip("needs livekit-plugins-openai: make setup installs it into .venv/clients")
@@ -49,6 +50,7 @@ def test_livekit(talk, live):
     assert told["roles"][:5] == ["assistant", "user", "assistant", "user", "assistant"]
 
 
+@pytest.mark.slow
 def test_pipecat(talk, live):
     if not has("pipecat.services.openai.realtime.llm"):
         pytest.skip("needs pipecat-ai: make setup installs it into .venv/clients")

@@ -97,6 +97,7 @@ FSDP = ["parallel=fsdp"]
 
 
 @pytest.mark.parametrize("written", [FSDP, DDP], ids=["fsdp", "ddp"])
+@pytest.mark.slow
 def test_two_processes_write_what_one_and_three_read(exact, tmp_path, in_processes, written):
     in_processes(2, train_and_save, exact, written, tmp_path)
     load_and_compare(Ranks(), exact, [], tmp_path)

@@ -311,6 +311,7 @@ def test_what_may_change_is_said(run, capsys):
     assert "changed since" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_is_said(run, in_processes, capfd):
     recipe, _, here = run
     in_processes(2, lambda ranks: train(recipe, [*here, "budget.steps=7"], resume=True))

@@ -86,6 +86,7 @@ def damaged(pairs: Path, folder: Path, change) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_pairs_become_a_model_that_answers(pairs, speaking, tmp_path, corpus):
     told: list[str] = []
     out = tmp_path / "run"
@@ -116,6 +117,7 @@ def test_the_recipe_says_what_the_model_learned_so_that_an_override_changes_one_
     assert learned == declared.model_copy(update={"history_turns": 3})
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_its_recipe_and_data(pairs, speaking, tmp_path):
     job = FineTune(str(speaking), str(pairs), tmp_path / "run", tell=lambda _: None)
     finetune(job, QUICK)

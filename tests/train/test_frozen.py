@@ -30,6 +30,7 @@ def stages(recipe, tmp_path) -> tuple[Path, Path]:
     return first, second
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_weights_it_began_with_alone(stages, tmp_path):
     first, second = stages
     whole = read_tensors(train(second) / "model.safetensors")

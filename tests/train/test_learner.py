@@ -93,6 +93,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_gradients_of_two_ranks_are_those_of_one_process(exact, tmp_path, in_processes, kind):
     overrides = KINDS[kind]
     in_processes(2, learn_share, exact, overrides, tmp_path)

@@ -84,6 +84,7 @@ def test_a_recipe_with_adapters_exports_an_ordinary_model(recipe, random_model, 
     assert again.lora == load_recipe(path).lora and again.model is not None
 
 
+@pytest.mark.slow
 def test_adapters_resume_to_the_same_weights(recipe, random_model):
     start = {"init_from": {"all": str(random_model)}, "model": None, "tokenizer": None, "spell_weight": 0.0}
     path = recipe("speech_llm", "whole", lora={"rank": 2, "dropout": 0.1}, **start)

@@ -57,6 +57,7 @@ def test_a_run_in_shares_goes_on_with_any_number_of_ranks(recipe, tmp_path, in_p
     assert sum("validation" in line for line in (folder / "metrics.jsonl").open()) == 2
 
 
+@pytest.mark.slow
 def test_ranks_validate_together(recipe, tmp_path, in_processes):
     """The validation loss is the same, however many processes share it."""
     path = recipe("speech_llm", validate_steps=1, budget={"steps": 1}, optimizer={"lr": 1e-9})

@@ -15,7 +15,6 @@ from echat.extras import DISTRIBUTION, EXTRA_OF, missing
 
 OUR_ERROR = 1
 STOPPED = 130
-READER_LEFT = 141  # as a program ends that SIGPIPE stops
 
 
 class Border(TyperGroup):
@@ -64,7 +63,7 @@ def leave(error: BaseException) -> NoReturn:
         sys.exit(STOPPED)
     if isinstance(error, BrokenPipeError):  # `echat info | head`: nothing is wrong, and nobody reads on
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (what is left is flushed at the end)
-        sys.exit(READER_LEFT)
+        sys.exit(OUR_ERROR)
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.ctx.get_help())  # type: ignore[attr-defined]
         sys.exit(0)

@@ -122,7 +122,12 @@ def build_held_out(
 ) -> Path:
     """The held-out questions alone, without real recordings: `folder/manifest.jsonl`, which is returned."""
     config = BuildConfig(folder=Path(folder), seed=seed, workers=workers, sets=("test",))
-    made = build_corpus(config, lambda _, done, total: progress(done, total) if progress else None)
+
+    def step(_: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    made = build_corpus(config, step)
     rows = [json.loads(line) for line in (made / "test" / "manifest.jsonl").read_text("utf-8").splitlines()]
     for row in rows:
         del row["reply_audio"]  # no answers were spoken

@@ -10,6 +10,7 @@ from typing import Any
 
 from echat.data.defects import printable
 from echat.data.sample import Sample
+from echat.dialogue.labels import in_english
 
 _SECONDS = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300)
 _LETTERS = (5, 10, 20, 40, 60, 80, 120, 160, 240, 320, 500, 1000)
@@ -91,7 +92,7 @@ class Totals:
             known = [(word, count) for word, count in self.words[name].most_common() if count > 0]
             if any(word != UNKNOWN for word, _ in known):
                 yield f"{name.replace('_', ' ')}: " + ", ".join(
-                    f"{printable(word, _BAR)} {count:,}" for word, count in known
+                    f"{printable(in_english(word), _BAR)} {count:,}" for word, count in known
                 )
         for name in EDGES:
             rows = self.histogram(name)

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from echat.checkpoint import atomic_path
+from echat.dialogue.labels import in_english
 from echat.infer.metrics import Confusion
 
 WIDTH = 120
@@ -94,10 +95,15 @@ def confusion_table(title: str, confusion: Confusion, order: Sequence[str]) -> T
     columns = [label for label in order if label in said or label in truths]
     spoken: list[str | None] = [*columns, *([None] if None in said else [])]
     rows = [
-        (truth, *(confusion.counts[truth, label] for label in spoken), number(confusion.recalls[truth]))
+        (
+            in_english(truth),
+            *(confusion.counts[truth, label] for label in spoken),
+            number(confusion.recalls[truth]),
+        )
         for truth in truths
     ]
-    return table(title, ("true \\ said", *(label or "unreadable" for label in spoken), "recall"), rows)
+    columns_shown = [in_english(label) if label else "unreadable" for label in spoken]
+    return table(title, ("true \\ said", *columns_shown, "recall"), rows)
 
 
 def markdown_table(measures: Sequence[Measure]) -> str:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+from collections.abc import Awaitable, Callable
 
 SECONDS_BETWEEN = 30.0
 ARENAS = 2  # as many as threads that allocate at the same time
 _M_ARENA_MAX = -8  # of malloc.h
 
 
-async def tidy() -> None:
+async def tidy(sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
     """Until cancelled: every half minute collect garbage and give back what is free."""
     libc = _glibc()
     if libc is not None:
@@ -26,7 +27,7 @@ async def tidy() -> None:
     gc.freeze()
     try:
         while True:
-            await asyncio.sleep(SECONDS_BETWEEN)
+            await sleep(SECONDS_BETWEEN)
             await asyncio.to_thread(_give_back, libc)
     finally:
         gc.unfreeze()

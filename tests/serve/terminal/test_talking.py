@@ -50,10 +50,11 @@ class Interrupting(Files):
 def conversation(house: House, sound: Files, **settings) -> tuple[list[tuple[str, str]], Talking]:
     told: list[tuple[str, str]] = []
     talking = Talking(house, sound, lambda who, text: told.append((who, text)), **settings)
-    asyncio.run(asyncio.wait_for(talking.run(), 90))
+    asyncio.run(asyncio.wait_for(talking.run(), 600))
     return told, talking
 
 
+@pytest.mark.slow
 def test_a_question_is_answered(house, tmp_path):
     answer = tmp_path / "answer.wav"
     lines, talking = conversation(house, Files(QUESTION, answer), think="label")
@@ -66,6 +67,7 @@ def test_a_question_is_answered(house, tmp_path):
     assert rate == 24_000 and len(waveform) > 3 * rate and float(waveform.abs().max()) > 0.05
 
 
+@pytest.mark.slow
 def test_speaking_interrupts(house):
     sound = Interrupting(QUESTION)
     told, talking = conversation(house, sound, think="off")
@@ -76,6 +78,7 @@ def test_speaking_interrupts(house):
     assert not [text for who, text in told if who == "note"]
 
 
+@pytest.mark.slow
 def test_a_loudspeaker_is_not_heard(house):
     sound = Interrupting(QUESTION)
     told, talking = conversation(house, sound, think="off", listens_while_speaking=False)

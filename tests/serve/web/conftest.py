@@ -84,7 +84,7 @@ def opened(browser: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
         context = browser(silence_after).new_context(**settings)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(600_000)  # against a hang, no bound on speed
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda line: line.type == "error" and complaints.append(line.text))
         page.add_init_script(RECORDER)

@@ -7,12 +7,14 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from echat.eval.judge import missing_programs, transcribe
 from echat.infer.metrics import edit_distance, words
 from echat.serve.keys import Keys
 
+pytestmark = pytest.mark.slow  # a browser
 RATE = 24_000
 
 
@@ -20,7 +22,7 @@ def home(live: Any) -> str:
     return live.url.removesuffix("/v1") + "/"
 
 
-def until(page: Any, what: str, seconds: float = 40) -> None:
+def until(page: Any, what: str, seconds: float = 600) -> None:
     """Wait for a condition. (The page's content security policy forbids Playwright's own way.)"""
     end = time.monotonic() + seconds
     while not page.evaluate(f"Boolean({what})"):

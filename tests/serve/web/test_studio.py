@@ -20,6 +20,7 @@ pytest.importorskip("gradio", reason="needs the studio extra")
 from echat.serve.studio import layout
 from echat.serve.studio.work import TABLE_HEADERS, Studio
 
+pytestmark = pytest.mark.slow  # a browser
 QUESTION = Path(echat.__file__).parent / "models" / "echat-tiny" / "examples" / "question.wav"
 
 
@@ -35,7 +36,7 @@ def url(tiny, tmp_path_factory):
     blocks.close(verbose=False)
 
 
-def until(page: Any, look: Any, seconds: float = 40) -> Any:
+def until(page: Any, look: Any, seconds: float = 600) -> Any:
     end = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < end, page.inner_text("body")

@@ -19,7 +19,7 @@ from echat.audio.features import SAMPLE_RATE
 from echat.audio.resampling import resample
 from echat.audio.waveform import read, write
 from echat.data.plots import write_spectrogram
-from echat.dialogue.labels import KINDS, REPLY_EMOTIONS_IN_ENGLISH
+from echat.dialogue.labels import KINDS, in_english
 from echat.dialogue.tasks import Task, get_task
 from echat.dialogue.thinking import LabelThought, Thought
 from echat.dialogue.turns import Conversation, ask
@@ -181,16 +181,15 @@ def thought_labels(thought: Thought) -> dict[str, str]:
     """Kinds and values, to be shown; none of a thought in words."""
     if not isinstance(thought, LabelThought):
         return {}
-    values = {kind: getattr(thought, kind) or "unknown" for kind in THOUGHT_ROWS}
-    emotion = values["reply_emotion"]
-    return values | {"reply_emotion": REPLY_EMOTIONS_IN_ENGLISH.get(emotion, emotion)}
+    return {kind: in_english(getattr(thought, kind) or "unknown") for kind in THOUGHT_ROWS}
 
 
 def understood(task: Task, reply: Reply) -> dict[str, str]:
     """Words and labels of an understanding task, those that it asks for."""
     found = parse_understanding(task, reply.raw_text)
     rows = {"words": found.text} if task.transcribes else {}
-    rows |= {kind: getattr(found.labels, kind) or "unknown" for kind in KINDS if kind in task.labels}
+    kinds = [kind for kind in KINDS if kind in task.labels]
+    rows |= {kind: in_english(getattr(found.labels, kind) or "unknown") for kind in kinds}
     return rows | ({"reply": found.reply} if found.reply else {})
 
 
