@@ -3,10 +3,10 @@
     python benchmarks/serve_neighbours.py
     python benchmarks/serve_neighbours.py --only "300 responses" "slow bodies"
 
-One user asks the same typed question again and again, with a seed: for each kind of neighbour first alone, then
-beside somebody who sends what is sent below. Printed are the median time to the first sound in parts of that
-alone (near 1 is good; client and neighbour compute on the same machine as the server), whether the sound is the
-same to the last bit, the slowest answer of /healthz, and the memory of the server.
+One user asks the same typed question again and again, with a seed: for each kind of neighbour first alone,
+then beside somebody who sends what is sent below. Printed are the median time to the first sound in parts of
+that alone (near 1 is good; client and neighbour compute on the same machine as the server), whether the sound
+is the same to the last bit, the slowest answer of /healthz, and the memory of the server.
 """
 
 import argparse
@@ -89,7 +89,7 @@ async def read_all(talk: Any) -> None:
 
 
 async def holds(url: str, head: bytes, count: int) -> None:
-    """Open so many connections and send no more than the beginning of a request; again when they are closed."""
+    """Open so many connections and send the beginning of a request; again when they are closed."""
     host, _, port = url.split("/")[2].partition(":")
     held: list[socket.socket] = []
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_the_newest_turns_fit_and_the_question_stays(window: Any, n_pairs: int) 
 
 def test_a_growing_conversation_mostly_keeps_its_beginning(window: Any) -> None:
     firsts = [window.fitting(conversation(n))[0] for n in range(20, 60)]
-    cuts = sum(before != after for before, after in zip(firsts, firsts[1:]))
+    cuts = sum(before != after for before, after in itertools.pairwise(firsts))
     pairs_per_step = ROOM // 2 // (2 * (40 + POSITIONS_PER_TURN))
     assert 0 < cuts <= 40 // pairs_per_step + 1
 

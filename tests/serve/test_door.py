@@ -1,4 +1,4 @@
-"""Connections that send nothing keep nobody out; each thing that a client may take its time with has an end."""
+"""Connections that send nothing keep nobody out, and nothing is waited for without end."""
 
 from __future__ import annotations
 

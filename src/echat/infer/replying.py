@@ -38,11 +38,6 @@ class Request:
     cancel: threading.Event | None = None
     show_thinking: bool = False
 
-    def __post_init__(self) -> None:
-        """Any whole number is a seed: the generators take 64 bits of it."""
-        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
-            object.__setattr__(self, "seed", self.seed % 2**64)
-
 
 def tell(
     engine: "Engine", request: Request, strand: Strand, steps: Iterator[Written], clock: Clock
