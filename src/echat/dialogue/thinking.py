@@ -177,10 +177,10 @@ def _split(text: str) -> tuple[str | None, str, bool]:
 
 
 def _is_cut_tag(rest: str, is_beginning: bool) -> bool:
-    """Is all that there is the beginning of a tag: of a thought, or of the reply's emotion after one?"""
+    """Is all that there is the beginning of a tag: of a thought, of its end, or of the reply's emotion?"""
     if is_beginning:
         return bool(rest) and THINK_BEGIN.startswith(rest)
-    return _CUT_TAG.fullmatch(rest) is not None
+    return bool(rest) and (THINK_END.startswith(rest) or _CUT_TAG.fullmatch(rest) is not None)
 
 
 def _parse_inner(inside: str) -> tuple[Thought, bool]:

@@ -1,5 +1,5 @@
-"""JSON at the border: what comes in is safe (its size is looked at before, see `message_size`), what goes out is
-valid UTF-8."""
+"""JSON at the border: what comes in is safe, what goes out is valid UTF-8. Its size is looked at before, see
+`message_size`."""
 
 from __future__ import annotations
 
