@@ -300,8 +300,10 @@ class Answering:
     async def close(self) -> None:
         """Give up everything."""
         self.drop_guess()
-        self.cancel("closing")
+        for response in self.open.values():
+            response.cancel("closing")
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.open.clear()  # also those that were cancelled before they began
         self.memory = Memory()
