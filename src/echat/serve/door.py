@@ -113,8 +113,8 @@ class _Accepted(socket.socket):
 
     def close(self) -> None:
         super().close()
-        if self.on_close is not None:
-            self.on_close, on_close = None, self.on_close
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
             on_close()
 
 

@@ -27,7 +27,7 @@ class Limits(Config):
     body_seconds: float = Field(15.0, gt=0, description="for a body; more for one that comes at 16 KiB/s")
     write_seconds: float = Field(60.0, gt=0, description="in which a client must take some of an answer")
     requests: int = Field(16, ge=1, description="HTTP requests that compute at once; more get 429")
-    requests_per_client: int = Field(4, ge=1, description="of them one key or address; the others wait")
+    requests_per_client: int = Field(8, ge=1, description="of them one key or address; more get 429")
     requests_per_minute: int = Field(600, ge=1, description="per key, or per address without keys")
     secrets_per_key: int = Field(
         100, ge=1, description="client secrets of one key or address; the oldest goes"
