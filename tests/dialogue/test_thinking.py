@@ -141,3 +141,20 @@ def test_labels_are_known_one_after_the_other():
     assert ages[0] is None and ages[-1] == "adult"
     assert found[-1] is not None and found[-1].sound_event == "none"
     assert unfinished_labels("she sounds sad") is None
+
+
+@pytest.mark.parametrize(
+    "thought", [LanguageThought("she is glad"), LabelThought("hi", "adult", "female", "happy")]
+)
+def test_a_text_that_is_cut_anywhere_before_its_reply_has_none(
+    thought: LanguageThought | LabelThought,
+) -> None:
+    whole = format_reply(thought, "good")
+    for end in range(len(whole) - len("good") + 1):
+        assert parse_reply(whole[:end]).reply == "", whole[:end]
+    assert parse_reply(whole).reply == "good"
+
+
+@pytest.mark.parametrize("text", ["<3", "a < b", "<smile> hello", "< think", "1 <"])
+def test_a_reply_that_only_looks_like_a_tag_stays(text: str) -> None:
+    assert parse_reply(text).reply.endswith(text[-1])

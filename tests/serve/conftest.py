@@ -42,6 +42,7 @@ class Live:
         self._thread = threading.Thread(target=lambda: asyncio.run(self.server.serve()), daemon=True)
         self._thread.start()
         while not self.server.started:
+            assert self._thread.is_alive(), "the server did not start"
             time.sleep(0.01)
         self.port: int = self.server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from echat.serve.gate import Buckets
 from echat.serve.keys import Keys, digest
+from echat.serve.settings import ServeConfig
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +127,25 @@ def test_an_upload_of_a_gigabyte(live):
     assert answer.split()[1] == b"413" and b"request_too_large" in answer
 
 
-def test_a_large_upload_without_a_length(serving):
-    def endless() -> Any:
+@pytest.mark.parametrize("has_length", [True, False])
+def test_a_client_that_still_sends_reads_why_its_upload_is_refused(serving, has_length):
+    def pieces() -> Any:
         for _ in range(64):
             yield b"x" * 2**16
 
     with serving(limits={"upload_bytes": 2**20}) as live:
-        try:
-            answer = httpx.post(f"{live.url}/audio/transcriptions", content=endless())
-            assert answer.status_code in (400, 413)
-        except httpx.HTTPError:
-            pass  # cut off while it was still sending
+        headers = {"Content-Length": str(2**22)} if has_length else {}
+        answer = httpx.post(f"{live.url}/audio/transcriptions", content=pieces(), headers=headers)
+        assert answer.status_code == 413 and answer.json()["error"]["code"] == "request_too_large"
+        assert "limits.upload_bytes" in answer.json()["error"]["message"]
         assert httpx.get(f"{live.url}/models").status_code == 200
+
+
+def test_a_wrong_key_is_told_to_a_client_that_still_sends(keyed):
+    headers = {"Authorization": "Bearer wrong", "Content-Type": "audio/wav"}
+    answer = httpx.post(f"{keyed.url}/audio/transcriptions", content=bytes(2**22), headers=headers)
+    assert answer.status_code == 401 and answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +236,45 @@ def test_shutting_down_says_so(serving):
     assert answer == ("leaving", 1001)
 
 
+def test_shutting_down_lets_an_answer_come_to_its_end(serving):
+    async def until_closed(url: str, stop: Any) -> tuple[list[str], int]:
+        async with connect(url) as opened:
+            part = {"type": "input_text", "text": "i passed my exam today"}
+            item = {"type": "message", "role": "user", "content": [part]}
+            await opened.send(json.dumps({"type": "conversation.item.create", "item": item}))
+            await opened.send(json.dumps({"type": "response.create"}))
+            told = []
+            with pytest.raises(ConnectionClosed) as closed:
+                while True:
+                    event = json.loads(await opened.recv())
+                    told.append(event["response"]["status"] if "response" in event else event["type"])
+                    if event["type"] == "response.created":
+                        asyncio.get_running_loop().run_in_executor(None, stop)
+            return told, closed.value.rcvd.code  # type: ignore[union-attr]
+
+    with serving(limits={"shutdown_seconds": 60.0}) as live:
+        told, code = asyncio.run(until_closed(live.url.replace("http", "ws") + "/realtime", live.stop))
+    assert told[-2:] == ["completed", "error"] and "response.output_audio.delta" in told
+    assert code == 1001
+
+
+def test_one_address_leaves_places_to_others(serving):
+    async def last(url: str) -> str:
+        opened = [await connect(url) for _ in range(3)]
+        await opened[0].recv()
+        told = [json.loads(await one.recv()) for one in opened[1:]]
+        for one in opened:
+            await one.close()
+        assert told[0]["type"] == "session.created"
+        return told[1]["error"]["message"]
+
+    with serving(limits={"sessions": 3, "sessions_per_address": 2}) as live:
+        message = asyncio.run(last(live.url.replace("http", "ws") + "/realtime"))
+    assert "limits.sessions_per_address" in message
+    defaults = ServeConfig().limits
+    assert defaults.sessions_per_address < defaults.sessions
+
+
 def test_buckets_fill_and_empty():
     buckets = Buckets(per_minute=60)
     assert not any(buckets.take("a", 0.0) for _ in range(60))
@@ -247,6 +294,8 @@ def test_settings_say_what_is_wrong(tmp_path: Path):
         settings(None, ["tls_certificate=a.pem"])
     with pytest.raises(ConfigError, match="did you mean 'limits'"):
         settings(None, ["limit.sessions=3"])
+    with pytest.raises(ValueError, match="--keys: expected a file of API keys .*found none"):
+        settings(None, [f"keys={tmp_path / 'nokeys'}"])
     file = tmp_path / "serve.yaml"
     file.write_text("limits:\n  sessions: 3\n")
     assert settings(file, ["port=0"]).limits.sessions == 3

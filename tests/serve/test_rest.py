@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
+import json
 from typing import Any
 
 import httpx
@@ -222,3 +224,160 @@ def test_numbers_for_the_operator(live):
     assert httpx.get(f"{root}/healthz").json()["status"] == "ok"
     numbers = httpx.get(f"{root}/metrics").text
     assert "echat_sessions_open" in numbers and "echat_first_audio_seconds_bucket" in numbers
+
+
+def chat(live: Any, text: str, **settings: Any) -> httpx.Response:
+    body = {"messages": [{"role": "user", "content": text}], "seed": 0, **settings}
+    return httpx.post(f"{live.url}/chat/completions", json=body, timeout=120)
+
+
+@pytest.mark.parametrize("think", ["label", "language"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thought_that_is_cut_is_never_content(live, think, stream):
+    for most in (1, 2, 3, 5, 9):
+        answer = chat(live, "i lost my keys", max_tokens=most, stream=stream, echat={"think": think})
+        if not stream:
+            (choice,) = answer.json()["choices"]
+            assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
+            continue
+        told = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+        assert "".join(one["choices"][0]["delta"].get("content", "") for one in told) == ""
+        assert told[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_sound_that_was_never_begun_is_an_error(live):
+    settings = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+    answer = chat(live, "i lost my keys", max_tokens=2, **settings)
+    assert answer.status_code == 400
+    assert (answer.json()["error"]["param"], answer.json()["error"]["code"]) == ("max_tokens", "no_sound")
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 10**300, -1])
+def test_any_whole_number_is_a_seed(live, seed):
+    first, again = (chat(live, "hello", seed=seed) for _ in range(2))
+    assert first.status_code == 200
+    assert first.json()["choices"] == again.json()["choices"]
+
+
+def test_a_stream_that_fails_says_so_and_ends(serving, monkeypatch):
+    with serving() as live:
+        desk = live.app.state.house.desk
+        begun = desk.reply
+
+        def failing(*args: Any, **settings: Any) -> Any:
+            stream = begun(*args, **settings)
+
+            async def told() -> Any:
+                async for event in stream:
+                    yield event
+                    raise RuntimeError("broken within")
+
+            stream_type = type("Stream", (), {"__aiter__": lambda self: told(), "cancel": stream.cancel})
+            return stream_type()
+
+        monkeypatch.setattr(desk, "reply", failing, raising=False)
+        answer = chat(live, "hello", stream=True)
+    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert answer.status_code == 200 and lines[-1] == "[DONE]"
+    assert json.loads(lines[-2])["error"]["type"] == "server_error" and "broken within" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("messages", "name"),
+    [
+        ([("user", 40_000)], "limits.text_characters"),
+        ([("system", 40_000), ("user", 5)], "limits.text_characters"),
+        ([("user", 30_000), ("assistant", 30_000)] * 3 + [("user", 5)], "limits.context_characters"),
+        ([("user", 30_000)], "positions"),
+    ],
+)
+def test_too_many_words_are_refused_by_name(live, messages, name):
+    body = {
+        "messages": [{"role": role, "content": ("how are you " * count)[:count]} for role, count in messages]
+    }
+    answer = httpx.post(f"{live.url}/chat/completions", json=body, timeout=120)
+    assert answer.status_code == 400 and name in answer.json()["error"]["message"]
+
+
+def test_a_long_history_is_cut_not_refused(live):
+    turns = [("user", 10_000), ("assistant", 10_000)] * 5 + [("user", 30)]
+    body = {
+        "messages": [{"role": role, "content": ("how are you " * count)[:count]} for role, count in turns]
+    }
+    answer = httpx.post(f"{live.url}/chat/completions", json={**body, "max_tokens": 1}, timeout=120)
+    assert answer.status_code == 200 and answer.json()["usage"]["prompt_tokens"] < 3072
+
+
+def test_a_body_of_millions_of_values_is_refused_unparsed(live):
+    body = b'{"messages": [' + b"[]," * 2_000_000 + b"[]]}"
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{live.url}/chat/completions", content=body, headers=headers)
+    assert answer.status_code == 400 and "limits.message_values" in answer.json()["error"]["message"]
+
+
+def test_one_client_leaves_places_to_others(live):
+    import asyncio
+
+    from echat.serve.http_errors import APIError, Places
+    from echat.serve.state import House
+
+    async def taken() -> tuple[str, str]:
+        house: House = live.app.state.house
+        places = Places(house)
+        limits = house.config.limits
+        async with contextlib.AsyncExitStack() as held:
+            for _ in range(limits.requests_per_client):
+                await held.enter_async_context(places.one("greedy"))
+            with pytest.raises(APIError) as refused:
+                await held.enter_async_context(places.one("greedy"))
+            await held.enter_async_context(places.one("modest"))
+            assert limits.requests_per_client < limits.requests
+        assert places.taken == 0
+        return str(refused.value), places.one.__name__
+
+    assert "limits.requests_per_client" in asyncio.run(taken())[0]
+
+
+def test_an_upload_never_touches_the_disk(live, client, question, monkeypatch):
+    import tempfile
+
+    def refuse(self: Any) -> None:
+        raise AssertionError("an upload was moved to a file")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+    large = whole_file("wav", bytes(3 * 2**20) + question)
+    answer = client.audio.transcriptions.create(model="echat-tiny", file=("q.wav", large))
+    assert isinstance(answer.text, str)
+
+
+@pytest.mark.parametrize(
+    ("form", "param"),
+    [
+        ({"data": {"model": "echat-tiny"}}, "file"),
+        ({"files": {"file": ("q.wav", b"")}, "data": {"response_format": "docx"}}, "response_format"),
+        ({"files": {"file": (None, "words, no file")}}, "file"),
+        ({"content": b"{}", "headers": {"Content-Type": "application/json"}}, "file"),
+        ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data; boundary=y"}}, "file"),
+        ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, "file"),
+    ],
+)
+def test_a_form_that_does_not_fit_is_refused_by_name(live, form, param):
+    answer = httpx.post(f"{live.url}/audio/transcriptions", **form)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param
+
+
+def test_what_clients_look_for(live, client):
+    root = live.url.removesuffix("/v1")
+    assert httpx.get(f"{root}/health").json() == httpx.get(f"{root}/healthz").json()
+    voices = httpx.get(f"{live.url}/audio/voices").json()["voices"]
+    assert {"id": "slt", "name": "slt"} in voices
+    schema = httpx.get(f"{root}/openapi.json").json()
+    form = schema["paths"]["/v1/audio/transcriptions"]["post"]["requestBody"]["content"][
+        "multipart/form-data"
+    ]
+    assert {"file", "language", "response_format"} <= set(form["schema"]["properties"])
+    page = httpx.get(f"{root}/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    for path in schema["paths"]:
+        assert path in page.text
+    assert "<script" not in page.text and "http://" not in page.text and "https://" not in page.text

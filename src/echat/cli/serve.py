@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,15 @@ def serve(
     keys: Annotated[
         Path | None, typer.Option(help="Ask for API keys: those of this file (echat keys).")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name under which the server is reached; may be repeated.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Origin of web pages that may use it, as https://app.example.org; may be repeated."
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings; see docs/serving.md.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key.path=value: wins over the file, e.g. limits.sessions=4.")
@@ -40,14 +50,15 @@ def serve(
     """Talk in real time: the OpenAI Realtime protocol and audio endpoints, and a page at /."""
     from echat.cli import record
     from echat.serve import running
+    from echat.serve.door import listen
 
-    given = [
-        f"{name}={value}"
-        for name, value in (("host", host), ("port", port), ("keys", keys))
-        if value is not None
-    ]
+    options = {"host": host, "port": port, "keys": keys}
+    options |= {"hosts": json.dumps(allow_host) if allow_host else None}
+    options |= {"origins": json.dumps(allow_origin) if allow_origin else None}
+    given = [f"{name}={value}" for name, value in options.items() if value is not None]
     settings = running.settings(config, [*given, *(overrides or [])])
-    running.run(record.open_engine(model, device, precision=precision), settings)
+    sockets = listen(settings.host, settings.port)  # before the model is loaded: is the port free?
+    running.run(record.open_engine(model, device, precision=precision), settings, sockets)
 
 
 def add_key(

@@ -45,6 +45,7 @@ _LABEL_FORM = re.compile(
 _SALVAGE = {kind: re.compile(rf"{name[:-1]}\s*[:：]\s*<?([^<>,，]*)>?") for kind, name in SLOTS}
 _SALVAGE_WORDS = re.compile(r"用户说的话是\s*[:：](.*?)(?:[,，]\s*年龄为|$)", re.DOTALL)
 _BEGIN_LIKE = re.compile(r"\s*<\s*think\s*>")
+_CUT_TAG = re.compile(r"<[^<>\s]*")
 _END_LIKE = re.compile(r"<\s*/?\s*think[\s_]*end\s*>|<\s*/\s*think\s*>")
 
 
@@ -110,9 +111,12 @@ def parse_reply(text: str) -> ParsedReply:
     """Take thought, reply emotion and reply out of whatever a model wrote; never raises.
 
     The reply is what follows the last end tag. Without an end tag the reply of a label thought follows its
-    closing sentence; an unfinished language thought has no reply, because reasoning must not be spoken.
+    closing sentence; an unfinished language thought has no reply, because reasoning must not be spoken, and
+    neither has a text that was cut in the middle of a tag.
     """
     before, rest, exact = _split(text)
+    if _is_cut_tag(rest.strip(), before is None):
+        rest, exact = "", False
     if before is None:
         emotion, reply = split_reply_emotion(rest.strip())
         return ParsedReply(None, emotion, reply.strip(), exact)
@@ -170,6 +174,13 @@ def _split(text: str) -> tuple[str | None, str, bool]:
     if closing:
         return inside + closing, rest, False
     return body, "", False
+
+
+def _is_cut_tag(rest: str, is_beginning: bool) -> bool:
+    """Is all that there is the beginning of a tag: of a thought, of its end, or of the reply's emotion?"""
+    if is_beginning:
+        return bool(rest) and THINK_BEGIN.startswith(rest)
+    return bool(rest) and (THINK_END.startswith(rest) or _CUT_TAG.fullmatch(rest) is not None)
 
 
 def _parse_inner(inside: str) -> tuple[Thought, bool]:

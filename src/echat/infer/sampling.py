@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from echat.dialogue.tasks import DecodingDefaults, Sampling
+from echat.token2wav.noise import seed_of_64_bits
 
 BLOCKED = float("-inf")
 
@@ -189,5 +190,5 @@ def seeded(seed: int | None) -> torch.Generator:
     if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(seed)
+        generator.manual_seed(seed_of_64_bits(seed))
     return generator

@@ -67,10 +67,10 @@ class Scheduler:
     """One worker thread and the replies in its care."""
 
     def __init__(self, engine: "Engine", rows: int = ROWS, read_chunk: int = READ_CHUNK) -> None:
-        """At most `rows` replies are written at once, the others wait in line; running replies wait for at
-        most `read_chunk` positions of new prompts between two ids."""
+        """At most `rows` replies are written at once, the others wait in line; between two ids running
+        replies wait for `read_chunk` positions of a new prompt, and of a long one only now and then."""
         self.engine = engine
-        self._batch = Batch(engine.model, rows, read_chunk)  # of the worker alone
+        self._batch = Batch(engine.model, rows, read_chunk, shares_time=True)  # of the worker alone
         self._answers: dict[Strand, Answer] = {}  # of the worker alone
         self._inbox: list[Answer] = []
         self._stems: dict[Task, Memory] = {}

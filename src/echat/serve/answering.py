@@ -20,6 +20,8 @@ from echat.serve.state import House, Talk
 
 log = logging.getLogger("echat.serve")
 
+MOST_NOTES = 8  # transcripts and reading ahead that one session may have waiting
+
 FOREIGN_VOICES = frozenset(
     {"alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"}
     | {"marin", "nova", "onyx", "sage", "shimmer", "verse"}
@@ -55,6 +57,10 @@ class Answering:
         self.memory = Memory()
         self.guess: Guess | None = None
         self.on_idle: Callable[[], None] = lambda: None  # nobody said anything after an answer
+        self.open: dict[str, Response] = {}  # all that are under way or waiting, by id
+        limits = self.config.limits
+        self.lane = self.desk.lane(2)  # a reply on trial that is dropped may still be stopping
+        self.aside_lane = self.desk.aside_lane(limits.responses + MOST_NOTES)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- what is asked of the engine
@@ -96,6 +102,7 @@ class Answering:
             seed=self.talk.session.options.seed,
             memory=self.memory,
             show_thinking=plan.show_thought,
+            lane=self.aside_lane if plan.conversation_id is None else self.lane,
         )
 
     def _instructed(self, asked: Sequence[Turn], task: str, instructions: str) -> list[Turn]:
@@ -144,6 +151,12 @@ class Answering:
 
     def create(self, plan: ResponsePlan, entries: list[Entry] | None = None) -> None:
         """Answer the conversation, or other entries; where the user has said nothing new, speak first."""
+        if len(self.open) >= self.config.limits.responses:
+            raise ProtocolError(
+                f"response.create: expected at most {self.config.limits.responses} responses under way "
+                "(limits.responses), found one more; wait for response.done or cancel one",
+                "too_many_responses",
+            )
         entries = self.items.entries if entries is None else entries
         asked, first = turns(entries, self.items.with_speech), None
         if not asked or not isinstance(asked[-1], UserTurn):
@@ -163,6 +176,7 @@ class Answering:
             self.response = response
             self.items.add(response.entry)
         stream.release()
+        self.open[response.id] = response
         self.in_background(self._run(response))
 
     def respond_in_turn(self) -> None:
@@ -178,7 +192,10 @@ class Answering:
             self.create(self.plan())
 
     async def _run(self, response: Response) -> None:
-        await response.run()
+        try:
+            await response.run()
+        finally:
+            self.open.pop(response.id, None)
         self._count(response)
         reply = response.reply
         if response.plan.conversation_id is None:
@@ -225,8 +242,16 @@ class Answering:
         spoken.heard_ms = min(response.heard_ms(time.monotonic()), sent_ms)
         del spoken.pcm[sent_ms * BYTES_PER_MS :]
 
+    def cancel_by_id(self, response_id: str) -> bool:
+        """Stop any response, also one that waits its turn; was there one?"""
+        response = self.open.get(response_id)
+        if response is None or not response.is_running:
+            return False
+        response.cancel("client_cancelled")
+        return True
+
     def cancel(self, reason: CancelReason) -> bool:
-        """Stop the response that is under way; was there one?"""
+        """Stop the response of the conversation that is under way; was there one?"""
         if self.response is None or not self.response.is_running:
             return False
         self.response.cancel(reason)
@@ -241,7 +266,8 @@ class Answering:
     async def read_ahead(self, asked: Sequence[Turn]) -> None:
         """Read what is known of the next question while nobody waits for it."""
         if asked:
-            self.remember(await self.desk.read_ahead(asked, self.task(self.talk.session.speaks), self.memory))
+            task = self.task(self.talk.session.speaks)
+            self.remember(await self.desk.read_ahead(asked, task, self.memory, self.aside_lane))
 
     # --- work beside the session
 
@@ -266,11 +292,18 @@ class Answering:
             assert self.response is not None
             await self.response.ended.wait()
 
+    async def finish_all(self) -> None:
+        """Wait for every response, those beside the conversation too."""
+        while self.open:
+            await next(iter(self.open.values())).ended.wait()
+
     async def close(self) -> None:
         """Give up everything."""
         self.drop_guess()
-        self.cancel("closing")
+        for response in self.open.values():
+            response.cancel("closing")
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.open.clear()  # also those that were cancelled before they began
         self.memory = Memory()

@@ -36,6 +36,18 @@ class Message(BaseModel):
     content: str | list[Part] | None = None
     audio: EarlierAnswer | None = None
 
+    @property
+    def parts(self) -> list[Part]:
+        """What it consists of."""
+        if isinstance(self.content, str):
+            return [Part(type="text", text=self.content)]
+        return self.content or []
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        return " ".join(part.text for part in self.parts if part.text)
+
 
 class AudioSettings(BaseModel):
     voice: Voice = None

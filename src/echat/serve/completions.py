@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from echat.dialogue.thinking import Thought
@@ -20,13 +20,15 @@ from echat.infer.events import Reply
 from echat.serve.accounting import thought_values, usage
 from echat.serve.answering import voice_name
 from echat.serve.completion_request import CompletionRequest, Message, Part
-from echat.serve.http_errors import APIError, Places, sse
+from echat.serve.http_errors import APIError, Places, sse, telling_errors
 from echat.serve.inline_sound import inline_bytes
 from echat.serve.items import Entry, Spoken, turns
+from echat.serve.message_size import check_text
 from echat.serve.protocol.items import ContentPart, Item
 from echat.serve.protocol.wire import new_id
 from echat.serve.replies import ReplyStream
-from echat.serve.rest import samples_of
+from echat.serve.rest import client_of, samples_of
+from echat.serve.settings import Limits
 from echat.serve.sound_files import FileFormat, whole_file
 from echat.serve.state import House
 from echat.serve.wire_audio import Encoder
@@ -69,13 +71,15 @@ def add_completions(app: FastAPI, house: House, places: Places) -> None:
     answers = Answers()
 
     @app.post("/v1/chat/completions")
-    async def completions(asked: CompletionRequest) -> Response:
+    async def completions(asked: CompletionRequest, request: Request) -> Response:
         _check(asked, house)
-        async with places.one() as place:
+        _check_texts(asked.messages, house.config.limits)
+        async with places.one(client_of(request)) as place:
             heard = await _turns(asked.messages, house, answers)
             completion = _Completion(asked, _begin(asked, heard, house), house, answers)
             if asked.stream:
-                return place.streaming(completion.chunks(), "text/event-stream")
+                pieces = telling_errors(completion.chunks(), sse("[DONE]"))
+                return place.streaming(pieces, "text/event-stream")
             return JSONResponse(await completion.whole())
 
 
@@ -92,6 +96,23 @@ def _check(asked: CompletionRequest, house: House) -> None:
         raise APIError(400, message, param="audio.format")
 
 
+def _check_texts(messages: Sequence[Message], limits: Limits) -> None:
+    """Refuse words that are too many before anything is made of them."""
+    total = 0
+    for place, message in enumerate(messages):
+        text = message.text
+        check_text(f"messages.{place}.content", text, limits)
+        total += len(text)
+    if total > limits.context_characters:
+        raise APIError(
+            400,
+            f"messages: expected at most {limits.context_characters} characters in all "
+            f"(limits.context_characters), found {total}; leave the oldest out",
+            "text_too_long",
+            "messages",
+        )
+
+
 async def _turns(messages: Sequence[Message], house: House, answers: Answers) -> list[Turn]:
     entries = [await _entry(message, house, answers) for message in messages]
     made = turns([entry for entry in entries if entry is not None], house.speech_in_history)
@@ -102,9 +123,7 @@ async def _turns(messages: Sequence[Message], house: House, answers: Answers) ->
 
 async def _entry(message: Message, house: House, answers: Answers) -> Entry | None:
     """A message as an item of a conversation; system and tool messages are no turns."""
-    parts = [Part(type="text", text=message.content)] if isinstance(message.content, str) else message.content
-    parts = parts or []
-    text = " ".join(part.text for part in parts if part.text)
+    parts, text = message.parts, message.text
     if message.role == "assistant":
         spoken = answers.get(message.audio.id) if message.audio else Spoken(text=text, is_whole=True)
         return Entry(Item(role="assistant"), spoken=spoken)
@@ -224,6 +243,7 @@ class _Completion:
         """The answer in one piece."""
         async for _ in self.told():
             pass
+        self._check_sound()
         message: dict[str, Any] = {"role": "assistant", "content": self.spoken.text, "refusal": None}
         if self.asked.audio is not None and self.asked.speaks:
             name: FileFormat = self.asked.audio.format  # type: ignore[assignment]
@@ -239,6 +259,18 @@ class _Completion:
             message["thought"] = thought_values(self.thought)
         choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": None}
         return {**self._frame("chat.completion"), "choices": [choice], "usage": self.usage, **self._own}
+
+    def _check_sound(self) -> None:
+        """An answer in sound without sound is no answer: say why there is none."""
+        if not self.asked.speaks or self.spoken.pcm:
+            return
+        if self.finish_reason == "length":
+            message = (
+                "max_tokens: expected enough for a thought, an answer and its speech (25 ids a second), "
+                f"found {self.usage['completion_tokens']} used up before the first sound; allow more"
+            )
+            raise APIError(400, message, "no_sound", "max_tokens")
+        raise APIError(500, "the model answered without a sound; ask again, with another seed", "no_sound")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The answer in pieces, as server-sent events."""

@@ -5,49 +5,38 @@ Every refusal has the shape of the public API: {"error": {"message", "type", "pa
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
-from typing import Any
-from urllib.parse import urlsplit
 
-from echat.serve.keys import Keys
+from echat.serve.bodies import App, Bodies, ClientLeft, Message, Receive, Refused, Scope, Send, drain
+from echat.serve.cross_origin import allowing, is_preflight, preflight
+from echat.serve.door import Door
+from echat.serve.keys import Keys, Secret
 from echat.serve.metrics import Metrics
-from echat.serve.settings import LOOPBACK, ServeConfig
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from echat.serve.origins import Origins
+from echat.serve.settings import ServeConfig
 
 log = logging.getLogger("echat.serve")
 was_refused = ContextVar("was_refused", default=False)  # this connection, by us; see `running`
 
 KEY_PROTOCOL = "openai-insecure-api-key."
-OPEN_PATHS = ("/healthz",)  # may be asked without a key
-PAGE_PATHS = ("/",)  # and "/page/...": files, no secrets in them
+REALTIME = "/v1/realtime"
+HEALTH_PATHS = ("/healthz", "/health")  # always answered
+OPEN_PATHS = ("/", "/docs", "/openapi.json")  # and "/page/...": no secrets in them, no key is asked for
 CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "media-src 'self' blob:; worker-src 'self'; connect-src 'self' {sockets}; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
-
-
-class Refused(Exception):
-    """An answer other than the one that was hoped for."""
-
-    def __init__(self, status: int, message: str, code: str, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.retry_after = status, code, retry_after
-
-    def body(self) -> bytes:
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": str(self), "type": kind, "param": None, "code": self.code}
-        return json.dumps({"error": error}).encode()
+PROTECTION = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "permissions-policy": "microphone=(self), camera=(), geolocation=()",
+    "cross-origin-opener-policy": "same-origin",
+}
 
 
 class Buckets:
@@ -73,64 +62,67 @@ class Buckets:
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, app: App, config: ServeConfig, keys: Keys, metrics: Metrics) -> None:
-        self.app, self.config, self.keys, self.metrics = app, config, keys, metrics
+    def __init__(self, app: App, config: ServeConfig, keys: Keys, metrics: Metrics, door: Door) -> None:
+        self.app, self.config, self.keys, self.metrics, self.door = app, config, keys, metrics, door
+        self._origins = Origins(config.host, config.hosts, config.origins)
         self._buckets = Buckets(config.limits.requests_per_minute)
-        self._connections = 0
+        self._bodies = Bodies(config.limits)
         self._sockets: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        self._connections += 1
+        headers = headers_of(scope)
+        extra = self._headers(scope, headers)
+        if scope["type"] == "http":
+            send = _with_headers(send, extra)
         try:
-            self._admit(scope)
-            await self._pass(scope, receive, send)
+            if scope["path"] in HEALTH_PATHS:  # whoever asks, however much is going on
+                await self.app(scope, receive, send)
+                return
+            self._admit(scope, headers)
+            await self._pass(scope, headers, receive, send)
         except Refused as refused:
             self.metrics.refused.labels(refused.code).inc()
-            await refuse(scope, receive, send, refused)
-        finally:
-            self._connections -= 1
+            await refuse(scope, receive, send, refused, extra)
+        except ClientLeft:
+            log.debug("a client left before its body had come")
 
     # --- may it come in?
 
-    def _admit(self, scope: Scope) -> None:
-        headers = headers_of(scope)
-        if self._connections > self.config.limits.connections:
+    def _admit(self, scope: Scope, headers: dict[str, str]) -> None:
+        if self.door.is_over(address_of(scope)):
             raise Refused(503, "too many connections; try again later", "server_busy", 5)
-        self._check_host(headers.get("host", ""))
-        self._check_origin(scope, headers)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self._origins.knows_host(host):
+            message = f"host {host[:80]!r} is not served here; name it with --allow-host (setting hosts)"
+            raise Refused(403, message, "unknown_host")
+        if not self._origins.knows_origin(origin, host):
+            message = "pages of this origin may not connect; name it with --allow-origin (setting origins)"
+            raise Refused(403, message, "foreign_origin")
+        if scope["type"] == "http" and is_preflight(scope["method"], headers):
+            return  # browsers ask without the key
         who = self._check_key(scope, headers)
+        scope["echat.client"] = who
         wait = self._buckets.take(who, time.monotonic())
         if wait:
             raise Refused(429, "too many requests; slow down", "rate_limit_exceeded", int(wait) + 1)
 
-    def _check_host(self, host: str) -> None:
-        """A page elsewhere may point its own name at this machine; it cannot take ours."""
-        name = urlsplit(f"//{host}").hostname or ""
-        known = {*self.config.hosts, self.config.host, *(LOOPBACK if self.config.is_local else ())}
-        if name not in known and not (self.config.host in ("0.0.0.0", "::") and not self.config.hosts):
-            raise Refused(403, f"host {name[:80]!r} is not served here; see --allow-host", "unknown_host")
-
-    def _check_origin(self, scope: Scope, headers: dict[str, str]) -> None:
-        """A browser says which page asks; programs say nothing."""
-        origin = headers.get("origin")
-        if origin is None or origin in self.config.origins:
-            return
-        if urlsplit(origin).netloc != headers.get("host"):
-            raise Refused(403, "this origin may not connect; see --allow-origin", "foreign_origin")
-
     def _check_key(self, scope: Scope, headers: dict[str, str]) -> str:
-        """By what name rates are counted: the key, else the address."""
+        """By what name rates are counted: the key, else the address. A secret counts as its key."""
         address = address_of(scope)
         path = scope["path"]
-        if path in (*OPEN_PATHS, *PAGE_PATHS) or path.startswith("/page/"):
+        if path in OPEN_PATHS or path.startswith("/page/"):
             return address
         given = key_given(headers)
         key = self.keys.find(given) if given else None
+        if isinstance(key, Secret) and path != REALTIME:
+            raise Refused(
+                403, f"a client secret opens {REALTIME} only; use an API key", "secret_out_of_scope"
+            )
+        scope["echat.key"] = key
         if not self.keys.are_asked_for:
-            scope["echat.key"] = key
             return address
         if key is None:
             wait = self._buckets.take(f"wrong {address}", time.monotonic())
@@ -138,12 +130,11 @@ class Gate:
                 raise Refused(429, "too many wrong keys; slow down", "rate_limit_exceeded", int(wait) + 1)
             message = "no API key was given" if given is None else "this API key is wrong or has expired"
             raise Refused(401, message, "invalid_api_key")
-        scope["echat.key"] = key
-        return key.id
+        return key.owner
 
     # --- and then
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             address = address_of(scope)
             self._sockets[address] += 1
@@ -153,51 +144,34 @@ class Gate:
             finally:
                 self._sockets[address] -= 1
                 self._sockets += Counter()  # forget zeros
-            return
-        length = headers_of(scope).get("content-length", "0")
-        most = self.config.limits.upload_bytes
-        if not length.isdigit() or int(length) > most:
-            raise Refused(413, f"expected a body of at most {most} bytes", "request_too_large")
-        await self.app(scope, _counted(receive, most), self._with_headers(scope, send))
+        elif is_preflight(scope["method"], headers):
+            await send({"type": "http.response.start", "status": 204, "headers": preflight(headers)})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            async with self._bodies.whole(headers, receive) as received:
+                await self.app(scope, received, send)
 
-    def _with_headers(self, scope: Scope, send: Send) -> Send:
-        host = headers_of(scope).get("host", "")
-        sockets = f"ws://{host} wss://{host}" if host.isprintable() and " " not in host else ""
-        extra = {
+    def _headers(self, scope: Scope, headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+        """Of every answer, refusals too."""
+        host = headers.get("host", "")
+        sockets = f"ws://{host} wss://{host}" if self._origins.knows_host(host) and " " not in host else ""
+        values = {
             "content-security-policy": CONTENT_SECURITY.format(sockets=sockets),
-            "x-content-type-options": "nosniff",
-            "x-frame-options": "DENY",
-            "referrer-policy": "no-referrer",
-            "permissions-policy": "microphone=(self), camera=(), geolocation=()",
-            "cross-origin-opener-policy": "same-origin",
-            "cross-origin-resource-policy": "same-origin",
+            **PROTECTION,
+            **allowing(headers.get("origin"), self.config.origins),
         }
         if scope["path"].startswith("/v1/"):
-            extra["cache-control"] = "no-store"
-
-        async def send_with(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                known = [(name.encode(), value.encode("latin-1")) for name, value in extra.items()]
-                message["headers"] = [*message.get("headers", []), *known]
-            await send(message)
-
-        return send_with
+            values["cache-control"] = "no-store"
+        return [(name.encode(), value.encode("latin-1")) for name, value in values.items()]
 
 
-def _counted(receive: Receive, most: int) -> Receive:
-    """A body that does not say its length, or lies about it, is cut off where it is too long."""
-    received = 0
+def _with_headers(send: Send, extra: list[tuple[bytes, bytes]]) -> Send:
+    async def send_with(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *extra]
+        await send(message)
 
-    async def counted() -> Message:
-        nonlocal received
-        message = await receive()
-        if message["type"] == "http.request":
-            received += len(message.get("body", b""))
-            if received > most:
-                raise Refused(413, f"expected a body of at most {most} bytes", "request_too_large")
-        return message
-
-    return counted
+    return send_with
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -224,21 +198,27 @@ def key_given(headers: dict[str, str]) -> str | None:
     return offered[0].removeprefix(KEY_PROTOCOL) if offered else None
 
 
-async def refuse(scope: Scope, receive: Receive, send: Send, refused: Refused) -> None:
-    """Answer with the error, for either kind of connection."""
-    headers = [(b"content-type", b"application/json")]
+async def refuse(
+    scope: Scope, receive: Receive, send: Send, refused: Refused, extra: list[tuple[bytes, bytes]]
+) -> None:
+    """Answer with the error, for either kind of connection; `extra` are headers that `send` does not add."""
+    body = refused.body()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if refused.retry_after is not None:
         headers.append((b"retry-after", str(refused.retry_after).encode()))
     if scope["type"] == "http":
         headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-        await send({"type": "http.response.body", "body": refused.body()})
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await drain(headers_of(scope), receive)
+        await send({"type": "http.response.body", "body": b""})
         return
     log.info("a WebSocket handshake was refused: %d %s", refused.status, refused.code)
     was_refused.set(True)
     await receive()  # websocket.connect
     if "websocket.http.response" in scope.get("extensions", {}):
-        await send({"type": "websocket.http.response.start", "status": refused.status, "headers": headers})
-        await send({"type": "websocket.http.response.body", "body": refused.body()})
+        start = {"type": "websocket.http.response.start", "status": refused.status}
+        await send({**start, "headers": [*headers, *extra]})
+        await send({"type": "websocket.http.response.body", "body": body})
     else:
         await send({"type": "websocket.close", "code": 1008, "reason": refused.code})

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from echat.serve.message_size import check_values
 from echat.serve.protocol.json_text import write_json
 from echat.serve.protocol.wire import ProtocolError
+from echat.serve.replies import request_lane
 from echat.serve.state import House
+from echat.serve.work_queue import Lane
+
+AT_ONCE = 4  # pieces of work that are done for one client
+
+log = logging.getLogger("echat.serve")
 
 
 class APIError(Exception):
@@ -64,49 +75,122 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ValueError, on_value)
 
 
+class BoundedRoute(APIRoute):
+    """Looks at a JSON body before it is parsed."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_bounded(request: Request) -> Response:
+            if self.body_field is not None:
+                check_values(await request.body(), request.app.state.limits)
+            return await handle(request)
+
+        return handle_bounded
+
+
 class Places:
-    """So many requests compute at once; more are told to come back."""
+    """So many requests compute at once, of all clients and of one; more are told to come back. What a client
+    asks for is done in a lane of its own."""
 
     def __init__(self, house: House) -> None:
         self.house, self.taken = house, 0
+        self._of_client: Counter[str] = Counter()
+        self._lanes: WeakValueDictionary[str, Lane] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[Place]:
-        """A place, or 429; given back at the end of the block, or of the stream that was made of it."""
-        if self.taken >= self.house.config.limits.requests:
+    async def one(self, client: str) -> AsyncIterator[Place]:
+        """A place for a client, or 429; given back at the end of the block, or of the stream that was made of
+        it."""
+        limits = self.house.config.limits
+        is_full = self.taken >= limits.requests
+        if is_full or self._of_client[client] >= limits.requests_per_client:
             self.house.metrics.busy.inc()
-            raise APIError(429, "the server is busy; try again", "server_busy")
+            most = f"{limits.requests} requests compute" if is_full else "these are this client's requests"
+            name = "limits.requests" if is_full else "limits.requests_per_client"
+            raise APIError(429, f"the server is busy: {most} already ({name}); try again", "server_busy")
         self.taken += 1
-        place = Place(self)
+        self._of_client[client] += 1
+        place = Place(self, client)
         try:
             yield place
         finally:
             if not place.is_streaming:
-                self.taken -= 1
+                self.give_back(place)
+
+    def lane(self, client: str) -> Lane:
+        """Where the work of a client is done, some of it at once."""
+        lane = self._lanes.get(client)
+        if lane is None:
+            lane = self._lanes[client] = self.house.desk.lane(AT_ONCE)
+        return lane
+
+    def give_back(self, place: Place) -> None:
+        """The request of a place is over."""
+        self.taken -= 1
+        self._of_client[place.client] -= 1
+        self._of_client += Counter()  # forget zeros
 
 
 class Place:
     """One of the places."""
 
-    def __init__(self, places: Places) -> None:
-        self.places, self.is_streaming = places, False
+    def __init__(self, places: Places, client: str) -> None:
+        self.places, self.client, self.is_streaming = places, client, False
+        self.lane = places.lane(client)  # held, so that it is the same for all that the client asks now
+        request_lane.set(self.lane)
 
     def streaming(self, pieces: AsyncIterator[bytes], media_type: str) -> Response:
         """A response that keeps the place until its last piece is sent, or the client has left."""
         self.is_streaming = True
-        return _Held(self.places, pieces, media_type)
+        return _Held(self, pieces, media_type)
 
 
 class _Held(StreamingResponse):
-    def __init__(self, places: Places, pieces: AsyncIterator[bytes], media_type: str) -> None:
+    def __init__(self, place: Place, pieces: AsyncIterator[bytes], media_type: str) -> None:
         super().__init__(pieces, media_type=media_type)
-        self._places = places
+        self._place, self._pieces = place, pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            # What fails before its first piece is answered with an error, not with half a stream.
+            first = [piece async for piece in _first(self._pieces)]
+            self.body_iterator = _joined(first, self._pieces)
             await super().__call__(scope, receive, send)
         finally:
-            self._places.taken -= 1
+            self._place.places.give_back(self._place)
+
+
+async def _first(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        yield piece
+        return
+
+
+async def _joined(first: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in first:
+        yield piece
+    async for piece in rest:
+        yield piece
+
+
+async def telling_errors(pieces: AsyncIterator[bytes], *last: bytes) -> AsyncIterator[bytes]:
+    """Server-sent events that end with an error event where something fails after the first; `last` is sent
+    behind it."""
+    async for piece in _first(pieces):
+        yield piece
+    try:
+        async for piece in pieces:
+            yield piece
+    except Exception as error:
+        is_theirs = isinstance(error, ValueError)
+        if not is_theirs:
+            log.error("a stream failed", exc_info=error)
+        kind = "invalid_request_error" if is_theirs else "server_error"
+        message = str(error) if is_theirs else "the answer failed by an error of the server; ask again"
+        yield sse({"error": {"message": message, "type": kind, "param": None, "code": "stream_failed"}})
+        for piece in last:
+            yield piece
 
 
 def sse(values: Any) -> bytes:

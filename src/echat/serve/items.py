@@ -7,6 +7,7 @@ the ids that were heard are known exactly; its words are kept in proportion, up 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -82,6 +83,14 @@ class Entry:
     turn: UserTurn | None = None  # of the user, made once, so that what was heard of it is recognised; of an
     # answer: the typed turn that was answered because the user had said nothing new
 
+    n_bytes: int = 0  # of the item as JSON, when it was added
+
+    @property
+    def n_characters(self) -> int:
+        """Words kept for this item."""
+        written = sum(len(part.text or "") + len(part.transcript or "") for part in self.item.content or [])
+        return max(written, len(self.spoken.text) if self.spoken else 0)
+
     @property
     def seconds(self) -> float:
         """Of sound kept for this item."""
@@ -92,9 +101,17 @@ class Entry:
 class Items:
     """Items in order. Bounded: the oldest are forgotten."""
 
-    def __init__(self, max_items: int, max_seconds: float, with_speech: bool = True) -> None:
+    def __init__(
+        self,
+        max_items: int,
+        max_seconds: float,
+        with_speech: bool = True,
+        max_characters: int = 2**17,
+        max_bytes: int = 2**20,
+    ) -> None:
         """`with_speech`: answers in the history have speech ids, not words alone."""
         self.max_items, self.max_seconds, self.with_speech = max_items, max_seconds, with_speech
+        self.max_characters, self.max_bytes = max_characters, max_bytes
         self.entries: list[Entry] = []
 
     def get(self, item_id: str) -> Entry:
@@ -118,6 +135,7 @@ class Items:
         place = len(self.entries)
         if after is not None:
             place = 0 if after == "root" else self.place(after) + 1
+        entry.n_bytes = len(json.dumps(entry.item.dump()))
         self.entries.insert(place, entry)
         before = self.entries[place - 1].item.id if place else None
         self._forget_oldest()
@@ -137,10 +155,17 @@ class Items:
         return turns([*self.entries, *more], self.with_speech)
 
     def _forget_oldest(self) -> None:
-        while len(self.entries) > 1 and (
-            len(self.entries) > self.max_items or sum(e.seconds for e in self.entries) > self.max_seconds
-        ):
+        while len(self.entries) > 1 and self._is_too_much:
             self.entries.pop(0)
+
+    @property
+    def _is_too_much(self) -> bool:
+        return (
+            len(self.entries) > self.max_items
+            or sum(entry.seconds for entry in self.entries) > self.max_seconds
+            or sum(entry.n_characters for entry in self.entries) > self.max_characters
+            or sum(entry.n_bytes for entry in self.entries) > self.max_bytes
+        )
 
 
 def truncate(entry: Entry, audio_end_ms: int, content_index: int) -> None:

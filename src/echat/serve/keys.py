@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
+import re
 import secrets
 import time
 from dataclasses import asdict, dataclass
@@ -19,6 +21,11 @@ from echat.checkpoint import atomic_path
 PREFIX = "echat-"
 SECRET_PREFIX = "ek_"
 MOST_SECRETS = 10_000
+MOST_DAYS = 36_500
+LATEST = 2**37  # seconds since 1970 that every calendar here knows
+_HASH = re.compile("[0-9a-f]{64}")
+
+log = logging.getLogger("echat.serve")
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,27 @@ class Key:
     expires: int | None = None
     note: str = ""
 
+    @property
+    def owner(self) -> str:
+        """By what name its use is counted."""
+        return self.id
+
     def is_valid(self, now: float) -> bool:
         return self.expires is None or now < self.expires
+
+
+@dataclass(frozen=True)
+class Secret(Key):
+    """A short-lived key for a browser. It opens a realtime session and nothing else, and ends with the key
+    that it was made with."""
+
+    parent: Key | None = None  # None: the server asks for no keys
+    session: str = "{}"  # JSON: changes to a session's defaults
+    maker: str = ""  # for whom it was made, by key or address
+
+    @property
+    def owner(self) -> str:
+        return self.parent.id if self.parent is not None else self.maker
 
 
 class Keys:
@@ -40,10 +66,9 @@ class Keys:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._keys: list[Key] = []
+        self._lines: list[tuple[str, Key | None]] = []  # of the file; None: no key stands in it
         self._stamp: tuple[int, int] | None = None
-        self._secrets: dict[str, Key] = {}
-        self._sessions: dict[str, dict[str, Any]] = {}
+        self._secrets: dict[str, Secret] = {}
 
     @property
     def are_asked_for(self) -> bool:
@@ -54,41 +79,61 @@ class Keys:
         """The valid key that was given; None where there is none. Every stored hash is compared, each in
         constant time, so that time tells nothing."""
         wanted, now, found = digest(given or ""), time.time(), None
-        for key in (*self._stored(), *self._secrets.values()):
+        stored = self._stored()
+        for key in (*stored, *self._secrets.values()):
             if hmac.compare_digest(key.hash, wanted) and key.is_valid(now):
                 found = key
+        if isinstance(found, Secret) and found.parent is not None:
+            return found if found.parent in stored and found.parent.is_valid(now) else None
         return found
 
-    def new_secret(self, seconds: int, session: dict[str, Any]) -> tuple[str, Key]:
-        """A secret for a browser, valid for so long, and the session it will open."""
-        now = time.time()
+    def new_secret(
+        self, seconds: int, session: str, parent: Key | None, maker: str, most: int
+    ) -> tuple[str, Secret]:
+        """A secret for a browser, valid for so long, and the session (JSON) it will open. `maker` has at most
+        `most` secrets, the oldest goes."""
+        now = int(time.time())
+        expires = now + seconds
+        if parent is not None and parent.expires is not None:
+            expires = min(expires, parent.expires)
+        words, key = _new_key(SECRET_PREFIX, now, expires, "client secret")
+        self._forget_secrets(now, maker, most)
+        self._secrets[key.id] = Secret(**asdict(key), parent=parent, session=session, maker=maker)
+        return words, self._secrets[key.id]
+
+    def _forget_secrets(self, now: float, maker: str, most: int) -> None:
         self._secrets = {id_: key for id_, key in self._secrets.items() if key.is_valid(now)}
-        while len(self._secrets) >= MOST_SECRETS:  # the oldest goes
-            del self._secrets[next(iter(self._secrets))]
-        secret, key = _new_key(SECRET_PREFIX, int(now), int(now) + seconds, "client secret")
-        self._secrets[key.id] = key
-        self._sessions = {id_: self._sessions[id_] for id_ in self._secrets if id_ in self._sessions}
-        self._sessions[key.id] = session
-        return secret, key
+        own = [id_ for id_, key in self._secrets.items() if key.maker == maker]
+        too_many = [
+            *own[: len(own) + 1 - most],
+            *list(self._secrets)[: len(self._secrets) + 1 - MOST_SECRETS],
+        ]
+        for id_ in set(too_many):
+            del self._secrets[id_]
 
     def session_of(self, key: Key | None) -> dict[str, Any]:
         """What a secret was made for."""
-        return self._sessions.get(key.id, {}) if key is not None else {}
+        return dict(json.loads(key.session)) if isinstance(key, Secret) else {}
 
     def add(self, days: float | None = None, note: str = "") -> tuple[str, Key]:
         """A new key in the file, and the words to give to its user."""
+        if days is not None and not abs(days) <= MOST_DAYS:
+            raise ValueError(
+                f"--days: expected at most {MOST_DAYS}, found {days:g}; without it a key never expires"
+            )
         now = int(time.time())
         secret, key = _new_key(PREFIX, now, None if days is None else now + int(days * 86400), note)
-        self._write([*self._stored(), key])
+        self._stored()
+        self._write([*(line for line, _ in self._lines), json.dumps(asdict(key))])
         return secret, key
 
     def remove(self, key_id: str) -> None:
         """Take a key out of the file."""
-        left = [key for key in self._stored() if key.id != key_id]
-        if len(left) == len(self._keys):
-            known = ", ".join(key.id for key in self._keys) or "none"
-            raise ValueError(f"{self.path}: expected the id of a key ({known}), found {key_id!r}")
-        self._write(left)
+        known = [key.id for key in self._stored()]
+        if key_id not in known:
+            listed = ", ".join(known) or "none"
+            raise ValueError(f"{self.path}: expected the id of a key ({listed}), found {key_id!r}")
+        self._write([line for line, key in self._lines if key is None or key.id != key_id])
 
     def all(self) -> list[Key]:
         """What stands in the file."""
@@ -96,25 +141,25 @@ class Keys:
 
     def _stored(self) -> list[Key]:
         if self.path is None or not self.path.is_file():
-            self._keys, self._stamp = [], None
-            return self._keys
+            self._lines, self._stamp = [], None
+            return []
         status = self.path.stat()
         if (stamp := (status.st_mtime_ns, status.st_size)) != self._stamp:
-            self._keys, self._stamp = _read(self.path), stamp
-        return self._keys
+            self._lines, self._stamp = _read(self.path), stamp
+        return [key for _, key in self._lines if key is not None]
 
-    def _write(self, keys: list[Key]) -> None:
+    def _write(self, lines: list[str]) -> None:
         assert self.path is not None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path) as temporary:
             temporary.touch(mode=0o600)
-            temporary.write_text("".join(json.dumps(asdict(key)) + "\n" for key in keys), encoding="utf-8")
+            temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         self._stamp = None
 
 
 def digest(secret: str) -> str:
     """What is stored of a key."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
 def _new_key(prefix: str, created: int, expires: int | None, note: str) -> tuple[str, Key]:
@@ -122,16 +167,27 @@ def _new_key(prefix: str, created: int, expires: int | None, note: str) -> tuple
     return secret, Key(f"key_{secrets.token_hex(4)}", digest(secret), created, expires, note)
 
 
-def _read(path: Path) -> list[Key]:
-    keys = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            keys.append(Key(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: expected a key as `echat keys add` writes it, found another line; "
-                "remove it"
-            ) from error
-    return keys
+def _read(path: Path) -> list[tuple[str, Key | None]]:
+    """The lines of a file and the keys in them. A broken line is named in the log and opens nothing; the keys
+    beside it stay good."""
+    found: list[tuple[str, Key | None]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        key = _key_of(line)
+        if key is None and line.strip():
+            log.warning(
+                "%s, line %d: expected a key as `echat keys add` writes it, found another line; remove it",
+                path,
+                number,
+            )
+        found.append((line, key))
+    return found
+
+
+def _key_of(line: str) -> Key | None:
+    try:
+        key = Key(**json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    texts, times = (key.id, key.hash, key.note), (key.created, 0 if key.expires is None else key.expires)
+    is_whole = all(isinstance(one, str) for one in texts) and _HASH.fullmatch(key.hash) is not None
+    return key if is_whole and all(type(one) is int and abs(one) <= LATEST for one in times) else None

@@ -24,6 +24,7 @@ log = logging.getLogger("echat.serve")
 BUSY, LEAVING, POLICY = 1013, 1001, 1008  # close codes: try again later; going away; misuse
 CLOSE_SECONDS = 2.0  # for a client to take the last words
 RATE_WINDOW = 10.0  # seconds over which the rate of events is averaged
+CHARACTERS_OF_AN_EVENT = 2**16  # a longer one counts as several
 BETA_PROTOCOL = "openai-beta.realtime-v1"
 
 
@@ -60,9 +61,14 @@ class Sessions:
         limits = self.house.config.limits
         if self.leaving.is_set():
             raise Closing(LEAVING, "leaving", "the server shuts down")
-        if len(self.open) >= limits.sessions or from_address > limits.sessions_per_address:
+        if len(self.open) >= limits.sessions:
             self.metrics.busy.inc()
             raise Closing(BUSY, "server_busy", "all places are taken; try again later")
+        if from_address > limits.sessions_per_address:
+            self.metrics.busy.inc()
+            most = limits.sessions_per_address
+            message = f"this address has its {most} sessions (limits.sessions_per_address); end one first"
+            raise Closing(BUSY, "server_busy", message)
 
     async def leave(self) -> None:
         """Ask every session to end: each finishes its reply, as long as there is time, and says why."""
@@ -89,10 +95,14 @@ async def talk(socket: WebSocket, sessions: Sessions, wanted: dict[str, Any]) ->
         sessions.check_room(socket.scope.get("echat.address_sessions", 1))
         with sessions.admitted(session):
             session.open()
-            await _receive(socket, session, sessions.leaving, sender)
+            try:
+                await _receive(socket, session, sessions.leaving, sender)
+            except Closing as closing:  # it stays open until it has said goodbye
+                reason = closing.reason
+                await _say_goodbye(socket, session, sender, closing)
     except WebSocketDisconnect:
         pass
-    except Closing as closing:
+    except Closing as closing:  # there was no room
         reason = closing.reason
         await _say_goodbye(socket, session, sender, closing)
     except Exception:
@@ -123,8 +133,8 @@ async def _receive(
             raise Closing(LEAVING, "idle", f"nothing came for {limits.idle_seconds:g} s")
         if session.talk.outbox.is_overfull:
             raise Closing(POLICY, "slow_reader", "the client does not read what it is sent")
-        await rate.take()
         text = message.get("text")
+        await rate.take(1 + len(text or "") // CHARACTERS_OF_AN_EVENT)
         if text is None:
             session.talk.refuse(ProtocolError("expected a text frame, found a binary one", "invalid_frame"))
         else:
@@ -137,12 +147,12 @@ class _Rate:
     def __init__(self, per_second: int) -> None:
         self.per_second, self._level, self._before = per_second, 0.0, time.monotonic()
 
-    async def take(self) -> None:
+    async def take(self, weight: int) -> None:
         now = time.monotonic()
-        self._level = max(0.0, self._level - (now - self._before) * self.per_second) + 1
+        self._level = max(0.0, self._level - (now - self._before) * self.per_second) + weight
         self._before = now
         if self._level > self.per_second * RATE_WINDOW:
-            await asyncio.sleep(1 / self.per_second)
+            await asyncio.sleep(weight / self.per_second)
 
 
 async def _next(
@@ -185,7 +195,7 @@ async def _say_goodbye(
     """Finish the reply if the server leaves, say why, then close."""
     if closing.reason == "leaving":
         limit = session.talk.config.limits.shutdown_seconds
-        await asyncio.wait({asyncio.ensure_future(session.answering.finish())}, timeout=limit)
+        await asyncio.wait({asyncio.ensure_future(session.answering.finish_all())}, timeout=limit)
     await session.close()
     detail = server.ErrorDetail(type="server_error", code=closing.reason, message=str(closing))
     session.talk.emit(server.Error(error=detail))

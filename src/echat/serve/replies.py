@@ -11,24 +11,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from echat.audio.features import SAMPLE_RATE
 from echat.dialogue.tasks import get_task
 from echat.dialogue.turns import Conversation, Turn, UserTurn
 from echat.infer import events
 from echat.infer.events import Event
 from echat.infer.memory import Memory
 from echat.infer.scheduler import Scheduler
-from echat.model.speech_encoder import LLM_FRAME_SECONDS
+from echat.serve.context_window import ContextWindow
+from echat.serve.work_queue import Lane, LaneFull, Result, WorkQueue
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
 
-SAMPLES_PER_POSITION = round(LLM_FRAME_SECONDS * SAMPLE_RATE)
-ANSWER_POSITIONS = 1024  # of the model's context that stay free for an answer
+# Of the HTTP request that is being answered: where it came in is far from where its work is asked for.
+request_lane: ContextVar[Lane | None] = ContextVar("request_lane", default=None)
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class ReplyStream:
         self._events: asyncio.Queue[Event | Failed | None] = asyncio.Queue()
         self.stop = threading.Event()  # for the engine, which sets it itself when a reply is over
         self.is_cancelled = False
+        self.withdraw: Callable[[], None] = lambda: None  # takes it out of the line, if it has not begun
         self._released = threading.Event()
         if not held:
             self._released.set()
@@ -59,6 +60,7 @@ class ReplyStream:
         self.is_cancelled = True
         self.stop.set()
         self._released.set()
+        self.withdraw()
         self._events.put_nowait(None)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -92,12 +94,25 @@ class ReplyStream:
 
 
 class Desk:
-    """One engine, its scheduler, and the threads that tell replies."""
+    """One engine, its scheduler, and the threads that tell replies. Work is shared out by lanes, see
+    `work_queue`; without a lane it belongs to nobody in particular."""
 
-    def __init__(self, engine: Engine, threads: int) -> None:
+    def __init__(self, engine: Engine, threads: int, asides: int = 2) -> None:
+        """`asides`: how much is done at once of what no listener waits for."""
         self.engine = engine
         self.scheduler = Scheduler(engine)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="echat-reply")
+        self.context = ContextWindow(engine)
+        self._answers = WorkQueue(threads, "echat-reply")
+        self._asides = WorkQueue(asides, "echat-aside")
+        self._shared = self._answers.lane(threads)
+
+    def lane(self, width: int) -> Lane:
+        """For the answers of one client, so many at once."""
+        return self._answers.lane(width)
+
+    def aside_lane(self, most_waiting: int) -> Lane:
+        """For what a session wants besides its conversation, one after the other."""
+        return self._asides.lane(1, most_waiting)
 
     def reply(
         self,
@@ -106,6 +121,7 @@ class Desk:
         *,
         held: bool = False,
         max_new_ids: int | None = None,
+        lane: Lane | None = None,
         **settings: Any,
     ) -> ReplyStream:
         """Answer the last turn; settings as for `Engine.reply`. `held`: on trial, no sound but the first
@@ -119,47 +135,45 @@ class Desk:
         def answer() -> Any:
             if stream.is_cancelled:
                 return ()
-            conversation = Conversation(self.fitting(turns, task))
+            conversation = Conversation(self.context.fitting(turns))
             return self.scheduler.submit(
                 conversation, task, stream=row.writes_speech, cancel=stream.stop, **settings
             )
 
-        self._threads.submit(stream.tell, answer)
+        stream.withdraw = self._lane(lane).submit(lambda: stream.tell(answer))
         return stream
 
-    async def transcribe(self, audio: Any) -> str:
+    async def transcribe(self, audio: Any, lane: Lane | None = None) -> str:
         """The words of a sound."""
         turn = UserTurn(audio=audio)
-        return await self.call(lambda: self.scheduler.submit(Conversation([turn]), "asr").reply().text)
+        return await self.call(lambda: self.scheduler.submit(Conversation([turn]), "asr").reply().text, lane)
 
-    async def read_ahead(self, turns: Sequence[Turn], task: str, memory: Memory) -> Memory:
-        """Read what is known before it is asked for."""
-        fitting = self.fitting(turns, task)
-        if len(fitting) < len(turns):
-            return memory  # about to be cut: nothing read now would fit later
-        return await self.call(lambda: self.engine.read_ahead(fitting, task, memory))
+    async def read_ahead(
+        self, turns: Sequence[Turn], task: str, memory: Memory, lane: Lane | None = None
+    ) -> Memory:
+        """Read what is known before it is asked for, if there is time for it."""
 
-    async def call(self, work: Callable[[], Any]) -> Any:
+        def read() -> Memory:
+            try:
+                fitting = self.context.fitting(turns)
+            except ValueError:  # said when it is asked
+                return memory
+            return self.engine.read_ahead(fitting, task, memory)
+
+        try:
+            return await self.call(read, lane)
+        except LaneFull:
+            return memory
+
+    async def call(self, work: Callable[[], Result], lane: Lane | None = None) -> Result:
         """Do some work in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await self._lane(lane).call(work)
 
-    def fitting(self, turns: Sequence[Turn], task: str) -> list[Turn]:
-        """The newest turns that fit into the model's positions; the question always stays."""
-        room = self.engine.model.config.llm.max_positions - ANSWER_POSITIONS
-        left = list(turns)
-        while len(left) > 2 and sum(self._positions(turn) for turn in left) > room:
-            del left[:2]  # a question and its answer
-        return left
-
-    def _positions(self, turn: Turn) -> int:
-        """About how many positions a turn takes."""
-        n_text = len(self.engine.tokenizer.encode(turn.text)) if turn.text else 0
-        if isinstance(turn, UserTurn):
-            sound = sum(len(piece) for piece in turn.audio.pieces) if turn.audio is not None else 0
-            return n_text + sound // SAMPLES_PER_POSITION + 8
-        return n_text + len(turn.speech_ids or ()) + 8
+    def _lane(self, lane: Lane | None) -> Lane:
+        return lane or request_lane.get() or self._shared
 
     def close(self) -> None:
         """Stop writing; replies under way end as cancelled."""
         self.scheduler.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._answers.close()
+        self._asides.close()

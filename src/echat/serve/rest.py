@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from fastapi import FastAPI, File, Form, UploadFile
+from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -17,19 +18,24 @@ from echat.audio.waveform import read
 from echat.dialogue.turns import UserTurn
 from echat.infer import events
 from echat.serve.answering import voice_name
-from echat.serve.http_errors import APIError, Places, sse
+from echat.serve.http_errors import APIError, Places, sse, telling_errors
 from echat.serve.items import recording
 from echat.serve.keys import Keys
+from echat.serve.message_size import check_text
 from echat.serve.protocol.json_text import Body
 from echat.serve.protocol.session import Session, Voice
 from echat.serve.protocol.updating import update
-from echat.serve.protocol.wire import new_id
+from echat.serve.session import new_session
+from echat.serve.settings import Limits
 from echat.serve.sound import windows
 from echat.serve.sound_files import MEDIA_TYPES
 from echat.serve.speech import Speech
 from echat.serve.state import House
+from echat.serve.uploads import form_schema, read_form
+from echat.serve.web_page import voice_names
 
 MOST_CHARACTERS = 4096  # of a text to read
+OF_ONE_SESSION = ("id", "object", "expires_at")  # fields that every session gets anew
 
 
 class SpeechRequest(Body):
@@ -42,6 +48,18 @@ class SpeechRequest(Body):
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
     speed: float = Field(1.0, ge=0.25, le=4)
     stream_format: Literal["audio", "sse"] = "audio"
+
+
+class TranscriptionRequest(BaseModel):
+    """The fields beside the file."""
+
+    model: str = ""
+    language: str | None = None
+    prompt: str | None = None
+    temperature: float | None = None
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
+    stream: bool = False
+    granularities: list[str] = Field(default_factory=list, alias="timestamp_granularities[]")
 
 
 class Expiry(BaseModel):
@@ -70,47 +88,71 @@ def add_rest(app: FastAPI, house: House, keys: Keys, places: Places) -> None:
             raise APIError(404, f"model {name[:80]!r} is not served here", "model_not_found", "model")
         return _model(house, born)
 
-    @app.post("/v1/audio/speech")
-    async def speech(asked: SpeechRequest) -> Response:
+    @app.get("/v1/audio/voices")
+    async def voices() -> dict[str, Any]:
+        return {"voices": [{"id": name, "name": name} for name in voice_names(house)]}
+
+    @app.post("/v1/audio/speech", response_class=Response)
+    async def speech(asked: SpeechRequest, request: Request) -> Response:
         if asked.response_format == "aac":
             message = "response_format: expected mp3, opus, flac, wav or pcm, found aac"
             raise APIError(400, message, param="response_format")
         house.desk.engine.need_token2wav()
         voice = voice_name(house, asked.voice)
-        async with places.one() as place:
+        async with places.one(client_of(request)) as place:
             speech = Speech(house.desk, asked.input, voice)
             await speech.begin()
             pieces = speech.file(asked.response_format, asked.speed)
             if asked.stream_format == "sse":
-                return place.streaming(_speech_events(asked, speech, pieces), "text/event-stream")
+                told = telling_errors(_speech_events(asked, speech, pieces))
+                return place.streaming(told, "text/event-stream")
             return place.streaming(pieces, MEDIA_TYPES[asked.response_format])
 
-    @app.post("/v1/audio/transcriptions")
-    async def transcriptions(
-        file: Annotated[UploadFile, File()],
-        model: Annotated[str, Form()] = "",
-        language: Annotated[str | None, Form()] = None,
-        prompt: Annotated[str | None, Form()] = None,
-        temperature: Annotated[float | None, Form()] = None,
-        response_format: Annotated[Literal["json", "text", "srt", "verbose_json", "vtt"], Form()] = "json",
-        stream: Annotated[bool, Form()] = False,
-        granularities: Annotated[list[str] | None, Form(alias="timestamp_granularities[]")] = None,
-    ) -> Response:
-        _refuse_word_times(granularities or [])
-        async with places.one() as place:
-            samples = await samples_of(house, await file.read(), "file")
-            if stream:
-                return place.streaming(_told(house, samples), "text/event-stream")
+    @app.post("/v1/audio/transcriptions", openapi_extra=form_schema(TranscriptionRequest))
+    async def transcriptions(request: Request) -> Response:
+        asked, data = await read_form(request, TranscriptionRequest, house.config.limits)
+        _refuse_word_times(asked.granularities)
+        async with places.one(client_of(request)) as place:
+            samples = await samples_of(house, data, "file")
+            if asked.stream:
+                return place.streaming(telling_errors(_told(house, samples)), "text/event-stream")
             segments = [segment async for segment in _segments(house, samples)]
-        return _transcript(segments, len(samples) / SAMPLE_RATE, response_format, language)
+        return _transcript(segments, len(samples) / SAMPLE_RATE, asked.response_format, asked.language)
 
     @app.post("/v1/realtime/client_secrets")
-    async def secrets(asked: SecretRequest) -> dict[str, Any]:
-        session, refused = update(Session(id=new_id("sess"), model=house.model), asked.session)
+    async def secrets(asked: SecretRequest, request: Request) -> dict[str, Any]:
+        session, refused = update(new_session(house), asked.session)
         if refused:
             raise refused[0]
-        secret, key = keys.new_secret(asked.expires_after.seconds, asked.session)
-        return {"value": secret, "expires_at": key.expires, "session": session.dump()}
+        key = request.scope.get("echat.key")
+        secret, made = keys.new_secret(
+            asked.expires_after.seconds,
+            _kept(session, house.config.limits),
+            key,
+            client_of(request),
+            house.config.limits.secrets_per_key,
+        )
+        return {"value": secret, "expires_at": made.expires, "session": session.dump()}
+
+
+def _kept(session: Session, limits: Limits) -> str:
+    """What a secret keeps of the session that it opens: JSON, bounded."""
+    check_text("session.instructions", session.instructions, limits)
+    text = json.dumps({name: value for name, value in session.dump().items() if name not in OF_ONE_SESSION})
+    if len(text) > limits.fields_bytes // 4:
+        raise APIError(
+            400,
+            f"session: expected at most {limits.fields_bytes // 4} bytes (a quarter of limits.fields_bytes), "
+            f"found {len(text)}; send less",
+            "session_too_large",
+            "session",
+        )
+    return text
+
+
+def client_of(request: Request) -> str:
+    """By what name the use of the server is counted: a key, or an address."""
+    return str(request.scope.get("echat.client", ""))
 
 
 def _model(house: House, born: int) -> dict[str, Any]:

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Response, WebSocket
 
+from echat import __version__
 from echat.audio.vad import VoiceActivity
 from echat.serve.completions import add_completions
+from echat.serve.door import Door
 from echat.serve.gate import Gate
 from echat.serve.heap import tidy
-from echat.serve.http_errors import Places, add_handlers
+from echat.serve.http_errors import BoundedRoute, Places, add_handlers
 from echat.serve.keys import Keys
 from echat.serve.metrics import Metrics
 from echat.serve.realtime import Sessions, talk
 from echat.serve.recorder import check_folder
+from echat.serve.reference import add_reference
 from echat.serve.replies import Desk
 from echat.serve.rest import add_rest
 from echat.serve.settings import ServeConfig
@@ -32,12 +35,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("echat.serve")
 
 
-def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
-    """Everything that is served, ready for uvicorn."""
+def make_app(engine: Engine, config: ServeConfig, door: Door | None = None) -> FastAPI:
+    """Everything that is served, ready for uvicorn. `door` counts its connections."""
     if config.recording is not None:
         check_folder(config.recording)
-    metrics, keys = Metrics(), Keys(config.keys)
-    desk = Desk(engine, threads=2 * config.limits.sessions + config.limits.requests + 2)
+    metrics, keys, limits = Metrics(), Keys(config.keys), config.limits
+    door = door or Door(limits.connections, limits.connections_per_address)
+    desk = Desk(engine, threads=2 * limits.sessions + limits.requests + 2, asides=limits.asides)
     detector = turn_detector(config.turn_detector) if config.turn_detector else None
     house = House(desk, config, VoiceActivity(), metrics, detector)
     sessions, places = Sessions(house), Places(house)
@@ -49,8 +53,10 @@ def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
         tidying.cancel()
         desk.close()
 
-    app = FastAPI(title="echat", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
+    app = FastAPI(title="echat", version=__version__, docs_url=None, redoc_url=None, lifespan=life)
+    app.router.route_class = BoundedRoute
     app.state.sessions, app.state.keys, app.state.metrics = sessions, keys, metrics
+    app.state.house, app.state.limits = house, limits
     add_handlers(app)
 
     @app.websocket("/v1/realtime")
@@ -58,6 +64,7 @@ def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
         await talk(socket, sessions, keys.session_of(socket.scope.get("echat.key")))
 
     @app.get("/healthz")
+    @app.get("/health", include_in_schema=False)
     async def health() -> dict[str, Any]:
         return {"status": "leaving" if sessions.leaving.is_set() else "ok", "sessions": len(sessions.open)}
 
@@ -68,5 +75,6 @@ def make_app(engine: Engine, config: ServeConfig) -> FastAPI:
     add_rest(app, house, keys, places)
     add_completions(app, house, places)
     add_page(app, house, keys)
-    app.add_middleware(Gate, config=config, keys=keys, metrics=metrics)
+    add_reference(app)
+    app.add_middleware(Gate, config=config, keys=keys, metrics=metrics, door=door)
     return app

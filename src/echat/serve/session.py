@@ -9,6 +9,7 @@ from typing import Any
 
 from echat.serve.answering import Answering
 from echat.serve.editing import Editing
+from echat.serve.message_size import check_sizes, check_values
 from echat.serve.outbox import Outbox
 from echat.serve.protocol import client, server
 from echat.serve.protocol.json_text import read_json
@@ -22,19 +23,23 @@ from echat.serve.user_turns import UserTurns
 log = logging.getLogger("echat.serve")
 
 
+def new_session(house: House) -> Session:
+    """A session of a server before anybody changed it."""
+    return Session(
+        id=new_id("sess"),
+        model=house.model,
+        expires_at=int(time.time() + house.config.limits.session_seconds),
+        output_modalities=["text"] if house.desk.engine.token2wav is None else ["audio"],
+    )
+
+
 class RealtimeSession:
     """Talks with one client. All methods are called in one event loop; what goes out waits in `outbox`."""
 
     def __init__(
         self, house: House, outbox: Outbox, is_beta: bool = False, wanted: dict[str, Any] | None = None
     ) -> None:
-        session = Session(
-            id=new_id("sess"),
-            model=house.model,
-            expires_at=int(time.time() + house.config.limits.session_seconds),
-            output_modalities=["text"] if house.desk.engine.token2wav is None else ["audio"],
-        )
-        self.talk = Talk(house, outbox, update(session, wanted or {})[0], is_beta)
+        self.talk = Talk(house, outbox, update(new_session(house), wanted or {})[0], is_beta)
         self.answering = Answering(self.talk)
         self.user_turns = UserTurns(self.talk, self.answering)
         editing = Editing(self.talk)
@@ -71,8 +76,10 @@ class RealtimeSession:
         """One text frame; what is wrong with it is answered, not raised."""
         event_id = None
         try:
+            check_values(text, self.talk.config.limits)
             event = client.event_of(read_json(text))
             event_id = event.event_id
+            check_sizes(event, len(text), self.talk.config.limits)
             await self._handlers[type(event)](event)
         except ProtocolError as error:
             error.event_id = error.event_id or event_id
@@ -142,8 +149,10 @@ class RealtimeSession:
         return self.answering.plan(**changes)
 
     async def _cancel_response(self, event: client.ResponseCancel) -> None:
-        running = self.answering.response
-        is_other = event.response_id is not None and (running is None or event.response_id != running.id)
-        if is_other or not self.answering.cancel("client_cancelled"):
+        if event.response_id is None:
+            was_running = self.answering.cancel("client_cancelled")
+        else:
+            was_running = self.answering.cancel_by_id(event.response_id)
+        if not was_running:
             # Clients know this case by the first words of the message.
             raise ProtocolError("Cancellation failed: no such response runs", "response_cancel_not_active")

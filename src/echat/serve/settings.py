@@ -11,24 +11,45 @@ from echat.config import Config
 from echat.serve.turn_taking import TurnConfig
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-MiB = 2**20
+KiB, MiB = 2**10, 2**20
 
 
 class Limits(Config):
     """What one server, one address and one session may use."""
 
     sessions: int = Field(16, ge=1, description="realtime sessions at once; more are told 'busy'")
-    sessions_per_address: int = Field(16, ge=1, description="of them from one network address")
-    connections: int = Field(256, ge=1, description="connections of any kind at once")
+    sessions_per_address: int = Field(8, ge=1, description="of them from one network address")
+    connections: int = Field(256, ge=1, description="sockets at once; those that only wait make room")
+    connections_per_address: int = Field(128, ge=1, description="of them from one network address")
+    header_seconds: float = Field(
+        10.0, gt=0, description="for a TLS handshake, and for the head of a request"
+    )
+    body_seconds: float = Field(15.0, gt=0, description="for a body; more for one that comes at 16 KiB/s")
+    write_seconds: float = Field(60.0, gt=0, description="in which a client must take some of an answer")
     requests: int = Field(16, ge=1, description="HTTP requests that compute at once; more get 429")
+    requests_per_client: int = Field(8, ge=1, description="of them one key or address; more get 429")
     requests_per_minute: int = Field(600, ge=1, description="per key, or per address without keys")
+    secrets_per_key: int = Field(
+        100, ge=1, description="client secrets of one key or address; the oldest goes"
+    )
     events_per_second: int = Field(400, ge=1, description="events of one session, averaged over 10 s")
     upload_bytes: int = Field(25 * MiB, ge=1, description="largest HTTP body")
     message_bytes: int = Field(16 * MiB, ge=1, description="largest WebSocket message")
+    message_values: int = Field(20_000, ge=1, description="values in one JSON message or body")
+    fields_bytes: int = Field(256 * KiB, ge=1, description="one message or body of JSON, without its sound")
+    text_characters: int = Field(32_768, ge=1, description="one typed text, or instructions")
+    context_characters: int = Field(131_072, ge=1, description="words of a conversation that are kept")
+    context_bytes: int = Field(1 * MiB, ge=1, description="items of a conversation, without their sound")
     question_seconds: float = Field(600.0, gt=0, description="longest question")
     reply_ids: int = Field(1500, ge=1, description="longest answer, text and speech ids (25 a second)")
     context_seconds: float = Field(900.0, gt=0, description="sound of a conversation that is kept")
     items: int = Field(500, ge=1, description="items of a conversation that are kept")
+    responses: int = Field(8, ge=1, description="of one session, under way or waiting; more are refused")
+    asides: int = Field(
+        2,
+        ge=1,
+        description="at once, of all sessions: answers beside a conversation, transcripts, reading ahead",
+    )
     memory_bytes: int = Field(256 * MiB, ge=0, description="what a session may keep of what was read")
     unsent_bytes: int = Field(8 * MiB, ge=1, description="waiting for a slow reader; then sound is dropped")
     idle_seconds: float = Field(300.0, gt=0, description="without a word from the client")

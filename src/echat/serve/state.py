@@ -54,8 +54,13 @@ class Talk:
     def __init__(self, house: House, outbox: Outbox, session: Session, is_beta: bool = False) -> None:
         self.house, self.config, self.metrics = house, house.config, house.metrics
         self.session, self.outbox, self.is_beta = session, outbox, is_beta
+        limits = self.config.limits
         self.items = Items(
-            self.config.limits.items, self.config.limits.context_seconds, house.speech_in_history
+            limits.items,
+            limits.context_seconds,
+            house.speech_in_history,
+            limits.context_characters,
+            limits.context_bytes,
         )
         self.conversation_id = new_id("conv")
         self._n_events = 0

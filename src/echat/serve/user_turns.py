@@ -183,7 +183,8 @@ class UserTurns:
         assert entry.item.id is not None and entry.sound is not None and entry.item.content
         item_id, emit = entry.item.id, self.talk.emit
         try:
-            words = await self.talk.house.desk.transcribe(keeping.recording(entry.sound))
+            sound = keeping.recording(entry.sound)
+            words = await self.talk.house.desk.transcribe(sound, self.answering.aside_lane)
         except Exception as error:
             message = str(error) if isinstance(error, ValueError) else type(error).__name__
             detail = server.ErrorDetail(type="server_error", code="transcription_failed", message=message)

@@ -19,25 +19,29 @@ FOLDER = Path(__file__).parent / "page"
 def add_page(app: FastAPI, house: House, keys: Keys) -> None:
     """index.html at /, the other files under /page/. Nothing of it is secret: no key is asked for."""
 
-    @app.get("/")
+    @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(FOLDER / "index.html")
 
-    @app.get("/page/about.json")
+    @app.get("/page/about.json", include_in_schema=False)
     async def about() -> dict[str, Any]:
         return about_server(house, keys)
 
     app.mount("/page", StaticFiles(directory=FOLDER))
 
 
-def about_server(house: House, keys: Keys) -> dict[str, Any]:
-    """What the page offers to choose from; the first voice is the server's own choice."""
+def voice_names(house: House) -> list[str]:
+    """The voices of the model; the first one is the server's own choice."""
     token2wav = house.desk.engine.token2wav
     voices = list(token2wav.voices) if token2wav else []
-    own = house.config.voice
+    return sorted(voices, key=lambda name: name != house.config.voice)
+
+
+def about_server(house: House, keys: Keys) -> dict[str, Any]:
+    """What the page offers to choose from."""
     return {
         "model": house.model,
-        "voices": sorted(voices, key=lambda name: name != own),
+        "voices": voice_names(house),
         "think": house.config.think,
         "needs_key": keys.are_asked_for,
         "reply_emotions": REPLY_EMOTIONS_IN_ENGLISH,

@@ -31,6 +31,11 @@ def frame_noise(
     return torch.cat(drawn, dim=1)[None, :, first : first + (stop - start) * per_frame]
 
 
+def seed_of_64_bits(seed: int) -> int:
+    """Any whole number as one that torch takes for a seed; what it takes already stays as it is."""
+    return seed if -(2**63) <= seed < 2**64 else seed & _64_BITS
+
+
 def block_generator(seed: int, use: Literal["flow", "source", "phase"], block: int = 0) -> torch.Generator:
     """A generator of its own for every seed, use and block."""
     mixed = _scramble(_scramble(_scramble(seed) + _SALTS[use]) + block)

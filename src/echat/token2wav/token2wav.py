@@ -21,6 +21,7 @@ from echat.config import Config, load_config, nearest, save_config
 from echat.foreign import build_empty
 from echat.token2wav.cosyvoice_weights import fold_vocoder, read_cosyvoice_yaml, read_weights
 from echat.token2wav.flow import Flow, FlowConfig
+from echat.token2wav.noise import seed_of_64_bits
 from echat.token2wav.speaker import CampPlus, MelStatistics
 from echat.token2wav.speech_tokenizer import AnySpeechTokenizer, load_speech_tokenizer
 from echat.token2wav.vocoder import Vocoder, VocoderConfig
@@ -226,4 +227,4 @@ class Token2Wav(nn.Module):
 
 def seeded(seed: int | None) -> torch.Generator | None:
     """A generator that starts at `seed`; None = the global one."""
-    return None if seed is None else torch.Generator().manual_seed(seed)
+    return None if seed is None else torch.Generator().manual_seed(seed_of_64_bits(seed))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echat.serve.protocol.json_text import MOST_DEPTH, MOST_VALUES, read_json, safe, write_json
+from echat.serve.protocol.json_text import MOST_DEPTH, read_json, safe, write_json
 from echat.serve.protocol.wire import ProtocolError
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None), max_size=20)
@@ -47,9 +47,8 @@ def test_half_a_surrogate_pair_is_replaced_and_a_whole_one_is_kept():
         '{"a": ' + "9" * 5000 + "}",
         '{"a": 1e999}',
         '{"a": NaN}',
-        '{"a": [' + "[]," * MOST_VALUES + "1]}",
     ],
-    ids=range(11),
+    ids=range(10),
 )
 def test_what_cannot_be_handled_is_refused(text):
     with pytest.raises(ProtocolError) as refused:

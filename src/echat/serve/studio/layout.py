@@ -13,7 +13,9 @@ import echat
 from echat.dialogue.tasks import TASKS, get_task
 from echat.dialogue.turns import ask
 from echat.infer.engine import Engine
+from echat.serve.origins import Origins
 from echat.serve.studio import work
+from echat.serve.studio.guard import Guard
 from echat.serve.studio.work import Shown, Studio
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def start(engine: Engine, host: str, port: int | None, folder: Path) -> gr.Block
     """Open the studio; `folder` holds its pictures. Nothing is sent to anybody, nothing is shared."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")
     import gradio as gr
+    from starlette.middleware import Middleware
 
     blocks = build(Studio(engine, folder))
     blocks.launch(
@@ -48,6 +51,7 @@ def start(engine: Engine, host: str, port: int | None, folder: Path) -> gr.Block
         footer_links=[],
         allowed_paths=[str(folder)],
         max_file_size="100mb",
+        app_kwargs={"middleware": [Middleware(Guard, origins=Origins(host))]},
         # Fonts of the device: the default theme would fetch some from elsewhere.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )

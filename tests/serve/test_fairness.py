@@ -1,0 +1,170 @@
+"""What one session asks for never stands in another's way, and it has an end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from echat.audio.vad import VoiceActivity
+from echat.serve.metrics import Metrics
+from echat.serve.outbox import Outbox
+from echat.serve.replies import Desk
+from echat.serve.session import RealtimeSession
+from echat.serve.settings import ServeConfig
+from echat.serve.state import House
+
+TYPED = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "i passed my exam"}]}
+
+
+class Client:
+    """One session and what it was told."""
+
+    def __init__(self, house: House) -> None:
+        self.session = RealtimeSession(house, Outbox(2**23))
+        self.told: list[dict[str, Any]] = []
+
+    async def send(self, kind: str, **values: Any) -> None:
+        await self.session.handle(json.dumps({"type": kind, **values}))
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        async with asyncio.timeout(120):
+            while True:
+                letter = await self.session.talk.outbox.take()
+                assert letter is not None
+                self.told.append(json.loads(letter.text))
+                if self.told[-1]["type"] == kind:
+                    return self.told[-1]
+
+    def waiting(self, kind: str) -> list[dict[str, Any]]:
+        """Events of a kind that wait to be taken."""
+        waiting = [json.loads(letter.text) for letter in self.session.talk.outbox._letters]
+        return [event for event in waiting if event["type"] == kind]
+
+    async def ask_beside(self, times: int) -> None:
+        await self.send("conversation.item.create", item=TYPED)
+        for _ in range(times):
+            await self.send("response.create", response={"conversation": "none"})
+        await asyncio.sleep(0)  # so that each of them says that it is there
+
+
+@pytest.fixture
+def house(tiny: Any) -> Any:
+    desk = Desk(tiny, threads=4, asides=1)
+    yield House(desk, ServeConfig(), VoiceActivity(), Metrics())
+    desk.close()
+
+
+@pytest.fixture
+def busy(house: House) -> Any:
+    """The one thread for work beside conversations is taken until this is set."""
+    go = threading.Event()
+    house.desk.aside_lane(1).submit(go.wait)
+    yield go
+    go.set()
+
+
+def test_three_hundred_responses_are_refused_by_name_and_starve_nobody(house: House, busy: Any) -> None:
+    async def run() -> tuple[Client, Client]:
+        greedy, modest = Client(house), Client(house)
+        await greedy.ask_beside(300)
+        await modest.send("session.update", session={"type": "realtime", "echat": {"seed": 0}})
+        await modest.send("conversation.item.create", item=TYPED)
+        await modest.send("response.create")
+        done = await modest.until("response.done")  # nothing of the other one was even begun
+        assert done["response"]["status"] == "completed"
+        assert not greedy.waiting("response.done")
+        created, errors = greedy.waiting("response.created"), greedy.waiting("error")
+        for one in (greedy, modest):
+            await one.session.close()
+        assert len(created) == house.config.limits.responses
+        assert len(created) + len(errors) == 300
+        assert {error["error"]["code"] for error in errors} == {"too_many_responses"}
+        assert "limits.responses" in errors[0]["error"]["message"]
+        return greedy, modest
+
+    asyncio.run(run())
+
+
+def test_a_response_that_waits_can_be_cancelled_and_makes_room(house: House, busy: Any) -> None:
+    async def run() -> None:
+        client = Client(house)
+        most = house.config.limits.responses
+        await client.ask_beside(most + 1)
+        ids = [event["response"]["id"] for event in client.waiting("response.created")]
+        assert len(client.waiting("error")) == 1
+        await client.send("response.cancel", response_id=ids[3])
+        done = await client.until("response.done")
+        assert (done["response"]["id"], done["response"]["status"]) == (ids[3], "cancelled")
+        await client.send("response.create", response={"conversation": "none"})
+        assert len(client.session.answering.open) == most
+        await client.send("response.cancel", response_id="resp_none")
+        assert client.waiting("error")[-1]["error"]["code"] == "response_cancel_not_active"
+        lane = client.session.answering.aside_lane
+        assert len(lane.waiting) == most  # what was cancelled has left the line
+        await client.session.close()
+        assert not lane.waiting and not client.session.answering.open
+
+    asyncio.run(run())
+
+
+def test_transcripts_and_reading_ahead_are_bounded(house: House, busy: Any, question: bytes) -> None:
+    async def run() -> list[str]:
+        import base64
+
+        client = Client(house)
+        update = {"type": "realtime", "audio": {"input": {"transcription": {}, "turn_detection": None}}}
+        await client.send("session.update", session=update)
+        lane = client.session.answering.aside_lane
+        for _ in range(lane.most_waiting + 3):  # type: ignore[operator]
+            sound = base64.b64encode(question[: 24_000 // 5 * 2]).decode()
+            await client.send("input_audio_buffer.append", audio=sound)
+            await client.send("input_audio_buffer.commit")
+            await asyncio.sleep(0)
+        failed = [await client.until("conversation.item.input_audio_transcription.failed") for _ in range(3)]
+        assert len(lane.waiting) == lane.most_waiting
+        await client.session.close()
+        return [event["error"]["message"] for event in failed]
+
+    assert all("at most" in message for message in asyncio.run(run()))
+
+
+def test_what_a_conversation_keeps_of_words_is_bounded(house: House) -> None:
+    async def run() -> None:
+        client, limits = Client(house), house.config.limits
+        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a" * 30_000}]}
+        for _ in range(12):
+            await client.send("conversation.item.create", item=item)
+        items = client.session.talk.items
+        assert sum(entry.n_characters for entry in items.entries) <= limits.context_characters
+        assert len(items.entries) == limits.context_characters // 30_000
+        call = {"type": "function_call", "name": "f", "call_id": "c", "arguments": "b" * 200_000}
+        for _ in range(12):
+            await client.send("conversation.item.create", item=call)
+        assert sum(entry.n_bytes for entry in items.entries) <= limits.context_bytes
+        assert not client.waiting("error")
+        await client.send("response.create")
+        part = {"type": "input_text", "text": "a" * 2**23}
+        await client.send("conversation.item.create", item={**TYPED, "content": [part]})
+        assert client.waiting("error")[-1]["error"]["code"] == "text_too_long"
+        await client.session.close()
+
+    asyncio.run(run())
+
+
+def test_a_typed_question_beyond_the_positions_fails_by_name(house: House) -> None:
+    async def run() -> dict[str, Any]:
+        client = Client(house)
+        long = {"type": "input_text", "text": "how are you " * 2500}
+        await client.send("conversation.item.create", item={**TYPED, "content": [long]})
+        await client.send("response.create")
+        done = await client.until("response.done")
+        await client.session.close()
+        return dict(done["response"])
+
+    response = asyncio.run(run())
+    assert response["status"] == "failed"
+    assert "question: expected at most 3072 text ids" in response["status_details"]["error"]["message"]
