@@ -5,7 +5,7 @@
 * a model folder, or what another training exported;
 * a released OSUM-EChat ``.pt`` with its Qwen2 folder beside it (``llm/``, or the same folder);
 * for ``encoder``: Whisper, as the ``.pt`` of openai or as a Hugging Face folder;
-* for ``llm``: a Qwen2 or Qwen2.5 folder of Hugging Face;
+* for ``llm``: a Qwen2, Qwen2.5 or Llama folder of Hugging Face;
 * a ``.safetensors`` file under the names of the module.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
@@ -25,9 +25,9 @@ from echat.dialogue.tasks import Profile
 from echat.foreign import read_torch_file
 from echat.model import osum_weights
 from echat.model.folder_weights import read_config
-from echat.model.llm import LLMConfig
+from echat.model.llm import Architecture, LLMConfig
+from echat.model.llm_weights import read_llm
 from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE, ModelFolderConfig
-from echat.model.qwen_weights import read_qwen
 from echat.model.speech_llm import SpeechLLMConfig
 from echat.model.whisper_weights import is_openai_whisper, read_whisper
 
@@ -89,8 +89,8 @@ def open_start(source: str) -> Start:
     if kind == "whisper":
         whisper = read_whisper(path)
         return Start(source, whisper.tensors, parts={"encoder": whisper.shape})
-    if kind == "qwen2" and not list(path.glob("*.pt")):
-        return _from_qwen(path)
+    if kind in get_args(Architecture) and not list(path.glob("*.pt")):
+        return _from_llm(path)
     (weights,) = _only(path, "*.pt")
     return _from_pt(weights)
 
@@ -118,18 +118,18 @@ def _from_pt(path: Path) -> Start:
     return Start(str(path), tensors, config, parts, llm, "osum")
 
 
-def _from_qwen(folder: Path) -> Start:
+def _from_llm(folder: Path) -> Start:
     config = LLMConfig.from_transformers(read_config(folder), str(folder))
     stated = config.model_dump(exclude={"table_std"})  # of a fresh table only
-    return Start(str(folder), read_qwen(folder, config), parts={"llm": stated}, tokenizer=folder)
+    return Start(str(folder), read_llm(folder, config), parts={"llm": stated}, tokenizer=folder)
 
 
 def _only(folder: Path, pattern: str) -> list[Path]:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         raise CheckpointError(
-            f"{folder}: expected a model folder, a Whisper or Qwen2 folder of Hugging Face, or one {pattern} "
-            f"file, found {len(found)} {pattern} files; check the path"
+            f"{folder}: expected a model folder, a Whisper, Qwen2 or Llama folder of Hugging Face, or one "
+            f"{pattern} file, found {len(found)} {pattern} files; check the path"
         )
     return found
 
