@@ -107,6 +107,20 @@ def test_the_original_layout_holds_the_same_encoder(whisper, whisper_folder, tmp
         assert torch.equal(original.tensors[name], tensor.half()), name
 
 
+def test_a_layer_mix_on_whisper_begins_fresh_and_even(whisper, whisper_folder):
+    torch.manual_seed(1)
+    shape = EncoderConfig(**SHAPE, max_frames=50, layer_mix=True)
+    holder = torch.nn.ModuleDict({"encoder": SpeechEncoder(shape)})
+    init_from(holder, {"encoder": str(whisper_folder)})
+    mel = torch.randn(1, 100, 80)
+    with torch.no_grad():
+        found, _ = holder["encoder"].eval()(mel, torch.tensor([100]))
+        depths = whisper.encoder(mel.transpose(1, 2), output_hidden_states=True)
+    earlier = [torch.nn.functional.layer_norm(frames, (16,)) for frames in depths.hidden_states[:-1]]
+    wanted = (sum(earlier) + depths.last_hidden_state) / 3
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_positions_of_another_kind_are_refused(whisper, tmp_path):
     state = openai_layout(whisper)
     state["model_state_dict"]["encoder.positional_embedding"] += 0.1

@@ -33,6 +33,7 @@ from echat.model.whisper_weights import is_openai_whisper, read_whisper
 
 WHOLE = "all"
 SHAPED = ("encoder", "adapter", "llm")  # parts of `SpeechLLMConfig`
+_NOT_OF_WHISPER = ("layer_mix.*",)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Start:
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # part -> fields of its shape
     tokenizer: Path | None = None  # folder of the text tokenizer
     profile: Profile | None = None  # the dialect that the weights were trained in
+    unknown: tuple[str, ...] = ()  # globs of what its kind never has and what begins fresh
 
 
 def init_from(module: nn.Module, sources: Mapping[str, str]) -> None:
@@ -68,7 +70,7 @@ def init_from(module: nn.Module, sources: Mapping[str, str]) -> None:
             raise ValueError(
                 f"init_from.{name}: expected tensors under {name}. in {start.where}, found {tops or 'none'}"
             )
-        load_strict(part, own, f"{start.where}, {name}")
+        load_strict(part, own, f"{start.where}, {name}", ignore=start.unknown)
 
 
 def open_start(source: str) -> Start:
@@ -88,7 +90,7 @@ def open_start(source: str) -> Start:
         return _from_folder(path)
     if kind == "whisper":
         whisper = read_whisper(path)
-        return Start(source, whisper.tensors, parts={"encoder": whisper.shape})
+        return Start(source, whisper.tensors, parts={"encoder": whisper.shape}, unknown=_NOT_OF_WHISPER)
     if kind in get_args(Architecture) and not list(path.glob("*.pt")):
         return _from_llm(path)
     (weights,) = _only(path, "*.pt")
@@ -111,7 +113,7 @@ def _from_folder(folder: Path) -> Start:
 def _from_pt(path: Path) -> Start:
     if is_openai_whisper(read_torch_file(path)):
         whisper = read_whisper(path)
-        return Start(str(path), whisper.tensors, parts={"encoder": whisper.shape})
+        return Start(str(path), whisper.tensors, parts={"encoder": whisper.shape}, unknown=_NOT_OF_WHISPER)
     llm = osum_weights.llm_folder_beside(path)
     config, tensors = osum_weights.read_osum(path, llm, **osum_weights.stated_heads(path))
     parts = {name: getattr(config, name).model_dump() for name in SHAPED}
