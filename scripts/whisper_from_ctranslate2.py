@@ -24,7 +24,7 @@ NORM = {"gamma": "weight", "beta": "bias"}
 
 
 def read_variables(path: Path) -> dict[str, Tensor]:
-    """All tensors of a `model.bin` under CTranslate2's names, aliases included. ValueError for other files."""
+    """All tensors of a `model.bin` under the format's names, aliases too. ValueError for other files."""
     with path.open("rb") as file:
         (version,) = _numbers(file, "I")
         if version != BINARY_VERSION:

@@ -1,4 +1,4 @@
-"""A CTranslate2 file made of a random Whisper of the library: our encoder computes what the library's does."""
+"""A CTranslate2 file made of a random Whisper of the library: our encoder computes what that one does."""
 
 import importlib.util
 import struct

@@ -81,7 +81,7 @@ class LayerMix(nn.Module):
 
 
 class SpeechEncoder(nn.Module):
-    """Two convolutions, sinusoidal positions, pre-norm Transformer blocks, a final norm, maybe a layer mix."""
+    """Two convolutions, sinusoidal positions, pre-norm Transformer blocks, a final norm or a layer mix."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
