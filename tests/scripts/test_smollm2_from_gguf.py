@@ -127,7 +127,8 @@ def test_the_folder_thinks_as_the_library_does(tmp_path):
     torch.manual_seed(0)
     theirs = LlamaForCausalLM(LlamaConfig(
         vocab_size=len(TOKENS), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True, rms_norm_eps=1e-5,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 500.0},
     )).eval()  # fmt: skip
     gguf_of(theirs, tmp_path / "model.gguf")
