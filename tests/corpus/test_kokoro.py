@@ -72,6 +72,8 @@ def rows(place, role):
         ("en-us", "no house", "nˈO hˈWs"),
         ("en-gb", "no chair.", "nˈQ ʧˈɛː."),
         ("en-us", "church; judge?", "ʧˈɜɹʧ; ʤˈʌʤ?"),
+        ("en-us", "I can't, I've said.", "ˌI kˈænt, ˌIv sˈɛd."),
+        ("en-us", "my idea", "mI Idˈiə"),
     ],
 )
 def test_diphthongs_and_affricates_are_one_letter(language, text, phonemes):

@@ -43,6 +43,7 @@ _AMERICAN = {
     "o^ʊ": "O", "ɚ": "əɹ", "ɐ": "ə", "ɜːɹ": "ɜɹ", "ɜː": "ɜɹ", "ɪə": "iə", "ː": "", "ɾ": "T", "ʔ": "t",
 }  # fmt: skip
 _BRITISH = {"ə^ʊ": "Q", "e^ə": "ɛː", "iə": "ɪə", "ɐ": "ə"}
+_BARE_I = re.compile(r"(?<!\S)I(?=[^\sˈ]*(?!\S))")  # a word that begins with this diphthong and has no stress
 _PAUSES = re.compile(r"\s*([;:,.!?—…]+)\s*")
 
 
@@ -66,14 +67,19 @@ class KokoroVoice:
 
 
 def phonemes_of(text: str, language: str = "en-us") -> str:
-    """The phonemes of an English text in Kokoro's alphabet, with stress and pause marks."""
+    """The phonemes of an English text in Kokoro's alphabet, with stress and pause marks.
+
+    The pronoun "I" gets a secondary stress, which espeak-ng leaves out: without it, Kokoro swallows the word
+    at the start of a phrase.
+    """
     pieces = _PAUSES.split(text.strip())  # words and marks by turns
     words = [" ".join(piece.split()) for piece in pieces[::2]]
     spoken = iter(_espeak([piece for piece in words if piece], language))
     phonemes = ""
     for piece, mark in zip(words, [*pieces[1::2], ""]):
         phonemes += (next(spoken) if piece else "") + (mark[:1] + " " if mark else "")
-    return "".join(symbol for symbol in phonemes.strip() if symbol in _SYMBOLS)
+    stressed = _BARE_I.sub("ˌI", phonemes.strip())
+    return "".join(symbol for symbol in stressed if symbol in _SYMBOLS)
 
 
 def _espeak(lines: list[str], language: str) -> list[str]:
