@@ -172,7 +172,7 @@ def test_a_language_model_that_computes_otherwise_is_refused(field, value):
         "intermediate_size": 8, "num_attention_heads": 2,
     }  # fmt: skip
     assert LLMConfig.from_transformers(plain).rope_theta == 1e4
-    with pytest.raises(ValueError, match=r"language model: expected \w+ .*, found"):
+    with pytest.raises(ValueError, match=r"config.json: expected \w+ .*, found"):
         LLMConfig.from_transformers(plain | {field: value})
 
 

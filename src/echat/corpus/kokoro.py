@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from echat.corpus.voices import VoiceError
+from echat.extras import missing
 
 RATE = 24_000  # samples per second
 MAX_PHONEMES = 510  # the text encoder has 512 positions, two of them are padding
@@ -114,7 +115,10 @@ class Kokoro:
 
     @cached_property
     def session(self) -> Any:
-        import onnxruntime
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            raise VoiceError(missing("onnxruntime", "Kokoro")) from None
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = self.threads

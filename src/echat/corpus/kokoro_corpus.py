@@ -174,8 +174,13 @@ class Recorder:
         return len(wave) / RATE
 
     def _note(self, line: Line, audio: str, seconds: float) -> None:
-        row = {"key": line.key, "audio": audio, "text": line.text, "lang": "en", "split": line.split}
-        row |= {"duration_s": round(seconds, 3), "voice": f"kokoro:{line.voice}", "speed": line.speed}
+        row: dict[str, Any] = {"key": line.key, "audio": audio, "text": line.text, "lang": "en"}
+        row |= {
+            "split": line.split,
+            "duration_s": round(seconds, 3),
+            "voice": f"kokoro:{line.voice}",
+            "speed": line.speed,
+        }
         row |= {"emotion": "neutral", "age": "adult", "gender": KokoroVoice(line.voice).gender}
         with self.manifests[line.role].open("a", encoding="utf-8") as out:
             out.write(json.dumps(row | {"origin": line.source}, ensure_ascii=False) + "\n")
