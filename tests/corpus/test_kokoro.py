@@ -93,7 +93,8 @@ def test_quiet_edges_are_cut_but_for_a_margin():
     assert len(trimmed(np.zeros(RATE, np.float32))) == 0
 
 
-def test_numbers_to_dial_are_said_digit_by_digit():
+def test_texts_are_said_as_people_say_them():
+    assert spoken_form("Just echat, not Echatter") == "Just e chat, not Echatter."
     assert spoken_form("Call 911 or 116 123") == "Call nine one one or one one six one two three."
     assert spoken_form("It costs 9110 now!") == "It costs 9110 now!"
 

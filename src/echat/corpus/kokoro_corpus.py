@@ -42,6 +42,7 @@ DEV_SHARE = 25  # one text in so many is kept for validation
 _DIGITS = dict(
     zip("0123456789", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 )
+_NAME = re.compile(r"\bechat\b", re.IGNORECASE)  # which espeak-ng would read as one French word
 _DIALLED = re.compile(r"\b(?:911|999|112|988|116 ?123)\b")
 
 
@@ -68,7 +69,8 @@ class Line:
 
 
 def spoken_form(text: str) -> str:
-    """The text as it is said: numbers to dial digit by digit, a mark at the end that lets the voice fall."""
+    """The text as it is said: our name as two words, numbers to dial digit by digit, a mark at the end."""
+    text = _NAME.sub("e chat", text)
     said = _DIALLED.sub(lambda m: " ".join(_DIGITS[d] for d in m[0] if d in _DIGITS), " ".join(text.split()))
     return said if said[-1:] in ".!?…" else said + "."
 
