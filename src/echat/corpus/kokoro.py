@@ -149,7 +149,7 @@ class Kokoro:
         inputs = {
             "tokens": tokens,
             "style": self.style(voice.name, len(phonemes)),
-            "speed": np.float32([speed]),
+            "speed": np.array([speed], dtype=np.float32),
         }
         return trimmed(np.asarray(self.session.run(None, inputs)[0], dtype=np.float32).ravel())
 
