@@ -9,7 +9,8 @@ from echat.audio import features
 from echat.model.adapter import AdapterConfig
 from echat.model.blocks import sinusoids
 from echat.model.llm import LLMConfig
-from echat.model.speech_encoder import EncoderConfig, Subsampler, llm_frames
+from echat.model.packing import pack
+from echat.model.speech_encoder import EncoderConfig, SpeechEncoder, Subsampler, llm_frames
 from echat.model.speech_llm import AUDIO, PAD, SPEECH, TEXT, SpeechLLM, SpeechLLMConfig
 
 CONFIG = SpeechLLMConfig(
@@ -40,6 +41,33 @@ def test_padded_row_is_the_row_alone(model: SpeechLLM, lens: list[int], extra: i
         alone, alone_lens = model.encode(mel[row : row + 1, :length], torch.tensor([length]))
         assert alone.shape[1] == alone_lens[0] == frame_lens[row] == llm_frames(length)
         torch.testing.assert_close(frames[row, : frame_lens[row]], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_layer_mix_of_the_last_alone_is_no_mix() -> None:
+    torch.manual_seed(0)
+    shape = CONFIG.encoder.model_copy(update={"layer_mix": True})
+    mixing, plain = SpeechEncoder(shape).eval(), SpeechEncoder(CONFIG.encoder).eval()
+    own = {name: tensor for name, tensor in mixing.state_dict().items() if not name.startswith("layer_mix.")}
+    plain.load_state_dict(own)
+    mel, lens = torch.randn(2, 40, 80), torch.tensor([40, 21])
+    with torch.no_grad():
+        mixing.layer_mix.scores[-1] = 1e4
+        wanted, wanted_lens = plain(mel, lens)
+        found, found_lens = mixing(mel, lens)
+    assert torch.equal(found_lens, wanted_lens)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_layer_mix_learns_and_packs() -> None:
+    torch.manual_seed(0)
+    config = CONFIG.model_copy(update={"encoder": CONFIG.encoder.model_copy(update={"layer_mix": True})})
+    model = SpeechLLM(config).eval()
+    mel, lens = torch.randn(1, 40, 80), torch.tensor([40])
+    frames, _ = model.encode(mel, lens)
+    frames.square().sum().backward()
+    assert (model.encoder.layer_mix.scores.grad != 0).all()
+    packed = pack(model, "fp32")
+    torch.testing.assert_close(packed.encode(mel, lens)[0], frames.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_subsampler_hears_nothing_ahead() -> None:

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 
 from echat.dialogue.learned import Learned
 from echat.model.llm import LLMConfig
+from echat.model.llm_weights import read_llm
 from echat.model.model_folder import load_model, save_model
-from echat.model.qwen_weights import read_qwen
+from echat.model.packing import pack
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.model.whisper_weights import read_whisper
@@ -45,16 +46,19 @@ def whisper_folder(whisper, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def qwen_folder(tmp_path_factory) -> Path:
-    """A random Qwen2 of the library in several files, beside a tokenizer."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    return llm_folder(tmp_path_factory.mktemp("starts") / "qwen", "qwen2")
 
-    folder = tmp_path_factory.mktemp("starts") / "qwen"
+
+def llm_folder(folder: Path, model_type: str, **others) -> Path:
+    """A random language model of the library in several files, beside a tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=408, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, tie_word_embeddings=True,
+    config = AutoConfig.for_model(
+        model_type, vocab_size=408, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True, **others,
     )  # fmt: skip
-    Qwen2ForCausalLM(config).eval().save_pretrained(folder, max_shard_size="20KB")
+    AutoModelForCausalLM.from_config(config).eval().save_pretrained(folder, max_shard_size="20KB")
     assert (folder / "model.safetensors.index.json").is_file()
     for path in (ASSETS / "model" / "llm").glob("token*.json"):
         (folder / path.name).write_bytes(path.read_bytes())
@@ -103,6 +107,20 @@ def test_the_original_layout_holds_the_same_encoder(whisper, whisper_folder, tmp
         assert torch.equal(original.tensors[name], tensor.half()), name
 
 
+def test_a_layer_mix_on_whisper_begins_fresh_and_even(whisper, whisper_folder):
+    torch.manual_seed(1)
+    shape = EncoderConfig(**SHAPE, max_frames=50, layer_mix=True)
+    holder = torch.nn.ModuleDict({"encoder": SpeechEncoder(shape)})
+    init_from(holder, {"encoder": str(whisper_folder)})
+    mel = torch.randn(1, 100, 80)
+    with torch.no_grad():
+        found, _ = holder["encoder"].eval()(mel, torch.tensor([100]))
+        depths = whisper.encoder(mel.transpose(1, 2), output_hidden_states=True)
+    earlier = [torch.nn.functional.layer_norm(frames, (16,)) for frames in depths.hidden_states[:-1]]
+    wanted = (sum(earlier) + depths.last_hidden_state) / 3
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_positions_of_another_kind_are_refused(whisper, tmp_path):
     state = openai_layout(whisper)
     state["model_state_dict"]["encoder.positional_embedding"] += 0.1
@@ -111,21 +129,51 @@ def test_positions_of_another_kind_are_refused(whisper, tmp_path):
         open_start(str(tmp_path / "odd.pt"))
 
 
-def test_a_qwen_folder_thinks_as_the_library_does(qwen_folder):
-    from transformers import Qwen2ForCausalLM
+@pytest.mark.parametrize("model_type", ["qwen2", "llama"])
+def test_a_language_model_of_a_folder_thinks_as_the_library_does(model_type, tmp_path):
+    from transformers import AutoModelForCausalLM
 
-    theirs = Qwen2ForCausalLM.from_pretrained(qwen_folder).eval()
-    start = open_start(str(qwen_folder))
+    theta = {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}  # so low that it matters here
+    folder = llm_folder(tmp_path / "llm", model_type, **theta)
+    theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
+    start = open_start(str(folder))
     shape = {"encoder": {"dim": 16, "blocks": 1, "heads": 2, "ffn": 16}, "speech_codec_size": 32}
     shape["adapter"] = {"dim": 16, "blocks": 1, "heads": 2, "ffn": 16}
-    config, tokenizer = starting_shape(SpeechLLMConfig.model_validate(shape), {"llm": str(qwen_folder)})
-    assert (config.llm.layers, config.llm.mlp, tokenizer) == (2, 24, qwen_folder) and start.model is None
+    config, tokenizer = starting_shape(SpeechLLMConfig.model_validate(shape), {"llm": str(folder)})
+    assert (config.llm.architecture, config.llm.layers, config.llm.mlp) == (model_type, 2, 24)
+    assert tokenizer == folder and start.model is None
     model = SpeechLLM(config).eval()
-    init_from(model, {"llm": str(qwen_folder)})
+    init_from(model, {"llm": str(folder)})
     ids = torch.randint(0, 408, (2, 9))
     with torch.no_grad():
-        hidden, _ = model.hidden(model.llm.text_embedding(ids))
-        torch.testing.assert_close(model.text_logits(hidden), theirs(ids).logits, atol=1e-5, rtol=1e-5)
+        expected = theirs(ids).logits
+        embeds = model.llm.text_embedding(ids)
+        hidden, _ = model.hidden(embeds)
+        torch.testing.assert_close(model.text_logits(hidden), expected, atol=1e-5, rtol=1e-5)
+        cached, _ = model.hidden(embeds, cache=model.llm.new_cache(2))
+        torch.testing.assert_close(cached, hidden, atol=1e-5, rtol=1e-5)
+        packed, _ = pack(model, "fp32").hidden(embeds)
+        torch.testing.assert_close(packed, hidden, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model_type", "gemma"),
+        ("attention_bias", True),
+        ("hidden_act", "gelu"),
+        ("head_dim", 4),
+        ("rope_scaling", {"rope_type": "llama3", "factor": 8.0}),
+    ],
+)
+def test_a_language_model_that_computes_otherwise_is_refused(field, value):
+    plain = {
+        "model_type": "llama", "vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 1,
+        "intermediate_size": 8, "num_attention_heads": 2,
+    }  # fmt: skip
+    assert LLMConfig.from_transformers(plain).rope_theta == 1e4
+    with pytest.raises(ValueError, match=r"config.json: expected \w+ .*, found"):
+        LLMConfig.from_transformers(plain | {field: value})
 
 
 def test_a_tied_head_stored_twice_is_no_tensor_too_many(tmp_path):
@@ -133,10 +181,10 @@ def test_a_tied_head_stored_twice_is_no_tensor_too_many(tmp_path):
     save_file(
         {"model.embed_tokens.weight": table, "lm_head.weight": table.clone()}, tmp_path / "model.safetensors"
     )
-    found = read_qwen(tmp_path, LLMConfig(vocab_size=8, dim=4, heads=2, kv_heads=1, tie_embeddings=True))
+    found = read_llm(tmp_path, LLMConfig(vocab_size=8, dim=4, heads=2, kv_heads=1, tie_embeddings=True))
     assert list(found) == ["llm.model.embed_tokens.weight"]
     assert (
-        len(read_qwen(tmp_path, LLMConfig(vocab_size=8, dim=4, heads=2, kv_heads=1, tie_embeddings=False)))
+        len(read_llm(tmp_path, LLMConfig(vocab_size=8, dim=4, heads=2, kv_heads=1, tie_embeddings=False)))
         == 2
     )
 

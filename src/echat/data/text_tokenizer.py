@@ -42,12 +42,12 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*texts, *_fixed_texts()], trainer)
+    tokenizer.train_from_iterator([*texts, *fixed_texts()], trainer)
     tokenizer.add_tokens([AddedToken(UNKNOWN, normalized=False, special=False)])
     return tokenizer
 
 
-def _fixed_texts() -> list[str]:
+def fixed_texts() -> list[str]:
     """What the dialogue writes around any corpus: prompts, turn frames, tags, the frame of a thought."""
     tags = [tag(kind, value) for kind in KINDS for value in VALUES[kind]]
     frames = ["system\n", "user\n", "assistant\n", "\n", format_reply(LabelThought("a"), "b")]

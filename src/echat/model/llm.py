@@ -1,4 +1,4 @@
-"""The language model: Qwen2 of transformers, wrapped once, with an explicit key/value cache.
+"""The language model: Qwen2 or Llama of transformers, wrapped once, with an explicit key/value cache.
 
 Two paths over the same weights. `forward` is transformers' own and is what trains; `extend` is a lean step
 for generation that takes a cache and gives one back (`decoder`; at small sizes Python overhead, not
@@ -7,7 +7,7 @@ arithmetic, costs the time). Tests hold the two equal. `packed_llm` is the form 
 Legend: B batch, L new positions, S cached and new positions, dim width.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,23 @@ from echat.model.blocks import MOST_BLOCKS
 from echat.model.decoder import Decoder, KVCache, Layer
 
 if TYPE_CHECKING:
-    from transformers import Qwen2Config
+    from transformers import PreTrainedConfig
+
+Architecture = Literal["qwen2", "llama"]  # they differ in the biases of queries, keys and values
+_FIXED = {  # what every model that is read has in common; a `config.json` that differs is refused
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_sliding_window": False,
+    "rope_type": "default",
+}
+_DEFAULT_THETA = {"qwen2": 1e6, "llama": 1e4}  # of files that leave it out
 
 
 class LLMConfig(Config):
-    """Shape of the Qwen2 language model; the defaults are Qwen2.5-3B, the released size."""
+    """Shape of the language model; the defaults are Qwen2.5-3B, the released size."""
 
+    architecture: Architecture = "qwen2"  # transformers' name of the model type
     vocab_size: int = Field(151936, gt=0)  # rows of the text table
     dim: int = Field(2048, gt=0)  # hidden width
     layers: int = Field(36, gt=0, le=MOST_BLOCKS)  # decoder layers
@@ -47,11 +58,12 @@ class LLMConfig(Config):
             )
         return self
 
-    def to_transformers(self) -> "Qwen2Config":
+    def to_transformers(self) -> "PreTrainedConfig":
         """The same shape as a transformers configuration."""
-        from transformers import Qwen2Config
+        from transformers import AutoConfig
 
-        return Qwen2Config(
+        return AutoConfig.for_model(
+            self.architecture,
             vocab_size=self.vocab_size,
             hidden_size=self.dim,
             intermediate_size=self.mlp,
@@ -62,35 +74,51 @@ class LLMConfig(Config):
             rms_norm_eps=self.norm_eps,
             rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
             tie_word_embeddings=self.tie_embeddings,
-            use_sliding_window=False,
         )
 
     @classmethod
     def from_transformers(cls, raw: dict[str, Any], where: str = "config.json") -> "LLMConfig":
-        """From the parsed `config.json` of a Hugging Face Qwen2 folder. Raises ConfigError."""
-        if raw.get("model_type", "qwen2") != "qwen2":
-            raise ConfigError(f"{where}: expected model_type qwen2, found {raw['model_type']!r:.40}")
-        rope = raw.get("rope_parameters")
+        """From the parsed `config.json` of a Hugging Face folder of Qwen2 or Llama.
+
+        Raises ConfigError, also for a variant of these that computes otherwise.
+        """
+        architecture = raw.get("model_type", "qwen2")
+        if architecture not in get_args(Architecture):
+            known = " or ".join(get_args(Architecture))
+            raise ConfigError(f"{where}: expected model_type {known}, found {architecture!r:.40}")
+        rope = raw.get("rope_parameters") or raw.get("rope_scaling")
         rope = rope if isinstance(rope, dict) else {}
         heads = raw.get("num_attention_heads")
         values = {
+            "architecture": architecture,
             "vocab_size": raw.get("vocab_size"),
             "dim": raw.get("hidden_size"),
             "layers": raw.get("num_hidden_layers"),
             "heads": heads,
-            "kv_heads": raw.get("num_key_value_heads", heads),
+            "kv_heads": raw.get("num_key_value_heads") or heads,
             "mlp": raw.get("intermediate_size"),
-            "rope_theta": raw.get("rope_theta", rope.get("rope_theta", 1e6)),
+            "rope_theta": raw.get("rope_theta", rope.get("rope_theta", _DEFAULT_THETA[architecture])),
             "norm_eps": raw.get("rms_norm_eps", 1e-6),
             "max_positions": raw.get("max_position_embeddings", 32768),
             "tie_embeddings": raw.get("tie_word_embeddings", False),
         }
-        return validate(cls, values, where)
+        config = validate(cls, values, where)
+        _check_variant(raw | {"rope_type": rope.get("rope_type", rope.get("type"))}, config, where)
+        return config
 
 
 def import_transformers() -> None:
     """Import what a language model needs: under the meta device, importing it computes what it cannot."""
-    from transformers import Qwen2Model  # noqa: F401
+    from transformers import AutoModel, LlamaModel, Qwen2Model  # noqa: F401
+
+
+def _check_variant(raw: dict[str, Any], config: LLMConfig, where: str) -> None:
+    """Refuse what shares the model type but not the arithmetic."""
+    for name, value in (_FIXED | {"head_dim": config.dim // config.heads}).items():
+        if raw.get(name) not in (None, value):
+            raise ConfigError(
+                f"{where}: expected {name} {value}, found {raw[name]!r:.40}; this variant is not read"
+            )
 
 
 class LanguageModel(nn.Module):
@@ -98,13 +126,13 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: LLMConfig) -> None:
         super().__init__()
-        from transformers import Qwen2Model
+        from transformers import AutoModel
 
         self.config = config
         settings = config.to_transformers()
         register()
         settings._attn_implementation = FAST_ATTENTION
-        self.model = Qwen2Model(settings)
+        self.model = AutoModel.from_config(settings)
         self.head_dim = config.dim // config.heads
         if not self.model.embed_tokens.weight.is_meta:
             nn.init.normal_(self.model.embed_tokens.weight, std=config.table_std)

@@ -4,6 +4,8 @@ Legend: B batch, T mel frames (10 ms), E encoder frames (20 ms), D frames for th
 width.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -42,6 +44,7 @@ class EncoderConfig(Config):
     conv_kernel: int = Field(
         0, ge=0
     )  # of a convolution in each block, which a small encoder learns from sooner; 0: none
+    layer_mix: bool = False  # a learned mix of all depths leaves the encoder; False: the last alone
     dropout: float = 0.1  # on positions, attention and feed-forward outputs, in training only
     position_rounding: Rounding = ()  # of the position table that the weights were trained with
 
@@ -56,8 +59,29 @@ def llm_frames(mel_frames: int) -> int:
     return -(-encoder_frames(mel_frames) // 4)
 
 
+class LayerMix(nn.Module):
+    """Softmax-weighted sum of the normalised frames of every depth; what is last comes with its own norm.
+
+    The last layers of a recogniser keep the words and have lost the voice; emotion, sound events, age and
+    gender are read better from those before.
+    """
+
+    def __init__(self, dim: int, depths: int) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(depths))  # of the embedded sound, then of each block
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=LAYER_NORM_EPS) for _ in range(depths - 1))
+
+    def forward(self, earlier: Sequence[Tensor], last: Tensor) -> Tensor:
+        """`earlier` before their norms, `last` behind its own, (B, E, dim) each -> (B, E, dim)."""
+        weights = self.scores.softmax(0).unbind()
+        mixed = last * weights[-1]
+        for weight, norm, frames in zip(weights, self.norms, earlier):
+            mixed = mixed + norm(frames) * weight
+        return mixed
+
+
 class SpeechEncoder(nn.Module):
-    """Two convolutions, sinusoidal positions, pre-norm Transformer blocks, a final norm."""
+    """Two convolutions, sinusoidal positions, pre-norm Transformer blocks, a final norm or a layer mix."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -74,6 +98,7 @@ class SpeechEncoder(nn.Module):
             for _ in range(config.blocks)
         )
         self.final_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+        self.layer_mix = LayerMix(config.dim, config.blocks + 1) if config.layer_mix else None
 
     def forward(self, mel: Tensor, lens: Tensor, released_padding: bool = False) -> tuple[Tensor, Tensor]:
         """mel (B, T, n_mels), lens (B,) valid mel frames -> frames (B, E, dim), frame lens (B,).
@@ -86,9 +111,12 @@ class SpeechEncoder(nn.Module):
         frames, lens = self.embed(mel, lens, released_padding)
         keep = keep_mask(lens, frames.shape[1])
         mask = None if keep is None else keep[:, None, None, :]
+        earlier: list[Tensor] = []
         for block in self.blocks:
+            earlier += [frames] if self.layer_mix is not None else []
             frames = block(frames, mask)
-        return self.final_norm(frames), lens
+        last = self.final_norm(frames)
+        return (last if self.layer_mix is None else self.layer_mix(earlier, last)), lens
 
     def embed(self, mel: Tensor, lens: Tensor, released_padding: bool = False) -> tuple[Tensor, Tensor]:
         """The two convolutions and the positions: (B, T, n_mels) -> (B, E, dim)."""

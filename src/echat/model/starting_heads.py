@@ -42,8 +42,11 @@ SLOW = 0.002  # radians per position below which a rotary pair does not mind the
 def set_starting_heads(llm: LanguageModel, blank: int, generator: torch.Generator | None = None) -> None:
     """Write the heads into the first two layers. `blank` is the id that stands between words.
 
-    Raises ValueError for models of one layer, of one key-value head, or of heads too narrow to hold them.
+    Raises ValueError for models of one layer, of one key-value head, of heads too narrow to hold them, or of
+    an architecture whose queries and keys have no bias.
     """
+    if llm.config.architecture != "qwen2":
+        raise ValueError(f"starting heads: expected architecture qwen2, found {llm.config.architecture}")
     layers: Any = llm.model.layers
     rates = llm.model.rotary_emb.inv_freq.float()
     _check(len(layers), llm.config.kv_heads, llm.head_dim, rates)

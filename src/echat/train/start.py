@@ -5,7 +5,7 @@
 * a model folder, or what another training exported;
 * a released OSUM-EChat ``.pt`` with its Qwen2 folder beside it (``llm/``, or the same folder);
 * for ``encoder``: Whisper, as the ``.pt`` of openai or as a Hugging Face folder;
-* for ``llm``: a Qwen2 or Qwen2.5 folder of Hugging Face;
+* for ``llm``: a Qwen2, Qwen2.5 or Llama folder of Hugging Face;
 * a ``.safetensors`` file under the names of the module.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
@@ -25,14 +25,15 @@ from echat.dialogue.tasks import Profile
 from echat.foreign import read_torch_file
 from echat.model import osum_weights
 from echat.model.folder_weights import read_config
-from echat.model.llm import LLMConfig
+from echat.model.llm import Architecture, LLMConfig
+from echat.model.llm_weights import read_llm
 from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE, ModelFolderConfig
-from echat.model.qwen_weights import read_qwen
 from echat.model.speech_llm import SpeechLLMConfig
 from echat.model.whisper_weights import is_openai_whisper, read_whisper
 
 WHOLE = "all"
 SHAPED = ("encoder", "adapter", "llm")  # parts of `SpeechLLMConfig`
+_NOT_OF_WHISPER = ("layer_mix.*",)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Start:
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # part -> fields of its shape
     tokenizer: Path | None = None  # folder of the text tokenizer
     profile: Profile | None = None  # the dialect that the weights were trained in
+    unknown: tuple[str, ...] = ()  # globs of what its kind never has and what begins fresh
 
 
 def init_from(module: nn.Module, sources: Mapping[str, str]) -> None:
@@ -68,7 +70,7 @@ def init_from(module: nn.Module, sources: Mapping[str, str]) -> None:
             raise ValueError(
                 f"init_from.{name}: expected tensors under {name}. in {start.where}, found {tops or 'none'}"
             )
-        load_strict(part, own, f"{start.where}, {name}")
+        load_strict(part, own, f"{start.where}, {name}", ignore=start.unknown)
 
 
 def open_start(source: str) -> Start:
@@ -88,9 +90,9 @@ def open_start(source: str) -> Start:
         return _from_folder(path)
     if kind == "whisper":
         whisper = read_whisper(path)
-        return Start(source, whisper.tensors, parts={"encoder": whisper.shape})
-    if kind == "qwen2" and not list(path.glob("*.pt")):
-        return _from_qwen(path)
+        return Start(source, whisper.tensors, parts={"encoder": whisper.shape}, unknown=_NOT_OF_WHISPER)
+    if kind in get_args(Architecture) and not list(path.glob("*.pt")):
+        return _from_llm(path)
     (weights,) = _only(path, "*.pt")
     return _from_pt(weights)
 
@@ -111,25 +113,25 @@ def _from_folder(folder: Path) -> Start:
 def _from_pt(path: Path) -> Start:
     if is_openai_whisper(read_torch_file(path)):
         whisper = read_whisper(path)
-        return Start(str(path), whisper.tensors, parts={"encoder": whisper.shape})
+        return Start(str(path), whisper.tensors, parts={"encoder": whisper.shape}, unknown=_NOT_OF_WHISPER)
     llm = osum_weights.llm_folder_beside(path)
     config, tensors = osum_weights.read_osum(path, llm, **osum_weights.stated_heads(path))
     parts = {name: getattr(config, name).model_dump() for name in SHAPED}
     return Start(str(path), tensors, config, parts, llm, "osum")
 
 
-def _from_qwen(folder: Path) -> Start:
+def _from_llm(folder: Path) -> Start:
     config = LLMConfig.from_transformers(read_config(folder), str(folder))
     stated = config.model_dump(exclude={"table_std"})  # of a fresh table only
-    return Start(str(folder), read_qwen(folder, config), parts={"llm": stated}, tokenizer=folder)
+    return Start(str(folder), read_llm(folder, config), parts={"llm": stated}, tokenizer=folder)
 
 
 def _only(folder: Path, pattern: str) -> list[Path]:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         raise CheckpointError(
-            f"{folder}: expected a model folder, a Whisper or Qwen2 folder of Hugging Face, or one {pattern} "
-            f"file, found {len(found)} {pattern} files; check the path"
+            f"{folder}: expected a model folder, a Whisper, Qwen2 or Llama folder of Hugging Face, or one "
+            f"{pattern} file, found {len(found)} {pattern} files; check the path"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""A Qwen2 or Qwen2.5 folder of Hugging Face as a start: language model, its shape and its tokenizer."""
+"""A Qwen2, Qwen2.5 or Llama folder of Hugging Face as a start: language model, shape and tokenizer."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ PREFIX = "llm."  # of our names in `SpeechLLM`; behind it the names are those of
 _HEAD = "lm_head.weight"
 
 
-def read_qwen(folder: Path, config: LLMConfig) -> dict[str, Tensor]:
+def read_llm(folder: Path, config: LLMConfig) -> dict[str, Tensor]:
     """Tensors under the names of `SpeechLLM`; a head that is the text table once more is left out."""
     tensors = read_folder_tensors(folder)
     if config.tie_embeddings:

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# The first stages of echat-mini from pretrained parts: ingredients, made speech, answer voice, text, understanding.
+# Every stage resumes: run the script again after an interruption and it goes on where it was. Finished ones are skipped.
+#
+#   TEXTS=texts runs/echat_mini.sh                # everything; TEXTS holds cues-*.yaml and dialogues-*.yaml
+#   TEXTS=texts runs/echat_mini.sh voices         # these stages only
+#   MINUTES_text=60 runs/echat_mini.sh text       # a budget in minutes, per training stage
+#   DATA_PACK=../data runs/echat_mini.sh records  # with recordings of people whose licence allows it
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-.venv/bin/python}
+OUT=exp/echat_mini
+TEXTS=${TEXTS:-$OUT/text}
+DEVICE=${DEVICE:-cpu}
+THREADS=${THREADS:-1}
+export OMP_NUM_THREADS=$THREADS
+
+all=(ingredients starts voices records tokenizer speech_ids flow vocoder text understanding)
+stages=("$@")
+[ $# -gt 0 ] || stages=("${all[@]}")
+
+ingredients() {
+  "$PYTHON" scripts/ingredients.py $OUT/ingredients
+}
+
+starts() { # the parts as folders that a recipe starts from
+  local size llm=$OUT/starts/smollm2-16k
+  for size in tiny.en base; do
+    [ -d "$OUT/starts/whisper-$size" ] ||
+      "$PYTHON" scripts/whisper_from_ctranslate2.py $OUT/ingredients/whisper-$size/model.bin $OUT/starts/whisper-$size
+  done
+  [ -f $llm/config.json ] ||
+    "$PYTHON" scripts/smollm2_from_gguf.py $OUT/ingredients/smollm2-135m-instruct/model.gguf $llm \
+      "$TEXTS"/cues-*.yaml "$TEXTS"/dialogues-*.yaml
+}
+
+voices() { # questions and answers read aloud
+  local fillers=()
+  [ -f $OUT/fillers.jsonl ] && fillers=(--fillers $OUT/fillers.jsonl)
+  "$PYTHON" -m echat.corpus.kokoro_corpus $OUT/ingredients "$TEXTS" $OUT/corpus "${fillers[@]}"
+}
+
+records() { # the conversations as records, and recordings of people
+  "$PYTHON" -m echat.corpus.written "$TEXTS" $OUT/data --spoken $OUT/corpus
+  [ -z "${DATA_PACK:-}" ] || "$PYTHON" -c "
+import sys; from pathlib import Path; from echat.corpus.real import write_real_manifest
+write_real_manifest(Path(sys.argv[1]), Path(sys.argv[2]))" "$DATA_PACK" $OUT/real/manifest.jsonl
+}
+
+speech_ids() {
+  local manifest
+  for manifest in $OUT/corpus/answers/manifest.jsonl $OUT/data/spoken.jsonl; do
+    "$PYTHON" -m echat.train.speech_ids $OUT/tokenizer/model "$manifest"
+  done
+}
+
+learn() { # one training stage: recipe of the same name, resumed when it had begun
+  local name=$1 minutes=MINUTES_$1
+  if [ -d "$OUT/$name/model" ]; then
+    echo "$name: done, $OUT/$name/model"
+    return
+  fi
+  local overrides=("device=$DEVICE" "threads=$THREADS")
+  [ -n "${!minutes:-}" ] && overrides+=("budget={minutes: ${!minutes}}")
+  "$PYTHON" -m echat.train "recipes/echat_mini/$name.yaml" "${overrides[@]}" --resume
+  [ -d "$OUT/$name/model" ] || { echo "$name: stopped before its end; run again to go on"; exit 1; }
+}
+
+for stage in "${stages[@]}"; do
+  case $stage in
+    ingredients | starts | voices | records | speech_ids) "$stage" ;;
+    *)
+      [ -f "recipes/echat_mini/$stage.yaml" ] || { echo "stage: expected one of ${all[*]}, found $stage" >&2; exit 2; }
+      learn "$stage"
+      ;;
+  esac
+done

@@ -1,0 +1,110 @@
+"""Written conversations: every wording meets every answer, cues become labels, sound joins by text."""
+
+import json
+
+import pytest
+
+from echat.corpus.making import reply_key
+from echat.corpus.written import Clips, WrittenError, labels_of, main, records, split_of, spoken
+from echat.data.manifest import read_manifest
+from echat.data.serving import serves
+from echat.dialogue.tasks import get_task
+
+CUES = """
+- id: home-001
+  topic: "leaking tap"
+  say: ["The tap drips.", "Still dripping.", "Drip, drip."]
+  answers:
+    - {cue: "child, fear", tone: "comforting", thought: "A small voice.", reply: "Show it to a grown-up."}
+    - {cue: "neutral", tone: "neutral", thought: "A calm voice.", reply: "Change the washer."}
+"""
+DIALOGUE = """
+- id: dlg-001
+  turns:
+    - {user: "I start on Monday.", cue: "happy", tone: "cheerful", reply: "How lovely."}
+    - {user: "Thanks!", tone: "neutral", thought: "A plain voice.", reply: "You're welcome."}
+"""
+
+
+@pytest.fixture
+def texts(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "cues-home-01.yaml").write_text(CUES)
+    (folder / "dialogues-mixed-01.yaml").write_text(DIALOGUE)
+    (folder / "topics.yaml").write_text("home: [tap]")
+    return folder
+
+
+def test_every_wording_meets_every_answer(texts):
+    rows = list(records(texts))
+    assert len(rows) == 3 * 2 + 1 and len({row["key"] for row in rows}) == 7
+    child = next(row for row in rows if row["age"] == "child")
+    assert (child["emotion"], child["gender"], child["reply_emotion"]) == ("fear", None, "安慰鼓励")
+    assert child["thought"] == 'The user says: "The tap drips.". A small voice.'
+    dialogue = rows[-1]
+    assert dialogue["history"] == [{"text": "I start on Monday.", "reply": "How lovely."}]
+    assert (dialogue["text"], dialogue["emotion"], dialogue["sound_event"]) == ("Thanks!", "neutral", "none")
+
+
+def test_wordings_of_a_conversation_are_on_one_side(texts):
+    assert len({row["split"] for row in records(texts) if row["key"].startswith("home-001")}) == 1
+    sides = [split_of(f"home-{number:03d}") for number in range(500)]
+    assert 5 < sides.count("dev") < 50
+
+
+def test_records_serve_the_tasks_of_text(texts, tmp_path):
+    assert main([str(texts), str(tmp_path / "out")]) == 0
+    samples = read_manifest(tmp_path / "out" / "text.jsonl")
+    for name in ("s2t", "s2t_think_label", "s2t_think_language", "understand", "asr"):
+        assert all(serves(sample, get_task(name), True) for sample in samples), name
+    typed = [sample.reply for sample in samples if serves(sample, get_task("t2t"))]
+    assert sorted(set(typed)) == [
+        "Change the washer.",
+        "You're welcome.",
+    ]  # nothing for cues that nobody hears
+
+
+def test_sound_joins_where_the_voice_is_calm(texts, tmp_path):
+    for role, row in (
+        ("questions", {"key": "question-1", "text": "Still dripping.", "gender": "male", "voice": "v"}),
+        ("answers", {"key": reply_key("Change the washer."), "text": "Change the washer."}),
+        ("answers", {"key": reply_key("Show it to a grown-up."), "text": "Show it to a grown-up."}),
+    ):
+        path = tmp_path / "corpus" / role / "manifest.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as out:
+            out.write(json.dumps(row | {"audio": f"audio/0000/{row['key']}.flac", "duration_s": 1.0}) + "\n")
+    with (tmp_path / "corpus" / "questions" / "manifest.jsonl").open("a") as out:
+        out.write('{"key": "torn')  # the corpus is being made
+    clips = Clips.of(tmp_path / "corpus", tmp_path / "out")
+    (row,) = spoken(list(records(texts)), clips)
+    assert row["audio"] == "../corpus/questions/audio/0000/question-1.flac"
+    assert row["reply_audio"] == f"../corpus/answers/audio/0000/{reply_key('Change the washer.')}.flac"
+    assert (row["text"], row["gender"], row["emotion"]) == ("Still dripping.", "male", "neutral")
+
+
+def test_labels_of_cues():
+    assert labels_of("sigh", "x") | {"gender": None} == {
+        "emotion": "neutral", "age": "adult", "gender": None, "sound_event": "sigh",
+    }  # fmt: skip
+    assert {labels_of(None, f"seed {number}")["gender"] for number in range(20)} == {"male", "female"}
+    with pytest.raises(ValueError, match=r"cue: expected one of neutral, .*, found 'merry'"):
+        labels_of("merry", "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- id: [", r"cues-bad-01.yaml: expected YAML"),
+        (
+            '- {id: "b-1", say: ["Hm."], answers: [{cue: "sad", tone: "loud", reply: "Oh."}]}',
+            "tone: expected one of",
+        ),
+        ('- {id: "b-1", answers: []}', r"cues-bad-01.yaml, conversation b-1: 'say'"),
+    ],
+)
+def test_what_breaks_the_format_is_named(texts, content, message):
+    (texts / "cues-bad-01.yaml").write_text(content)
+    with pytest.raises(WrittenError, match=message):
+        list(records(texts))
