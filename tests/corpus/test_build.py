@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from echat.audio.waveform import read
@@ -17,6 +18,7 @@ from echat.corpus import build as builder
 from echat.corpus.build import BuildConfig, build_corpus, build_held_out
 from echat.corpus.questions import render
 from echat.corpus.scenarios import dialogues, load_scenarios
+from echat.corpus.voices import speak, voices
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -38,6 +40,15 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def contents(folder: Path) -> dict[str, bytes]:
     kept = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "build.yaml"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+@pytest.fixture(scope="module")
+def engines_repeat_themselves() -> None:
+    """Bytes compare only where the engine gives them twice: espeak-ng 1.52 does not, for voice variants."""
+    voice = next(voice for voice in voices("train", "espeak-ng") if "+" in voice.name)
+    spoken = [speak("a sentence that is said four times", voice) for _ in range(4)]
+    if not all(np.array_equal(spoken[0], again) for again in spoken[1:]):
+        pytest.skip("this espeak-ng gives other samples each time")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +84,7 @@ def test_pairs_differ_in_a_cue_and_share_words_and_voice(corpus: Path) -> None:
     assert first["voice"] == second["voice"] and first["reply"] != second["reply"]
 
 
+@pytest.mark.usefixtures("engines_repeat_themselves")
 def test_a_killed_build_goes_on_to_the_same_corpus(corpus: Path, tmp_path: Path) -> None:
     """Killed after two questions, the note of a third torn in the middle, its sound half-written."""
     config = small(tmp_path)
@@ -95,6 +107,7 @@ def rows_of(lines: list[str]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("engines_repeat_themselves")
 def test_workers_change_nothing(corpus: Path, tmp_path: Path) -> None:
     build_corpus(small(tmp_path, sets=("dev",), workers=2))
     assert contents(tmp_path / "dev") == contents(corpus / "dev")
