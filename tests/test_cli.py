@@ -259,6 +259,7 @@ def test_a_text_that_cannot_be_read_aloud_is_named_and_nothing_is_written(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @needs_shipped_model
 def test_words_that_may_be_missing_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("echat.infer.reading_aloud.QUIET_IDS", -1000)  # nothing is ever short enough

@@ -75,6 +75,7 @@ def test_a_bad_one_of_several_loses_no_other(questions, random_model, tmp_path):
     assert errors[2] == "2 of 4 inputs could not be used"
 
 
+@pytest.mark.slow
 def test_answers_to_several_go_into_a_folder(tmp_path):
     copy = tmp_path / "again.wav"
     copy.write_bytes(QUESTION.read_bytes())
@@ -149,6 +150,7 @@ def test_reports_name_labels_in_english(label):
     assert in_english(label).split()[0] in table and label not in table
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)

@@ -186,6 +186,7 @@ def test_dialogues_to_read_have_no_sound_and_are_not_those_spoken(tmp_path: Path
     assert not spoken & {row["key"] for row in rows}
 
 
+@pytest.mark.slow
 def test_free_and_jumbled_speech(tmp_path: Path) -> None:
     """Freer wordings keep their answers; jumbled words have none, and a second build finds nothing to do."""
     config = small(tmp_path / "corpus", sets=("free", "jumbled"), free=4, jumbled=2)

@@ -39,6 +39,7 @@ def spellings(folder: Path, tmp_path: Path, monkeypatch):
     return [folder, f"{folder}/.", folder.name, f"./x/../{folder.name}", tmp_path / "link"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["raw", "shard", "combine"])
 def test_a_corpus_is_not_written_over_itself(published, tmp_path, monkeypatch, kind):
     source = published / kind

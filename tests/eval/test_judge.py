@@ -70,6 +70,7 @@ def test_silent_reply_has_no_words() -> None:
     assert judge.transcribe(torch.zeros(0), 22050) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(judge.missing_programs() is not None, reason="needs pocketsphinx and flite")
 def test_recogniser_hears_the_reader() -> None:
     assert "good morning" in judge.transcribe_reader("good morning my friend")

@@ -303,6 +303,7 @@ def test_unknown_task_and_wrong_hearing(engine: Engine) -> None:
         engine.run(ask(text="hi"), "s2s")
 
 
+@pytest.mark.slow
 @pytest.mark.vnni
 def test_a_packed_twin_writes_and_speaks_nearly_alike(tmp_path):
     shipped = load("echat-tiny")

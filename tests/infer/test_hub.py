@@ -192,6 +192,7 @@ def test_a_wrong_hash_is_refused_and_leaves_nothing(hub: Hub, tmp_path: Path) ->
     assert parts(tmp_path) == [] and not list(tmp_path.rglob("*.tar"))
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_said_in_one_line(hub: Hub, tmp_path: Path) -> None:
     refused(run(tmp_path, hub.url, "--revision", "v9"), f"of {REPO}, found no 'v9'; leave --revision out")
     refused(run(tmp_path, hub.url, "--think", "label"), "tag_think_final.pt: expected it in ASLP-lab")

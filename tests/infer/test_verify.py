@@ -31,6 +31,7 @@ def test_the_bundled_folders_hold() -> None:
     assert len(checks) == 248
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "kind"), [("fp32", "model"), ("bf16", "model"), ("fp32", "token2wav")])
 def test_they_hold_through_a_converted_folder(precision: str, kind: str) -> None:
     folder = next(path for path in bundled() if path.name == kind)

@@ -38,6 +38,7 @@ def test_each_word_comes_once(script):
     assert all(text[0].isupper() or not text[0].isalpha() for text in texts)
 
 
+@pytest.mark.slow
 def test_replies_come_first_and_prompts_of_held_out_people_never(script, tokenizer, tmp_path):
     for name in script.PROMPT_SETS:
         (tmp_path / name).mkdir()

@@ -63,6 +63,7 @@ def told(
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_it_is_greeted_and_hears_an_answer(told):
     assert told["errors"] == []
     assert told["greeting"] > 12_000

@@ -52,6 +52,7 @@ def post(live: Any, path: str, body: dict[str, Any]) -> httpx.Response:
     return httpx.post(live.url + path, content=json.dumps(body), headers=headers, timeout=120)
 
 
+@pytest.mark.slow
 def test_almost_valid_requests(live):
     chance = random.Random(0)
     codes = set()

@@ -65,6 +65,7 @@ def test_few_arenas_and_what_is_free_goes_back_until_the_end(monkeypatch: pytest
     assert clock.asked == [heap.SECONDS_BETWEEN] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("libc", [None, Calls()], ids=["without glibc", "with glibc"])
 def test_garbage_in_circles_goes(monkeypatch: pytest.MonkeyPatch, libc: Calls | None) -> None:
     clock = Clock(3)

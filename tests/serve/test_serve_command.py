@@ -19,6 +19,7 @@ def serve(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*START, "serve", *arguments], stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_it_says_where_it_listens_and_ends_well_when_it_is_told_to() -> None:
     allowed = ["--allow-origin", "https://app.example.org", "--allow-host", "voice.example.org"]
     server = serve("--port", "0", *allowed)
@@ -37,6 +38,7 @@ def test_it_says_where_it_listens_and_ends_well_when_it_is_told_to() -> None:
         server.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["port", "host", "keys", "days"])
 def test_what_cannot_be_is_one_line_before_the_model_is_loaded(tmp_path: Path, fault: str) -> None:
     with socket.socket() as taken:

@@ -14,6 +14,7 @@ from echat.serve.outbox import Letter, Outbox
 from echat.serve.session import RealtimeSession
 
 
+@pytest.mark.slow
 def test_three_minutes_of_silence(talking, quiet):
     async def dialogue(client: SessionClient) -> None:
         await client.say(quiet(180.0))

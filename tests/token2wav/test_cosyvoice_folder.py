@@ -64,6 +64,7 @@ def packed(release: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["tar", "folder", "folder above"])
 def test_converted_is_direct(tmp_path: Path, release: Path, hearing: None, form: str) -> None:
     source = {"tar": packed(release), "folder": release, "folder above": release.parent}[form]

@@ -46,6 +46,7 @@ def test_a_padded_row_is_the_row_alone():
     assert torch.allclose(regulated[1:, :, :9], flow.length_regulator(mu[1:, :, :9]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ids_learn_their_sound():
     torch.manual_seed(0)
     flow = Flow(SMALL)

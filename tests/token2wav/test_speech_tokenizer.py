@@ -60,6 +60,7 @@ def test_characters():
     assert collapse([0, 2, 2, 0, 2, 3, 3]) == "aab"
 
 
+@pytest.mark.slow
 def test_it_learns_to_spell_and_to_sound():
     torch.manual_seed(0)
     tokenizer = SpeechTokenizer(SMALL)

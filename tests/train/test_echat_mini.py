@@ -40,6 +40,7 @@ def shrunk(name: str, manifest: Path, output: Path, **changes) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_text_and_understanding_follow_one_another(talkative, llama, foreign, tmp_path):
     manifest = talkative / "manifest.jsonl"
     encoder = {"dim": 16, "blocks": 1, "heads": 2, "ffn": 16, "layer_mix": True, "max_frames": 600}

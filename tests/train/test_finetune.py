@@ -130,6 +130,7 @@ def test_a_stopped_run_goes_on_with_its_recipe_and_data(pairs, speaking, tmp_pat
     assert (tmp_path / "run" / "finetune.yaml").read_bytes() == recipe
 
 
+@pytest.mark.slow
 def test_a_released_file_is_fine_tuned_in_its_dialect(pairs, tmp_path):
     start = tmp_path / "released"
     shutil.copytree(ASSETS / "model" / "llm", start / "llm")
@@ -154,6 +155,7 @@ def _unknown_emotion(rows, folder):
         row["reply"] = ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"), [(_no_file, "q3.wav"), (_silent, "a2.wav")], ids=["missing", "silent"]
 )

@@ -88,6 +88,7 @@ def test_the_loss_falls_and_parts_are_logged(recipe):
     assert list((folder / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_workers_change_nothing_and_padding_is_logged(recipe):
     path = recipe("speech_llm", "alone", budget={"steps": 3})
     alone = train(path).parent
@@ -101,6 +102,7 @@ def test_what_was_left_out_is_said_at_the_end(recipe, capsys):
     assert "left out of the data, counted each time:\ntoo-long: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_only_the_newest_checkpoints_stay(recipe, tmp_path):
     train(recipe("ctc", checkpoint={"every_steps": 1, "keep": 3, "keep_best": False}))
     names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
@@ -133,6 +135,7 @@ def test_a_run_folder_in_use_needs_resume(recipe):
     assert (train(path, resume=True) / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_longer_budget_goes_on_where_the_run_ended(recipe):
     path = recipe("ctc")
     train(path)
@@ -196,6 +199,7 @@ def test_gradients_out_of_proportion_are_not_followed(recipe, monkeypatch):
     assert [row["step"] for row in skipped] == [5] and "times the usual" in skipped[0]["skipped"]
 
 
+@pytest.mark.slow
 def test_a_hopeless_run_stops_and_goes_on_from_its_last_good_checkpoint(recipe, monkeypatch, tmp_path):
     path = recipe("ctc", guard={"patience": 2}, checkpoint={"every_steps": 1})
     with monkeypatch.context() as broken:

@@ -66,6 +66,7 @@ def test_layers_are_chosen_by_globs():
         choose_layers(module(), ["*", "!*"])
 
 
+@pytest.mark.slow
 def test_a_recipe_with_adapters_exports_an_ordinary_model(recipe, random_model, corpus, tmp_path):
     start = {"init_from": {"all": str(random_model)}, "model": None, "tokenizer": None, "spell_weight": 0.0}
     lora = {"rank": 2, "targets": ["llm.*", "projection"], "also": ["speech_head.*"]}

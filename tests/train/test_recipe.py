@@ -100,6 +100,7 @@ def shrunk(path: Path, corpus: Path, tmp_path: Path, shape: dict, starts: dict[s
     return shrunk_path
 
 
+@pytest.mark.slow
 def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, shape):
     shape = shape | {"encoder": shape["encoder"] | {"conv_kernel": 3}}  # as the recipes
     for name in (
@@ -144,6 +145,7 @@ STAGES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["osum_echat", "small", "mini"])
 def test_the_published_stages_follow_one_another_at_miniature_size(size, talkative, tmp_path, shape, foreign):
     """Whisper and Qwen2 in, two steps in each stage, decoding included; each starts where its recipe says."""

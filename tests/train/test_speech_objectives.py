@@ -64,6 +64,7 @@ def metrics(folder: Path) -> list[str]:
     return (folder / "metrics.jsonl").read_text().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tokenizer", "flow", "vocoder"])
 def test_resumed_equals_uninterrupted(corpus, tmp_path, name):
     recipe = RECIPES / f"{name}.yaml"
@@ -75,6 +76,7 @@ def test_resumed_equals_uninterrupted(corpus, tmp_path, name):
         assert path.read_bytes() == (again / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_critics_learn_beside_the_vocoder(corpus, tmp_path):
     given = settings("vocoder", corpus, tmp_path / "run", 2)
     train(RECIPES / "vocoder.yaml", [*given, "losses.adversarial_weight=1"])
@@ -106,6 +108,7 @@ def test_a_flow_needs_ids(corpus, tmp_path):
         train(RECIPES / "flow.yaml", settings("flow", tmp_path / "manifest.jsonl", tmp_path / "run", 1))
 
 
+@pytest.mark.slow
 def test_three_trainings_make_a_voice(corpus, tmp_path):
     names = ("tokenizer", "flow", "vocoder")
     made = {n: train(RECIPES / f"{n}.yaml", settings(n, corpus, tmp_path / n, 1)) for n in names}

@@ -17,6 +17,7 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_looking_changes_no_step(objective, recipe, corpus):
     held_out = {"validation": [str(corpus / "manifest.jsonl")]}
@@ -26,6 +27,7 @@ def test_looking_changes_no_step(objective, recipe, corpus):
     assert [row for row in rows(blind) if "loss" in row] == [row for row in rows(seeing) if "loss" in row]
 
 
+@pytest.mark.slow
 def test_dialogues_are_measured_by_what_their_task_writes(recipe, corpus):
     source = {"path": str(corpus / "manifest.jsonl"), "split": "dev"}
     source["tasks"] = {"asr": 1, "understand": 1, "s2t_think_label": 1, "s2t_think_language": 1, "tts": 1}
