@@ -102,7 +102,8 @@ def test_a_file_that_is_no_list_is_named_in_one_line(tmp_path, data, says):
 
 # No NUL: before one, the mark of UTF-16 is the mark of UTF-32.
 @given(
-    st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=9), st.sampled_from(list(FORMS))
+    st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=9),
+    st.sampled_from(list(FORMS)),
 )
 def test_splitting_gives_each_line_back(tmp_path_factory, line, form):
     encoding, mark = FORMS[form]
