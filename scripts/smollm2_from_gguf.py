@@ -207,9 +207,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=16_384, help="rows of the text table")
     arguments = parser.parse_args()
     kept, changed = convert(arguments.source, arguments.folder, arguments.texts, arguments.size)
-    print(
-        f"{arguments.folder}: {len(kept)} ids; {changed:.1%} of the texts are written in other ids than before"
-    )
+    print(f"{arguments.folder}: {len(kept)} ids; {changed:.1%} of the texts have other ids than before")
 
 
 if __name__ == "__main__":
