@@ -50,10 +50,10 @@ def test_training_voices_are_drawn_by_their_shares() -> None:
 
 def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    voices._require.cache_clear()
+    voices.require_program.cache_clear()
     with pytest.raises(VoiceError, match="apt install flite"):
         speak(WORDS, voices.REPLY_VOICE)
-    voices._require.cache_clear()
+    voices.require_program.cache_clear()
 
 
 @ENGINES

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from echat.corpus.voices import VoiceError
+from echat.corpus.voices import VoiceError, require_program
 from echat.extras import missing
 
 RATE = 24_000  # samples per second
@@ -84,6 +84,7 @@ def phonemes_of(text: str, language: str = "en-us") -> str:
 
 
 def _espeak(lines: list[str], language: str) -> list[str]:
+    require_program("espeak-ng")
     command = ["espeak-ng", "-q", "--ipa", "--tie=^", "-v", language]
     outputs = []
     for line in lines:  # one call for each: a call for all may break a long line in two

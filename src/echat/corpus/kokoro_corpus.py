@@ -28,7 +28,7 @@ import yaml
 from echat.audio.waveform import write
 from echat.command import Arguments, command
 from echat.corpus.kokoro import ANSWER_VOICE, RATE, Kokoro, KokoroVoice
-from echat.corpus.making import _read_notes, reply_key
+from echat.corpus.making import read_notes, reply_key
 from echat.corpus.voices import VoiceError
 
 Role = Literal["answers", "questions"]
@@ -147,7 +147,7 @@ class Recorder:
         self.done: dict[Role, set[str]] = {}
         for role, manifest in self.manifests.items():
             manifest.parent.mkdir(parents=True, exist_ok=True)
-            self.done[role] = {row["key"] for row in _read_notes(manifest)}
+            self.done[role] = {row["key"] for row in read_notes(manifest)}
         self.failed: set[str] = set()
 
     def missing(self, lines: Iterable[Line]) -> list[Line]:

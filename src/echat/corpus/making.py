@@ -57,7 +57,7 @@ def build_set(folder: Path, jobs: list[Job], workers: int, progress: Callable[[i
     """Make what is missing, noting each finished record at once; the manifest appears when all are there."""
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     notes = folder / "finished.jsonl"
-    finished = {row["key"]: row for row in _read_notes(notes)}
+    finished = {row["key"]: row for row in read_notes(notes)}
     missing = [job for job in jobs if not job.is_made_by(finished.get(job.key))]
     progress(len(jobs) - len(missing), len(jobs))
     with notes.open("a", encoding="utf-8") as out:
@@ -119,7 +119,7 @@ def _start_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _read_notes(path: Path) -> Iterable[dict[str, Any]]:
+def read_notes(path: Path) -> Iterable[dict[str, Any]]:
     """Finished records; the last line may be torn when the build was killed while writing it."""
     if not path.exists():
         return []

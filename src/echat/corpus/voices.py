@@ -141,7 +141,7 @@ def _load(path: Path, voice: Voice, text: str) -> np.ndarray:
 
 
 def _run(command: list[str]) -> None:
-    _require(command[0])
+    require_program(command[0])
     done = subprocess.run(command, capture_output=True, timeout=_SECONDS_PER_SENTENCE, check=False)
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines()
@@ -149,7 +149,7 @@ def _run(command: list[str]) -> None:
 
 
 @cache
-def _require(program: str) -> None:
+def require_program(program: str) -> None:
     if shutil.which(program) is None:
         raise VoiceError(
             f"speech engine {program}: expected the program on the PATH, found none; "
@@ -171,7 +171,7 @@ class _Festival:
     """One long-lived festival process; starting it anew for each sentence takes longer than speaking."""
 
     def __init__(self) -> None:
-        _require("festival")
+        require_program("festival")
         self.process = subprocess.Popen(
             ["festival", "--pipe"],
             stdin=subprocess.PIPE,
