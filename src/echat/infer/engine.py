@@ -14,7 +14,7 @@ from torch import Tensor
 from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.dialogue import thinking
 from echat.dialogue.learned import UNDECLARED, Learned
-from echat.dialogue.rendering import Audio, Segment, render
+from echat.dialogue.rendering import Segment, render
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task, get_task
 from echat.dialogue.turns import Conversation, Turn, UserTurn
 from echat.dialogue.understanding import parse_understanding
@@ -29,7 +29,7 @@ from echat.infer.hearing import holds_speech
 from echat.infer.loading import load as load
 from echat.infer.loading import load_released as load_released
 from echat.infer.memory import Memory
-from echat.infer.prompting import Prompt, prepare, shared_segments
+from echat.infer.prompting import Prompt, known_ahead, prepare
 from echat.infer.reading_aloud import Spoken, Write, read_aloud, read_batch
 from echat.infer.replying import Request, defect_of, finished, tell
 from echat.infer.sampling import seeded
@@ -151,28 +151,13 @@ class Engine:
         is still being asked: the pieces of sound given so far are read.
         """
         task = get_task(task)
-        question = turns[-1] if turns and isinstance(turns[-1], UserTurn) else None
-        if question is not None and question.audio is not None:
-            known = self._up_to_sound(turns, task)
-        else:  # a typed question is whole: its reply reads it at once
-            known = self._before_question(turns[:-1] if question else turns, task)
+        known = known_ahead(turns, task, partial(self.render, task=task))
         (prompt,) = prepare(self.model, [known], [[memory or Memory()]], self.lead_in)
         strand = Strand(prompt, Writing(Plan.make(task, self.vocabulary, self.profile)), remembers=True)
         read_prompt(self.model, strand)
         strand.end(self.model, strand.cache)
         assert strand.memory is not None
         return strand.memory
-
-    def _before_question(self, turns: Sequence[Turn], task: Task) -> list[Segment]:
-        """What does not depend on the next question."""
-        guesses = [UserTurn(text=word) if task.hears == "text" else UserTurn(audio=object()) for word in "12"]
-        return shared_segments(*(self.render(Conversation([*turns, guess]), task) for guess in guesses))
-
-    def _up_to_sound(self, turns: Sequence[Turn], task: Task) -> list[Segment]:
-        """Everything to the end of the last sound, that of the question."""
-        segments = self.render(Conversation(turns), task)
-        last = max(place for place, segment in enumerate(segments) if isinstance(segment, Audio))
-        return segments[: last + 1]
 
     def understand(self, audio: Any, task: str | Task = "understand", **settings: Any) -> Understanding:
         """Words and labels of a path, a 16 kHz waveform or a mel; settings as for `reply`."""

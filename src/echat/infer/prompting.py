@@ -4,7 +4,7 @@ embedded.
 Legend: L positions still to be read, D frames of a sound, dim width of the language model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from echat.dialogue.rendering import Audio, Segment, Speech, Text
+from echat.dialogue.tasks import Task
+from echat.dialogue.turns import Conversation, Turn, UserTurn
 from echat.infer.hearing import fingerprint, in_pieces, listen, longest_seconds, to_mel
 from echat.infer.memory import Memory, Place, copy_of, places_of, shared_length
 from echat.model.llm import KVCache
@@ -144,3 +146,18 @@ def shared_segments(segments: Sequence[Segment], others: Sequence[Segment]) -> l
         if length < max(len(segment.ids), len(other.ids)):
             break
     return shared
+
+
+def known_ahead(
+    turns: Sequence[Turn], task: Task, render: Callable[[Conversation], list[Segment]]
+) -> list[Segment]:
+    """What can be read of a prompt before it is whole: to the end of the last sound where `turns` end with a
+    spoken question, else what does not depend on the next question. A typed question is read by its reply."""
+    question = turns[-1] if turns and isinstance(turns[-1], UserTurn) else None
+    if question is not None and question.audio is not None:
+        segments = render(Conversation(turns))
+        last = max(place for place, segment in enumerate(segments) if isinstance(segment, Audio))
+        return segments[: last + 1]
+    finished = turns[:-1] if question else turns
+    guesses = [UserTurn(text=word) if task.hears == "text" else UserTurn(audio=object()) for word in "12"]
+    return shared_segments(*(render(Conversation([*finished, guess])) for guess in guesses))

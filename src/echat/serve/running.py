@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 
 SWITCH_SECONDS = 0.001  # how long one Python thread may keep the others waiting; the default is 5 ms
 STARTUP_FAILURE = 3
+UVICORN: dict[str, Any] = dict(
+    loop="asyncio",  # other loops accept connections without asking the socket
+    ws_per_message_deflate=False,  # base64 of sound barely compresses
+    ws_ping_interval=20.0,
+    ws_ping_timeout=20.0,
+    timeout_keep_alive=10,
+    server_header=False,
+    access_log=False,  # paths and addresses of users are nobody's business
+    log_config=None,
+    proxy_headers=False,
+)
 
 
 def settings(path: Path | None, overrides: Sequence[str] = ()) -> ServeConfig:
@@ -76,7 +87,9 @@ def server_of(
             self.servers = []
             for one in listen(config.host, config.port) if bound is None else bound:
                 one.door = door
-                options = {"sock": one, "backlog": IN_ONE_GO, **tls(self.config)}
+                options: dict[str, Any] = {"sock": one, "backlog": IN_ONE_GO}
+                if self.config.ssl is not None:
+                    options |= {"ssl": self.config.ssl, "ssl_handshake_timeout": limits.header_seconds}
                 self.servers.append(await loop.create_server(self._connection, **options))
             self.started = True
             on_start()
@@ -97,29 +110,16 @@ def server_of(
             else:
                 super().handle_exit(sig, frame)
 
-    def tls(of: uvicorn.Config) -> dict[str, Any]:
-        if of.ssl is None:
-            return {}
-        return {"ssl": of.ssl, "ssl_handshake_timeout": limits.header_seconds}
-
     return Server(
         uvicorn.Config(
             app,
             http=http_connections(door, limits),
             ws=patient_protocol(),
-            loop="asyncio",  # other loops accept connections without asking the socket
-            ws_max_size=limits.message_bytes,
-            ws_per_message_deflate=False,  # base64 of sound barely compresses
-            ws_ping_interval=20.0,
-            ws_ping_timeout=20.0,
-            timeout_graceful_shutdown=int(limits.shutdown_seconds) + 5,
-            timeout_keep_alive=10,
             ssl_certfile=config.tls_certificate,
             ssl_keyfile=config.tls_key,
-            server_header=False,
-            access_log=False,  # paths and addresses of users are nobody's business
-            log_config=None,
-            proxy_headers=False,
+            ws_max_size=limits.message_bytes,
+            timeout_graceful_shutdown=int(limits.shutdown_seconds) + 5,
+            **UVICORN,
         )
     )
 
