@@ -2,8 +2,9 @@
 # The first stages of echat-mini from pretrained parts: ingredients, made speech, answer voice, text, understanding.
 # Every stage resumes: run the script again after an interruption and it goes on where it was. Finished ones are skipped.
 #
-#   TEXTS=texts runs/echat_mini.sh                # everything; TEXTS holds cues-*.yaml and dialogues-*.yaml
-#   TEXTS=texts runs/echat_mini.sh voices         # these stages only
+#   runs/echat_mini.sh                            # everything, from the conversations that ship with the corpus maker
+#   runs/echat_mini.sh voices                     # these stages only
+#   TEXTS=texts runs/echat_mini.sh                # another folder with cues-*.yaml and dialogues-*.yaml
 #   MINUTES_text=60 runs/echat_mini.sh text       # a budget in minutes, per training stage
 #   DATA_PACK=../data runs/echat_mini.sh records  # with recordings of people whose licence allows it
 set -euo pipefail
@@ -11,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-.venv/bin/python}
 OUT=exp/echat_mini
-TEXTS=${TEXTS:-$OUT/text}
+TEXTS=${TEXTS:-src/echat/corpus/conversations}
 DEVICE=${DEVICE:-cpu}
 THREADS=${THREADS:-1}
 export OMP_NUM_THREADS=$THREADS
@@ -30,9 +31,10 @@ starts() { # the parts as folders that a recipe starts from
     [ -d "$OUT/starts/whisper-$size" ] ||
       "$PYTHON" scripts/whisper_from_ctranslate2.py $OUT/ingredients/whisper-$size/model.bin $OUT/starts/whisper-$size
   done
+  local texts
+  mapfile -t texts < <(find "$TEXTS" -name 'cues-*.yaml' -o -name 'dialogues-*.yaml' | sort)
   [ -f $llm/config.json ] ||
-    "$PYTHON" scripts/smollm2_from_gguf.py $OUT/ingredients/smollm2-135m-instruct/model.gguf $llm \
-      "$TEXTS"/cues-*.yaml "$TEXTS"/dialogues-*.yaml
+    "$PYTHON" scripts/smollm2_from_gguf.py $OUT/ingredients/smollm2-135m-instruct/model.gguf $llm "${texts[@]}"
 }
 
 voices() { # questions and answers read aloud

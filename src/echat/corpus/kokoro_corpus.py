@@ -88,7 +88,7 @@ def question(text: str, source: str, voices: tuple[str, ...], copy: int = 0) -> 
 
 def written_lines(folder: Path, voices: tuple[str, ...]) -> Iterator[Line]:
     """Replies and questions of the conversations of a folder; unreadable files are passed over."""
-    for path in sorted(folder.glob("*.yaml")):
+    for path in sorted(folder.rglob("*.yaml")):
         yield from _lines_of_file(path, path.stat().st_mtime_ns, voices)
 
 

@@ -24,6 +24,7 @@ from echat.command import Arguments, command
 from echat.corpus.making import reply_key, write_lines
 from echat.dialogue.labels import AGES, EMOTIONS, GENDERS, REPLY_EMOTIONS_IN_ENGLISH, SOUND_EVENTS
 
+SHIPPED = Path(__file__).parent / "conversations"  # README.md there has the rules they were written by
 DEV_SHARE = 25  # one conversation in so many is kept for validation
 _TONES = {english: word for word, english in REPLY_EMOTIONS_IN_ENGLISH.items()}
 _KINDS = {"emotion": EMOTIONS, "age": AGES, "gender": GENDERS, "sound_event": SOUND_EVENTS}
@@ -63,8 +64,8 @@ def _rows(manifest: Path) -> Iterator[Row]:
 
 
 def conversations(folder: Path) -> Iterator[tuple[str, Row]]:
-    """(file name, conversation) of all `cues-*.yaml` and `dialogues-*.yaml`. Raises WrittenError."""
-    for path in sorted([*folder.glob("cues-*.yaml"), *folder.glob("dialogues-*.yaml")]):
+    """(file name, conversation) of all `cues-*.yaml` and `dialogues-*.yaml` below it. Raises WrittenError."""
+    for path in sorted([*folder.rglob("cues-*.yaml"), *folder.rglob("dialogues-*.yaml")]):
         try:
             rows = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
