@@ -9,6 +9,7 @@ import pytest
 
 from echat.corpus.written import SHIPPED, conversations, labels_of
 
+TURN = {"user", "cue", "tone", "thought", "reply"}
 DANGERS = {None, "self_harm", "health", "violence", "fire", "abuse", "fraud"}
 
 
@@ -54,7 +55,9 @@ def test_dialogues_have_two_to_six_turns_with_known_labels(dialogues):
     for one in dialogues:
         assert 2 <= len(one["turns"]) <= 6, one["id"]
         for turn in one["turns"]:
-            assert {"user", "tone", "reply"} <= set(turn) <= {"user", "cue", "tone", "thought", "reply"}, one["id"]
+            assert {"user", "tone", "reply"} <= set(turn) <= {"user", "cue", "tone", "thought", "reply"}, one[
+                "id"
+            ]
             assert labels_of(turn.get("cue"), one["id"])["emotion"]
 
 
