@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from echat.audio.waveform import read
@@ -18,7 +19,6 @@ from echat.corpus import build as builder
 from echat.corpus.build import BuildConfig, build_corpus, build_held_out
 from echat.corpus.questions import render
 from echat.corpus.scenarios import dialogues, load_scenarios
-from echat.corpus.voices import speak, voices
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -44,11 +44,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def engines_repeat_themselves() -> None:
-    """Bytes compare only where the engine gives them twice: espeak-ng 1.52 does not, for voice variants."""
-    voice = next(voice for voice in voices("train", "espeak-ng") if "+" in voice.name)
-    spoken = [speak("a sentence that is said four times", voice) for _ in range(4)]
-    if not all(np.array_equal(spoken[0], again) for again in spoken[1:]):
-        pytest.skip("this espeak-ng gives other samples each time")
+    """Bytes compare only where the engine gives them twice: espeak-ng 1.52 seldom, but at times, does not."""
+    told = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"(\d+)\.(\d+)", told)
+    assert found is not None, told
+    if (int(found[1]), int(found[2])) >= (1, 52):
+        pytest.skip(f"espeak-ng {found[0]} gives other samples at times")
 
 
 @pytest.fixture(scope="module")
