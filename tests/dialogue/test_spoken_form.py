@@ -182,3 +182,12 @@ def test_plain_words_load_no_grammar() -> None:
     code += "spoken_form('i am glad, you know.'); print('wetext' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_grammar_that_cannot_load_is_an_error_and_no_reading_digit_by_digit(monkeypatch):
+    from echat.dialogue import spoken_form as module
+
+    module._grammar.cache_clear()
+    monkeypatch.setitem(sys.modules, "wetext", None)
+    with pytest.raises(ImportError, match="wetext"):
+        spoken_form("20 degrees")

@@ -190,8 +190,9 @@ def _by_grammar(text: str, language: str) -> str:
 def _normalized(text: str, language: str) -> str:
     """WeText stops with an assertion at what none of its grammars reads: then word by word, and such a word
     without its symbols."""
+    grammar = _grammar(language)  # what keeps it from loading is no fault of the text
     try:
-        return str(_grammar(language).normalize(text)).replace('\\"', '"')
+        return str(grammar.normalize(text)).replace('\\"', '"')
     except Exception:
         words = text.split()
         if len(words) > 1:
