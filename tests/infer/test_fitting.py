@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from echat.dialogue.learned import Learned, WrittenForm
-from echat.dialogue.rendering import Audio, Text, plain_ids
+from echat.dialogue.rendering import Audio, Segment, Text, plain_ids
 from echat.dialogue.tasks import DecodingDefaults, Sampling, get_task
 from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn, ask
 from echat.infer.engine import Engine
@@ -35,6 +35,11 @@ def limited(engine: Engine, turns: int | None) -> Engine:
     return replace(engine, profile="echat", learned=Learned(history_turns=turns))
 
 
+def comparable(segment: Segment) -> object:
+    """A sound is itself and no other: comparing waveforms gives no truth value."""
+    return id(segment.audio) if isinstance(segment, Audio) else segment
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_a_history_beyond_what_was_learned_is_rendered_as_the_shorter_one(
@@ -43,7 +48,7 @@ def test_a_history_beyond_what_was_learned_is_rendered_as_the_shorter_one(
     conversation = talk(task, 3)
     segments = limited(engine, kept).render(conversation, task)
     expected = limited(engine, None).render(conversation.with_history(kept), task)
-    assert segments == expected
+    assert list(map(comparable, segments)) == list(map(comparable, expected))
     reply = limited(engine, kept).run(conversation, task, decoding=DRAWN, speak=False)
     assert reply.counts["turns_left_out"] == 3 - kept
 
