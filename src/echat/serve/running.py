@@ -68,8 +68,6 @@ def server_of(
     it listens at; None: it binds them when it starts. `on_start` is called when it accepts connections."""
     import uvicorn
 
-    from echat.serve.connections import http_connections
-    from echat.serve.keepalive import patient_protocol
     from echat.serve.server import make_app
 
     limits = config.limits
@@ -110,17 +108,24 @@ def server_of(
             else:
                 super().handle_exit(sig, frame)
 
-    return Server(
-        uvicorn.Config(
-            app,
-            http=http_connections(door, limits),
-            ws=patient_protocol(),
-            ssl_certfile=config.tls_certificate,
-            ssl_keyfile=config.tls_key,
-            ws_max_size=limits.message_bytes,
-            timeout_graceful_shutdown=int(limits.shutdown_seconds) + 5,
-            **UVICORN,
-        )
+    return Server(_uvicorn_config(app, door, config))
+
+
+def _uvicorn_config(app: Any, door: Door, config: ServeConfig) -> uvicorn.Config:
+    import uvicorn
+
+    from echat.serve.connections import http_connections
+    from echat.serve.keepalive import patient_protocol
+
+    return uvicorn.Config(
+        app,
+        http=http_connections(door, config.limits),
+        ws=patient_protocol(),
+        ssl_certfile=config.tls_certificate,
+        ssl_keyfile=config.tls_key,
+        ws_max_size=config.limits.message_bytes,
+        timeout_graceful_shutdown=int(config.limits.shutdown_seconds) + 5,
+        **UVICORN,
     )
 
 
