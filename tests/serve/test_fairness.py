@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+from tests.serve.session_client import SessionClient
 
 from echat.audio.vad import VoiceActivity
 from echat.serve.metrics import Metrics
@@ -20,26 +21,13 @@ from echat.serve.state import House
 TYPED = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "i passed my exam"}]}
 
 
-class Client:
-    """One session and what it was told."""
+class Client(SessionClient):
+    """A client of a session of its own in a house of several."""
 
     def __init__(self, house: House) -> None:
-        self.session = RealtimeSession(house, Outbox(2**23))
-        self.told: list[dict[str, Any]] = []
+        super().__init__(RealtimeSession(house, Outbox(2**23)))
 
-    async def send(self, kind: str, **values: Any) -> None:
-        await self.session.handle(json.dumps({"type": kind, **values}))
-
-    async def until(self, kind: str) -> dict[str, Any]:
-        async with asyncio.timeout(120):
-            while True:
-                letter = await self.session.talk.outbox.take()
-                assert letter is not None
-                self.told.append(json.loads(letter.text))
-                if self.told[-1]["type"] == kind:
-                    return self.told[-1]
-
-    def waiting(self, kind: str) -> list[dict[str, Any]]:
+    def held(self, kind: str) -> list[dict[str, Any]]:
         """Events of a kind that wait to be taken."""
         waiting = [json.loads(letter.text) for letter in self.session.talk.outbox._letters]
         return [event for event in waiting if event["type"] == kind]
@@ -76,8 +64,8 @@ def test_three_hundred_responses_are_refused_by_name_and_starve_nobody(house: Ho
         await modest.send("response.create")
         done = await modest.until("response.done")  # nothing of the other one was even begun
         assert done["response"]["status"] == "completed"
-        assert not greedy.waiting("response.done")
-        created, errors = greedy.waiting("response.created"), greedy.waiting("error")
+        assert not greedy.held("response.done")
+        created, errors = greedy.held("response.created"), greedy.held("error")
         for one in (greedy, modest):
             await one.session.close()
         assert len(created) == house.config.limits.responses
@@ -94,15 +82,15 @@ def test_a_response_that_waits_can_be_cancelled_and_makes_room(house: House, bus
         client = Client(house)
         most = house.config.limits.responses
         await client.ask_beside(most + 1)
-        ids = [event["response"]["id"] for event in client.waiting("response.created")]
-        assert len(client.waiting("error")) == 1
+        ids = [event["response"]["id"] for event in client.held("response.created")]
+        assert len(client.held("error")) == 1
         await client.send("response.cancel", response_id=ids[3])
         done = await client.until("response.done")
         assert (done["response"]["id"], done["response"]["status"]) == (ids[3], "cancelled")
         await client.send("response.create", response={"conversation": "none"})
         assert len(client.session.answering.open) == most
         await client.send("response.cancel", response_id="resp_none")
-        assert client.waiting("error")[-1]["error"]["code"] == "response_cancel_not_active"
+        assert client.held("error")[-1]["error"]["code"] == "response_cancel_not_active"
         lane = client.session.answering.aside_lane
         assert len(lane.waiting) == most  # what was cancelled has left the line
         await client.session.close()
@@ -145,11 +133,11 @@ def test_what_a_conversation_keeps_of_words_is_bounded(house: House) -> None:
         for _ in range(12):
             await client.send("conversation.item.create", item=call)
         assert sum(entry.n_bytes for entry in items.entries) <= limits.context_bytes
-        assert not client.waiting("error")
+        assert not client.held("error")
         await client.send("response.create")
         part = {"type": "input_text", "text": "a" * 2**23}
         await client.send("conversation.item.create", item={**TYPED, "content": [part]})
-        assert client.waiting("error")[-1]["error"]["code"] == "text_too_long"
+        assert client.held("error")[-1]["error"]["code"] == "text_too_long"
         await client.session.close()
 
     asyncio.run(run())
