@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from echat.dialogue.vocabulary import Vocabulary
-from echat.infer.engine import Engine, load
+from echat.infer.engine import Engine
+from echat.infer.loading import load
 from echat.model.llm import LLMConfig
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.token2wav.token2wav import Token2Wav, Token2WavConfig

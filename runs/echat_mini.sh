@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-.venv/bin/python}
 OUT=exp/echat_mini
-TEXTS=${TEXTS:-src/echat/corpus/conversations}
+TEXTS=${TEXTS:-src/echat/corpus/en/conversations}
 DEVICE=${DEVICE:-cpu}
 THREADS=${THREADS:-1}
 export OMP_NUM_THREADS=$THREADS
@@ -40,20 +40,20 @@ starts() { # the parts as folders that a recipe starts from
 voices() { # questions and answers read aloud
   local fillers=()
   [ -f $OUT/fillers.jsonl ] && fillers=(--fillers $OUT/fillers.jsonl)
-  "$PYTHON" -m echat.corpus.kokoro_corpus $OUT/ingredients "$TEXTS" $OUT/corpus "${fillers[@]}"
+  "$PYTHON" -m echat.corpus.conversation_audio $OUT/ingredients "$TEXTS" $OUT/corpus "${fillers[@]}"
 }
 
 records() { # the conversations as records, and recordings of people
-  "$PYTHON" -m echat.corpus.written "$TEXTS" $OUT/data --spoken $OUT/corpus
+  "$PYTHON" -m echat.corpus.conversations "$TEXTS" $OUT/data --spoken $OUT/corpus
   [ -z "${DATA_PACK:-}" ] || "$PYTHON" -c "
-import sys; from pathlib import Path; from echat.corpus.real import write_real_manifest
-write_real_manifest(Path(sys.argv[1]), Path(sys.argv[2]))" "$DATA_PACK" $OUT/real/manifest.jsonl
+import sys; from pathlib import Path; from echat.corpus.recordings import write_recordings_manifest
+write_recordings_manifest(Path(sys.argv[1]), Path(sys.argv[2]))" "$DATA_PACK" $OUT/real/manifest.jsonl
 }
 
 speech_ids() {
   local manifest
   for manifest in $OUT/corpus/answers/manifest.jsonl $OUT/data/spoken.jsonl; do
-    "$PYTHON" -m echat.train.speech_ids $OUT/tokenizer/model "$manifest"
+    "$PYTHON" -m echat.train.tools.speech_ids $OUT/tokenizer/model "$manifest"
   done
 }
 

@@ -29,7 +29,7 @@ corpus() { # spoken questions and answers, and the speech ids of the answers by 
     train="${DIALOGUES:-200}" dev=16 reading=0 text=4000 scattered=1 jumbles=0
   for set in answers train dev; do
     [ "$OUT/corpus/$set/speech_ids.jsonl" -nt "$OUT/corpus/$set/manifest.jsonl" ] ||
-      "$PYTHON" -m echat.train.speech_ids src/echat/models/echat-tiny/speech_tokenizer "$OUT/corpus/$set/manifest.jsonl"
+      "$PYTHON" -m echat.train.tools.speech_ids src/echat/models/echat-tiny/speech_tokenizer "$OUT/corpus/$set/manifest.jsonl"
   done
 }
 

@@ -29,7 +29,7 @@ corpus() {
 
 text_tokenizer() {
   [ -f $OUT/text_tokenizer/tokenizer.json ] ||
-    "$PYTHON" -m echat.data.text_tokenizer $OUT/text_tokenizer $OUT/corpus/text/manifest.jsonl --size 800
+    "$PYTHON" -m echat.data.tools.text_tokenizer_training $OUT/text_tokenizer $OUT/corpus/text/manifest.jsonl --size 800
 }
 
 speech_ids() {
@@ -37,7 +37,7 @@ speech_ids() {
   for manifest in $OUT/corpus/{answers,train,free,dev}/manifest.jsonl; do
     [ -f "$manifest" ] || continue
     [ "$(dirname "$manifest")/speech_ids.jsonl" -nt "$manifest" ] ||
-      "$PYTHON" -m echat.train.speech_ids $OUT/tokenizer/model "$manifest"
+      "$PYTHON" -m echat.train.tools.speech_ids $OUT/tokenizer/model "$manifest"
   done
 }
 
@@ -72,13 +72,13 @@ mean() { # of the weights of stages, each as often as it is named
   local name=$1 stage models=()
   shift
   for stage in "$@"; do models+=("$OUT/$stage/model"); done
-  "$PYTHON" -m echat.train.average "$OUT/$name/model" "${models[@]}"
+  "$PYTHON" -m echat.train.tools.average "$OUT/$name/model" "${models[@]}"
 }
 
 pack() { # the folder that the package ships; the voice is that of any recorded answer
   local answer
   answer=$(find $OUT/corpus/answers/audio -name 'prompt-*' -o -name 'user-*' | sort | sed -n 1p)
-  "$PYTHON" -m echat.train.pack --dialogue $OUT/average_all/model --tokenizer $OUT/tokenizer/model \
+  "$PYTHON" -m echat.train.tools.assemble --dialogue $OUT/average_all/model --tokenizer $OUT/tokenizer/model \
     --flow $OUT/flow/model --vocoder $OUT/vocoder/model --voice slt="$answer" "${MODEL:-$OUT/echat-tiny}"
 }
 

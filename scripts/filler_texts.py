@@ -4,7 +4,8 @@
 
 A voice that shall read free text must have said its words. The list holds, in this order: the replies of the
 scenario grammar, the prompts of the pack's CC0 sets, then by turns sentences of the grammar and lists of the
-whole words of a text tokenizer, each of which comes once. Rows are what `echat.corpus.kokoro_corpus` reads.
+whole words of a text tokenizer, each of which comes once. Rows are what
+`echat.corpus.conversation_audio` reads.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from echat.corpus.scenarios import dialogues, load_scenarios
+from echat.corpus.en.scenario_grammar import load_scenarios, sample_dialogues
 
 Row = dict[str, str]
 PROMPT_SETS = ("kathleen", "common_voice_multi")  # CC0
@@ -68,7 +69,9 @@ def filler_rows(tokenizer: Tokenizer, pack: Path | None, seed: int = 1) -> Itera
     replies = sorted({reply for situation in load_scenarios() for reply in situation.replies.values()})
     yield from (_row("answers", text, "grammar reply") for text in rng.sample(replies, len(replies)))
     yield from (_row("answers", text, source) for text, source in prompts(pack))
-    said = list(dict.fromkeys(one.text for one in dialogues("train", 2 * (SENTENCES + QUESTIONS), seed)))
+    said = list(
+        dict.fromkeys(one.text for one in sample_dialogues("train", 2 * (SENTENCES + QUESTIONS), seed))
+    )
     questions = [_row("questions", text, "grammar") for text in said[:QUESTIONS]]
     sentences = [_row("answers", text, "grammar") for text in said[QUESTIONS : QUESTIONS + SENTENCES]]
     lists = [_row("answers", text, "words") for text in word_lists(whole_words(tokenizer), rng)]

@@ -19,18 +19,18 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 
-from echat.infer.verify_conversion import cosyvoice_yaml
 from echat.model.adapter import AdapterConfig
 from echat.model.blocks import sinusoids
 from echat.model.llm import LLMConfig
-from echat.model.osum_weights import our_name, released_shapes
 from echat.model.speech_encoder import EncoderConfig
 from echat.model.speech_llm import SpeechLLMConfig
-from echat.token2wav import cosyvoice_weights
+from echat.release import cosyvoice_weights
+from echat.release.osum_weights import map_key, released_shapes
 from echat.token2wav.estimator import EstimatorConfig
 from echat.token2wav.flow import Flow, FlowConfig
+from echat.token2wav.hift.vocoder import F0PredictorConfig, Vocoder, VocoderConfig
 from echat.token2wav.token_encoder import TokenEncoderConfig
-from echat.token2wav.vocoder import F0PredictorConfig, Vocoder, VocoderConfig
+from echat.verify.golden_folder import cosyvoice_yaml
 
 WEIGHTS, LLM, TAR = "weights.pt", "llm", "CosyVoice-300M-25Hz.tar"
 PART_BYTES = 1 << 30  # of the file that are filled before its mapping is opened anew
@@ -90,7 +90,7 @@ def released_name(ours: str) -> str:
     name = ours
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
-    assert our_name(name) == ours, (ours, name)
+    assert map_key(name) == ours, (ours, name)
     return name
 
 

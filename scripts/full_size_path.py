@@ -45,8 +45,8 @@ def make(options: argparse.Namespace, figures: Figures) -> None:
 
 
 def convert(options: argparse.Namespace, figures: Figures) -> None:
-    from echat.infer.conversion import DTYPES
-    from echat.infer.conversion import convert as run
+    from echat.release.conversion import DTYPES
+    from echat.release.conversion import convert as run
 
     home = options.folder
     with clock(figures, "convert"):
@@ -79,12 +79,12 @@ def use(options: argparse.Namespace, figures: Figures) -> None:
         engine.embed(engine.render(question, "s2t"))
     with clock(figures, "encode"):
         embeds = engine.embed(engine.render(question, "s2t"))
-    decoding = replace(engine.plan(question, "s2t").decoding, max_new_ids=REPLY_IDS)
-    plan = engine.plan(question, "s2t", decoding)
+    decoding = replace(engine.decoding_rules(question, "s2t").decoding, max_new_ids=REPLY_IDS)
+    rules = engine.decoding_rules(question, "s2t", decoding)
     figures["prompt positions"] = embeds.shape[1]
     for name in ("first prefill (reads the pages)", "prefill"):
         with clock(figures, name):
-            steps = generate(engine.model, embeds, plan, torch.Generator().manual_seed(0))
+            steps = generate(engine.model, embeds, rules, torch.Generator().manual_seed(0))
             next(steps)
     with clock(figures, "decode"):
         figures["decoded ids"] = sum(1 for _ in steps)
@@ -96,7 +96,7 @@ def use(options: argparse.Namespace, figures: Figures) -> None:
     assert bool(torch.isfinite(waveform).all())
     figures["speech seconds"] = len(waveform) / engine.token2wav.rate
     with clock(figures, "understand"):
-        short = replace(engine.plan(question, "understand").decoding, max_new_ids=8)
+        short = replace(engine.decoding_rules(question, "understand").decoding, max_new_ids=8)
         engine.understand(question.question.audio, decoding=short)
     figures["whole peak GB"] = peak_gb()
     figures["load peak / weights"] = figures["load peak GB"] / figures["weights GB"]

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from echat.data.text_tokenizer import fixed_texts, save_tokenizer
+from echat.data.tools.text_tokenizer_training import fixed_texts, save_tokenizer
 from echat.dialogue.vocabulary import END_OF_DOCUMENT, TEXT_END, TURN_START, UNKNOWN
 
 SPECIAL = (END_OF_DOCUMENT, TURN_START, TEXT_END)

@@ -21,7 +21,7 @@ ASSETS = Path(__file__).parent / "assets"
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests of sums that this CPU cannot do exactly are left out, as the package refuses them here."""
     if item.get_closest_marker("vnni") is not None:
-        from echat.model.packed_linear import has_exact_int8
+        from echat.kernels.packed_linear import has_exact_int8
 
         if not has_exact_int8():
             pytest.skip("this CPU has no 8-bit dot products (VNNI)")

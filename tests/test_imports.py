@@ -13,30 +13,43 @@ import pytest
 import echat
 
 PACKAGE = Path(echat.__file__).parent
-GROUND = {"config", "checkpoint", "foreign", "command", "extras", "attention", "onednn"}
+GROUND = {
+    "config",
+    "checkpoint",
+    "safe_loading",
+    "errors",
+    "optional_dependencies",
+    "kernels",
+    "metrics",
+    "devices",
+}
 SENSES = GROUND | {"audio", "dialogue"}
 PARTS = SENSES | {"model", "token2wav", "data"}
-ENGINE = PARTS | {"infer"}
+RELEASE = PARTS | {"release"}
+ENGINE = RELEASE | {"infer"}
 MAY_IMPORT = {
     "checkpoint": set(),
-    "foreign": {"checkpoint"},
-    "command": set(),
-    "extras": set(),
-    "attention": set(),
-    "onednn": set(),
+    "safe_loading": {"checkpoint"},
+    "errors": set(),
+    "optional_dependencies": set(),
+    "metrics": set(),
+    "devices": set(),
+    "kernels": set(),
     "config": {"checkpoint"},
     "audio": GROUND,
     "dialogue": GROUND,
     "model": SENSES,
     "token2wav": SENSES,
     "data": SENSES,
-    "infer": PARTS,
+    "release": PARTS,
+    "infer": RELEASE,
+    "verify": ENGINE,
     "train": ENGINE,
     "eval": ENGINE,
     "serve": ENGINE,
     "corpus": ENGINE,
-    "cli": ENGINE | {"train", "eval", "serve", "corpus"},
-    "__init__": {"infer"},
+    "cli": ENGINE | {"verify", "train", "eval", "serve", "corpus"},
+    "__init__": {"infer", "devices"},
     "__main__": {"cli"},
 }
 OPTIONAL = {

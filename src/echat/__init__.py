@@ -28,8 +28,8 @@ def load(
     else float32. ``threads`` is how many CPU threads torch uses from now on in this process; None: as many
     as ``OMP_NUM_THREADS`` says, else one, which is fastest for small models.
     """
+    from echat.devices import set_threads
     from echat.infer import loading
-    from echat.infer.place import set_threads
 
     set_threads(threads)
     return loading.load(name_or_path, device=device, dtype=dtype)

@@ -144,14 +144,14 @@ def stream_tensors(
     ``shapes`` names every tensor of the file; all are stored as ``dtype``, a floating one.
     """
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        places = _write_header(file, shapes, dtype)
+        offsets = _write_header(file, shapes, dtype)
         for name, tensor in tensors:
-            file.seek(places.pop(name))
+            file.seek(offsets.pop(name))
             flat = tensor.detach().flatten()
             assert flat.numel() == math.prod(shapes[name]), name
             for piece in flat.split(PIECE):
                 file.write(_bytes(piece.to(dtype)))
-        assert not places, f"tensors that never came: {sorted(places)}"
+        assert not offsets, f"tensors that never came: {sorted(offsets)}"
 
 
 def _write_header(file: BinaryIO, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype) -> dict[str, int]:

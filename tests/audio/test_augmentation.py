@@ -41,7 +41,7 @@ def test_add_noise_reaches_the_snr(snr: float) -> None:
 def test_tensors_stay_tensors() -> None:
     wave = torch.from_numpy(tone())
     changed = [aug.gain(wave, -6.0), aug.add_noise(wave, tone(50), 10.0), aug.speed(wave, 1.1)]
-    changed += [aug.tempo(wave, 1.2), aug.pitch(wave, 1.2)]
+    changed += [aug.time_stretch(wave, 1.2), aug.pitch(wave, 1.2)]
     assert all(isinstance(w, torch.Tensor) and torch.isfinite(w).all() for w in changed)
 
 
@@ -54,7 +54,7 @@ def test_speed_moves_pitch_and_length(factor: float) -> None:
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])
 def test_tempo_moves_length_only(factor: float) -> None:
-    fast = aug.tempo(tone(), factor)
+    fast = aug.time_stretch(tone(), factor)
     assert len(fast) == pytest.approx(16_000 / factor, rel=0.03)
     assert peak_hz(fast) == pytest.approx(200, rel=0.02)
     assert np.std(fast) == pytest.approx(np.std(tone()), rel=0.1)
@@ -94,9 +94,9 @@ def test_a_stretched_mel_is_the_mel_said_faster() -> None:
 def test_colour_is_what_a_louder_band_would_be() -> None:
     wave = torch.from_numpy(aug.noise(16_000, "white", np.random.default_rng(0))) * 0.1
     louder = log_mel(aug.gain(wave, 6.0), N_MELS)
-    coloured = aug.colour_mel(log_mel(wave, N_MELS), np.array([6.0, 6.0]))
+    coloured = aug.equalize_mel(log_mel(wave, N_MELS), np.array([6.0, 6.0]))
     torch.testing.assert_close(coloured, louder, atol=1e-4, rtol=0)
-    tilted = aug.colour_mel(torch.zeros(3, 81), np.array([-4.0, 0.0, 8.0]))
+    tilted = aug.equalize_mel(torch.zeros(3, 81), np.array([-4.0, 0.0, 8.0]))
     assert torch.equal(tilted[0], tilted[2])
     torch.testing.assert_close(tilted[0, [0, 20, 40, 60, 80]], torch.tensor([-4.0, -2, 0, 4, 8]) * 0.025)
 
@@ -129,7 +129,7 @@ def test_edges_change_the_quiet_around_a_sound_and_nothing_of_it(quiet):
     core = clip[len(around) : len(clip) - len(around)]
     begins = []
     for _ in range(40):
-        changed = aug.edges(clip, rng, 0.3)
+        changed = aug.vary_margins(clip, rng, 0.3)
         begin = next(at for at in range(len(changed)) if (changed[at : at + 99] == core[:99]).all())
         assert (changed[begin : begin + len(core)] == core).all()
         begins.append(begin)
@@ -139,8 +139,8 @@ def test_edges_change_the_quiet_around_a_sound_and_nothing_of_it(quiet):
 
 def test_edges_repeat_with_a_seed_and_keep_the_kind():
     clip = np.concatenate([np.zeros(800), np.ones(8000), np.zeros(8000)]).astype(np.float32)
-    first, second = (aug.edges(clip, np.random.default_rng(3), 0.5) for _ in range(2))
+    first, second = (aug.vary_margins(clip, np.random.default_rng(3), 0.5) for _ in range(2))
     assert isinstance(first, np.ndarray) and first.dtype == np.float32 and (first == second).all()
-    assert aug.edges(torch.from_numpy(clip), np.random.default_rng(3), 0.5).equal(
+    assert aug.vary_margins(torch.from_numpy(clip), np.random.default_rng(3), 0.5).equal(
         torch.from_numpy(first.copy())
     )

@@ -14,13 +14,13 @@ pytest.importorskip("silero_vad", reason="needs the serve extra")
 
 from echat.audio import vad
 from echat.audio.augmentation import NOISE_COLOURS, noise
-from echat.audio.vad import FRAME, VoiceActivity, has_speech, speech_seconds
+from echat.audio.vad import FRAME, VoiceActivityDetector, has_speech, speech_seconds
 
 QUESTION = Path(echat.__file__).parent / "models" / "echat-tiny" / "examples" / "question.wav"
 
 
 def probabilities(samples: np.ndarray) -> list[float]:
-    vad = VoiceActivity()
+    vad = VoiceActivityDetector()
     state, found = vad.begin(), []
     for place in range(0, len(samples) - FRAME + 1, FRAME):
         probability, state = vad.step(samples[place : place + FRAME], state)
@@ -41,7 +41,7 @@ def test_sample_types_agree_and_states_are_values():
     speech, _ = read(QUESTION, 16_000)
     integers = np.round(speech.numpy() * 32768).astype(np.int16)
     assert np.allclose(probabilities(integers), probabilities(integers.astype(np.float32) / 32768), atol=1e-6)
-    vad = VoiceActivity()
+    vad = VoiceActivityDetector()
     state = vad.begin()
     first = vad.step(integers[:FRAME], state)[0]
     vad.step(integers[FRAME : 2 * FRAME], state)
@@ -49,7 +49,7 @@ def test_sample_types_agree_and_states_are_values():
 
 
 def test_a_frame_of_another_length_is_refused():
-    vad = VoiceActivity()
+    vad = VoiceActivityDetector()
     with pytest.raises(ValueError, match="512"):
         vad.step(np.zeros(100, np.int16), vad.begin())
 

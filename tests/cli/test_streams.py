@@ -16,7 +16,7 @@ import soundfile
 from typer.testing import CliRunner
 
 import echat
-from echat.cli import app, border
+from echat.cli import app, errors
 from echat.dialogue.labels import REPLY_EMOTIONS, STYLES, in_english
 from echat.dialogue.thinking import LabelThought
 from echat.infer.events import Reply
@@ -126,23 +126,23 @@ def test_a_report_is_printed_in_any_encoding(tmp_path, encoding, monkeypatch):
 
 @pytest.mark.parametrize("label", [*STYLES, *REPLY_EMOTIONS])
 def test_labels_are_shown_in_english(label, capsys):
-    from echat.cli import show
+    from echat.cli import display
 
     assert in_english(label).isascii() and in_english("happy") == "happy"
     thought = LabelThought("hello", "adult", "male", "sad", None, reply_emotion=label)
-    show.reply(Reply(text="hi", raw_text="hi", thought=thought, reply_emotion=label), None)
+    display.reply(Reply(text="hi", raw_text="hi", thought=thought, reply_emotion=label), None)
     shown = capsys.readouterr().out
     assert shown.isascii() and in_english(label) in shown
 
 
 @pytest.mark.parametrize("label", [*STYLES, *REPLY_EMOTIONS])
 def test_reports_name_labels_in_english(label):
-    from echat.data.totals import Totals
+    from echat.data.tools.statistics import CorpusStatistics
     from echat.eval.report import as_text, confusion_table
-    from echat.infer.metrics import Confusion
+    from echat.metrics import Confusion
 
     kind = "style" if label in STYLES else "reply_emotion"
-    totals = Totals()
+    totals = CorpusStatistics()
     totals.words[kind][label] += 2
     assert f"{in_english(label)} 2" in str(totals) and label not in str(totals)
     confusion = Confusion.of([(label, label)])
@@ -158,7 +158,7 @@ def test_a_reader_that_leaves_is_no_error():
         [sys.executable, "-m", "echat", "info"], stdout=writer, stderr=subprocess.PIPE, text=True
     )
     os.close(writer)
-    assert (done.returncode, done.stderr) == (border.OUR_ERROR, "")
+    assert (done.returncode, done.stderr) == (errors.INTERNAL_ERROR, "")
 
 
 @pytest.mark.parametrize(
@@ -175,4 +175,4 @@ def test_a_reader_that_leaves_is_no_error():
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_every_exception_is_a_sentence_with_its_code(error, code, says):
-    assert border.explain(error)[0] == code and says in border.explain(error)[1]
+    assert errors.explain(error)[0] == code and says in errors.explain(error)[1]

@@ -17,8 +17,8 @@ from echat.audio.waveform import read
 from echat.config import load_config
 from echat.corpus import build as builder
 from echat.corpus.build import BuildConfig, build_corpus, build_held_out
-from echat.corpus.questions import render
-from echat.corpus.scenarios import dialogues, load_scenarios
+from echat.corpus.en.scenario_grammar import load_scenarios, sample_dialogues
+from echat.corpus.spoken_questions import render_question
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -134,7 +134,7 @@ def test_answers_hold_every_reply_once(tmp_path: Path, monkeypatch: pytest.Monke
     planned: list[builder.Job] = []
     build_corpus(small(tmp_path, sets=("answers",), reading=50))
     replies = {reply for situation in load_scenarios() for reply in situation.replies.values()}
-    texts = [job.item.text for job in planned if isinstance(job.item, builder.Reading)]
+    texts = [job.item.text for job in planned if isinstance(job.item, builder.ReadingText)]
     assert set(texts) >= replies and len(texts) == len(set(texts)) == len({job.key for job in planned})
     assert 0 < len(texts) - len(replies) <= 50
 
@@ -154,10 +154,10 @@ def test_rendering_depends_on_seed_and_key_only() -> None:
     config = small(Path("unused"))
     question = builder._items(config, "dev")[0]
     other = builder._items(small(Path("unused"), seed=2), "dev")[0]
-    assert isinstance(question, builder.Question) and isinstance(other, builder.Question)
-    (first, record), (again, _) = render(question, {}), render(question, {})
+    assert isinstance(question, builder.SpokenQuestion) and isinstance(other, builder.SpokenQuestion)
+    (first, record), (again, _) = render_question(question, {}), render_question(question, {})
     assert (first == again).all() and record["key"] == question.dialogue.key
-    assert len(render(other, {})[0]) != len(first)
+    assert len(render_question(other, {})[0]) != len(first)
 
 
 def test_the_shipped_recipe_is_a_build() -> None:
@@ -179,7 +179,7 @@ def test_the_command_builds_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_dialogues_to_read_have_no_sound_and_are_not_those_spoken(tmp_path: Path) -> None:
     folder = build_corpus(small(tmp_path / "corpus", sets=("text",), text=40, jumbles=10, scattered=12))
     rows = [json.loads(line) for line in (folder / "text" / "manifest.jsonl").read_text().splitlines()]
-    spoken = {d.key for d in dialogues("train", 40, 1)}
+    spoken = {d.key for d in sample_dialogues("train", 40, 1)}
     read, jumbled = rows[:40], rows[40:]
     assert len(jumbled) == 10 and not any("reply" in row for row in jumbled)
     assert all("audio" not in row and row["split"] == "train" for row in rows)
@@ -195,7 +195,7 @@ def test_free_and_jumbled_speech(tmp_path: Path) -> None:
     free, jumbled = (rows(folder / name / "manifest.jsonl") for name in ("free", "jumbled"))
     assert [len(free), len(jumbled)] == [4, 2]
     replies = {reply for situation in load_scenarios() for reply in situation.replies.values()}
-    known = {dialogue.text for dialogue in dialogues("train", 4, config.seed + 3)}
+    known = {dialogue.text for dialogue in sample_dialogues("train", 4, config.seed + 3)}
     for record in free:
         assert record["reply"] in replies and record["text"] in record["thought"]
         assert "reply_audio" in record

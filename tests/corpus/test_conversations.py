@@ -1,77 +1,118 @@
-"""The conversations that ship: every one follows the rules that can be counted."""
+"""Written conversations: every wording meets every answer, cues become labels, sound joins by text."""
 
-from __future__ import annotations
-
-import re
-from collections import Counter
+import json
 
 import pytest
 
-from echat.corpus.written import SHIPPED, conversations, labels_of
+from echat.corpus.audio_sets import reply_audio_key
+from echat.corpus.conversations import (
+    ClipIndex,
+    ConversationError,
+    labels_of,
+    main,
+    manifest_rows,
+    split_of,
+    with_audio,
+)
+from echat.data.eligibility import can_serve
+from echat.data.formats.manifest import read_manifest
+from echat.dialogue.tasks import get_task
 
-TURN = {"user", "cue", "tone", "thought", "reply"}
-DANGERS = {None, "self_harm", "health", "violence", "fire", "abuse", "fraud"}
-
-
-@pytest.fixture(scope="module")
-def shipped():
-    return [one for _, one in conversations(SHIPPED)]
-
-
-@pytest.fixture(scope="module")
-def cue_sets(shipped):
-    return [one for one in shipped if "say" in one]
-
-
-@pytest.fixture(scope="module")
-def dialogues(shipped):
-    return [one for one in shipped if "turns" in one]
-
-
-def replies(one):
-    return [part["reply"] for part in one.get("answers") or one["turns"]]
-
-
-def test_there_are_many_of_many_topics(cue_sets, dialogues):
-    assert len(cue_sets) >= 2000 and len(dialogues) >= 800
-    assert len({one["topic"] for one in cue_sets}) >= 400
-    assert sum(bool(one.get("recall")) for one in dialogues) >= 200
-
-
-def test_each_has_a_name_of_its_own(shipped):
-    assert max(Counter(one["id"] for one in shipped).values()) == 1
+CUES = """
+- id: home-001
+  topic: "leaking tap"
+  say: ["The tap drips.", "Still dripping.", "Drip, drip."]
+  answers:
+    - {cue: "child, fear", tone: "comforting", thought: "A small voice.", reply: "Show it to a grown-up."}
+    - {cue: "neutral", tone: "neutral", thought: "A calm voice.", reply: "Change the washer."}
+"""
+DIALOGUE = """
+- id: dlg-001
+  turns:
+    - {user: "I start on Monday.", cue: "happy", tone: "cheerful", reply: "How lovely."}
+    - {user: "Thanks!", tone: "neutral", thought: "A plain voice.", reply: "You're welcome."}
+"""
 
 
-def test_cue_sets_have_three_wordings_and_an_answer_for_each_of_several_voices(cue_sets):
-    for one in cue_sets:
-        assert len(set(one["say"])) == 3 and one.get("danger") in DANGERS, one["id"]
-        cues = [answer["cue"] for answer in one["answers"]]
-        assert 2 <= len(set(cues)) == len(cues) <= 4, one["id"]
-        for answer in one["answers"]:
-            assert set(answer) == {"cue", "tone", "thought", "reply"}, one["id"]
+@pytest.fixture
+def texts(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "cues-home-01.yaml").write_text(CUES)
+    (folder / "dialogues-mixed-01.yaml").write_text(DIALOGUE)
+    (folder / "topics.yaml").write_text("home: [tap]")
+    return folder
 
 
-def test_dialogues_have_two_to_six_turns_with_known_labels(dialogues):
-    for one in dialogues:
-        assert 2 <= len(one["turns"]) <= 6, one["id"]
-        for turn in one["turns"]:
-            assert {"user", "tone", "reply"} <= set(turn) <= {"user", "cue", "tone", "thought", "reply"}, one[
-                "id"
-            ]
-            assert labels_of(turn.get("cue"), one["id"])["emotion"]
+def test_every_wording_meets_every_answer(texts):
+    rows = list(manifest_rows(texts))
+    assert len(rows) == 3 * 2 + 1 and len({row["key"] for row in rows}) == 7
+    child = next(row for row in rows if row["age"] == "child")
+    assert (child["emotion"], child["gender"], child["reply_emotion"]) == ("fear", None, "安慰鼓励")
+    assert child["thought"] == 'The user says: "The tap drips.". A small voice.'
+    dialogue = rows[-1]
+    assert dialogue["history"] == [{"text": "I start on Monday.", "reply": "How lovely."}]
+    assert (dialogue["text"], dialogue["emotion"], dialogue["sound_event"]) == ("Thanks!", "neutral", "none")
 
 
-def test_replies_can_be_spoken(shipped):
-    for one in shipped:
-        for reply in replies(one):
-            assert 1 <= len(reply.split()) <= 32, (one["id"], reply)
-            assert not re.search(r"[*#_\[\]<>{}]|[^\x00-\x7f]", reply), (one["id"], reply)
+def test_wordings_of_a_conversation_are_on_one_side(texts):
+    assert len({row["split"] for row in manifest_rows(texts) if row["key"].startswith("home-001")}) == 1
+    sides = [split_of(f"home-{number:03d}") for number in range(500)]
+    assert 5 < sides.count("dev") < 50
 
 
-def test_no_reply_and_no_wording_is_there_twice(shipped, cue_sets):
-    for texts in (
-        [reply for one in shipped for reply in replies(one)],
-        [text for one in cue_sets for text in one["say"]],
+def test_records_serve_the_tasks_of_text(texts, tmp_path):
+    assert main([str(texts), str(tmp_path / "out")]) == 0
+    samples = read_manifest(tmp_path / "out" / "text.jsonl")
+    for name in ("s2t", "s2t_think_label", "s2t_think_language", "understand", "asr"):
+        assert all(can_serve(sample, get_task(name), True) for sample in samples), name
+    typed = [sample.reply for sample in samples if can_serve(sample, get_task("t2t"))]
+    assert sorted(set(typed)) == [
+        "Change the washer.",
+        "You're welcome.",
+    ]  # nothing for cues that nobody hears
+
+
+def test_sound_joins_where_the_voice_is_calm(texts, tmp_path):
+    for role, row in (
+        ("questions", {"key": "question-1", "text": "Still dripping.", "gender": "male", "voice": "v"}),
+        ("answers", {"key": reply_audio_key("Change the washer."), "text": "Change the washer."}),
+        ("answers", {"key": reply_audio_key("Show it to a grown-up."), "text": "Show it to a grown-up."}),
     ):
-        plain = Counter(re.sub(r"[^a-z0-9 ]", "", text.lower()) for text in texts)
-        assert [text for text, count in plain.most_common(20) if count > 1] == []
+        path = tmp_path / "corpus" / role / "manifest.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as out:
+            out.write(json.dumps(row | {"audio": f"audio/0000/{row['key']}.flac", "duration_s": 1.0}) + "\n")
+    with (tmp_path / "corpus" / "questions" / "manifest.jsonl").open("a") as out:
+        out.write('{"key": "torn')  # the corpus is being made
+    clips = ClipIndex.of(tmp_path / "corpus", tmp_path / "out")
+    (row,) = with_audio(list(manifest_rows(texts)), clips)
+    assert row["audio"] == "../corpus/questions/audio/0000/question-1.flac"
+    assert row["reply_audio"] == f"../corpus/answers/audio/0000/{reply_audio_key('Change the washer.')}.flac"
+    assert (row["text"], row["gender"], row["emotion"]) == ("Still dripping.", "male", "neutral")
+
+
+def test_labels_of_cues():
+    assert labels_of("sigh", "x") | {"gender": None} == {
+        "emotion": "neutral", "age": "adult", "gender": None, "sound_event": "sigh",
+    }  # fmt: skip
+    assert {labels_of(None, f"seed {number}")["gender"] for number in range(20)} == {"male", "female"}
+    with pytest.raises(ValueError, match=r"cue: expected one of neutral, .*, found 'merry'"):
+        labels_of("merry", "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- id: [", r"cues-bad-01.yaml: expected YAML"),
+        (
+            '- {id: "b-1", say: ["Hm."], answers: [{cue: "sad", tone: "loud", reply: "Oh."}]}',
+            "tone: expected one of",
+        ),
+        ('- {id: "b-1", answers: []}', r"cues-bad-01.yaml, conversation b-1: 'say'"),
+    ],
+)
+def test_what_breaks_the_format_is_named(texts, content, message):
+    (texts / "cues-bad-01.yaml").write_text(content)
+    with pytest.raises(ConversationError, match=message):
+        list(manifest_rows(texts))

@@ -8,9 +8,9 @@ import shutil
 import pytest
 
 from echat.audio.waveform import read
+from echat.corpus.en.thought_template import read_thought
 from echat.corpus.spoken_table import speak_table
-from echat.corpus.voices import voices
-from echat.corpus.writers import read_thought
+from echat.corpus.synthesis.tts_engines import voices
 
 needs_voices = pytest.mark.skipif(
     shutil.which("espeak-ng") is None or shutil.which("flite") is None, reason="no speech engines here"
@@ -31,8 +31,12 @@ def test_rows_become_pairs_that_can_be_imported(tmp_path):
         for name in ("question", "answer"):
             waveform, rate = read(path.parent / row[name])
             assert rate == 16_000 and 0.5 < len(waveform) / rate < 6
-    heard = read_thought(rows[0]["thought"])
-    assert heard is not None and (heard.emotion, heard.age, heard.gender) == ("sad", "child", None)
+    utterance = read_thought(rows[0]["thought"])
+    assert utterance is not None and (utterance.emotion, utterance.age, utterance.gender) == (
+        "sad",
+        "child",
+        None,
+    )
     assert rows[1]["voice"] in {voice.name for voice in voices("test")}
     again = speak_table(table, tmp_path / "again")
     assert (again.parent / rows[0]["question"]).read_bytes() == (

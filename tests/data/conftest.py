@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from echat.audio.waveform import write
-from echat.data.manifest import read_manifest
+from echat.data.formats.manifest import read_manifest
 from echat.data.sample import Sample
-from echat.data.text_tokenizer import save_tokenizer, texts_of, train_tokenizer
+from echat.data.tools.text_tokenizer_training import save_tokenizer, texts_of, train_tokenizer
 from echat.dialogue.vocabulary import Vocabulary
 from echat.model.text_tokenizer import TextTokenizer
 

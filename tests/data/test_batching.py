@@ -11,9 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echat.audio.features import N_MELS, llm_frames
-from echat.data.batching import PooledBatches, cut_batches, examples_once, fixed_batches, spread_order
-from echat.data.collating import collate_dialogues, collate_speech
-from echat.data.defects import Kind
+from echat.data.audio_loading import AudioLoader, AugmentConfig
+from echat.data.batching import (
+    PooledBatches,
+    cut_batches,
+    examples_once,
+    fixed_batches,
+    low_discrepancy_order,
+)
+from echat.data.collation import collate_dialogues, collate_speech
+from echat.data.defects import DefectKind
 from echat.data.examples import (
     AUDIO,
     IGNORE,
@@ -21,11 +28,10 @@ from echat.data.examples import (
     CachedTokenizer,
     DialogueBuilder,
 )
+from echat.data.mixture import MixtureComponent, MixtureStream, SampledItem
 from echat.data.sample import AudioRef, DataError, Sample
-from echat.data.sounds import AugmentConfig, Sounds
-from echat.data.sources import SourceConfig, mixture, mixture_pairs
+from echat.data.sources import SourceConfig, mixture, mixture_components
 from echat.data.speech_examples import SpeechExample
-from echat.data.stream import Draw, MixtureStream, Pair
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def test_batches_stay_within_the_budget_and_lose_nothing(sizes, budget):
 
 @given(st.integers(1, 80), st.floats(0, 1, exclude_max=True), st.integers(1, 20))
 def test_every_stretch_of_the_order_covers_all_lengths(count, start, width):
-    order = spread_order(count, start)
+    order = low_discrepancy_order(count, start)
     assert sorted(order) == list(range(count))
     for begin in range(count - width + 1):
         ranks = sorted(order[begin : begin + width])
@@ -59,7 +65,7 @@ def test_every_stretch_of_the_order_covers_all_lengths(count, start, width):
 @pytest.fixture
 def build(tokenizer, vocabulary) -> DialogueBuilder:
     augment = AugmentConfig(speed=0.1, noise=0.5, time_masks=1)
-    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, Sounds(), N_MELS, augment=augment)
+    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, AudioLoader(), N_MELS, augment=augment)
 
 
 @pytest.fixture
@@ -93,7 +99,7 @@ def test_the_batch_after_resume_is_the_one_that_would_have_come(sources, build, 
 
 
 def test_collating_keeps_every_row_as_it_was(sources, build):
-    examples = examples_once(mixture_pairs(sources, 0), build, 3)
+    examples = examples_once(mixture_components(sources, 0), build, 3)
     batch = collate_dialogues(examples)
     assert batch.kinds.shape == batch.ids.shape == batch.labels.shape
     for row, example in enumerate(examples):
@@ -106,26 +112,26 @@ def test_collating_keeps_every_row_as_it_was(sources, build):
 
 
 def test_audio_positions_count_through_the_valid_frames_of_the_batch(sources, build):
-    batch = collate_dialogues(examples_once(mixture_pairs(sources, 0), build, 3))
+    batch = collate_dialogues(examples_once(mixture_components(sources, 0), build, 3))
     rows = batch.ids[batch.kinds == AUDIO]
     assert rows.tolist() == list(range(sum(llm_frames(n) for n in batch.mel_lens.tolist())))
 
 
 def test_batches_without_sound_have_no_clips(sources, build, samples):
-    batch = collate_dialogues([build(Draw(samples[0], "tts", 0, 1))])
-    assert batch.mel.shape[0] == 0 and batch.heard.shape[0] == 0
+    batch = collate_dialogues([build(SampledItem(samples[0], "tts", 0, 1))])
+    assert batch.mel.shape[0] == 0 and batch.ctc_ids.shape[0] == 0
 
 
 def test_a_bad_record_is_left_out_and_named(manifest, build, samples, caplog):
     bad = Sample(key="broken", audio=AudioRef("nowhere.wav"), text="a b")
-    stream = MixtureStream([Pair("c", "asr", [samples[0], bad, samples[1]], 1.0, 0)])
+    stream = MixtureStream([MixtureComponent("c", "asr", [samples[0], bad, samples[1]], 1.0, 0)])
     batches = PooledBatches(stream, build, collate_dialogues, budget=10_000, pool=3)
     assert sorted(batches.next().keys) == ["clip-000", "clip-001"]
-    assert batches.left_out.counts == {Kind.MISSING_AUDIO: 1} and "broken" in caplog.text
+    assert batches.defects.counts == {DefectKind.MISSING_AUDIO: 1} and "broken" in caplog.text
 
 
 def test_nothing_usable_stops(build):
-    stream = MixtureStream([Pair("c", "asr", [Sample(key="broken")], 1.0, 0)])
+    stream = MixtureStream([MixtureComponent("c", "asr", [Sample(key="broken")], 1.0, 0)])
     with pytest.raises(DataError, match="none in 16 draws:\nunwanted: 16\n  c, record broken: task asr"):
         PooledBatches(stream, build, collate_dialogues, budget=100, pool=2).next()
 
@@ -137,7 +143,8 @@ def test_padding_is_small_with_a_pool(sources, build):
 
 def test_fixed_batches_are_the_same_each_time(sources, build):
     first, again = (
-        fixed_batches(mixture_pairs(sources, 0), build, collate_dialogues, 500, limit=4) for _ in range(2)
+        fixed_batches(mixture_components(sources, 0), build, collate_dialogues, 500, limit=4)
+        for _ in range(2)
     )
     assert len(first) > 1 and all(same(a, b) for a, b in zip(first, again))
 
@@ -156,12 +163,12 @@ def test_unknown_words_are_marked_in_a_speech_batch():
 
 def test_a_missing_source_may_be_optional(manifest, tmp_path):
     absent = SourceConfig(path=str(tmp_path / "no.jsonl"), tasks={"asr": 1}, optional=True)
-    assert mixture_pairs([absent], 0) == []
+    assert mixture_components([absent], 0) == []
     with pytest.raises(DataError, match=r"no\.jsonl: expected a JSON-lines file, found nothing"):
-        mixture_pairs([absent.model_copy(update={"optional": False})], 0)
+        mixture_components([absent.model_copy(update={"optional": False})], 0)
 
 
 def test_a_source_keeps_what_the_recipe_asks_for(manifest):
     short = SourceConfig(path=str(manifest), tasks={"asr": 1}, max_seconds=0.6)
-    pairs = mixture_pairs([short], 0)
-    assert 0 < len(pairs[0].samples) < 24 and all(s.seconds <= 0.6 for s in pairs[0].samples)
+    components = mixture_components([short], 0)
+    assert 0 < len(components[0].samples) < 24 and all(s.seconds <= 0.6 for s in components[0].samples)

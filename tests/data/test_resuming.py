@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from echat.data.batching import PooledBatches
-from echat.data.defects import DataError, Kind
-from echat.data.filters import refusal
+from echat.data.defects import DataError, DefectKind
+from echat.data.eligibility import refusal
+from echat.data.mixture import MixtureComponent, MixtureStream, SampledItem
 from echat.data.sample import Sample, Turn
-from echat.data.stream import Draw, MixtureStream, Pair
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,27 @@ class Example:
         return (self.size,)
 
 
-def build(draw: Draw) -> Example:
+def build(item: SampledItem) -> Example:
     """Some records cannot be used; how long the others are is chance."""
-    if draw.sample.key.endswith("3"):
-        raise refusal(draw.sample, Kind.BAD_FIELD, "expected another last digit")
-    rng = np.random.default_rng(draw.seed)
-    return Example(draw.sample.key, draw.task, rng.random(), int(rng.integers(1, 40)))
+    if item.sample.key.endswith("3"):
+        raise refusal(item.sample, DefectKind.BAD_FIELD, "expected another last digit")
+    rng = np.random.default_rng(item.seed)
+    return Example(item.sample.key, item.task, rng.random(), int(rng.integers(1, 40)))
 
 
 def batches(rank=0, world=1, workers=0, epochs=None, pool=24) -> PooledBatches[Example, list[Example]]:
     """Three pairs: one loses a tenth, one nearly all, one makes three samples of each record."""
     dialogue = Sample("d", history=(Turn(None, "a", "b"), Turn(None, "c", "d")))
-    pairs = [
-        Pair("plain", "asr", [Sample(f"p{n:03}") for n in range(100)], 3.0, 5),
-        Pair("poor", "asr", [Sample(f"q{n:02}{3 if n % 4 else 0}") for n in range(40)], 1.0, 5, block=7),
-        Pair("turns", "s2t", [replace(dialogue, key=f"d{n}") for n in range(9)], 2.0, 5, every_turn=True),
+    components = [
+        MixtureComponent("plain", "asr", [Sample(f"p{n:03}") for n in range(100)], 3.0, 5),
+        MixtureComponent(
+            "poor", "asr", [Sample(f"q{n:02}{3 if n % 4 else 0}") for n in range(40)], 1.0, 5, block=7
+        ),
+        MixtureComponent(
+            "turns", "s2t", [replace(dialogue, key=f"d{n}") for n in range(9)], 2.0, 5, every_turn=True
+        ),
     ]
-    source = PooledBatches(MixtureStream(pairs, epochs), build, list, 60, pool, seed=5, workers=workers)
+    source = PooledBatches(MixtureStream(components, epochs), build, list, 60, pool, seed=5, workers=workers)
     source.share(rank, world)
     return source
 
@@ -89,7 +93,7 @@ def run_until_killed(path, stop, workers) -> list[int]:
             with path.open("w") as lines:
                 for number in range(stop):
                     batch = digest(source.next())
-                    pids = [*source._crew._pool._processes] if workers else []
+                    pids = [*source._workers._pool._processes] if workers else []
                     lines.write(
                         json.dumps([batch, source.state_dict() if number % 4 == 3 else None, pids]) + "\n"
                     )
@@ -143,7 +147,7 @@ def test_ranks_together_deliver_every_sample_once(world, workers):
 def test_an_epoch_names_what_it_left_out():
     source = batches(epochs=2)
     list(source)
-    assert source.left_out.counts == {Kind.BAD_FIELD: 2 * (10 + 30 + 1)}
+    assert source.defects.counts == {DefectKind.BAD_FIELD: 2 * (10 + 30 + 1)}
     assert "turns, record d3: expected another last digit" in source.close()
 
 
@@ -157,11 +161,11 @@ def test_shares_are_of_what_was_delivered():
 
 
 def test_a_source_without_a_usable_record_does_not_hold_up_the_others():
-    pairs = [
-        Pair("good", "asr", [Sample(f"p{n}0") for n in range(50)], 1.0, 0),
-        Pair("hopeless", "asr", [Sample("p3")], 1.0, 0),
+    components = [
+        MixtureComponent("good", "asr", [Sample(f"p{n}0") for n in range(50)], 1.0, 0),
+        MixtureComponent("hopeless", "asr", [Sample("p3")], 1.0, 0),
     ]
-    source = PooledBatches(MixtureStream(pairs), build, list, 60, 32)
+    source = PooledBatches(MixtureStream(components), build, list, 60, 32)
     assert all(example.key != "p3" for _ in range(200) for example in source.next())
 
 
@@ -169,34 +173,36 @@ def test_a_source_without_a_usable_record_does_not_hold_up_the_others():
 def test_another_number_of_ranks_goes_on_behind(worlds):
     """Nothing of the first epoch comes twice, and less than the pools in work is put off to the next."""
     old, new = worlds
-    pairs = [Pair("plain", "asr", [Sample(f"p{n:04}0") for n in range(1200)], 1.0, 5)]
-    sources = [PooledBatches(MixtureStream(pairs, 1), build, list, 60, 24) for _ in range(old)]
+    components = [MixtureComponent("plain", "asr", [Sample(f"p{n:04}0") for n in range(1200)], 1.0, 5)]
+    sources = [PooledBatches(MixtureStream(components, 1), build, list, 60, 24) for _ in range(old)]
     found: Counter[str] = Counter()
     for rank, source in enumerate(sources):
         source.share(rank, old)
         found.update(example.key for _ in range(12) for example in source.next())
     states = [source.state_dict() for source in sources]
     for rank in range(new):
-        source = PooledBatches(MixtureStream(pairs, 1), build, list, 60, 24)
+        source = PooledBatches(MixtureStream(components, 1), build, list, 60, 24)
         source.share(rank, new)
-        source.go_behind(states)
+        source.fast_forward(states)
         found.update(example.key for batch in source for example in batch)
     assert set(found.values()) == {1} and len(found) >= 1200 - 24 * old
 
 
 def test_a_dead_worker_is_said():
-    def deadly(draw: Draw) -> Example:
+    def deadly(item: SampledItem) -> Example:
         os._exit(9)
 
-    source = PooledBatches(MixtureStream([Pair("a", "asr", [Sample("a")], 1.0, 0)]), deadly, list, 9, 9, 0, 1)
+    source = PooledBatches(
+        MixtureStream([MixtureComponent("a", "asr", [Sample("a")], 1.0, 0)]), deadly, list, 9, 9, 0, 1
+    )
     with pytest.raises(RuntimeError, match="workers died"):
         source.next()
 
 
 def test_errors_cross_processes_whole():
-    error = refusal(Sample("k", source="s"), Kind.TOO_LONG, "expected less")
-    assert isinstance(error, DataError) and error.defect.kind is Kind.TOO_LONG
+    error = refusal(Sample("k", source="s"), DefectKind.TOO_LONG, "expected less")
+    assert isinstance(error, DataError) and error.defect.kind is DefectKind.TOO_LONG
     source = batches(workers=1)
     source.next()
     source.close()
-    assert "record p" in str(source.left_out)
+    assert "record p" in str(source.defects)

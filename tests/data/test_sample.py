@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from echat.data.folder import Folder
-from echat.data.manifest import read_manifest, sample_of
+from echat.data.formats.audio_folder import AudioFolder
+from echat.data.formats.manifest import read_manifest, sample_of
 from echat.data.sample import DataError
 from echat.dialogue.labels import Labels
 
@@ -64,5 +64,5 @@ def test_broken_json_is_named_with_its_line(tmp_path):
 
 def test_a_reading_voice_speaks_its_text():
     row = {"key": "a", "audio": "a.wav", "text": "good morning", "speech_ids": ["1", "2"]}
-    sample = sample_of(row, Folder("corpus"))
+    sample = sample_of(row, AudioFolder("corpus"))
     assert sample.speech_ids == (1, 2) and sample.reply is None and sample.audio.path == "corpus/a.wav"

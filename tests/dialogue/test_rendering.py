@@ -76,7 +76,7 @@ def flatten(layout: list[dict[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def learned(segments: list[Segment]) -> list[tuple[str, Any]]:
-    return plain_ids([segment for segment in segments if segment.learn])
+    return plain_ids([segment for segment in segments if segment.is_target])
 
 
 def shown(conversation: Conversation, task: str | Task, profile: Any = "echat") -> list[Segment]:
@@ -151,7 +151,7 @@ def test_training_sequence_repeats_the_recorded_layout(case: dict[str, Any], ite
     if task.thinks:
         inside, text = text.removeprefix("<think>").split("<think end>")
         thought = LanguageThought(inside)
-    if task.hears == "text":
+    if task.input_modality == "text":
         question = UserTurn(text=asked or text)
     else:
         question = UserTurn(audio=heard, prompt=asked)
@@ -186,7 +186,7 @@ def test_prompt_is_a_prefix_of_the_training_sequence(
 ) -> None:
     for task in TASKS.values():
         question = UserTurn(
-            text=text, audio=None if task.hears == "text" else "sound", labels=Labels("child")
+            text=text, audio=None if task.input_modality == "text" else "sound", labels=Labels("child")
         )
         answer = answer_for(task, text, speech_ids)
         past = [question, answer] * n_past
@@ -200,7 +200,7 @@ def test_prompt_is_a_prefix_of_the_training_sequence(
 
 @pytest.mark.parametrize("task", [task for task in TASKS.values() if task.writes_speech])
 def test_speech_is_framed_by_the_boundary(task: Task) -> None:
-    question = UserTurn(text="good morning", audio=None if task.hears == "text" else "sound")
+    question = UserTurn(text="good morning", audio=None if task.input_modality == "text" else "sound")
     answer = answer_for(task, "thank you.", list(range(40)) * 4)
     spoken = [id_ for kind, id_ in learned(shown(Conversation([question, answer]), task)) if kind == "speech"]
     boundary = vocabulary().speech_boundary
@@ -280,7 +280,7 @@ def test_typed_turns_may_stand_in_a_spoken_history() -> None:
 
 def test_sound_replaced_by_text_keeps_its_markers() -> None:
     question = UserTurn(
-        text="i lost my keys", labels=Labels("adult", "female", "sad", "cough"), heard_as_text=True
+        text="i lost my keys", labels=Labels("adult", "female", "sad", "cough"), is_pseudo_audio=True
     )
     segments = shown(Conversation([question]), "understand")
     begin = segments.index(Speech((vocabulary().user_audio_begin,)))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from echat.audio.waveform import write
-from echat.data.manifest import read_manifest
+from echat.data.formats.manifest import read_manifest
 from echat.data.sample import Sample
 from echat.dialogue.labels import Labels
 from echat.dialogue.thinking import LabelThought, LanguageThought, format_reply, parse_reply

@@ -9,7 +9,7 @@ import torch
 
 from echat.data.sample import Sample
 from echat.eval import judge
-from echat.eval.judge import cue_pairs, fits, questions
+from echat.eval.judge import cue_pairs, is_appropriate, judged_questions
 
 LONG = "i am so sorry to hear that you lost your keys today"
 
@@ -19,23 +19,23 @@ def sample(key: str, text: str, reply: str, **extra: Any) -> Sample:
 
 
 def test_fitting_replies() -> None:
-    assert fits("Happy Birthday!", ["happy birthday"])
-    assert fits(LONG.replace("today", "then"), [LONG])
-    assert not fits(LONG.replace("lost your", "found the"), [LONG])
-    assert not fits("", [LONG])
-    assert not fits("anything", [])
+    assert is_appropriate("Happy Birthday!", ["happy birthday"])
+    assert is_appropriate(LONG.replace("today", "then"), [LONG])
+    assert not is_appropriate(LONG.replace("lost your", "found the"), [LONG])
+    assert not is_appropriate("", [LONG])
+    assert not is_appropriate("anything", [])
 
 
 def test_a_slip_towards_another_cue_does_not_fit() -> None:
     other = LONG.replace("today", "again")
-    assert fits(LONG.replace("today", "then"), [LONG])
-    assert not fits(other, [LONG], [other])
-    assert not fits(LONG.replace("today", "then"), [LONG], [other])
+    assert is_appropriate(LONG.replace("today", "then"), [LONG])
+    assert not is_appropriate(other, [LONG], [other])
+    assert not is_appropriate(LONG.replace("today", "then"), [LONG], [other])
 
 
 def test_others_are_the_replies_of_the_same_situation() -> None:
     rows = [sample("1", "a", "yes"), sample("2", "a", "no"), sample("3", "a", "maybe", situation="bus")]
-    asked = questions([*rows, Sample("4", text="no replies")])
+    asked = judged_questions([*rows, Sample("4", text="no replies")])
     assert [(q.accepted, q.others) for q in asked] == [
         (("yes",), ("no",)),
         (("no",), ("yes",)),
@@ -50,13 +50,13 @@ def test_pairs_share_words_but_no_reply() -> None:
         sample("3", "a b.", "no"),
         sample("4", "c", "no"),
     ]
-    pairs = [(one.sample.key, other.sample.key) for one, other in cue_pairs(questions(rows))]
+    pairs = [(one.sample.key, other.sample.key) for one, other in cue_pairs(judged_questions(rows))]
     assert pairs == [("1", "3")]
 
 
 def test_named_pairs_meet_in_their_pair_alone() -> None:
     rows = [sample(str(n), "a", f"reply {n}", pair=n // 2) for n in range(4)]
-    pairs = [(one.sample.key, other.sample.key) for one, other in cue_pairs(questions(rows))]
+    pairs = [(one.sample.key, other.sample.key) for one, other in cue_pairs(judged_questions(rows))]
     assert pairs == [("0", "1"), ("2", "3")]
 
 
@@ -73,7 +73,7 @@ def test_silent_reply_has_no_words() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(judge.missing_programs() is not None, reason="needs pocketsphinx and flite")
 def test_recogniser_hears_the_reader() -> None:
-    assert "good morning" in judge.transcribe_reader("good morning my friend")
+    assert "good morning" in judge.transcribe_baseline("good morning my friend")
 
 
 def test_failing_program_is_reported() -> None:

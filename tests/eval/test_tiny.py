@@ -13,7 +13,7 @@ from echat.eval import judge
 from echat.eval.benchmarks import tiny
 
 
-def figures(report: tiny.Report) -> dict[str, float | None]:
+def figures(report: tiny.TinyReport) -> dict[str, float | None]:
     return {measure.name: measure.value for measure in report.measures}
 
 
@@ -45,11 +45,11 @@ def test_spoken_replies_are_held_against_the_reader(
     engine.token2wav = object()
     monkeypatch.setattr(judge, "missing_programs", lambda: None)
     monkeypatch.setattr(judge, "transcribe", lambda waveform, rate: "happy birthday")
-    monkeypatch.setattr(judge, "transcribe_reader", lambda text: text)
+    monkeypatch.setattr(judge, "transcribe_baseline", lambda text: text)
     report = tiny.run(engine, manifest, spoken=6)
     spoken = next(m for m in report.measures if m.name == "word errors of spoken replies")
     assert spoken.items == 6
-    assert spoken.bar == pytest.approx(tiny.READER_MARGIN)
+    assert spoken.bar == pytest.approx(tiny.BASELINE_MARGIN)
     assert spoken.ok is False
     pace = next(m for m in report.measures if m.name.startswith("time to spoken reply"))
     seconds = [0.1 * (n + 2) + 0.5 for n in range(6)]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from echat.audio.waveform import AudioError
-from echat.data.manifest import read_manifest
+from echat.data.formats.manifest import read_manifest
 from echat.eval.benchmarks import understanding
-from echat.eval.runner import Skipped, spread, understand
+from echat.eval.runner import SkippedSamples, evenly_spaced, understand
 
 
 def test_truth_scores_full_marks(engine: Any, manifest: Path, tmp_path: Path) -> None:
@@ -38,16 +38,16 @@ def test_what_is_not_said_counts_as_wrong(engine: Any, manifest: Path) -> None:
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_batches_keep_the_order_of_the_manifest(engine: Any, manifest: Path, batch_size: int) -> None:
     samples = read_manifest(manifest)
-    heard = understand(engine, samples, batch_size=batch_size)
-    assert [h.sample.key for h in heard] == [s.key for s in samples]
-    assert [h.output.labels for h in heard] == [s.labels for s in samples]
+    results = understand(engine, samples, batch_size=batch_size)
+    assert [h.sample.key for h in results] == [s.key for s in samples]
+    assert [h.output.labels for h in results] == [s.labels for s in samples]
     assert max(engine.batch_sizes) == min(batch_size, 6)
 
 
 def test_limit_is_spread_over_the_manifest(engine: Any, manifest: Path) -> None:
     assert understanding.run(engine, [manifest], limit=3).overall.clips == 3
-    assert spread(range(6), 3) == [0, 2, 4]
-    assert spread(range(2), 3) == [0, 1]
+    assert evenly_spaced(range(6), 3) == [0, 2, 4]
+    assert evenly_spaced(range(2), 3) == [0, 1]
 
 
 def test_unusable_sounds_are_counted_or_raised(engine: Any, manifest: Path) -> None:
@@ -58,7 +58,7 @@ def test_unusable_sounds_are_counted_or_raised(engine: Any, manifest: Path) -> N
     assert "1 clips skipped" in str(report)
     with pytest.raises(AudioError, match=r"2\.wav"):
         understand(engine, read_manifest(manifest))
-    assert not Skipped()
+    assert not SkippedSamples()
 
 
 def test_manifests_in_folders_of_one_name_stay_apart(engine: Any, manifest: Path, corpus_writer: Any) -> None:

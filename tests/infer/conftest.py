@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from echat.infer.engine import Engine, load, load_released
+from echat.infer.engine import Engine
+from echat.infer.loading import load, load_released
 
 ASSETS = Path(__file__).parent.parent / "assets" / "model"
 

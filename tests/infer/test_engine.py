@@ -12,8 +12,9 @@ from echat.dialogue.rendering import plain_ids
 from echat.dialogue.tasks import DecodingDefaults, Sampling, get_task
 from echat.dialogue.thinking import LanguageThought
 from echat.dialogue.turns import AssistantTurn, Conversation, ask
-from echat.infer import decoding, events, generation, reference
-from echat.infer.engine import Engine, load
+from echat.infer import decoding, events, generation
+from echat.infer.engine import Engine
+from echat.infer.loading import load
 from echat.infer.sampling import greedy
 
 ASSETS = Path(__file__).parent.parent / "assets" / "model"
@@ -28,7 +29,7 @@ def sound(samples: int, seed: int = 0) -> torch.Tensor:
 
 
 def question(task: str, samples: int = 8000, seed: int = 0) -> Conversation:
-    if get_task(task).hears == "text":
+    if get_task(task).input_modality == "text":
         return ask(text="how are you today?"[: samples // 400])
     return ask(audio=sound(samples, seed))
 
@@ -43,10 +44,10 @@ def with_history(task: str) -> Conversation:
 def test_cached_equals_uncached(engine: Engine, task: str, past: bool) -> None:
     conversation = with_history(task) if past else question(task)
     embeds = engine.embed(engine.render(conversation, task))
-    plan = engine.plan(conversation, task, DRAWN)
+    rules = engine.decoding_rules(conversation, task, DRAWN)
     written = []
-    for loop in (generation.generate, reference.generate):
-        pairs = list(loop(engine.model, embeds, plan, torch.Generator().manual_seed(3)))
+    for loop in (generation.generate, generation.generate_uncached):
+        pairs = list(loop(engine.model, embeds, rules, torch.Generator().manual_seed(3)))
         written.append((pairs[-1][1].ids, torch.cat([step.logits for step, _ in pairs])))
     assert written[0][0] == written[1][0]
     torch.testing.assert_close(written[0][1], written[1][1], atol=1e-4, rtol=1e-4)
@@ -92,10 +93,10 @@ def test_threads_share_one_engine(engine: Engine) -> None:
 def test_events_come_in_order_and_add_up(engine: Engine) -> None:
     golden_like = replace(engine, profile="reference")
     decoding = greedy(get_task("s2s_think_language").decoding_for("reference"))
-    told = list(golden_like.reply(ask(audio=wave_a()), "s2s_think_language", decoding=decoding))
-    pieces = [event for event in told if isinstance(event, events.TextPiece)]
-    thought, text, speech, done = (event for event in told if event not in pieces)
-    assert told == [thought, *pieces, text, speech, done]
+    emitted = list(golden_like.reply(ask(audio=wave_a()), "s2s_think_language", decoding=decoding))
+    pieces = [event for event in emitted if isinstance(event, events.TextPiece)]
+    thought, text, speech, done = (event for event in emitted if event not in pieces)
+    assert emitted == [thought, *pieces, text, speech, done]
     assert isinstance(text, events.Text) and isinstance(speech, events.SpeechIds)
     assert thought == events.Thought(LanguageThought("the speaker sounds happy"), wellformed=True)
     assert isinstance(done, events.Done) and done.finish_reason == "end"
@@ -135,11 +136,11 @@ def test_reference_history_keeps_the_ids_that_were_written(engine: Engine, spoke
     """Wherever the boundary stood, and also where the reply was cut before its end."""
     like_theirs, first = replace(engine, profile="reference"), question("s2s")
     task = get_task("s2s")
-    writing = decoding.Writing(like_theirs.plan(first, task))
+    state = decoding.GenerationState(like_theirs.decoding_rules(first, task))
     text_end = like_theirs.vocabulary.text_end
     for id_ in (263, 257, text_end, *spoken):
-        writing.push(id_)
-    reply = like_theirs.finish(writing, task)
+        state.push(id_)
+    reply = like_theirs.parse_output(state, task)
     assert reply.raw_speech_ids == tuple(spoken)
     longer = Conversation([*first.turns, reply.as_turn(), *question("s2s", seed=2).turns])
     flat = [id_ for kind, id_ in plain_ids(like_theirs.render(longer, "s2s")) if kind == "speech"]
@@ -242,8 +243,8 @@ def test_without_token2wav_nothing_is_said(engine: Engine) -> None:
 
 def test_a_reply_is_spoken(speaking: Path) -> None:
     engine = load(speaking)
-    told = list(engine.reply(question("s2s"), "s2s", seed=1, decoding=FORCED))
-    audio, done = told[-2:]
+    emitted = list(engine.reply(question("s2s"), "s2s", seed=1, decoding=FORCED))
+    audio, done = emitted[-2:]
     assert isinstance(audio, events.Audio) and isinstance(done, events.Done)
     assert audio.rate == 22050
     seconds = len(audio.waveform) / audio.rate
@@ -268,19 +269,19 @@ def test_say(speaking: Path) -> None:
 
 def test_runaway_speech_is_cut(engine: Engine) -> None:
     task = get_task("s2s")
-    plan = decoding.Plan.make(task, engine.vocabulary, "echat", DecodingDefaults(max_new_ids=2000))
-    writing = decoding.Writing(plan)
+    rules = decoding.DecodingRules.make(task, engine.vocabulary, "echat", DecodingDefaults(max_new_ids=2000))
+    state = decoding.GenerationState(rules)
     text, speech = torch.zeros(engine.vocabulary.text_size), torch.zeros(engine.vocabulary.speech_classes)
-    writing.next_id(text.index_fill(0, torch.tensor([5]), 1.0))
-    writing.next_id(text.index_fill(0, torch.tensor([engine.vocabulary.text_end]), 1.0))
-    assert writing.next_id(speech) == engine.vocabulary.speech_boundary  # begins without asking the model
+    state.next_id(text.index_fill(0, torch.tensor([5]), 1.0))
+    state.next_id(text.index_fill(0, torch.tensor([engine.vocabulary.text_end]), 1.0))
+    assert state.next_id(speech) == engine.vocabulary.speech_boundary  # begins without asking the model
     count = 0
-    while writing.finish_reason is None:
+    while state.finish_reason is None:
         best = torch.tensor([[3, 4, 5][count % 3]])
-        writing.next_id(speech.index_fill(0, best, 1.0))
+        state.next_id(speech.index_fill(0, best, 1.0))
         count += 1
-    assert writing.finish_reason == "loop" and count < 60
-    stuck = decoding.Writing(plan, text_ids=[1], text_ended=True)
+    assert state.finish_reason == "loop" and count < 60
+    stuck = decoding.GenerationState(rules, text_ids=[1], text_ended=True)
     while stuck.finish_reason is None:
         stuck.next_id(speech.index_fill(0, torch.tensor([3]), 1.0))
     assert max(len(run) for run in _runs(stuck.codec_ids)) == decoding.GUARD_RUN

@@ -79,9 +79,9 @@ def test_loops_are_seen() -> None:
 
 
 def test_end_of_speech_counts_boundaries_after_the_text() -> None:
-    assert sampling.is_spoken_to_the_end([40, 5, 99, 40, 3, 40], text_end=99, boundary=40)
-    assert not sampling.is_spoken_to_the_end([40, 99, 40], text_end=99, boundary=40)
-    assert not sampling.is_spoken_to_the_end([40, 40], text_end=99, boundary=40)
+    assert sampling.is_speech_complete([40, 5, 99, 40, 3, 40], text_end=99, boundary=40)
+    assert not sampling.is_speech_complete([40, 99, 40], text_end=99, boundary=40)
+    assert not sampling.is_speech_complete([40, 40], text_end=99, boundary=40)
 
 
 def blocked(ids: list[int]) -> set[int]:

@@ -11,7 +11,7 @@ from echat.dialogue.turns import Conversation, ask
 from echat.infer import events
 from echat.infer.engine import Engine
 from echat.infer.events import Reply
-from echat.infer.memory import Memory
+from echat.infer.prompt_cache import PromptCache
 from echat.infer.scheduler import Scheduler
 
 LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
@@ -21,7 +21,7 @@ TASKS = ("s2s", "asr", "t2t", "s2s_stream", "tts", "s2t_think_language", "s2s_th
 
 
 def question(task: str, seed: int) -> Conversation:
-    if get_task(task).hears == "text":
+    if get_task(task).input_modality == "text":
         return ask(text="how are you today?"[: 4 + seed])
     generator = torch.Generator().manual_seed(seed)
     return ask(audio=0.1 * torch.randn(4000 + 800 * seed, generator=generator))
@@ -57,22 +57,22 @@ def test_eight_threads_are_answered_as_one_at_a_time(tiny: Engine, way: str) -> 
 def test_an_answer_tells_the_events_of_a_reply(engine: Engine) -> None:
     settings = {"seed": 3, "decoding": SHORT}
     with Scheduler(engine) as scheduler:
-        *told, done = scheduler.submit(question("s2s", 1), "s2s", **settings)
+        *emitted, done = scheduler.submit(question("s2s", 1), "s2s", **settings)
     *expected, alone = engine.reply(question("s2s", 1), "s2s", **settings)
-    assert told == expected
+    assert emitted == expected
     assert isinstance(done, events.Done) and isinstance(alone, events.Done)
     assert written(done.reply) == written(alone.reply)
-    assert done.reply.counts["positions_reused"] > 0  # the system prompt was read before
+    assert done.reply.counts["cached_tokens"] > 0  # the system prompt was read before
 
 
 def test_a_conversation_goes_on(engine: Engine) -> None:
     first_question = question("t2t", 1)
     with Scheduler(engine) as scheduler:
-        first = scheduler.submit(first_question, "t2t", seed=1, memory=Memory()).reply()
+        first = scheduler.submit(first_question, "t2t", seed=1, prompt_cache=PromptCache()).reply()
         longer = Conversation([*first_question.turns, first.as_turn(), *question("t2t", 5).turns])
-        second = scheduler.submit(longer, "t2t", seed=1, memory=first.memory).reply()
-    assert first.memory is not None
-    assert second.counts["positions_reused"] == len(first.memory.places)
+        second = scheduler.submit(longer, "t2t", seed=1, prompt_cache=first.prompt_cache).reply()
+    assert first.prompt_cache is not None
+    assert second.counts["cached_tokens"] == len(first.prompt_cache.position_keys)
     assert written(second) == written(engine.run(longer, "t2t", seed=1))
 
 
@@ -82,20 +82,20 @@ def test_one_is_cancelled_and_the_others_go_on(engine: Engine, how: str) -> None
         stop = threading.Event()
         goer = scheduler.submit(question("tts", 9), "tts", seed=1, decoding=ENDLESS, cancel=stop)
         stayer = scheduler.submit(question("s2s", 2), "s2s", seed=2, decoding=SHORT)
-        told = iter(goer)
-        assert isinstance(next(told), events.SpeechIds)
+        emitted = iter(goer)
+        assert isinstance(next(emitted), events.SpeechIds)
         if how == "leave":
-            told.close()  # type: ignore[attr-defined]
+            emitted.close()  # type: ignore[attr-defined]
         else:
             (goer.cancel if how == "cancel" else stop.set)()
-            *_, done = told
+            *_, done = emitted
             assert isinstance(done, events.Done) and done.finish_reason == "cancelled"
             assert 0 < len(done.reply.speech_ids) < 3000
         reply = stayer.reply()
         assert written(reply) == written(engine.run(question("s2s", 2), "s2s", seed=2, decoding=SHORT))
         while not scheduler._batch.is_idle:
             time.sleep(0.01)
-        assert scheduler._batch.rows.n_bytes == 0 and not scheduler._answers
+        assert scheduler._batch.kv_cache.n_bytes == 0 and not scheduler._handles
 
 
 def test_closing_cancels_what_is_under_way(engine: Engine) -> None:

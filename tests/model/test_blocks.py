@@ -15,7 +15,7 @@ def test_the_filter_over_time_is_a_convolution(length: int) -> None:
     module = ConvolutionModule(6, 5)
     frames = torch.randn(2, length, 6, requires_grad=True)
     found, expected = (
-        module._heard(frames),
+        module._convolve(frames),
         module.over_time(frames.transpose(1, 2)).transpose(1, 2),
     )
     assert torch.allclose(found, expected, atol=1e-6)

@@ -9,7 +9,7 @@ from echat.audio import features
 from echat.model.adapter import AdapterConfig
 from echat.model.blocks import sinusoids
 from echat.model.llm import LLMConfig
-from echat.model.packing import pack
+from echat.model.optimized import optimize
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder, Subsampler, llm_frames
 from echat.model.speech_llm import AUDIO, PAD, SPEECH, TEXT, SpeechLLM, SpeechLLMConfig
 
@@ -66,7 +66,7 @@ def test_a_layer_mix_learns_and_packs() -> None:
     frames, _ = model.encode(mel, lens)
     frames.square().sum().backward()
     assert (model.encoder.layer_mix.scores.grad != 0).all()
-    packed = pack(model, "fp32")
+    packed = optimize(model, "fp32")
     torch.testing.assert_close(packed.encode(mel, lens)[0], frames.detach(), atol=1e-5, rtol=1e-5)
 
 

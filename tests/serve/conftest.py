@@ -15,15 +15,16 @@ import pytest
 from tests.serve.session_client import SessionClient
 
 import echat
-from echat.audio.vad import VoiceActivity
+from echat.audio.vad import VoiceActivityDetector
 from echat.audio.waveform import read
-from echat.infer.engine import Engine, load
+from echat.infer.engine import Engine
+from echat.infer.loading import load
+from echat.serve.app_state import App
+from echat.serve.async_engine import AsyncEngine
 from echat.serve.metrics import Metrics
-from echat.serve.outbox import Outbox
-from echat.serve.replies import Desk
-from echat.serve.session import RealtimeSession
+from echat.serve.realtime.send_queue import SendQueue
+from echat.serve.realtime.session import RealtimeSession
 from echat.serve.settings import ServeConfig
-from echat.serve.state import House
 
 pytest.importorskip("fastapi", reason="needs the serve extra")
 pytest.importorskip("silero_vad", reason="needs the serve extra")
@@ -35,9 +36,9 @@ class Live:
     """A running server."""
 
     def __init__(self, engine: Engine, config: ServeConfig) -> None:
-        from echat.serve.running import server_of
+        from echat.serve.server import make_server
 
-        self.server = server_of(engine, config)
+        self.server = make_server(engine, config)
         self.app = self.server.config.app
         self._thread = threading.Thread(target=lambda: asyncio.run(self.server.serve()), daemon=True)
         self._thread.start()
@@ -99,17 +100,19 @@ def silence(seconds: float) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def house(tiny: Any) -> Any:
-    desk = Desk(tiny, threads=8)
-    yield lambda **config: House(desk, ServeConfig.model_validate(config), VoiceActivity(), Metrics())
-    desk.close()
+def app(tiny: Any) -> Any:
+    async_engine = AsyncEngine(tiny, threads=8)
+    yield lambda **config: App(
+        async_engine, ServeConfig.model_validate(config), VoiceActivityDetector(), Metrics()
+    )
+    async_engine.close()
 
 
 @pytest.fixture
-def talking(house: Callable[..., House]) -> Callable[..., None]:
+def talking(app: Callable[..., App]) -> Callable[..., None]:
     def run(dialogue: Callable[[Any], Awaitable[None]], beta: bool = False, **config: Any) -> None:
         async def whole() -> None:
-            session = RealtimeSession(house(**config), Outbox(2**23), beta)
+            session = RealtimeSession(app(**config), SendQueue(2**23), beta)
             session.open()
             client = SessionClient(session)
             await client.until("session.created")
@@ -130,7 +133,7 @@ def quiet() -> Callable[[float], bytes]:
 
 
 LIVE = (
-    *("test_page", "test_studio", "test_agents_client", "test_openai_sdk", "test_talking"),
+    *("test_page", "test_studio", "test_agents_client", "test_openai_sdk", "test_voice_chat"),
     *("test_voice_frameworks", "test_phone_bridge"),
 )
 

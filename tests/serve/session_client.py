@@ -7,14 +7,14 @@ import base64
 import json
 from typing import Any
 
-from echat.serve.session import RealtimeSession
+from echat.serve.realtime.session import RealtimeSession
 
 
 class SessionClient:
     """Talks to a session, and keeps what it says."""
 
     def __init__(self, session: RealtimeSession) -> None:
-        self.session, self.told = session, []  # type: ignore[var-annotated]
+        self.session, self.received = session, []  # type: ignore[var-annotated]
 
     async def send(self, kind: str, **values: Any) -> None:
         await self.session.handle(json.dumps({"type": kind, **values}))
@@ -27,16 +27,16 @@ class SessionClient:
     async def until(self, kind: str) -> dict[str, Any]:
         async with asyncio.timeout(600):
             while True:
-                letter = await self.session.talk.outbox.take()
-                assert letter is not None
-                self.told.append(json.loads(letter.text))
-                if self.told[-1]["type"] == kind:
-                    return self.told[-1]
+                message = await self.session.context.send_queue.take()
+                assert message is not None
+                self.received.append(json.loads(message.text))
+                if self.received[-1]["type"] == kind:
+                    return self.received[-1]
 
     def waiting(self) -> list[str]:
         """Kinds of events that wait to be sent."""
-        return [json.loads(letter.text)["type"] for letter in self.session.talk.outbox._letters]
+        return [json.loads(message.text)["type"] for message in self.session.context.send_queue._messages]
 
     @property
     def kinds(self) -> list[str]:
-        return [event["type"] for event in self.told]
+        return [event["type"] for event in self.received]

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from tests.serve.session_client import SessionClient
 
-from echat.audio.vad import VoiceActivity
+from echat.audio.vad import VoiceActivityDetector
+from echat.serve.app_state import App
+from echat.serve.async_engine import AsyncEngine
 from echat.serve.metrics import Metrics
-from echat.serve.outbox import Outbox
-from echat.serve.replies import Desk
-from echat.serve.session import RealtimeSession
+from echat.serve.realtime.send_queue import SendQueue
+from echat.serve.realtime.session import RealtimeSession
 from echat.serve.settings import ServeConfig
-from echat.serve.state import House
 
 TYPED = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "i passed my exam"}]}
 
@@ -24,12 +24,12 @@ TYPED = {"type": "message", "role": "user", "content": [{"type": "input_text", "
 class Client(SessionClient):
     """A client of a session of its own in a house of several."""
 
-    def __init__(self, house: House) -> None:
-        super().__init__(RealtimeSession(house, Outbox(2**23)))
+    def __init__(self, app: App) -> None:
+        super().__init__(RealtimeSession(app, SendQueue(2**23)))
 
     def held(self, kind: str) -> list[dict[str, Any]]:
         """Events of a kind that wait to be taken."""
-        waiting = [json.loads(letter.text) for letter in self.session.talk.outbox._letters]
+        waiting = [json.loads(message.text) for message in self.session.context.send_queue._messages]
         return [event for event in waiting if event["type"] == kind]
 
     async def ask_beside(self, times: int) -> None:
@@ -40,24 +40,24 @@ class Client(SessionClient):
 
 
 @pytest.fixture
-def house(tiny: Any) -> Any:
-    desk = Desk(tiny, threads=4, asides=1)
-    yield House(desk, ServeConfig(), VoiceActivity(), Metrics())
-    desk.close()
+def app(tiny: Any) -> Any:
+    async_engine = AsyncEngine(tiny, threads=4, asides=1)
+    yield App(async_engine, ServeConfig(), VoiceActivityDetector(), Metrics())
+    async_engine.close()
 
 
 @pytest.fixture
-def busy(house: House) -> Any:
+def busy(app: App) -> Any:
     """The one thread for work beside conversations is taken until this is set."""
     go = threading.Event()
-    house.desk.aside_lane(1).submit(go.wait)
+    app.async_engine.aside_lane(1).submit(go.wait)
     yield go
     go.set()
 
 
-def test_three_hundred_responses_are_refused_by_name_and_starve_nobody(house: House, busy: Any) -> None:
+def test_three_hundred_responses_are_refused_by_name_and_starve_nobody(app: App, busy: Any) -> None:
     async def run() -> tuple[Client, Client]:
-        greedy, modest = Client(house), Client(house)
+        greedy, modest = Client(app), Client(app)
         await greedy.ask_beside(300)
         await modest.send("session.update", session={"type": "realtime", "echat": {"seed": 0}})
         await modest.send("conversation.item.create", item=TYPED)
@@ -68,7 +68,7 @@ def test_three_hundred_responses_are_refused_by_name_and_starve_nobody(house: Ho
         created, errors = greedy.held("response.created"), greedy.held("error")
         for one in (greedy, modest):
             await one.session.close()
-        assert len(created) == house.config.limits.responses
+        assert len(created) == app.config.limits.responses
         assert len(created) + len(errors) == 300
         assert {error["error"]["code"] for error in errors} == {"too_many_responses"}
         assert "limits.responses" in errors[0]["error"]["message"]
@@ -77,10 +77,10 @@ def test_three_hundred_responses_are_refused_by_name_and_starve_nobody(house: Ho
     asyncio.run(run())
 
 
-def test_a_response_that_waits_can_be_cancelled_and_makes_room(house: House, busy: Any) -> None:
+def test_a_response_that_waits_can_be_cancelled_and_makes_room(app: App, busy: Any) -> None:
     async def run() -> None:
-        client = Client(house)
-        most = house.config.limits.responses
+        client = Client(app)
+        most = app.config.limits.responses
         await client.ask_beside(most + 1)
         ids = [event["response"]["id"] for event in client.held("response.created")]
         assert len(client.held("error")) == 1
@@ -88,25 +88,25 @@ def test_a_response_that_waits_can_be_cancelled_and_makes_room(house: House, bus
         done = await client.until("response.done")
         assert (done["response"]["id"], done["response"]["status"]) == (ids[3], "cancelled")
         await client.send("response.create", response={"conversation": "none"})
-        assert len(client.session.answering.open) == most
+        assert len(client.session.response_manager.open) == most
         await client.send("response.cancel", response_id="resp_none")
         assert client.held("error")[-1]["error"]["code"] == "response_cancel_not_active"
-        lane = client.session.answering.aside_lane
+        lane = client.session.response_manager.aside_lane
         assert len(lane.waiting) == most  # what was cancelled has left the line
         await client.session.close()
-        assert not lane.waiting and not client.session.answering.open
+        assert not lane.waiting and not client.session.response_manager.open
 
     asyncio.run(run())
 
 
-def test_transcripts_and_reading_ahead_are_bounded(house: House, busy: Any, question: bytes) -> None:
+def test_transcripts_and_reading_ahead_are_bounded(app: App, busy: Any, question: bytes) -> None:
     async def run() -> list[str]:
         import base64
 
-        client = Client(house)
+        client = Client(app)
         update = {"type": "realtime", "audio": {"input": {"transcription": {}, "turn_detection": None}}}
         await client.send("session.update", session=update)
-        lane = client.session.answering.aside_lane
+        lane = client.session.response_manager.aside_lane
         for _ in range(lane.most_waiting + 3):  # type: ignore[operator]
             sound = base64.b64encode(question[: 24_000 // 5 * 2]).decode()
             await client.send("input_audio_buffer.append", audio=sound)
@@ -120,13 +120,13 @@ def test_transcripts_and_reading_ahead_are_bounded(house: House, busy: Any, ques
     assert all("at most" in message for message in asyncio.run(run()))
 
 
-def test_what_a_conversation_keeps_of_words_is_bounded(house: House) -> None:
+def test_what_a_conversation_keeps_of_words_is_bounded(app: App) -> None:
     async def run() -> None:
-        client, limits = Client(house), house.config.limits
+        client, limits = Client(app), app.config.limits
         item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a" * 30_000}]}
         for _ in range(12):
             await client.send("conversation.item.create", item=item)
-        items = client.session.talk.items
+        items = client.session.context.items
         assert sum(entry.n_characters for entry in items.entries) <= limits.context_characters
         assert len(items.entries) == limits.context_characters // 30_000
         call = {"type": "function_call", "name": "f", "call_id": "c", "arguments": "b" * 200_000}
@@ -143,9 +143,9 @@ def test_what_a_conversation_keeps_of_words_is_bounded(house: House) -> None:
     asyncio.run(run())
 
 
-def test_a_typed_question_beyond_the_positions_fails_by_name(house: House) -> None:
+def test_a_typed_question_beyond_the_positions_fails_by_name(app: App) -> None:
     async def run() -> dict[str, Any]:
-        client = Client(house)
+        client = Client(app)
         long = {"type": "input_text", "text": "how are you " * 2500}
         await client.send("conversation.item.create", item={**TYPED, "content": [long]})
         await client.send("response.create")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from echat.checkpoint import load_strict
-from echat.token2wav.cosyvoice_weights import flow_config, fold_vocoder, read_weights, vocoder_config
+from echat.release.cosyvoice_weights import flow_config, fold_vocoder, read_weights, vocoder_config
 from echat.token2wav.flow import Flow
+from echat.token2wav.hift.vocoder import Vocoder
 from echat.token2wav.token2wav import Token2Wav, Token2WavConfig
-from echat.token2wav.vocoder import Vocoder
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "token2wav"
 Golden = Callable[[str], dict[str, Tensor]]

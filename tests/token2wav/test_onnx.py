@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from echat.token2wav.onnx_model import onnx_session
-from echat.token2wav.onnx_tokenizer import OnnxSpeechTokenizer
-from echat.token2wav.speaker import CampPlus
-from echat.token2wav.speech_tokenizer import load_speech_tokenizer
+from echat.token2wav.onnx_session import onnx_session
+from echat.token2wav.speaker_embedding import CampPlus
+from echat.token2wav.speech_tokenizer import OnnxSpeechTokenizer, load_speech_tokenizer
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -75,7 +74,7 @@ def test_tokenizer_of_another_rate_is_refused(tmp_path):
 
 def test_50_hz_file_is_refused_by_its_hash(tmp_path, monkeypatch):
     path = tokenizer_file(tmp_path, stride=4)
-    monkeypatch.setattr("echat.token2wav.onnx_tokenizer.sha256", lambda path: "23b5a723ff")
+    monkeypatch.setattr("echat.token2wav.speech_tokenizer.sha256", lambda path: "23b5a723ff")
     with pytest.raises(ValueError, match="found the 50 Hz one"):
         OnnxSpeechTokenizer(path)
 

@@ -11,8 +11,8 @@ import torch
 from echat.audio.resampling import resample
 from echat.audio.waveform import read
 from echat.token2wav import streaming
+from echat.token2wav.hift.vocoder_stream import cross_fade, push_mel, start_vocoder_stream
 from echat.token2wav.noise import frame_noise
-from echat.token2wav.sound_stream import begin_sound, fade, go_on
 from echat.token2wav.streaming import StreamConfig, begin, push, speak_stream
 from echat.token2wav.token2wav import Token2Wav
 from echat.token2wav.token_encoder import stretch, stretch_at
@@ -40,8 +40,8 @@ def speak(model, slices, voice, config=SMALL, seed=0) -> torch.Tensor:
 def whole_mel(model, ids, voice, seed=0) -> torch.Tensor:
     """The obvious twin: all ids at once, on the frames and from the noise of the stream."""
     flow, frames = model.flow, model.config.flow.mel_frames(len(ids))
-    prompt_ids, prompt_mel, embedding = model.placed(voice)
-    h = flow.encode(torch.cat([prompt_ids, model.checked_ids(ids)[None]], dim=1))
+    prompt_ids, prompt_mel, embedding = model.voice_tensors(voice)
+    h = flow.encode(torch.cat([prompt_ids, model.check_ids(ids)[None]], dim=1))
     n = prompt_ids.shape[1]
     places = (torch.arange(frames) + 0.5) * flow.config.ids_per_frame - 0.5
     mu = flow.length_regulator(
@@ -57,9 +57,9 @@ def streamed_mel(model, ids, voice, monkeypatch, config) -> tuple[torch.Tensor, 
 
     def spy(vocoder, sound, mel, now, seed):
         mels.append(mel[:, :, :now])
-        return go_on(vocoder, sound, mel, now, seed)
+        return push_mel(vocoder, sound, mel, now, seed)
 
-    monkeypatch.setattr(streaming, "go_on", spy)
+    monkeypatch.setattr(streaming, "push_mel", spy)
     sound = speak(model, [ids], voice, config)
     seams = torch.tensor([mel.shape[2] for mel in mels]).cumsum(0)[:-1]
     return torch.cat(mels, dim=2), sound, [int(seam) for seam in seams]
@@ -115,7 +115,7 @@ def test_cost_of_a_piece_is_bounded(golden_token2wav, voice, monkeypatch):
     for _ in range(6):
         _, stream = push(golden_token2wav, stream, ids_of(11))
         assert len(stream.ids) < SMALL.context + max(SMALL.pieces)
-        assert stream.sound.mel.shape[2] <= golden_token2wav.config.vocoder.reach
+        assert stream.vocoder.mel.shape[2] <= golden_token2wav.config.vocoder.reach
     assert max(frames) <= len(voice.mel) + config.mel_frames(SMALL.context + max(SMALL.pieces)) + 2
     assert max(frames[4:]) - min(frames[4:]) <= 2  # the same work, however much was said
 
@@ -139,13 +139,13 @@ def test_what_is_refused(golden_token2wav, voice):
 def test_one_piece_is_the_whole(golden_token2wav, voice, close):
     """Nothing was cut, so nothing may differ."""
     ids, frames = ids_of(9), golden_token2wav.config.flow.mel_frames(9)
-    phase = begin(golden_token2wav, voice).sound.phase
+    phase = begin(golden_token2wav, voice).vocoder.phase
     noise = frame_noise(0, "source", phase.shape[1], 0, frames, HOP)
     twin = whole_mel(golden_token2wav, ids, voice)
     with torch.inference_mode():
         expected = golden_token2wav.vocoder(twin, phase=phase, noise=noise)[0][0]
         z = frame_noise(0, "flow", 80, -len(voice.mel), frames)
-        released = golden_token2wav.mel(golden_token2wav.checked_ids(ids), voice, z)
+        released = golden_token2wav.mel(golden_token2wav.check_ids(ids), voice, z)
     close(speak(golden_token2wav, [ids], voice, StreamConfig()), expected, 1e-4)
     # The released stretching fits the ids into a whole number of frames, ours lets the last one be cut.
     assert (released - twin).abs().mean() < 0.05 * twin.std()
@@ -162,20 +162,20 @@ def test_the_vocoder_goes_on_in_phase(golden_token2wav, golden, close, refinemen
     with torch.inference_mode():
         noise = frame_noise(1, "source", phase.shape[1], 0, 120, HOP)
         expected = vocoder(mel, phase=phase.clone(), noise=noise)[0][0]
-        sound, pieces = begin_sound(80, phase), []
+        sound, pieces = start_vocoder_stream(80, phase), []
         for stop in (40, 41, 77, 120):
             ahead = mel[:, :, sound.frames : stop + vocoder.config.reach + 6]
-            piece, sound = go_on(vocoder, sound, ahead, stop - sound.frames, 1)
+            piece, sound = push_mel(vocoder, sound, ahead, stop - sound.frames, 1)
             pieces.append(piece)
     close(torch.cat(pieces), expected, 1e-4)
 
 
 def test_fading_adds_up_to_one():
     ones = torch.ones(1, 2, 9)
-    assert torch.equal(fade(ones[..., :4], ones), ones)
-    mixed = fade(torch.zeros(5), torch.ones(8))
+    assert torch.equal(cross_fade(ones[..., :4], ones), ones)
+    mixed = cross_fade(torch.zeros(5), torch.ones(8))
     assert (mixed.diff() >= 0).all() and 0 < mixed[0] < mixed[4] < 1 == mixed[5]
-    assert torch.equal(fade(torch.zeros(0), torch.ones(3)), torch.ones(3))
+    assert torch.equal(cross_fade(torch.zeros(0), torch.ones(3)), torch.ones(3))
 
 
 def test_random_networks_stay_near_the_whole(golden_token2wav, voice, monkeypatch):

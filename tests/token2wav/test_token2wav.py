@@ -30,7 +30,7 @@ def test_speeds(golden_token2wav, golden, close, case):
 
 def test_stages(golden_token2wav, golden, close):
     g = golden("token2wav")
-    mel = golden_token2wav.mel(golden_token2wav.checked_ids(g["token"]), voice_of(g), g["z"])
+    mel = golden_token2wav.mel(golden_token2wav.check_ids(g["token"]), voice_of(g), g["z"])
     close(mel, g["mel"], 1e-4)
     f0 = golden_token2wav.vocoder.f0_predictor(mel)
     close(f0, g["f0"], 1e-3)

@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from echat.audio.features import mel_22k, mel_filterbank
-from echat.token2wav.snake import Snake
-from echat.token2wav.vocoder import F0PredictorConfig, Vocoder, VocoderConfig
-from echat.token2wav.vocoder_losses import (
-    Critics,
+from echat.token2wav.hift.losses import (
     Cut,
+    Discriminators,
     VocoderLossConfig,
     cut,
     mel_loss,
@@ -18,6 +16,8 @@ from echat.token2wav.vocoder_losses import (
     spectral_loss,
     vocoder_loss,
 )
+from echat.token2wav.hift.snake import Snake
+from echat.token2wav.hift.vocoder import F0PredictorConfig, Vocoder, VocoderConfig
 
 SMALL = VocoderConfig(
     base_channels=16,
@@ -83,16 +83,16 @@ def test_it_learns():
 
 def test_critics_teach_one_side_each():
     torch.manual_seed(0)
-    critics, real = Critics(width=4), tone(200, 4096)[None]
+    discriminators, real = Discriminators(width=4), tone(200, 4096)[None]
     made = torch.randn(1, 4096, requires_grad=True)
-    adversarial, distance = critics.vocoder_loss(made, real)
+    adversarial, distance = discriminators.generator_loss(made, real)
     (adversarial + distance).backward()
     assert made.grad is not None and made.grad.abs().sum() > 0
-    assert all(p.grad is None for p in critics.parameters())
+    assert all(p.grad is None for p in discriminators.parameters())
     made.grad = None
-    critics.critic_loss(made, real).backward()
+    discriminators.discriminator_loss(made, real).backward()
     assert made.grad is None
-    assert all(p.grad is not None for p in critics.parameters())
+    assert all(p.grad is not None for p in discriminators.parameters())
 
 
 @pytest.mark.parametrize("change", [{"base_channels": 10}, {"source_resblock_kernel_sizes": (7,)}])

@@ -16,9 +16,9 @@ import torch.multiprocessing as processes
 import yaml
 
 from echat.audio.waveform import write
-from echat.data.manifest import read_manifest
-from echat.data.text_tokenizer import save_tokenizer, texts_of, train_tokenizer
-from echat.train.ranks import join, leave
+from echat.data.formats.manifest import read_manifest
+from echat.data.tools.text_tokenizer_training import save_tokenizer, texts_of, train_tokenizer
+from echat.train.distributed import init_distributed, shutdown_distributed
 
 WORDS = ("i", "lost", "my", "keys", "on", "the", "bus", "today")
 EMOTIONS = ("neutral", "sad", "happy", "angry")
@@ -226,9 +226,9 @@ def as_rank(
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = join(torch.device("cpu"))
+    ranks = init_distributed(torch.device("cpu"))
     function(ranks, *arguments)
-    leave(ranks)
+    shutdown_distributed(ranks)
 
 
 def free_port() -> int:

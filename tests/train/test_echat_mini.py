@@ -10,7 +10,7 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from echat.model.model_folder import load_model
-from echat.train.loop import train
+from echat.train.trainer import train
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "echat_mini"
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from echat.checkpoint import read_tensors
 from echat.model.model_folder import load_model
-from echat.train.loop import train
-from echat.train.lora import LoraConfig, add_adapters, choose_layers, merge_adapters
-from echat.train.recipe import choose_learning, load_recipe
+from echat.train.lora import LoraConfig, add_adapters, match_layers, merge_adapters
+from echat.train.recipe import load_recipe, set_trainable
+from echat.train.trainer import train
 
 pytest.importorskip("peft")
 
@@ -37,8 +37,8 @@ def test_adapters_change_nothing_until_they_learn_and_merge_to_the_same_outputs(
     chosen = add_adapters(net, LoraConfig(rank=2, dora=dora))
     assert chosen == ["encoder.0", "encoder.2", "head"]
     torch.testing.assert_close(output(net), before)
-    learning = choose_learning(net, LoraConfig().learn)
-    assert learning and all("lora_" in name for name in learning)
+    trainable = set_trainable(net, LoraConfig().trainable_patterns)
+    assert trainable and all("lora_" in name for name in trainable)
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.05)
     for _ in range(3):
         output(net).square().sum().backward()
@@ -59,11 +59,11 @@ def test_merging_a_plain_module_changes_nothing():
 
 
 def test_layers_are_chosen_by_globs():
-    assert choose_layers(module(), ["*", "!encoder.0"]) == ["encoder.2", "head"]
+    assert match_layers(module(), ["*", "!encoder.0"]) == ["encoder.2", "head"]
     with pytest.raises(ValueError, match=r"lora.targets: pattern 'decoder\.\*' matches no linear layer"):
-        choose_layers(module(), ["decoder.*"])
+        match_layers(module(), ["decoder.*"])
     with pytest.raises(ValueError, match="leaves no layer"):
-        choose_layers(module(), ["*", "!*"])
+        match_layers(module(), ["*", "!*"])
 
 
 @pytest.mark.slow

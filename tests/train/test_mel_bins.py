@@ -7,10 +7,10 @@ import torch
 import echat
 from echat.dialogue.tasks import DecodingDefaults
 from echat.dialogue.turns import ask
-from echat.infer.hearing import to_mel
-from echat.train.loop import train
+from echat.infer.audio_input import to_mel
 from echat.train.objectives import ctc, speech_llm
 from echat.train.recipe import load_recipe
+from echat.train.trainer import train
 
 BINS = 128  # of Whisper large-v3
 AUGMENT = "{speed: 0.1, noise: 0.5, formants: 0.1, bend: 0.1, colour_db: 3.0, tempo: 0.1, mel_masks: 1}"
@@ -34,11 +34,11 @@ def test_features_of_training_are_those_of_inference(recipe, corpus):
     for module, name, override in ((ctc, "ctc", "encoder"), (speech_llm, "speech_llm", "model.encoder")):
         settings = load_recipe(recipe(name), [f"{override}.n_mels={BINS}", "accumulate=1"])
         objective = module.build(settings)
-        heard = 0
+        clips = 0
         for batch in objective.validation():  # every record of it has one sound
             for mel, length, key in zip(batch.mel, batch.mel_lens, batch.keys, strict=True):
                 expected = to_mel(by_key[key], BINS)
                 assert mel.shape[1] == BINS and int(length) == len(expected)
                 torch.testing.assert_close(mel[:length], expected, atol=2e-3, rtol=0)
-                heard += 1
-        assert heard > 0
+                clips += 1
+        assert clips > 0

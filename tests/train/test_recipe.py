@@ -7,9 +7,9 @@ import pytest
 import yaml
 from torch import nn
 
-from echat.train.average import main as average
-from echat.train.loop import train
-from echat.train.recipe import OBJECTIVES, choose_learning, load_recipe
+from echat.train.recipe import OBJECTIVES, load_recipe, set_trainable
+from echat.train.tools.average import main as average
+from echat.train.trainer import train
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TRAINING = sorted(
@@ -30,8 +30,8 @@ def test_every_shipped_recipe_is_valid(path):
 
 def test_globs_take_in_and_out():
     module = small()
-    assert choose_learning(module, ["encoder.*"]) == ["encoder.weight", "encoder.bias"]
-    assert choose_learning(module, ["*", "!*.bias"]) == ["encoder.weight", "llm.norm.weight"]
+    assert set_trainable(module, ["encoder.*"]) == ["encoder.weight", "encoder.bias"]
+    assert set_trainable(module, ["*", "!*.bias"]) == ["encoder.weight", "llm.norm.weight"]
     assert {n for n, p in module.named_parameters() if p.requires_grad} == {
         "encoder.weight",
         "llm.norm.weight",
@@ -42,12 +42,12 @@ def test_a_glob_that_matches_nothing_is_refused():
     with pytest.raises(
         ValueError, match=r"'decoder\.\*' matches no parameter; parameters start with encoder, llm"
     ):
-        choose_learning(small(), ["encoder.*", "decoder.*"])
+        set_trainable(small(), ["encoder.*", "decoder.*"])
 
 
 def test_nothing_that_learns_is_refused():
     with pytest.raises(ValueError, match="leaves nothing that learns"):
-        choose_learning(small(), ["encoder.*", "!*"])
+        set_trainable(small(), ["encoder.*", "!*"])
 
 
 def test_a_budget_needs_an_end(recipe):

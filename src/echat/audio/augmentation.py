@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from echat.audio.features import SAMPLE_RATE
-from echat.audio.lead_in import with_quiet
-from echat.audio.stretching import Stretcher
+from echat.audio.lead_in import with_background
+from echat.audio.time_stretching import TimeStretcher
 
 Wave = TypeVar("Wave", np.ndarray, Tensor)
 
@@ -63,12 +63,12 @@ def add_noise(waveform: Wave, noise_wave: np.ndarray, snr_db: float) -> Wave:
     return mixed if isinstance(waveform, np.ndarray) else torch.from_numpy(mixed)
 
 
-def edges(waveform: Wave, rng: np.random.Generator, seconds: float) -> Wave:
+def vary_margins(waveform: Wave, rng: np.random.Generator, seconds: float) -> Wave:
     """A 16 kHz clip that begins, and ends, after 0 to ``seconds`` of its own quiet, whatever it had: people
     cut their clips close or leave them long. Of the sound itself nothing is lost."""
     signal = torch.as_tensor(waveform)
     for _ in range(2):
-        signal = with_quiet(signal, round(rng.uniform(0.0, seconds) * SAMPLE_RATE)).flip(0)
+        signal = with_background(signal, round(rng.uniform(0.0, seconds) * SAMPLE_RATE)).flip(0)
     return signal.numpy() if isinstance(waveform, np.ndarray) else signal
 
 
@@ -90,18 +90,18 @@ def _lowpass(signal: np.ndarray, cutoff: float) -> np.ndarray:
     return np.fft.irfft(spectrum, n=len(signal))
 
 
-def tempo(waveform: Wave, factor: float, rate: int = 16_000) -> Wave:
+def time_stretch(waveform: Wave, factor: float, rate: int = 16_000) -> Wave:
     """Speak ``factor`` times faster at unchanged pitch."""
     signal = waveform if isinstance(waveform, np.ndarray) else waveform.numpy()
     if abs(factor - 1.0) < 1e-3:
         return waveform
-    faster = Stretcher(rate, factor).push(signal, last=True)[: round(len(signal) / factor)]
+    faster = TimeStretcher(rate, factor).push(signal, last=True)[: round(len(signal) / factor)]
     return faster if isinstance(waveform, np.ndarray) else torch.from_numpy(faster)
 
 
 def pitch(waveform: Wave, factor: float, rate: int = 16_000) -> Wave:
     """Raise pitch *and* formants by ``factor`` at unchanged tempo: a smaller or larger speaker."""
-    return tempo(speed(waveform, factor), 1.0 / factor, rate)
+    return time_stretch(speed(waveform, factor), 1.0 / factor, rate)
 
 
 def warp_mel(mel: Tensor, factor: float | np.ndarray) -> Tensor:
@@ -111,7 +111,7 @@ def warp_mel(mel: Tensor, factor: float | np.ndarray) -> Tensor:
     proportion: a tract of another form.
     """
     n_mels = mel.shape[1]
-    factors = torch.from_numpy(_between(factor, n_mels))
+    factors = torch.from_numpy(_interpolated(factor, n_mels))
     return _rows_at(mel.T, torch.arange(n_mels, dtype=torch.float32) / factors).T.contiguous()
 
 
@@ -129,15 +129,15 @@ def _rows_at(x: Tensor, places: Tensor) -> Tensor:
     return x[low] * (1.0 - share) + x[(low + 1).clamp(max=last)] * share
 
 
-def colour_mel(mel: Tensor, decibels: np.ndarray) -> Tensor:
+def equalize_mel(mel: Tensor, decibels: np.ndarray) -> Tensor:
     """Raise or lower the bands of a normalised log mel by ``decibels`` at evenly spaced places.
 
     Microphones, rooms and throats do so (FilterAugment, Nam et al. 2022, with linear bands).
     """
-    return mel + torch.from_numpy(_between(decibels, mel.shape[1]) * np.float32(MEL_PER_DECIBEL))
+    return mel + torch.from_numpy(_interpolated(decibels, mel.shape[1]) * np.float32(MEL_PER_DECIBEL))
 
 
-def _between(values: float | np.ndarray, n_mels: int) -> np.ndarray:
+def _interpolated(values: float | np.ndarray, n_mels: int) -> np.ndarray:
     """(n_mels,) float32: the values at evenly spaced bins and straight lines between them."""
     knots = np.atleast_1d(values)
     return np.interp(np.linspace(0, 1, n_mels), np.linspace(0, 1, len(knots)), knots).astype(np.float32)

@@ -1,7 +1,7 @@
 """Which kinds of sound file there are, told by their first bytes, and whether one of them is whole.
 
 libsndfile, which always comes along, reads the plain kinds. The others are what browsers and phones record
-and need a decoder (:mod:`echat.audio.media`). Without torch: who only copies sound needs none.
+and need a decoder (:mod:`echat.audio.media_decoding`). Without torch: who only copies sound needs none.
 """
 
 from __future__ import annotations

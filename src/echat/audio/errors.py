@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Trouble = Literal[
+AudioErrorKind = Literal[
     "missing",
     "unreadable",
     "empty",
@@ -24,9 +24,9 @@ class AudioError(ValueError):
     ``kind`` names the trouble for programs that count; None where the request was wrong, not the sound.
     """
 
-    def __init__(self, message: str, kind: Trouble | None = None) -> None:
+    def __init__(self, message: str, kind: AudioErrorKind | None = None) -> None:
         super().__init__(message)
         self.kind = kind
 
-    def __reduce__(self) -> tuple[type[AudioError], tuple[str, Trouble | None]]:
+    def __reduce__(self) -> tuple[type[AudioError], tuple[str, AudioErrorKind | None]]:
         return type(self), (str(self), self.kind)  # keeps the kind on the way out of a worker process

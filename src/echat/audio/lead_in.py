@@ -35,19 +35,19 @@ def with_lead_in(waveform: Tensor) -> Tensor:
     the words were misheard and 63 % of the genders right, with quiet in front 18 % and 98 % (uncut 15, 99).
     With 0.2 s it was 16 % there, but one gender of 40 clips of another corpus was lost, with 0.24 s five.
     """
-    quiet = _quiet_of(waveform)
+    quiet = _background_of(waveform)
     return waveform if quiet is None or quiet.samples >= LEAD else quiet.before(waveform, LEAD)
 
 
-def with_quiet(waveform: Tensor, samples: int) -> Tensor:
+def with_background(waveform: Tensor, samples: int) -> Tensor:
     """A 16 kHz waveform with so many samples of its own quiet in front, whatever it has; steady noise as it
     is."""
-    quiet = _quiet_of(waveform)
+    quiet = _background_of(waveform)
     return waveform if quiet is None else quiet.before(waveform, samples)
 
 
 @dataclass(frozen=True)
-class _Quiet:
+class _Background:
     """What a clip is like before it begins."""
 
     samples: int  # of it in front
@@ -71,7 +71,7 @@ class _Quiet:
         return there_and_back.repeat(repeats)[-samples:] * (self.level / power)
 
 
-def _quiet_of(waveform: Tensor) -> _Quiet | None:
+def _background_of(waveform: Tensor) -> _Background | None:
     """None where nothing begins: in silence, in steady noise, in less than 50 ms."""
     frames = len(waveform) // HOP
     if frames < _STRETCH:
@@ -88,4 +88,4 @@ def _quiet_of(waveform: Tensor) -> _Quiet | None:
     if not len(begins):
         return None
     stretch = waveform[HOP * place : HOP * (place + _STRETCH)]
-    return _Quiet(HOP * int(begins[0]), stretch, min(quietest, most))
+    return _Background(HOP * int(begins[0]), stretch, min(quietest, most))

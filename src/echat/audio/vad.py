@@ -33,11 +33,11 @@ _FULL_SCALE = np.float32(1 / 32768)
 class VADState:
     """What the network remembers of one listener's sound."""
 
-    memory: np.ndarray  # (2, 1, 128) float32
+    recurrent_state: np.ndarray  # (2, 1, 128) float32
     context: np.ndarray  # (64,) float32, the end of the last frame
 
 
-class VoiceActivity:
+class VoiceActivityDetector:
     """The network. Safe to share between threads."""
 
     def __init__(self) -> None:
@@ -52,14 +52,14 @@ class VoiceActivity:
         """How likely a frame of 16 kHz (512,), int16 or float32, is speech, 0 to 1, and the next state."""
         if frame.shape != (FRAME,):
             raise ValueError(f"voice activity: expected a frame of ({FRAME},) samples, found {frame.shape}")
-        heard = frame.astype(np.float32)
+        window = frame.astype(np.float32)
         if frame.dtype == np.int16:
-            heard *= _FULL_SCALE
-        heard = np.concatenate([state.context, heard])
-        probability, memory = self._session.run(
-            None, {"input": heard[None], "state": state.memory, "sr": self._rate}
+            window *= _FULL_SCALE
+        window = np.concatenate([state.context, window])
+        probability, recurrent_state = self._session.run(
+            None, {"input": window[None], "state": state.recurrent_state, "sr": self._rate}
         )
-        return float(probability[0, 0]), VADState(memory, heard[-_CONTEXT:])
+        return float(probability[0, 0]), VADState(recurrent_state, window[-_CONTEXT:])
 
 
 def has_speech(samples: np.ndarray) -> bool:
@@ -88,7 +88,7 @@ def _probabilities(samples: np.ndarray) -> Iterator[float]:
         yield from (float(level > _FAINTEST) for level in levels)
         return
     silence = np.zeros((_LEAD_FRAMES, FRAME), np.float32)
-    detector = VoiceActivity()
+    detector = VoiceActivityDetector()
     state = detector.begin()
     for frame in np.concatenate([silence, np.clip(frames * (_LEVEL / loudest), -1, 1), silence]):
         probability, state = detector.step(frame, state)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echat.audio.decoding import decode, too_long
 from echat.audio.errors import AudioError
+from echat.audio.file_decoding import decode, too_long
 from echat.audio.resampling import resample
 
 MIN_SECONDS = 0.025  # one analysis window

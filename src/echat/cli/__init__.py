@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from echat.cli.border import Border
+from echat.cli.errors import ErrorHandlingGroup
 
 app = typer.Typer(
-    cls=Border,
+    cls=ErrorHandlingGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,12 +35,12 @@ def _options(
 
 
 def _register() -> None:
-    from echat.cli import data, live, measure, serve, talk, weights, work
-    from echat.cli.command import dress
+    from echat.cli import data, evaluate, infer, live, models, serve, train
+    from echat.cli.options import set_command_class
 
-    for module in (talk, live, serve, measure, work, data, weights):
+    for module in (infer, live, serve, evaluate, train, data, models):
         module.add_to(app)
-    dress(app)
+    set_command_class(app)
 
 
 _register()

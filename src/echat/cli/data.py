@@ -41,7 +41,7 @@ class AudioStorage(StrEnum):
     opus = "opus"
 
 
-FOUND = 1  # exit code: the data have defects; what is good in them was written
+DEFECTS_FOUND = 1  # exit code: the data have defects; what is good in them was written
 Source = Annotated[str, typer.Argument(help="A list, a tar, or a folder that holds one; or a URL of one.")]
 SourceFormat = Annotated[str, typer.Option("--format", help="Of the source; auto looks at it.")]
 Root = Annotated[Path | None, typer.Option(help="Where relative names in the source begin.")]
@@ -60,7 +60,7 @@ Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first defect
 
 
 def add_to(app: typer.Typer) -> None:
-    from echat.cli.examine import check, show
+    from echat.cli.inspect_data import check, show
 
     group = typer.Typer(no_args_is_help=True, help="Look at data, convert and import them.")
     group.command("check")(check)
@@ -95,8 +95,8 @@ def convert(
     Ends with 0 for data without defects, 1 for data with some (what is good is written), 2 where it could not
     begin.
     """
-    from echat.data.conversion import ConversionConfig
-    from echat.data.conversion import convert as run
+    from echat.data.tools.conversion import ConversionConfig
+    from echat.data.tools.conversion import convert as run
 
     config = ConversionConfig(
         source=source,
@@ -104,7 +104,7 @@ def convert(
         to=to.value,
         format=format,  # type: ignore[arg-type]
         root=_text(root),
-        within=texts(within),
+        within=path_strings(within),
         shard_size=shard_size,
         audio=audio.value,
         copy_audio=copy_audio,
@@ -113,8 +113,8 @@ def convert(
     )
     with progress("converting") as step:
         report = run(config, workers, strict, step, engine.value)
-    tell(f"{out}: {report.records} records as {to.value}", report.records, report.defects, json)
-    end(str(source), report.records, report.defects)
+    report_outcome(f"{out}: {report.records} records as {to.value}", report.records, report.defects, json)
+    exit_on_defects(str(source), report.records, report.defects)
 
 
 def tokenize(
@@ -140,8 +140,8 @@ def tokenize(
     Ends with 0 for data without defects, 1 for data with some (what is good is written), 2 where it could not
     begin.
     """
-    from echat.data.tokenizing import TokenizeConfig
-    from echat.data.tokenizing import tokenize as run
+    from echat.data.tools.speech_tokenization import TokenizeConfig
+    from echat.data.tools.speech_tokenization import tokenize as run
     from echat.token2wav.speech_tokenizer import load_speech_tokenizer
 
     config = TokenizeConfig(
@@ -150,7 +150,7 @@ def tokenize(
         to=to.value,
         format=format,  # type: ignore[arg-type]
         root=_text(root),
-        within=texts(within),
+        within=path_strings(within),
         shard_size=shard_size,
         codec_size=codec_size,
         tokenizer=str(_speech_tokenizer(tokenizer)),
@@ -158,8 +158,8 @@ def tokenize(
     )
     with progress("listening") as step:
         report = run(config, load_speech_tokenizer, workers, strict, step, engine.value)
-    tell(f"{out}: {report.records} records as {to.value}", report.records, report.defects, json)
-    end(str(source), report.records, report.defects)
+    report_outcome(f"{out}: {report.records} records as {to.value}", report.records, report.defects, json)
+    exit_on_defects(str(source), report.records, report.defects)
 
 
 def import_(
@@ -186,54 +186,54 @@ def import_(
 
     Ends with 0 when records came in (those left out are named), 1 when none did, 2 where it could not begin.
     """
-    from echat.data.importing import ImportConfig, import_corpus, remedy_of
+    from echat.data.tabular.importer import ImportConfig, import_corpus, remedy_of
 
     config = ImportConfig(
         source=source,
         out=str(out),
-        columns=columns(map),
+        columns=column_map(map),
         audio_root=_text(audio_root),
         name=name,
         split=split,
         lang=lang,
         encoding=encoding,
-        within=texts(within),
+        within=path_strings(within),
     )
     count, defects = import_corpus(config, strict)
-    tell(f"{out / 'manifest.jsonl'}: {count} records", count, defects, json)
+    report_outcome(f"{out / 'manifest.jsonl'}: {count} records", count, defects, json)
     if not count:
         print(f"{source}: expected records, found none to use; {remedy_of(defects)}", file=sys.stderr)
-        raise typer.Exit(FOUND)
+        raise typer.Exit(DEFECTS_FOUND)
 
 
-def tell(line: str, records: int, defects: DefectReport, json: bool) -> None:
+def report_outcome(line: str, records: int, defects: DefectReport, json: bool) -> None:
     """What was done on stdout, what is wrong with the data on stderr."""
-    from echat.cli import show
+    from echat.cli import display
 
     if json:
-        show.json_line({"records": records, "defects": defects.as_dict()})
+        display.json_line({"records": records, "defects": defects.as_dict()})
     else:
         print(line + (f", {defects.total} defects" if defects else ""))
         if defects:
             print(defects, file=sys.stderr)
 
 
-def end(source: str, records: int, defects: DefectReport) -> None:
+def exit_on_defects(source: str, records: int, defects: DefectReport) -> None:
     """End with 1 for data with defects, and for data without a record."""
     if not records:
         print(f"{source}: expected records, found none to use", file=sys.stderr)
     if defects or not records:
-        raise typer.Exit(FOUND)
+        raise typer.Exit(DEFECTS_FOUND)
 
 
-class Step(Protocol):
+class ProgressCallback(Protocol):
     """Told how much is done, of how much."""
 
     def __call__(self, done: int, total: int, /) -> None: ...
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Step]:
+def progress(what: str) -> Iterator[ProgressCallback]:
     """A bar on stderr, where somebody looks."""
     from rich.console import Console
     from rich.progress import Progress
@@ -258,7 +258,7 @@ def _speech_tokenizer(name: str) -> Path:
     return (inside if inside.is_dir() else folder).absolute()
 
 
-def columns(map: list[str] | None) -> dict[str, str]:
+def column_map(map: list[str] | None) -> dict[str, str]:
     """field -> column of the --map options."""
     return dict(_pair(item) for item in map or [])
 
@@ -267,7 +267,7 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def texts(paths: list[Path] | None) -> tuple[str, ...] | None:
+def path_strings(paths: list[Path] | None) -> tuple[str, ...] | None:
     return tuple(map(str, paths)) if paths else None
 
 

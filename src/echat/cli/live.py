@@ -25,10 +25,10 @@ def studio(
     """Every task of a model in the browser: spectrograms, both forms of thought, many files."""
     import gradio  # noqa: F401  (before the model is loaded: is it there?)
 
-    from echat.cli import record
+    from echat.cli import engine_io
     from echat.serve.studio import layout
 
-    layout.run(record.open_engine(model, device, precision=precision), host, port)
+    layout.run(engine_io.open_engine(model, device, precision=precision), host, port)
 
 
 def talk(
@@ -51,15 +51,15 @@ def talk(
     precision: Precision = None,
 ) -> None:
     """Talk with microphone and loudspeaker, best with a headset. Speak to interrupt; Ctrl-C says goodbye."""
-    from echat.cli import outputs, record, show
-    from echat.serve.terminal import sounds
-    from echat.serve.terminal.start import run
+    from echat.cli import display, engine_io, io
+    from echat.serve.terminal import audio_io
+    from echat.serve.terminal.voice_chat import run
 
-    outputs.check_speech(output)
+    io.check_speech(output)
     if source is None:
-        sounds.library()  # before the model is loaded: is it there?
+        audio_io.import_sounddevice()  # before the model is loaded: is it there?
     if output is not None and source is None:
         raise ValueError("--output: expected --input FILE beside it, found none; devices play what they hear")
-    engine = record.open_engine(model, device, speaks=True, precision=precision)
+    engine = engine_io.open_engine(model, device, speaks=True, precision=precision)
     named = int(sound) if sound is not None and sound.isdigit() else sound
-    run(engine, show.spoken_line, think.value, voice, source, output, named, not loudspeaker)
+    run(engine, display.spoken_line, think.value, voice, source, output, named, not loudspeaker)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 DEFAULT_MODEL = "echat-tiny"
 DEFAULT_DEVICE = "auto"
@@ -42,3 +45,81 @@ class Think(StrEnum):
     label = "label"
     language = "language"
     off = "off"
+
+
+# --- How every command is called: old spellings go on working, and help speaks no Python.
+
+DEPRECATED_OPTIONS = {"--out": "--output"}
+METAVARS = {"str": "TEXT", "path": "PATH", "file": "PATH", "directory": "PATH"}
+METAVARS |= {"int": "NUMBER", "float": "NUMBER"}
+
+
+class EchatCommand(TyperCommand):
+    """A command of echat."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for parameter in self.params:
+            set_metavar(parameter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {name for parameter in self.params for name in parameter.opts}
+        words = list(_renamed(args, known))
+        try:
+            return super().parse_args(ctx, list(words))
+        except Exception as error:  # a usage error has no class that all versions of typer share
+            older = _json_with_a_file(words) if "--output" in known else words
+            if older == words or not hasattr(error, "format_message"):
+                raise
+            ctx.params.clear()
+            return super().parse_args(ctx, older)
+
+
+def _renamed(args: list[str], known: set[str]) -> Iterator[str]:
+    """`--out X` and `--out=X` as `--output`."""
+    rest = iter(args)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        is_old = name in DEPRECATED_OPTIONS and name not in known
+        yield DEPRECATED_OPTIONS[name] + equals + value if is_old else word
+        if word == "--":
+            yield from rest
+
+
+def _json_with_a_file(words: list[str]) -> list[str]:
+    """`--json FILE` of commands whose --json named a file before it became a flag; `-` was stdout."""
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--json" and (equals or place + 1 < len(words)):
+            after = place + (1 if equals else 2)
+            file = value if equals else words[place + 1]
+            named = ["--json"] if file == "-" else ["--output", file]
+            return [*words[:place], *named, *words[after:]]
+    return words
+
+
+def set_metavar(parameter: Any) -> None:
+    """PATH and NUMBER in help, not `<list[Path]>` and `<int>` as recent versions of typer print them."""
+    if parameter.param_type_name == "argument":
+        name = parameter.metavar or parameter.name.upper()
+        shown = name + ("..." if parameter.nargs != 1 else "")
+        parameter.metavar = name
+        parameter.get_usage_pieces = lambda ctx: [shown if parameter.required else f"[{shown}]"]
+        parameter.display_type_rich = lambda ctx: ""
+    elif hasattr(parameter, "display_type_rich"):
+        python = parameter.display_type_rich
+        parameter.display_type_rich = lambda ctx: parameter.metavar or _metavar(python(ctx))
+
+
+def _metavar(python: str) -> str:
+    word = re.sub(r"^<(?:list\[)?|\]?>$", "", python).removesuffix(" range")
+    return METAVARS.get(word.lower(), word)
+
+
+def set_command_class(app: typer.Typer) -> None:
+    """Give every command of an app and of its groups these manners."""
+    for command in app.registered_commands:
+        command.cls = EchatCommand
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            set_command_class(group.typer_instance)

@@ -48,17 +48,17 @@ def serve(
     precision: Precision = None,
 ) -> None:
     """Talk in real time: the OpenAI Realtime protocol and audio endpoints, and a page at /."""
-    from echat.cli import record
-    from echat.serve import running
-    from echat.serve.door import listen
+    from echat.cli import engine_io
+    from echat.serve import server
+    from echat.serve.connection_limiter import listen
 
     options = {"host": host, "port": port, "keys": keys}
     options |= {"hosts": json.dumps(allow_host) if allow_host else None}
     options |= {"origins": json.dumps(allow_origin) if allow_origin else None}
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    settings = running.settings(config, [*given, *(overrides or [])])
+    settings = server.load_config(config, [*given, *(overrides or [])])
     sockets = listen(settings.host, settings.port)  # before the model is loaded: is the port free?
-    running.run(record.open_engine(model, device, precision=precision), settings, sockets)
+    server.run(engine_io.open_engine(model, device, precision=precision), settings, sockets)
 
 
 def add_key(

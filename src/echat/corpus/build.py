@@ -27,14 +27,20 @@ from typing import Literal
 
 from pydantic import Field
 
-from echat.command import Arguments, command
 from echat.config import Config, load_config, save_config
-from echat.corpus.loosening import jumble, loosen, scatter
-from echat.corpus.making import Job, Reading, build_set, reply_key, write_lines
-from echat.corpus.questions import CONDITIONS, Question
-from echat.corpus.real import prompt_texts, write_real_manifest
-from echat.corpus.scenarios import Dialogue, dialogues, load_scenarios, pairs
-from echat.corpus.variety import jumbled, known_words, said_otherwise
+from echat.corpus.audio_sets import Job, ReadingText, build_set, reply_audio_key, write_jsonl
+from echat.corpus.en.scenario_grammar import Dialogue, load_scenarios, sample_cue_pairs, sample_dialogues
+from echat.corpus.recordings import prompt_texts, write_recordings_manifest
+from echat.corpus.spoken_questions import CONDITIONS, SpokenQuestion
+from echat.corpus.text_augmentation import (
+    known_words,
+    perturb_words,
+    perturbed_dialogues,
+    random_word_dialogues,
+    random_words_row,
+    shuffle_words,
+)
+from echat.errors import Arguments, command
 
 Progress = Callable[[str, int, int], None]  # set, done, total
 SetName = Literal["text", "answers", "test", "dev", "train", "jumbled", "free", "real"]
@@ -85,7 +91,7 @@ def build_corpus(config: BuildConfig, progress: Progress | None = None) -> Path:
     for name in config.sets:
         if name == "real":
             if config.data_pack is not None:
-                write_real_manifest(config.data_pack, config.folder / "real" / "manifest.jsonl")
+                write_recordings_manifest(config.data_pack, config.folder / "real" / "manifest.jsonl")
             continue
         if name == "text":
             _write_text(config)
@@ -103,18 +109,21 @@ def _write_text(config: BuildConfig) -> None:
     rng = random.Random(config.seed)
     words = known_words(config.data_pack)
     train = [
-        loosen(dialogue, words, rng) if rng.random() < config.text_loose else dialogue
-        for dialogue in dialogues("train", config.text, config.seed + 1)
+        perturb_words(dialogue, words, rng) if rng.random() < config.text_loose else dialogue
+        for dialogue in sample_dialogues("train", config.text, config.seed + 1)
     ]
     rows = [{**asdict(dialogue), "split": "train"} for dialogue in train]
     rows += [
-        jumble(f"jumble-{index:06d}", words, rng) | {"split": "train"} for index in range(config.jumbles)
+        random_words_row(f"jumble-{index:06d}", words, rng) | {"split": "train"}
+        for index in range(config.jumbles)
     ]
-    write_lines(folder / "manifest.jsonl", rows)
-    scattered = (scatter(one, rng) for one in dialogues("train", config.scattered, config.seed + 2))
-    write_lines(folder / "scattered.jsonl", [{**asdict(one), "split": "train"} for one in scattered])
-    dev = dialogues("dev", config.dev, config.seed + 1)
-    write_lines(folder / "dev.jsonl", [{**asdict(dialogue), "split": "dev"} for dialogue in dev])
+    write_jsonl(folder / "manifest.jsonl", rows)
+    shuffled = (
+        shuffle_words(one, rng) for one in sample_dialogues("train", config.scattered, config.seed + 2)
+    )
+    write_jsonl(folder / "scattered.jsonl", [{**asdict(one), "split": "train"} for one in shuffled])
+    dev = sample_dialogues("dev", config.dev, config.seed + 1)
+    write_jsonl(folder / "dev.jsonl", [{**asdict(dialogue), "split": "dev"} for dialogue in dev])
 
 
 def build_held_out(
@@ -133,51 +142,51 @@ def build_held_out(
         del row["reply_audio"]  # no answers were spoken
         row["audio"] = f"test/{row['audio']}"
     manifest = config.folder / "manifest.jsonl"
-    write_lines(manifest, rows)
+    write_jsonl(manifest, rows)
     return manifest
 
 
-def _items(config: BuildConfig, name: SetName) -> Sequence[Question | Reading]:
+def _items(config: BuildConfig, name: SetName) -> Sequence[SpokenQuestion | ReadingText]:
     if name == "answers":
         return _readings(config)
     if name == "test":
         return [*_test_questions(config), *_test_pairs(config)]
-    return [Question(one, name, throat=one.key, seed=config.seed) for one in _drawn(config, name)]
+    return [SpokenQuestion(one, name, speaker_key=one.key, seed=config.seed) for one in _drawn(config, name)]
 
 
 def _drawn(config: BuildConfig, name: SetName) -> Iterator[Dialogue]:
     if name == "free":
-        return said_otherwise(config.free, config.seed, known_words(config.data_pack))
+        return perturbed_dialogues(config.free, config.seed, known_words(config.data_pack))
     if name == "jumbled":
-        return jumbled(config.jumbled, config.seed, known_words(config.data_pack))
-    return dialogues(name, config.train if name == "train" else config.dev, config.seed)
+        return random_word_dialogues(config.jumbled, config.seed, known_words(config.data_pack))
+    return sample_dialogues(name, config.train if name == "train" else config.dev, config.seed)
 
 
-def _test_questions(config: BuildConfig) -> Iterator[Question]:
-    for index, dialogue in enumerate(dialogues("test", config.test, config.seed)):
-        yield Question(dialogue, "test", dialogue.key, config.seed, CONDITIONS[index % len(CONDITIONS)])
+def _test_questions(config: BuildConfig) -> Iterator[SpokenQuestion]:
+    for index, dialogue in enumerate(sample_dialogues("test", config.test, config.seed)):
+        yield SpokenQuestion(dialogue, "test", dialogue.key, config.seed, CONDITIONS[index % len(CONDITIONS)])
 
 
-def _test_pairs(config: BuildConfig) -> Iterator[Question]:
-    for index, both in enumerate(pairs("test", config.test_pairs, config.seed)):
+def _test_pairs(config: BuildConfig) -> Iterator[SpokenQuestion]:
+    for index, both in enumerate(sample_cue_pairs("test", config.test_pairs, config.seed)):
         name, condition = f"pair-{config.seed}-{index:04d}", CONDITIONS[index % len(CONDITIONS)]
         for dialogue in both:
-            yield Question(dialogue, "test", name, config.seed, condition, pair=name)
+            yield SpokenQuestion(dialogue, "test", name, config.seed, condition, pair=name)
 
 
-def _readings(config: BuildConfig) -> list[Reading]:
+def _readings(config: BuildConfig) -> list[ReadingText]:
     """Every reply first, so that the corpus is complete; then sentences of users, then prompts."""
     replies = sorted({reply for situation in load_scenarios() for reply in situation.replies.values()})
-    readings = [Reading(reply_key(text), text, _reading_split(text)) for text in replies]
+    readings = [ReadingText(reply_audio_key(text), text, _reading_split(text)) for text in replies]
     seen = set(replies)
-    wanted = [dialogue.text for dialogue in dialogues("train", config.reading, config.seed)]
+    wanted = [dialogue.text for dialogue in sample_dialogues("train", config.reading, config.seed)]
     prompts = prompt_texts(config.data_pack) if config.data_pack and config.reading else []
     for kind, texts in (("user", wanted), ("prompt", prompts)):
         for text in texts:
             if text not in seen:
                 seen.add(text)
                 key = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-                readings.append(Reading(key, text, _reading_split(text)))
+                readings.append(ReadingText(key, text, _reading_split(text)))
     return readings
 
 

@@ -15,13 +15,13 @@ from typing import Any
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.waveform import write
 from echat.checkpoint import atomic_path
-from echat.corpus.questions import Condition, Question, render
-from echat.corpus.scenarios import AGES, GENDERS, Dialogue
-from echat.corpus.situation import CUE_OF_EMOTION, EMOTIONS, EVENTS
-from echat.corpus.voices import REPLY_VOICE, speak
-from echat.corpus.writers import Heard, write_thought
+from echat.corpus.en.scenario_grammar import AGES, GENDERS, Dialogue
+from echat.corpus.en.situation import CUE_OF_EMOTION, EMOTIONS, EVENTS
+from echat.corpus.en.thought_template import DescribedUtterance, write_thought
+from echat.corpus.spoken_questions import Condition, SpokenQuestion, render_question
+from echat.corpus.synthesis.tts_engines import REPLY_VOICE, speak
 from echat.data.defects import DataError, Defect
-from echat.data.tables import rows_of, table_folder
+from echat.data.tabular.readers import rows_of, table_folder
 from echat.dialogue.labels import NEUTRAL_REPLY, REPLY_EMOTIONS
 
 METADATA = "metadata.jsonl"
@@ -71,20 +71,20 @@ def _dialogue(columns: dict[str, Any], key: str) -> Dialogue:
     """The row as a made dialogue; what it does not say is plain: an adult, calm."""
     age, emotion = columns.get("age", "adult"), columns.get("emotion", "neutral")
     gender = None if age == "child" else columns.get("gender", "female")
-    heard = Heard(columns["text"], age, gender, emotion, columns.get("sound_event"))
+    utterance = DescribedUtterance(columns["text"], age, gender, emotion, columns.get("sound_event"))
     cue = CUE_OF_EMOTION[emotion]
     return Dialogue(
         key=columns.get("key", key),
-        text=heard.text,
+        text=utterance.text,
         emotion=emotion,
         gender=gender,
         age=age,
-        sound_event=heard.sound_event,
+        sound_event=utterance.sound_event,
         situation=columns.get("situation", ""),
         pattern="",
         reply=columns["reply"],
         reply_emotion=columns.get("reply_emotion", NEUTRAL_REPLY),
-        thought=write_thought(heard, columns.get("gist", "tells something"), cue),
+        thought=write_thought(utterance, columns.get("gist", "tells something"), cue),
         accepted=[columns["reply"]],
         cue=cue,
     )
@@ -94,7 +94,7 @@ def _spoken(dialogue: Dialogue, split: str, folder: Path, seed: int) -> dict[str
     """Both sounds on disk; the row that names them."""
     question, answer = f"{QUESTIONS}/{dialogue.key}.wav", f"{ANSWERS}/{dialogue.key}.wav"
     condition: Condition | None = "espeak" if split == "test" else None
-    wave, record = render(Question(dialogue, split, dialogue.key, seed, condition), {})
+    wave, record = render_question(SpokenQuestion(dialogue, split, dialogue.key, seed, condition), {})
     write(folder / question, wave, SAMPLE_RATE)
     write(folder / answer, speak(dialogue.reply, REPLY_VOICE), SAMPLE_RATE)
     key = record.pop("key")

@@ -16,15 +16,14 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import Field
 
 from echat.config import Config
-from echat.data.defects import KEPT, DataError, Defect, DefectReport, Kind
-from echat.data.reading import Outcome, Reader
-from echat.data.stream import Draw, MixtureStream, Pair, Ticket
-from echat.data.workers import Crew
+from echat.data.defects import MAX_KEPT, DataError, Defect, DefectKind, DefectReport, defect_from
+from echat.data.mixture import MixtureComponent, MixtureStream, SampledItem, SampleIndex
+from echat.data.worker_pool import WorkerPool
 
 _LOG = logging.getLogger(__name__)
 
-DRY_POOLS = 8  # without a single example end a run
-GOLDEN = (5**0.5 - 1) / 2
+MAX_EMPTY_POOLS = 8  # without a single example end a run
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class LoadingConfig(Config):
@@ -65,17 +64,17 @@ def cut_batches(examples: Sequence[E], budget: int, rng: random.Random) -> list[
         else:
             batches.append([example])
             largest = example.sizes
-    return [batches[number] for number in spread_order(len(batches), rng.random())]
+    return [batches[number] for number in low_discrepancy_order(len(batches), rng.random())]
 
 
-def spread_order(count: int, start: float) -> list[int]:
+def low_discrepancy_order(count: int, start: float) -> list[int]:
     """0..count-1 such that any stretch of the order covers the whole range evenly (golden ratio sequence).
 
     Batches of like size hold like tasks. In this order neighbouring steps, and the micro-batches of one step,
     see different tasks: the mean of eight gradients comes as near to the mixture as that of fifteen shuffled.
     """
-    places = [(start + number * GOLDEN) % 1.0 for number in range(count)]
-    ranks = {number: rank for rank, number in enumerate(sorted(range(count), key=places.__getitem__))}
+    points = [(start + number * GOLDEN_RATIO) % 1.0 for number in range(count)]
+    ranks = {number: rank for rank, number in enumerate(sorted(range(count), key=points.__getitem__))}
     return [ranks[number] for number in range(count)]
 
 
@@ -85,8 +84,8 @@ class _Pool(Generic[E]):
 
     number: int
     start: dict[str, Any]  # where the stream stood
-    tickets: Sequence[Ticket]
-    outcomes: Iterator[Outcome[E]]
+    sample_indexes: Sequence[SampleIndex]
+    results: Iterator[ReadResult[E]]
 
 
 class PooledBatches(Generic[E, B]):
@@ -101,7 +100,7 @@ class PooledBatches(Generic[E, B]):
     def __init__(
         self,
         stream: MixtureStream,
-        build: Callable[[Draw], E],
+        build: Callable[[SampledItem], E],
         collate: Callable[[Sequence[E]], B],
         budget: int,
         pool: int = 256,
@@ -109,22 +108,26 @@ class PooledBatches(Generic[E, B]):
         workers: int = 0,
     ) -> None:
         self._stream, self._collate = stream, collate
-        self._crew = Crew(Reader(stream.pairs, build), workers)
+        self._workers = WorkerPool(ExampleReader(stream.components, build), workers)
         self._budget, self._pool, self._seed = budget, pool, seed
         self._rank, self._world = 0, 1
-        self.left_out = DefectReport()
+        self.defects = DefectReport()
         self._go_to(-1, stream.state_dict())
 
     def _go_to(
-        self, number: int, start: Mapping[str, Any], unsettled: Mapping[str, int] | None = None
+        self, number: int, start: Mapping[str, Any], unreported: Mapping[str, int] | None = None
     ) -> None:
         """Be where the pool of this number was drawn from ``start``, the loss before it not settled yet."""
         self._stream.load_state_dict(start)
-        self._number, self._drawn = number, number
-        self._start, self._unsettled, self._lost = dict(start), dict(unsettled or {}), dict(unsettled or {})
-        self._ahead: deque[_Pool[E]] = deque()
+        self._number, self._sampled = number, number
+        self._start, self._unreported, self._skipped = (
+            dict(start),
+            dict(unreported or {}),
+            dict(unreported or {}),
+        )
+        self._prefetched: deque[_Pool[E]] = deque()
         self._batches: list[list[E]] = []
-        self._given = 0
+        self._consumed = 0
 
     def __iter__(self) -> PooledBatches[E, B]:
         return self
@@ -133,75 +136,83 @@ class PooledBatches(Generic[E, B]):
         return self.next()
 
     def next(self) -> B:
-        dry = 0
-        while self._given == len(self._batches):
+        empty = 0
+        while self._consumed == len(self._batches):
             self._advance()
-            dry += not self._batches
-            if dry == DRY_POOLS:
+            empty += not self._batches
+            if empty == MAX_EMPTY_POOLS:
                 raise DataError(
-                    f"data: expected usable records, found none in {dry * self._pool} draws:\n{self.left_out}"
+                    f"data: expected usable records, found none in {empty * self._pool} draws:\n"
+                    f"{self.defects}"
                 )
-        batch = self._collate(self._batches[self._given])
-        self._given += 1
+        batch = self._collate(self._batches[self._consumed])
+        self._consumed += 1
         return batch
 
     def _advance(self) -> None:
         """The next pool's batches; the pool two further on is drawn."""
-        if not self._ahead:
-            self._draw()
-            self._stream.settle(self._lost)
-            self._draw()
-        pool = self._ahead.popleft()
-        if not pool.tickets:
+        if not self._prefetched:
+            self._sample_pool()
+            self._stream.report_skipped(self._skipped)
+            self._sample_pool()
+        pool = self._prefetched.popleft()
+        if not pool.sample_indexes:
             raise StopIteration
-        examples, lost = self._collect(pool)
-        self._number, self._start, self._unsettled, self._lost = pool.number, pool.start, self._lost, lost
+        examples, skipped = self._collect(pool)
+        self._number, self._start, self._unreported, self._skipped = (
+            pool.number,
+            pool.start,
+            self._skipped,
+            skipped,
+        )
         rng = random.Random((self._seed * 1_000_003 + pool.number) * self._world + self._rank)
-        self._batches, self._given = cut_batches(examples, self._budget, rng), 0
-        self._stream.settle(lost)
-        self._draw()
+        self._batches, self._consumed = cut_batches(examples, self._budget, rng), 0
+        self._stream.report_skipped(skipped)
+        self._sample_pool()
 
-    def _draw(self) -> None:
+    def _sample_pool(self) -> None:
         start = self._stream.state_dict()
-        tickets = [t for t in (self._stream.next() for _ in range(self._pool)) if t is not None]
-        self._drawn += 1
-        self._ahead.append(_Pool(self._drawn, start, tickets, self._crew.send(tickets)))
+        sample_indexes = [t for t in (self._stream.next() for _ in range(self._pool)) if t is not None]
+        self._sampled += 1
+        self._prefetched.append(
+            _Pool(self._sampled, start, sample_indexes, self._workers.submit(sample_indexes))
+        )
 
     def _collect(self, pool: _Pool[E]) -> tuple[list[E], dict[str, int]]:
         """A pool's examples, and how many draws of each pair gave none."""
         examples: list[E] = []
-        lost: dict[str, int] = {}
-        for ticket, outcome in zip(pool.tickets, pool.outcomes, strict=True):
-            examples += outcome.examples
-            missing = 1 - len(outcome.examples)
+        skipped: dict[str, int] = {}
+        for sample_index, result in zip(pool.sample_indexes, pool.results, strict=True):
+            examples += result.examples
+            missing = 1 - len(result.examples)
             if missing:
-                name = self._stream.pairs[ticket.pair].name
-                lost[name] = lost.get(name, 0) + missing
-            note(self.left_out, outcome.defects)
-        return examples, lost
+                name = self._stream.components[sample_index.component].name
+                skipped[name] = skipped.get(name, 0) + missing
+            log_defects(self.defects, result.defects)
+        return examples, skipped
 
     @property
     def size(self) -> int:
         """Samples of an epoch: of all sources and tasks together, on all processes."""
-        return sum(len(pair.samples) for pair in self._stream.pairs)
+        return sum(len(component.samples) for component in self._stream.components)
 
     def share(self, rank: int, world: int) -> None:
         """Draw this process's share, one of ``world``. Before the first batch."""
         self._rank, self._world = rank, world
         self._stream.share(rank, world)
 
-    def go_behind(self, states: Sequence[Mapping[str, Any]]) -> None:
+    def fast_forward(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Begin a pool behind the furthest of these states; what was left of older pools comes next epoch."""
         number = max(int(state["pool"]) for state in states)
-        self._stream.go_behind([state["stream"] for state in states], self._pool if number >= 0 else 0)
+        self._stream.fast_forward([state["stream"] for state in states], self._pool if number >= 0 else 0)
         self._go_to(number, self._stream.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "stream": self._start,
-            "unsettled": self._unsettled,
+            "unsettled": self._unreported,
             "pool": self._number,
-            "given": self._given,
+            "given": self._consumed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -210,45 +221,81 @@ class PooledBatches(Generic[E, B]):
         self._go_to(max(number, 0) - 1, state["stream"], state["unsettled"])
         if number >= 0:
             self._advance()
-            self._given = int(state["given"])
+            self._consumed = int(state["given"])
 
     def close(self) -> str:
         """End the worker processes, if there are any; says which draws gave nothing, and why."""
-        self._crew.close()
-        return str(self.left_out)
+        self._workers.close()
+        return str(self.defects)
 
 
-def note(report: DefectReport, defects: Sequence[Defect]) -> None:
+def log_defects(report: DefectReport, defects: Sequence[Defect]) -> None:
     """Count what was left out; the first of each kind are told at once, unless they are only not wanted."""
     for defect in defects:
         report.add(defect)
-        if report.counts[defect.kind] <= KEPT and defect.kind is not Kind.UNWANTED:
+        if report.counts[defect.kind] <= MAX_KEPT and defect.kind is not DefectKind.UNWANTED:
             _LOG.warning("left out: %s", defect)
 
 
-def examples_once(pairs: Sequence[Pair], build: Callable[[Draw], E], limit: int | None = None) -> list[E]:
+def examples_once(
+    components: Sequence[MixtureComponent], build: Callable[[SampledItem], E], limit: int | None = None
+) -> list[E]:
     """Each sample of each pair once, in a fixed order, until ``limit`` of a pair are usable."""
-    read = Reader(pairs, build)
+    read = ExampleReader(components, build)
     report = DefectReport()
     found: list[E] = []
-    for number, pair in enumerate(pairs):
-        enough = len(found) + (limit or len(pair.samples))
-        for position in range(len(pair.samples)):
+    for number, component in enumerate(components):
+        enough = len(found) + (limit or len(component.samples))
+        for position in range(len(component.samples)):
             if len(found) >= enough:
                 break
-            outcome = read(Ticket(number, position))
-            found += outcome.examples
-            note(report, outcome.defects)
+            result = read(SampleIndex(number, position))
+            found += result.examples
+            log_defects(report, result.defects)
     return found
 
 
 def fixed_batches(
-    pairs: Sequence[Pair],
-    build: Callable[[Draw], E],
+    components: Sequence[MixtureComponent],
+    build: Callable[[SampledItem], E],
     collate: Callable[[Sequence[E]], B],
     budget: int,
     limit: int | None = None,
 ) -> list[B]:
     """Samples of all pairs, at most ``limit`` of each, as batches in one fixed order: for validation."""
-    examples = examples_once(pairs, build, limit)
+    examples = examples_once(components, build, limit)
     return [collate(batch) for batch in cut_batches(examples, budget, random.Random(0))]
+
+
+# --- A ticket becomes examples: the one border where a bad record is caught, named and left out.
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult(Generic[E]):
+    """What a ticket gave: its examples, several where each turn is one, and what is wrong with others."""
+
+    examples: tuple[E, ...]
+    defects: tuple[Defect, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExampleReader(Generic[E]):
+    """Reads a ticket's record and builds it; depends on nothing but the ticket."""
+
+    components: Sequence[MixtureComponent]
+    build: Callable[[SampledItem], E]
+
+    def __call__(self, sample_index: SampleIndex) -> ReadResult[E]:
+        component = self.components[sample_index.component]
+        try:
+            items = component.items_at(sample_index.position)
+        except ValueError as error:
+            return ReadResult((), (defect_from(error, component.source),))
+        examples: list[E] = []
+        defects: list[Defect] = []
+        for item in items:
+            try:
+                examples.append(self.build(item))
+            except ValueError as error:
+                defects.append(defect_from(error, component.source, key=item.sample.key))
+        return ReadResult(tuple(examples), tuple(defects))

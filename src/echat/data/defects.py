@@ -17,10 +17,10 @@ from echat.audio.errors import AudioError
 
 _LONGEST = 200  # characters of a key or place that are shown, and a quarter of those of a reason
 _UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control, surrogate, separators of lines
-KEPT = 10  # defects of each kind that a report keeps whole; the others are only counted
+MAX_KEPT = 10  # defects of each kind that a report keeps whole; the others are only counted
 
 
-class Kind(StrEnum):
+class DefectKind(StrEnum):
     """Kinds of defects, from the outside of the data inwards."""
 
     MISSING_FILE = "missing-file"  # a list, shard or table that is named but not there
@@ -57,7 +57,7 @@ class Kind(StrEnum):
 class Defect:
     """One thing wrong: the file, the place in it (line, member or offset), the record's key, and why."""
 
-    kind: Kind
+    kind: DefectKind
     file: str
     place: str = ""  # "line 7", "member a/k.wav"
     key: str | None = None
@@ -87,7 +87,7 @@ class Defect:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Defect:
-        return cls(**{**fields, "kind": Kind(fields["kind"])})
+        return cls(**{**fields, "kind": DefectKind(fields["kind"])})
 
 
 def printable(text: str, longest: int | None = None) -> str:
@@ -106,42 +106,48 @@ class DataError(ValueError):
 
     def __init__(self, problem: str | Defect) -> None:
         super().__init__(str(problem))
-        self.defect = problem if isinstance(problem, Defect) else Defect(Kind.BAD_RECORD, "", reason=problem)
+        self.defect = (
+            problem if isinstance(problem, Defect) else Defect(DefectKind.BAD_RECORD, "", reason=problem)
+        )
 
     def __reduce__(self) -> tuple[type[DataError], tuple[Defect]]:
         return type(self), (self.defect,)  # keeps the defect on the way out of a worker process
 
 
-_AUDIO_KINDS: dict[str | None, Kind] = {
-    "missing": Kind.MISSING_AUDIO,
-    "unreadable": Kind.UNREADABLE_FILE,
-    "empty": Kind.EMPTY_AUDIO,
-    "cut off": Kind.TRUNCATED_AUDIO,
-    "undecodable": Kind.UNDECODABLE_AUDIO,
-    "rate": Kind.SAMPLE_RATE,
-    "not finite": Kind.NOT_FINITE,
-    "silent": Kind.SILENT_AUDIO,
-    "short": Kind.TOO_SHORT,
-    "long": Kind.TOO_LONG,
+_AUDIO_KINDS: dict[str | None, DefectKind] = {
+    "missing": DefectKind.MISSING_AUDIO,
+    "unreadable": DefectKind.UNREADABLE_FILE,
+    "empty": DefectKind.EMPTY_AUDIO,
+    "cut off": DefectKind.TRUNCATED_AUDIO,
+    "undecodable": DefectKind.UNDECODABLE_AUDIO,
+    "rate": DefectKind.SAMPLE_RATE,
+    "not finite": DefectKind.NOT_FINITE,
+    "silent": DefectKind.SILENT_AUDIO,
+    "short": DefectKind.TOO_SHORT,
+    "long": DefectKind.TOO_LONG,
 }
 
 
-def defect_of(error: Exception, file: str, place: str = "", key: str | None = None) -> Defect:
+def defect_from(error: Exception, file: str, place: str = "", key: str | None = None) -> Defect:
     """What an exception raised while a record was read or decoded says, with the place filled in."""
     if isinstance(error, DataError):
-        told = error.defect
-        known = told.key if told.key is not None else key
-        if told.file:
-            return Defect(told.kind, told.file, told.place, known, told.reason)
-        return Defect(told.kind, file, told.place or place, known, told.reason)
+        cause = error.defect
+        known = cause.key if cause.key is not None else key
+        if cause.file:
+            return Defect(cause.kind, cause.file, cause.place, known, cause.reason)
+        return Defect(cause.kind, file, cause.place or place, known, cause.reason)
     if isinstance(error, AudioError):
-        return Defect(_AUDIO_KINDS.get(error.kind, Kind.UNDECODABLE_AUDIO), file, place, key, str(error))
+        return Defect(
+            _AUDIO_KINDS.get(error.kind, DefectKind.UNDECODABLE_AUDIO), file, place, key, str(error)
+        )
     if isinstance(error, FileNotFoundError):
-        return Defect(Kind.MISSING_FILE, file, place, key, "expected a file, found nothing; check the path")
+        return Defect(
+            DefectKind.MISSING_FILE, file, place, key, "expected a file, found nothing; check the path"
+        )
     if isinstance(error, OSError):
         reason = f"expected a readable file, found: {error.strerror or error}; check its permissions"
-        return Defect(Kind.UNREADABLE_FILE, file, place, key, reason)
-    return Defect(Kind.BAD_RECORD, file, place, key, str(error) or type(error).__name__)
+        return Defect(DefectKind.UNREADABLE_FILE, file, place, key, reason)
+    return Defect(DefectKind.BAD_RECORD, file, place, key, str(error) or type(error).__name__)
 
 
 class DefectReport:
@@ -149,19 +155,19 @@ class DefectReport:
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
-        self.counts: dict[Kind, int] = {}
-        self._first: dict[Kind, list[Defect]] = {}
+        self.counts: dict[DefectKind, int] = {}
+        self._first: dict[DefectKind, list[Defect]] = {}
 
     def add(self, defect: Defect) -> None:
         if self.strict:
             raise DataError(defect)
         self.counts[defect.kind] = self.counts.get(defect.kind, 0) + 1
         kept = self._first.setdefault(defect.kind, [])
-        if len(kept) < KEPT:
+        if len(kept) < MAX_KEPT:
             kept.append(defect)
 
     @contextmanager
-    def border(self, file: str, place: str = "", key: str | None = None) -> Iterator[None]:
+    def catch(self, file: str, place: str = "", key: str | None = None) -> Iterator[None]:
         """Around all that is done with one data row: what it raises, of whatever type, becomes a defect.
 
         A closed list of types would let the next odd byte through. What reaches beyond the row (writing the
@@ -170,7 +176,7 @@ class DefectReport:
         try:
             yield
         except Exception as error:
-            defect = defect_of(error, file, place, key)
+            defect = defect_from(error, file, place, key)
             if self.strict:
                 raise DataError(defect) from error
             self.add(defect)
@@ -184,9 +190,9 @@ class DefectReport:
         for kind, count in other.counts.items():
             self.counts[kind] = self.counts.get(kind, 0) + count
             kept = self._first.setdefault(kind, [])
-            kept.extend(other._first[kind][: KEPT - len(kept)])
+            kept.extend(other._first[kind][: MAX_KEPT - len(kept)])
 
-    def first(self, kind: Kind) -> tuple[Defect, ...]:
+    def first(self, kind: DefectKind) -> tuple[Defect, ...]:
         return tuple(self._first.get(kind, ()))
 
     @property
@@ -197,14 +203,14 @@ class DefectReport:
         return bool(self.counts)
 
     def __iter__(self) -> Iterator[Defect]:
-        """The kept defects, kind by kind in the order of :class:`Kind`."""
-        for kind in Kind:
+        """The kept defects, kind by kind in the order of :class:`DefectKind`."""
+        for kind in DefectKind:
             yield from self._first.get(kind, ())
 
     def __str__(self) -> str:
         """One line per kind with its count, then the kept defects of it, indented."""
         lines = []
-        for kind in Kind:
+        for kind in DefectKind:
             if kind in self.counts:
                 lines.append(f"{kind}: {self.counts[kind]}")
                 lines.extend(f"  {defect}" for defect in self.first(kind))
@@ -214,7 +220,7 @@ class DefectReport:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "counts": {kind.value: self.counts[kind] for kind in Kind if kind in self.counts},
+            "counts": {kind.value: self.counts[kind] for kind in DefectKind if kind in self.counts},
             "first": [defect.as_dict() for defect in self],
         }
 
@@ -222,5 +228,5 @@ class DefectReport:
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         report = cls()
         report.extend(map(Defect.from_dict, fields["first"]))
-        report.counts = {Kind(kind): count for kind, count in fields["counts"].items()}
+        report.counts = {DefectKind(kind): count for kind, count in fields["counts"].items()}
         return report

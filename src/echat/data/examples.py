@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from echat.audio.features import llm_frames
-from echat.data.defects import Kind
-from echat.data.filters import FilterConfig, refusal, refuse_length, refuse_speech
+from echat.data.audio_loading import AudioLoader, AugmentConfig, extract_mel
+from echat.data.defects import DefectKind
+from echat.data.eligibility import FilterConfig, can_serve, refusal, refuse_length, refuse_speech
+from echat.data.mixture import SampledItem
 from echat.data.sample import AudioRef, Sample
-from echat.data.serving import serves
-from echat.data.sounds import AugmentConfig, Sounds, mel_of
-from echat.data.stream import Draw
 from echat.dialogue.labels import VALUES, LabelKind
-from echat.dialogue.rendering import Audio, Segment, Speech, Text, hearing, render
+from echat.dialogue.rendering import Audio, Segment, Speech, Text, pseudo_audio_text, render
 from echat.dialogue.tasks import Profile, Task, get_task
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
 from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
@@ -29,8 +28,8 @@ from echat.dialogue.vocabulary import Tokenizer, Vocabulary
 
 PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3  # what stands at a position of the language model
 IGNORE = -100  # label of a position that predicts nothing
-SPREAD_SHARE = 0.6  # of the texts in the place of sound that are spread, when any are
-ENCODER_SHARE = 4  # mel frames that cost about as much as one position of the language model
+BLANK_INSERTION_PROBABILITY = 0.6  # of the texts in the place of sound that are spread, when any are
+MEL_FRAMES_PER_POSITION = 4  # mel frames that cost about as much as one position of the language model
 
 
 class CachedTokenizer:
@@ -38,12 +37,12 @@ class CachedTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._memory: dict[str, list[int]] = {}
+        self._cache: dict[str, list[int]] = {}
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        ids = self._memory.get(text)
+        ids = self._cache.get(text)
         if ids is None:
-            ids = self._memory[text] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            ids = self._cache[text] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return ids
 
     def decode(self, ids: Any, /) -> str:
@@ -53,25 +52,25 @@ class CachedTokenizer:
         return len(self._tokenizer)
 
 
-def conversation_of(
-    sample: Sample, task: Task, audio: Any = None, past: Sequence[Any] = (), heard_as_text: bool = False
+def build_conversation(
+    sample: Sample, task: Task, audio: Any = None, past: Sequence[Any] = (), is_pseudo_audio: bool = False
 ) -> Conversation:
     """The sample as a finished conversation for this task.
 
-    ``audio`` is the question's sound, ``past`` that of past turns; ``heard_as_text`` puts words and cues
+    ``audio`` is the question's sound, ``past`` that of past turns; ``is_pseudo_audio`` puts words and cues
     in the place of the question's sound.
     """
     turns: list[UserTurn | AssistantTurn] = []
     for turn, sound in zip(sample.history, past):
         turns += [UserTurn(turn.text, sound), AssistantTurn(turn.reply, turn.speech_ids)]
-    reads_aloud = task.hears == "text" and task.writes_speech
+    reads_aloud = task.input_modality == "text" and task.writes_speech
     turns.append(
         UserTurn(
             text=sample.reply or sample.text if reads_aloud else sample.text,
             audio=audio,
             prompt=sample.prompt,
             labels=sample.labels,
-            heard_as_text=heard_as_text and task.hears == "audio",
+            is_pseudo_audio=is_pseudo_audio and task.input_modality == "audio",
         )
     )
     speech_ids = sample.speech_ids if task.writes_speech else None
@@ -94,12 +93,12 @@ def _thought(sample: Sample, task: Task) -> Thought | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class CTCTarget:
     """What a sound says, as text ids."""
 
     ids: tuple[int, ...] = ()  # cues, then words
-    cues: int = 0  # of the ids, those in front that tell how it sounds
-    knows_words: bool = False  # or else the ids are cues alone, and any words may have been said
+    label_len: int = 0  # of the ids, those in front: how it sounds
+    has_transcript: bool = False  # or else the ids are cues alone, and any words may have been said
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,70 +114,72 @@ class DialogueExample:
     )  # (length,) class the position predicts: text id, or speech id + text_size; IGNORE = none
     mels: tuple[np.ndarray, ...]  # sound in the order heard, (frames, n_mels) each
     writes_speech: bool  # are the classes the combined ones of both heads?
-    heard: tuple[Heard, ...] = ()  # per clip; none at all where no sound is to be spelled
+    ctc_targets: tuple[CTCTarget, ...] = ()  # per clip; none at all where no sound is to be spelled
 
     @property
     def sizes(self) -> tuple[int, int]:
         """Positions of the language model, and the work of the encoder in the same unit."""
-        return len(self.ids), sum(len(mel) for mel in self.mels) // ENCODER_SHARE
+        return len(self.ids), sum(len(mel) for mel in self.mels) // MEL_FRAMES_PER_POSITION
 
 
 @dataclass
 class DialogueBuilder:
-    """Draw -> DialogueExample."""
+    """SampledItem -> DialogueExample."""
 
     tokenizer: Tokenizer
     vocabulary: Vocabulary
-    sounds: Sounds
+    audio_loader: AudioLoader
     n_mels: int  # mel bins of the encoder
     profile: Profile = "echat"
     augment: AugmentConfig | None = None
     max_positions: int = 2000  # longer dialogues are refused
-    spelled_languages: tuple[str, ...] = ()  # speech in these languages also comes with its words as text ids
-    spread: float = (
+    ctc_languages: tuple[str, ...] = ()  # speech in these languages also comes with its words as text ids
+    blanks_per_id: float = (
         0.0  # heard as text: mean count of blanks before each id, so that text lies as thin as sound
     )
     blank: int = 0  # the id between spread ones
-    learn_heard: bool = False  # text in the place of sound is itself to be predicted, where it is not spread
+    loss_on_input: bool = (
+        False  # text in the place of sound is itself to be predicted, where it is not spread
+    )
     filters: FilterConfig = field(default_factory=FilterConfig)
 
-    def __call__(self, draw: Draw) -> DialogueExample:
+    def __call__(self, item: SampledItem) -> DialogueExample:
         """Raises DataError or AudioError for a record that cannot be learned from."""
-        task = get_task(draw.task)
-        sample = draw.sample
-        self._refuse(draw, task)
-        rng = np.random.default_rng(draw.seed)
-        hears = task.hears == "audio" and not draw.as_text
-        past = [self._mel(sample, turn.audio, rng) if hears else None for turn in sample.history]
-        audio = self._mel(sample, sample.audio, rng) if hears else None
-        conversation = conversation_of(sample, task, audio, past, draw.as_text)
-        guess = partial(_any_label, rng) if self.profile == "echat" else None
-        segments = render(conversation, task, self.tokenizer, self.vocabulary, self.profile, guess)
-        if draw.as_text and self.spread and rng.random() < SPREAD_SHARE:
-            segments = self._at_heard(segments, lambda text: self._thin(text, rng))
-        elif draw.as_text and self.learn_heard and sample.reply:
-            segments = self._at_heard(segments, lambda text: replace(text, learn=True))
-        example = lay_out(segments, sample.key, task, self.vocabulary)
+        task = get_task(item.task)
+        sample = item.sample
+        self._refuse(item, task)
+        rng = np.random.default_rng(item.seed)
+        has_audio_input = task.input_modality == "audio" and not item.pseudo_audio
+        past = [self._mel(sample, turn.audio, rng) if has_audio_input else None for turn in sample.history]
+        audio = self._mel(sample, sample.audio, rng) if has_audio_input else None
+        conversation = build_conversation(sample, task, audio, past, item.pseudo_audio)
+        random_label = partial(_random_label, rng) if self.profile == "echat" else None
+        segments = render(conversation, task, self.tokenizer, self.vocabulary, self.profile, random_label)
+        if item.pseudo_audio and self.blanks_per_id and rng.random() < BLANK_INSERTION_PROBABILITY:
+            segments = self._map_audio_text(segments, lambda text: self._insert_blanks(text, rng))
+        elif item.pseudo_audio and self.loss_on_input and sample.reply:
+            segments = self._map_audio_text(segments, lambda text: replace(text, is_target=True))
+        example = flatten_segments(segments, sample.key, task, self.vocabulary)
         if len(example.ids) > self.max_positions:
             raise refusal(
                 sample,
-                Kind.TOO_LONG,
+                DefectKind.TOO_LONG,
                 f"task {task.name}: expected at most {self.max_positions} positions, found "
                 f"{len(example.ids)}; raise data.max_positions or leave the record out",
             )
-        if self.spelled_languages and audio is not None:
-            unknown = (Heard(),) * (len(example.mels) - 1)  # clips of earlier turns
-            example = replace(example, heard=(*unknown, self._spell(sample)))
+        if self.ctc_languages and audio is not None:
+            unknown = (CTCTarget(),) * (len(example.mels) - 1)  # clips of earlier turns
+            example = replace(example, ctc_targets=(*unknown, self._ctc_target(sample)))
         return example
 
-    def _refuse(self, draw: Draw, task: Task) -> None:
+    def _refuse(self, item: SampledItem, task: Task) -> None:
         """Raise DataError for a record that lacks what the task needs, or says what cannot be learned."""
-        if not serves(draw.sample, task, draw.as_text):
+        if not can_serve(item.sample, task, item.pseudo_audio):
             reason = f"task {task.name}: expected what the task hears and writes, found some of it missing"
-            raise refusal(draw.sample, Kind.UNWANTED, reason)
-        refuse_speech(draw.sample, task, self.vocabulary.codec_size, self.filters)
+            raise refusal(item.sample, DefectKind.UNWANTED, reason)
+        refuse_speech(item.sample, task, self.vocabulary.codec_size, self.filters)
 
-    def _at_heard(self, segments: Sequence[Segment], change: Callable[[Text], Text]) -> list[Segment]:
+    def _map_audio_text(self, segments: Sequence[Segment], change: Callable[[Text], Text]) -> list[Segment]:
         """The segments, the text between the markers of the user's sound changed."""
         marker = Speech((self.vocabulary.user_audio_begin,))
         return [
@@ -186,25 +187,25 @@ class DialogueBuilder:
             for before, segment in zip([None, *segments], segments)
         ]
 
-    def _thin(self, text: Text, rng: np.random.Generator) -> Text:
+    def _insert_blanks(self, text: Text, rng: np.random.Generator) -> Text:
         """Blanks among the ids."""
-        gaps = rng.geometric(1.0 / (1.0 + self.spread), size=len(text.ids) + 1) - 1
+        gaps = rng.geometric(1.0 / (1.0 + self.blanks_per_id), size=len(text.ids) + 1) - 1
         ids: list[int] = []
         for gap, id_ in zip(gaps, text.ids):
             ids += [self.blank] * int(gap) + [id_]
         return Text((*ids, *[self.blank] * int(gaps[-1])))
 
-    def _spell(self, sample: Sample) -> Heard:
+    def _ctc_target(self, sample: Sample) -> CTCTarget:
         """What the language model reads in the place of this sound while it learns from text.
 
         Of other languages than the spelled ones the cues alone are known.
         """
-        cues = self._ids(hearing(None, sample.labels))
-        if sample.language not in (None, *self.spelled_languages):
-            return Heard(cues, len(cues))
-        ids = self._ids(hearing(sample.text, sample.labels))
-        apart = ids[: len(cues)] == cues  # or a tokenizer wrote cue and word as one id
-        return Heard(ids, len(cues) if apart else 0, bool(ids))
+        label_ids = self._ids(pseudo_audio_text(None, sample.labels))
+        if sample.language not in (None, *self.ctc_languages):
+            return CTCTarget(label_ids, len(label_ids))
+        ids = self._ids(pseudo_audio_text(sample.text, sample.labels))
+        apart = ids[: len(label_ids)] == label_ids  # or a tokenizer wrote label and word as one id
+        return CTCTarget(ids, len(label_ids) if apart else 0, bool(ids))
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else ()
@@ -212,17 +213,19 @@ class DialogueBuilder:
     def _mel(self, sample: Sample, ref: AudioRef | None, rng: np.random.Generator) -> np.ndarray | None:
         if ref is None:
             return None
-        waveform = self.sounds.read(ref)
+        waveform = self.audio_loader.read(ref)
         refuse_length(sample, ref, len(waveform), self.filters)
-        return mel_of(waveform, self.n_mels, self.augment, rng)
+        return extract_mel(waveform, self.n_mels, self.augment, rng)
 
 
-def _any_label(rng: np.random.Generator, kind: LabelKind) -> str:
+def _random_label(rng: np.random.Generator, kind: LabelKind) -> str:
     """What a model might write that does not know better."""
     return VALUES[kind][int(rng.integers(len(VALUES[kind])))]
 
 
-def lay_out(segments: Sequence[Segment], key: str, task: Task, vocabulary: Vocabulary) -> DialogueExample:
+def flatten_segments(
+    segments: Sequence[Segment], key: str, task: Task, vocabulary: Vocabulary
+) -> DialogueExample:
     """Segments as one contiguous sequence; the label of a position is what stands next, if learnable."""
     kinds: list[int] = []
     ids: list[int] = []
@@ -239,7 +242,7 @@ def lay_out(segments: Sequence[Segment], key: str, task: Task, vocabulary: Vocab
         is_text = isinstance(segment, Text)
         kinds += [TEXT if is_text else SPEECH] * len(segment.ids)
         ids += segment.ids
-        if not segment.learn:
+        if not segment.is_target:
             classes += [IGNORE] * len(segment.ids)
         elif is_text:
             classes += segment.ids

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
 
 from echat.data import storage
-from echat.data.defects import DataError, Defect, Kind
+from echat.data.defects import DataError, Defect, DefectKind
 from echat.dialogue.labels import REPLY_EMOTIONS, Labels
 from echat.dialogue.tasks import TASKS
 
@@ -75,13 +75,13 @@ class AudioRef:
             data = storage.read_range(self.path, self.offset, self.size)
         except FileNotFoundError as error:
             reason = "expected sound, found no such file; check the path, or say where it begins (--root)"
-            raise DataError(self._defect(Kind.MISSING_AUDIO, reason)) from error
+            raise DataError(self._defect(DefectKind.MISSING_AUDIO, reason)) from error
         except OSError as error:
             reason = f"expected a readable file, found: {error.strerror or error}; check its permissions"
-            raise DataError(self._defect(Kind.UNREADABLE_FILE, reason)) from error
+            raise DataError(self._defect(DefectKind.UNREADABLE_FILE, reason)) from error
         if len(data) < self.size:
             reason = f"expected {self.size} bytes from {self.offset}, found {len(data)}; copy the tar again"
-            raise DataError(self._defect(Kind.TRUNCATED_ARCHIVE, reason))
+            raise DataError(self._defect(DefectKind.TRUNCATED_ARCHIVE, reason))
         return data
 
     def open(self) -> BinaryIO:
@@ -90,7 +90,7 @@ class AudioRef:
             return storage.open_binary(self.path)
         return io.BytesIO(self.read_bytes())
 
-    def _defect(self, kind: Kind, reason: str) -> Defect:
+    def _defect(self, kind: DefectKind, reason: str) -> Defect:
         return Defect(kind, self.path, f"member {self.member}" if self.member else "", reason=reason)
 
 
@@ -134,24 +134,27 @@ class Sample:
         turns = (turn.audio for turn in self.history)
         return (ref for ref in (*turns, self.audio, self.reply_audio) if ref is not None)
 
-    def defects(self, codec_size: int = CODEC_SIZE) -> Iterator[tuple[Kind, str]]:
+    def defects(self, codec_size: int = CODEC_SIZE) -> Iterator[tuple[DefectKind, str]]:
         """What is wrong with the fields, each with its reason, without a look at the sound."""
         for name in _TEXT_FIELDS:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
-                yield Kind.BAD_FIELD, f"field {name}: expected text, found {value!r}"
+                yield DefectKind.BAD_FIELD, f"field {name}: expected text, found {value!r}"
         if not self.key:
-            yield Kind.MISSING_FIELD, f"field key: expected a non-empty string, found {self.key!r}"
+            yield DefectKind.MISSING_FIELD, f"field key: expected a non-empty string, found {self.key!r}"
         if self.task is not None and self.task not in TASKS:
-            yield Kind.UNKNOWN_TASK, f"field task: expected one of {', '.join(TASKS)}, found {self.task!r}"
+            yield (
+                DefectKind.UNKNOWN_TASK,
+                f"field task: expected one of {', '.join(TASKS)}, found {self.task!r}",
+            )
         if self.reply_emotion is not None and self.reply_emotion not in REPLY_EMOTIONS:
             known = ", ".join(REPLY_EMOTIONS)
             yield (
-                Kind.BAD_FIELD,
+                DefectKind.BAD_FIELD,
                 f"field reply_emotion: expected one of {known}, found {self.reply_emotion!r}",
             )
         if self.seconds is not None and not 0 <= self.seconds <= _LONGEST_SECONDS:
-            yield Kind.BAD_FIELD, f"field seconds: expected a duration, found {str(self.seconds)[:40]}"
+            yield DefectKind.BAD_FIELD, f"field seconds: expected a duration, found {str(self.seconds)[:40]}"
         spoken = self.reply if self.reply is not None else self.text
         yield from _speech_defects("speech_ids", self.speech_ids, spoken, codec_size)
         for number, turn in enumerate(self.history, 1):
@@ -165,7 +168,7 @@ _TEXT_FIELDS = tuple(
 
 def _speech_defects(
     name: str, ids: Sequence[int] | None, text: str | None, codec_size: int
-) -> Iterator[tuple[Kind, str]]:
+) -> Iterator[tuple[DefectKind, str]]:
     if not ids:
         return
     if min(ids) < 0 or max(ids) >= codec_size:
@@ -174,14 +177,14 @@ def _speech_defects(
             "; begin and end are added when the sequence is made, strip them" if found >= codec_size else ""
         )
         yield (
-            Kind.SPEECH_ID_RANGE,
+            DefectKind.SPEECH_ID_RANGE,
             f"field {name}: expected ids in 0..{codec_size - 1}, "
             f"found {found} at position {position}{remedy}",
         )
     units = speech_units(text or "")
     if IDS_PER_UNIT * (units + 1) >= len(ids) + 2:
         yield (
-            Kind.SPEECH_TOO_SHORT,
+            DefectKind.SPEECH_TOO_SHORT,
             f"field {name}: expected {IDS_PER_UNIT:g} ids or more for each of {units} words or ideographs, "
             f"found {len(ids)}; the ids belong to another text or were cut",
         )
@@ -212,10 +215,14 @@ def speech_ids_of(value: object, name: str = "speech_ids") -> tuple[int, ...] | 
         raise _bad(name, f"expected integers, {error}") from error
     if ids and min(ids) < 0:
         raise DataError(
-            Defect(Kind.SPEECH_ID_RANGE, "", reason=f"field {name}: expected ids from 0 up, found {min(ids)}")
+            Defect(
+                DefectKind.SPEECH_ID_RANGE,
+                "",
+                reason=f"field {name}: expected ids from 0 up, found {min(ids)}",
+            )
         )
     return ids or None
 
 
 def _bad(name: str, what: str) -> DataError:
-    return DataError(Defect(Kind.BAD_FIELD, "", reason=f"field {name}: {what}"))
+    return DataError(Defect(DefectKind.BAD_FIELD, "", reason=f"field {name}: {what}"))

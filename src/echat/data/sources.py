@@ -10,15 +10,13 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from echat.config import Config
-from echat.data.corpus import Records, open_corpus
-from echat.data.defects import DataError, Defect, DefectReport, Kind
-from echat.data.filters import refusal, refuse_empty_range
+from echat.data.defects import DataError, Defect, DefectKind, DefectReport
+from echat.data.eligibility import can_serve, refusal, refuse_empty_range
+from echat.data.formats.corpus import Records, open_corpus
+from echat.data.mixture import MixtureComponent, MixtureStream, earlier_turns
 from echat.data.sample import Sample
-from echat.data.serving import serves
-from echat.data.speech_examples import spoken_form
+from echat.data.speech_examples import normalize_text
 from echat.data.storage import exists
-from echat.data.stream import MixtureStream, Pair
-from echat.data.turns import prefixes
 from echat.dialogue.tasks import get_task
 
 _LOG = logging.getLogger(__name__)
@@ -66,29 +64,31 @@ class SourceConfig(Config):
 
 
 @dataclass(frozen=True)
-class Selected:
+class SelectedRecords:
     """The records of a corpus that a source and a purpose want; asking for another one raises DataError."""
 
     records: Records
     config: SourceConfig
-    able: Callable[[Sample], bool]
+    is_eligible: Callable[[Sample], bool]
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int, /) -> Sample:
         sample = self.records[index]
-        if not _wanted(sample, self.config):
-            raise refusal(sample, Kind.UNWANTED, "expected the split, language and duration of the source")
-        if not self.able(sample):
-            raise refusal(sample, Kind.UNWANTED, "expected what the task hears and writes")
-        return _in_form(sample, self.config)
+        if not _is_selected(sample, self.config):
+            raise refusal(
+                sample, DefectKind.UNWANTED, "expected the split, language and duration of the source"
+            )
+        if not self.is_eligible(sample):
+            raise refusal(sample, DefectKind.UNWANTED, "expected what the task hears and writes")
+        return _normalized(sample, self.config)
 
 
 def read_source(config: SourceConfig) -> list[Sample]:
     """The records the source contributes, all in memory."""
     records = open_source(config)
-    kept = [_in_form(sample, config) for sample in _readable(records) if _wanted(sample, config)]
+    kept = [_normalized(sample, config) for sample in _readable(records) if _is_selected(sample, config)]
     if not kept:
         raise DataError(
             f"source {config.path}: expected records within its limits, found 0 of {len(records)}"
@@ -123,7 +123,7 @@ def _readable(records: Records) -> list[Sample]:
     return found
 
 
-def _wanted(sample: Sample, config: SourceConfig) -> bool:
+def _is_selected(sample: Sample, config: SourceConfig) -> bool:
     if config.split is not None and sample.split != config.split:
         return False
     if config.languages and sample.language is not None and sample.language not in config.languages:
@@ -131,25 +131,28 @@ def _wanted(sample: Sample, config: SourceConfig) -> bool:
     return sample.seconds is None or config.min_seconds <= sample.seconds <= config.max_seconds
 
 
-def _in_form(sample: Sample, config: SourceConfig) -> Sample:
-    return replace(sample, text=spoken_form(sample.text)) if config.spoken_form and sample.text else sample
+def _normalized(sample: Sample, config: SourceConfig) -> Sample:
+    return replace(sample, text=normalize_text(sample.text)) if config.spoken_form and sample.text else sample
 
 
-def mixture_pairs(configs: Sequence[SourceConfig], seed: int, temperature: float | None = None) -> list[Pair]:
+def mixture_components(
+    configs: Sequence[SourceConfig], seed: int, temperature: float | None = None
+) -> list[MixtureComponent]:
     """(source, task) pairs with the samples that serve the task; ``temperature`` as in :func:`mixture`."""
     return [
-        pair
-        for config, records, weight in _weighed(configs, temperature)
-        for pair in _task_pairs(config, records, weight, seed)
+        component
+        for config, records, weight in _weighted_sources(configs, temperature)
+        for component in _task_components(config, records, weight, seed)
     ]
 
 
-def single_pairs(
-    configs: Sequence[SourceConfig], purpose: str, able: Callable[[Sample], bool], seed: int
-) -> list[Pair]:
-    """One pair for each source: the samples ``able`` to serve a purpose that is no dialogue task."""
+def source_components(
+    configs: Sequence[SourceConfig], purpose: str, is_eligible: Callable[[Sample], bool], seed: int
+) -> list[MixtureComponent]:
+    """One pair for each source: the samples ``is_eligible`` to serve a purpose that is no dialogue task."""
     return [
-        _pair(config, purpose, records, able, weight, seed) for config, records, weight in _weighed(configs)
+        _component(config, purpose, records, is_eligible, weight, seed)
+        for config, records, weight in _weighted_sources(configs)
     ]
 
 
@@ -161,10 +164,10 @@ def mixture(
     With ``temperature`` T the weight of a source is multiplied by its size to the power of 1 / T: with 1
     every record counts the same, with large T every source.
     """
-    return MixtureStream(mixture_pairs(configs, seed, temperature), epochs)
+    return MixtureStream(mixture_components(configs, seed, temperature), epochs)
 
 
-def _weighed(
+def _weighted_sources(
     configs: Sequence[SourceConfig], temperature: float | None = None
 ) -> list[tuple[SourceConfig, Records, float]]:
     """The sources that are there, opened, with their weights."""
@@ -174,45 +177,49 @@ def _weighed(
     return [(config, records, config.weight * len(records) ** power) for config, records in opened]
 
 
-def _task_pairs(config: SourceConfig, records: Records, weight: float, seed: int) -> list[Pair]:
+def _task_components(
+    config: SourceConfig, records: Records, weight: float, seed: int
+) -> list[MixtureComponent]:
     tasks = dict[str | None, float](config.tasks.items()) or _own_tasks(config, records)
     total = sum(tasks.values())
     return [
-        _pair(config, name, records, _serving(config, name), weight * share / total, seed)
+        _component(config, name, records, _eligibility(config, name), weight * share / total, seed)
         for name, share in tasks.items()
     ]
 
 
-def _pair(
+def _component(
     config: SourceConfig,
     name: str | None,
     records: Records,
-    able: Callable[[Sample], bool],
+    is_eligible: Callable[[Sample], bool],
     weight: float,
     seed: int,
-) -> Pair:
+) -> MixtureComponent:
     if isinstance(records, list):
-        chosen: Records = [sample for sample in records if able(sample)]
+        chosen: Records = [sample for sample in records if is_eligible(sample)]
     else:
-        chosen = Selected(records, config, able)
-    return Pair(config.path, name, chosen, weight, seed, config.as_text, config.every_turn, config.block)
+        chosen = SelectedRecords(records, config, is_eligible)
+    return MixtureComponent(
+        config.path, name, chosen, weight, seed, config.as_text, config.every_turn, config.block
+    )
 
 
-def _serving(config: SourceConfig, name: str | None) -> Callable[[Sample], bool]:
+def _eligibility(config: SourceConfig, name: str | None) -> Callable[[Sample], bool]:
     """Can a sample serve the task (None: its own)?"""
 
-    def able(sample: Sample) -> bool:
-        if config.every_turn and any(map(able_now, prefixes(sample))):
+    def is_eligible(sample: Sample) -> bool:
+        if config.every_turn and any(map(is_turn_eligible, earlier_turns(sample))):
             return True
-        return able_now(sample)
+        return is_turn_eligible(sample)
 
-    def able_now(sample: Sample) -> bool:
+    def is_turn_eligible(sample: Sample) -> bool:
         if name is not None and sample.task not in (None, name):
             return False
         own = name or sample.task
-        return own is not None and serves(sample, get_task(own), config.as_text)
+        return own is not None and can_serve(sample, get_task(own), config.as_text)
 
-    return able
+    return is_eligible
 
 
 def _own_tasks(config: SourceConfig, records: Records) -> dict[str | None, float]:
@@ -226,7 +233,7 @@ def _own_tasks(config: SourceConfig, records: Records) -> dict[str | None, float
     if not counts:
         raise DataError(
             Defect(
-                Kind.MISSING_FIELD,
+                DefectKind.MISSING_FIELD,
                 config.path,
                 reason="expected `tasks:` in the recipe, as the records name none of their own",
             )

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from echat.data.defects import Kind
-from echat.data.examples import ENCODER_SHARE, IGNORE
-from echat.data.filters import FilterConfig, refusal, refuse_length
+from echat.data.audio_loading import AudioLoader, AugmentConfig, extract_mel
+from echat.data.defects import DefectKind
+from echat.data.eligibility import FilterConfig, refusal, refuse_length
+from echat.data.examples import IGNORE, MEL_FRAMES_PER_POSITION
+from echat.data.mixture import SampledItem
 from echat.data.sample import Sample
-from echat.data.sounds import AugmentConfig, Sounds, mel_of
-from echat.data.stream import Draw
 from echat.dialogue.labels import VALUES, LabelKind, Labels
 
 CTC_LABELS: tuple[LabelKind, ...] = ("age", "gender", "emotion", "sound_event")
@@ -30,38 +30,40 @@ class SpeechExample:
     @property
     def sizes(self) -> tuple[int]:
         """Work of the encoder in units of one position of a language model."""
-        return (len(self.mel) // ENCODER_SHARE,)
+        return (len(self.mel) // MEL_FRAMES_PER_POSITION,)
 
 
 @dataclass
 class SpeechBuilder:
-    """Draw -> SpeechExample with characters as units."""
+    """SampledItem -> SpeechExample with characters as units."""
 
     characters: str  # unit i + 1 is characters[i]
     text_languages: tuple[str, ...]  # texts in other languages are not spelled
-    sounds: Sounds
+    audio_loader: AudioLoader
     n_mels: int  # mel bins of the encoder
     augment: AugmentConfig | None = None
     filters: FilterConfig = field(default_factory=FilterConfig)
 
-    def __call__(self, draw: Draw) -> SpeechExample:
-        sample = draw.sample
-        if sample.audio is None or not teaches(sample):
+    def __call__(self, item: SampledItem) -> SpeechExample:
+        sample = item.sample
+        if sample.audio is None or not has_encoder_targets(sample):
             reason = "expected audio with its words or a label of its voice, found not both"
-            raise refusal(sample, Kind.UNWANTED, reason)
-        waveform = self.sounds.read(sample.audio)
+            raise refusal(sample, DefectKind.UNWANTED, reason)
+        waveform = self.audio_loader.read(sample.audio)
         refuse_length(sample, sample.audio, len(waveform), self.filters)
-        mel = mel_of(waveform, self.n_mels, self.augment, np.random.default_rng(draw.seed))
+        mel = extract_mel(waveform, self.n_mels, self.augment, np.random.default_rng(item.seed))
         labels = tuple(_class_index(sample.labels, kind) for kind in CTC_LABELS)
-        return SpeechExample(sample.key, draw.task, mel, self._units(sample), labels)
+        return SpeechExample(sample.key, item.task, mel, self._units(sample), labels)
 
     def _units(self, sample: Sample) -> tuple[int, ...] | None:
         if not sample.text or sample.language not in (None, *self.text_languages):
             return None
-        return tuple(self.characters.index(c) + 1 for c in spoken_form(sample.text) if c in self.characters)
+        return tuple(
+            self.characters.index(c) + 1 for c in normalize_text(sample.text) if c in self.characters
+        )
 
 
-def teaches(sample: Sample) -> bool:
+def has_encoder_targets(sample: Sample) -> bool:
     """Has the record sound, and words or labels that it teaches?"""
     labels = any(getattr(sample.labels, kind) is not None for kind in CTC_LABELS)
     return sample.audio is not None and (labels or bool(sample.text))
@@ -72,7 +74,7 @@ def _class_index(labels: Labels, kind: LabelKind) -> int:
     return IGNORE if value is None else VALUES[kind].index(value)
 
 
-def spoken_form(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Words in one form for every corpus: lower case, no punctuation but apostrophes, single blanks."""
     kept = (c if c.isalnum() or c in "' " else " " for c in text.lower().replace("’", "'"))
     return " ".join("".join(kept).split())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-from echat.data.defects import DataError, Defect, Kind
+from echat.data.defects import DataError, Defect, DefectKind
 
 OPEN_FILES = 64  # descriptors kept open per process
 
@@ -164,9 +164,11 @@ def _store(path: str) -> Iterator[Any]:
         reason = f"expected the Python package that reads {protocol}:// URLs, found none: {error}"
         _refuse(path, f"{reason}; install it with pip", error)
     except Exception as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        _refuse(path, f"expected a URL that fsspec opens, found: {told}; check its protocol and host", error)
+        message = " ".join(str(error).split()) or type(error).__name__
+        _refuse(
+            path, f"expected a URL that fsspec opens, found: {message}; check its protocol and host", error
+        )
 
 
 def _refuse(path: str, reason: str, error: Exception) -> NoReturn:
-    raise DataError(Defect(Kind.UNREADABLE_FILE, path, reason=reason)) from error
+    raise DataError(Defect(DefectKind.UNREADABLE_FILE, path, reason=reason)) from error

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from echat.dialogue.interleaving import interleave
 from echat.dialogue.labels import UNKNOWN_TAG, LabelKind, Labels, describe_voice, tag
-from echat.dialogue.layout import interleave
 from echat.dialogue.tasks import Profile, Task, get_task
 from echat.dialogue.thinking import LabelThought, LanguageThought, format_reply, unknown_slots
 from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
@@ -32,7 +32,7 @@ class Text:
     """Ids of the text table."""
 
     ids: tuple[int, ...]
-    learn: bool = False
+    is_target: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Speech:
     """Rows of the speech table: codec ids, boundary, markers around the user's sound."""
 
     ids: tuple[int, ...]
-    learn: bool = False
+    is_target: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Audio:
     """The user's sound, whatever the caller put into the turn; its length is known to the encoder alone."""
 
     audio: Any
-    learn: bool = False
+    is_target: bool = False
 
 
 Segment = Text | Speech | Audio
-Guess = Callable[[LabelKind], str]
+LabelGuess = Callable[[LabelKind], str]
 
 
 def render(
@@ -61,7 +61,7 @@ def render(
     tokenizer: Tokenizer,
     vocabulary: Vocabulary,
     profile: Profile = "echat",
-    guess: Guess | None = None,
+    guess: LabelGuess | None = None,
 ) -> list[Segment]:
     """Inference prompt when the user spoke last, training sequence when the assistant did.
 
@@ -82,7 +82,7 @@ def target_text(question: UserTurn, answer: AssistantTurn, task: str | Task) -> 
         if answer.text is not None and task.name != "asr_chat":
             return answer.text
         return format_understanding(task, question.text, question.labels, answer.text)
-    if task.hears == "text" and task.writes_speech:
+    if task.input_modality == "text" and task.writes_speech:
         return _need(question.text, task, "the text to read", "UserTurn(text=...)")
     reply = _need(answer.text, task, "a reply", "AssistantTurn(text=...)")
     if task.thinks is None:
@@ -96,13 +96,13 @@ def target_text(question: UserTurn, answer: AssistantTurn, task: str | Task) -> 
     return format_reply(answer.thought, reply)
 
 
-def hearing(text: str | None, labels: Labels | None) -> str:
+def pseudo_audio_text(text: str | None, labels: Labels | None) -> str:
     """Words and cues as text in the place of a sound, e.g. ``"sad adult female cough:i lost my keys"``.
 
     No blank stands before the words, so that they are the same ids as in a transcript.
     """
-    cues = describe_voice(labels or Labels())
-    return ":".join(part for part in (cues, text) if part)
+    description = describe_voice(labels or Labels())
+    return ":".join(part for part in (description, text) if part)
 
 
 def plain_ids(segments: Sequence[Segment]) -> list[tuple[str, Any]]:
@@ -123,7 +123,7 @@ class _Renderer:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     profile: Profile
-    guess: Guess | None = None
+    guess: LabelGuess | None = None
 
     # --- prompt ---
 
@@ -171,31 +171,39 @@ class _Renderer:
             yield Speech(self._spoken(assistant))
 
     def _instruction(self, question: UserTurn) -> Iterator[Segment]:
-        if self.task.hears == "text" or (self.profile == "reference" and not self.task.understands):
+        if self.task.input_modality == "text" or (self.profile == "reference" and not self.task.understands):
             return
         prompt = self.task.prompt_for(self.profile) if question.prompt is None else question.prompt
         if prompt:
             yield self._text(prompt)
 
     def _user(self, turn: UserTurn, is_history: bool) -> Iterator[Segment]:
-        typed = self.task.hears == "text" or (is_history and turn.audio is None and not turn.heard_as_text)
+        typed = self.task.input_modality == "text" or (
+            is_history and turn.audio is None and not turn.is_pseudo_audio
+        )
         if typed and turn.text is not None:
             yield self._text(turn.text)
-        elif turn.audio is None and not turn.heard_as_text:
+        elif turn.audio is None and not turn.is_pseudo_audio:
             wanted = (
-                "text, found none" if self.task.hears == "text" else "a user turn with audio, found text only"
+                "text, found none"
+                if self.task.input_modality == "text"
+                else "a user turn with audio, found text only"
             )
             raise ValueError(
                 f"task {self.task.name}: expected {wanted}; "
-                f"give UserTurn({self.task.hears}=...) or choose another task"
+                f"give UserTurn({self.task.input_modality}=...) or choose another task"
             )
-        elif self.task.hears == "text" and not is_history:
+        elif self.task.input_modality == "text" and not is_history:
             raise ValueError(
                 f"task {self.task.name}: expected text, found audio only; choose a task that hears audio"
             )
         else:
             yield Speech((self.vocabulary.user_audio_begin,))
-            yield self._text(hearing(turn.text, turn.labels)) if turn.heard_as_text else Audio(turn.audio)
+            yield (
+                self._text(pseudo_audio_text(turn.text, turn.labels))
+                if turn.is_pseudo_audio
+                else Audio(turn.audio)
+            )
             yield Speech((self.vocabulary.user_audio_end,))
 
     # --- target ---
@@ -208,12 +216,12 @@ class _Renderer:
             text = target_text(question, answer, self.task)
             yield from self._guessed(text, question, answer) or self._learned(text)
         if self.task.writes_speech:
-            yield Speech(self._spoken(answer), learn=True)
+            yield Speech(self._spoken(answer), is_target=True)
 
     def _interleaved(self, text: str, answer: AssistantTurn) -> Iterator[Segment]:
         ids = [*self._encode(text), self.vocabulary.text_end]
         for chunk in interleave(ids, self._spoken(answer)):
-            yield Speech(chunk.ids, learn=True) if chunk.is_speech else Text(chunk.ids, learn=True)
+            yield Speech(chunk.ids, is_target=True) if chunk.is_speech else Text(chunk.ids, is_target=True)
 
     def _guessed(self, text: str, question: UserTurn, answer: AssistantTurn) -> list[Segment]:
         """Target text and its end with a guess in every hole, which is read but not learned.
@@ -230,7 +238,7 @@ class _Renderer:
         if sum(ids, ()) != self._encode("".join(parts)):
             return []
         ids[-1] = (*ids[-1], self.vocabulary.text_end)
-        return [Text(part, learn=place % 2 == 0) for place, part in enumerate(ids)]
+        return [Text(part, is_target=place % 2 == 0) for place, part in enumerate(ids)]
 
     def _unknown(self, question: UserTurn, answer: AssistantTurn) -> list[LabelKind]:
         """Kinds of the labels that the target leaves open, in the order written."""
@@ -252,11 +260,11 @@ class _Renderer:
         for position, id_ in enumerate(ids):
             if id_ == self.vocabulary.unknown:
                 if position > start:
-                    yield Text(tuple(ids[start:position]), learn=True)
+                    yield Text(tuple(ids[start:position]), is_target=True)
                 yield Text((id_,))
                 start = position + 1
         if start < len(ids):
-            yield Text(tuple(ids[start:]), learn=True)
+            yield Text(tuple(ids[start:]), is_target=True)
 
     def _encode_target(self, text: str) -> tuple[int, ...]:
         """Ids in which each unknown placeholder is one id, even where byte-pair merges would swallow it."""

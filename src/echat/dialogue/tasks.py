@@ -15,7 +15,7 @@ from echat.dialogue.labels import LabelKind
 from echat.dialogue.prompts import system_prompt, user_prompt
 
 Profile = Literal["echat", "osum", "reference"]
-Hears = Literal["audio", "text"]
+Modality = Literal["audio", "text"]
 Thinks = Literal["label", "language"]
 Writes = Literal["text", "speech"]
 Layout = Literal["sequential", "interleaved"]
@@ -47,13 +47,13 @@ class DecodingDefaults:
     constrain_age: bool = False
     """Force a known age after the age slot of a label thought, once per reply."""
 
-    def by_chance(self) -> DecodingDefaults:
+    def with_sampling(self) -> DecodingDefaults:
         """The same with a text that is drawn, so that another seed is another text."""
-        return self if self.text.sample else replace(self, text=_LIVELY)
+        return self if self.text.sample else replace(self, text=_SAMPLED)
 
 
 _GREEDY = Sampling()
-_LIVELY = Sampling(sample=True, top_k=10, top_p=0.9, temperature=0.8)
+_SAMPLED = Sampling(sample=True, top_k=10, top_p=0.9, temperature=0.8)
 _REFERENCE_UNDERSTANDING = DecodingDefaults(
     text=Sampling(sample=True, top_k=5, top_p=0.9, repetition_penalty=1.05), max_new_ids=8000
 )
@@ -78,7 +78,7 @@ class Task:
     """How released data name the task."""
     system: str
     """Name of the system prompt."""
-    hears: Hears = "audio"
+    input_modality: Modality = "audio"
     thinks: Thinks | None = None
     writes: tuple[Writes, ...] = ("text",)
     layout: Layout = "sequential"
@@ -113,7 +113,7 @@ class Task:
     @property
     def reads_aloud(self) -> bool:
         """Is the speech that of the words in the prompt?"""
-        return self.hears == "text" and self.writes_speech
+        return self.input_modality == "text" and self.writes_speech
 
     def decoding_for(self, profile: Profile) -> DecodingDefaults:
         """Decoding defaults; ``"osum"`` keeps the reference's, except that it understands greedily."""
@@ -163,7 +163,7 @@ def _speak(
         writes=("text", "speech"),
         layout=layout,
         prompt=f"think_{thinks}" if thinks else None,
-        decoding=DecodingDefaults(speech=_LIVELY),
+        decoding=DecodingDefaults(speech=_SAMPLED),
         reference_decoding=_REFERENCE_S2S,
     )
 
@@ -236,7 +236,7 @@ _ROWS = (
         "t2t",
         "<TEXT2TEXT>",
         system="t2t",
-        hears="text",
+        input_modality="text",
         decoding=DecodingDefaults(max_new_ids=200),
         reference_decoding=_REFERENCE_T2T,
     ),
@@ -244,19 +244,19 @@ _ROWS = (
         "tts",
         "<TEXT2TOKEN>",
         system="tts",
-        hears="text",
+        input_modality="text",
         writes=("speech",),
-        decoding=DecodingDefaults(speech=_LIVELY),
+        decoding=DecodingDefaults(speech=_SAMPLED),
         reference_decoding=_REFERENCE_TTS,
     ),
     Task(
         "tts_stream",
         "<TEXT2TOKEN> <STREAMING>",
         system="tts_stream",
-        hears="text",
+        input_modality="text",
         writes=("text", "speech"),
         layout="interleaved",
-        decoding=DecodingDefaults(speech=_LIVELY),
+        decoding=DecodingDefaults(speech=_SAMPLED),
         reference_decoding=_REFERENCE_TTS,
     ),
 )

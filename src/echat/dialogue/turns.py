@@ -16,15 +16,16 @@ class UserTurn:
 
     ``text``: words, typed or known from a transcript. ``audio``: waveform, mel or any handle that the caller
     resolves; rendering only passes it through. ``prompt``: instruction before the sound; ``None`` takes the
-    task's own, ``""`` none. ``labels``: how it was said, where known. ``heard_as_text``: in a task that hears
-    audio, write the words and cues as text in the place of the sound (pre-training of the language model).
+    task's own, ``""`` none. ``labels``: how it was said, where known. ``is_pseudo_audio``: in a task that
+    hears audio, write the words and cues as text in the place of the sound (pre-training of the language
+    model).
     """
 
     text: str | None = None
     audio: Any = None
     prompt: str | None = None
     labels: Labels | None = None
-    heard_as_text: bool = False
+    is_pseudo_audio: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,33 +15,37 @@ from echat.audio.features import SAMPLE_RATE
 from echat.audio.resampling import resample
 from echat.audio.waveform import write
 from echat.data.sample import Sample
-from echat.infer.metrics import edit_distance, words
+from echat.metrics import edit_distance, words
 
 NEAR = 0.10
 """Share of wrong words up to which a reply still counts as a known one."""
 RECOGNISER = "pocketsphinx_continuous"
-READER = "flite"
+BASELINE_TTS = "flite"
 
 
-def fits(reply: str, accepted: Iterable[str], others: Iterable[str] = ()) -> bool:
+def is_appropriate(reply: str, accepted: Iterable[str], others: Iterable[str] = ()) -> bool:
     """Is the reply one of ``accepted``, or so near to one that only slips of the pen differ?
 
     Near means at most 10 % wrong words, and nearer to an accepted reply than to any of ``others``, the
     replies that the same situation has for other cues.
     """
-    said = words(reply)
-    distances = [(edit_distance(wanted, said), len(wanted)) for wanted in map(words, accepted) if wanted]
+    hypothesis = words(reply)
+    distances = [
+        (edit_distance(reference, hypothesis), len(reference))
+        for reference in map(words, accepted)
+        if reference
+    ]
     if not distances:
         return False
     best = min(distance for distance, _ in distances)
     if best == 0:
         return True
     is_near = any(distance <= NEAR * length for distance, length in distances)
-    return is_near and all(best < edit_distance(words(other), said) for other in others)
+    return is_near and all(best < edit_distance(words(other), hypothesis) for other in others)
 
 
 @dataclass(frozen=True)
-class Question:
+class JudgedQuestion:
     """What evaluation needs to know of a made dialogue besides the sound."""
 
     sample: Sample
@@ -50,11 +54,11 @@ class Question:
     others: tuple[str, ...]
     """Replies of the same situation that fit other cues."""
 
-    def fits(self, reply: str) -> bool:
-        return fits(reply, self.accepted, self.others)
+    def is_appropriate(self, reply: str) -> bool:
+        return is_appropriate(reply, self.accepted, self.others)
 
 
-def questions(samples: Sequence[Sample]) -> list[Question]:
+def judged_questions(samples: Sequence[Sample]) -> list[JudgedQuestion]:
     """Made dialogues with the replies that fit and those that do not; rows without replies are left out."""
     made = [sample for sample in samples if sample.extra.get("accepted")]
     known: dict[str, dict[str, None]] = {}
@@ -62,7 +66,7 @@ def questions(samples: Sequence[Sample]) -> list[Question]:
         known.setdefault(_situation(sample), {}).update(dict.fromkeys(sample.extra["accepted"]))
         known[_situation(sample)].update(dict.fromkeys(sample.extra.get("replies", ())))
     return [
-        Question(
+        JudgedQuestion(
             sample,
             _situation(sample),
             tuple(sample.extra["accepted"]),
@@ -72,9 +76,9 @@ def questions(samples: Sequence[Sample]) -> list[Question]:
     ]
 
 
-def cue_pairs(asked: Sequence[Question]) -> Iterator[tuple[Question, Question]]:
+def cue_pairs(asked: Sequence[JudgedQuestion]) -> Iterator[tuple[JudgedQuestion, JudgedQuestion]]:
     """Same words, other cues, no common fitting reply. Rows that name their ``pair`` meet in it alone."""
-    groups: dict[object, list[Question]] = {}
+    groups: dict[object, list[JudgedQuestion]] = {}
     for question in asked:
         pair = question.sample.extra.get("pair")
         words_said = " ".join(words(question.sample.text or ""))
@@ -98,11 +102,11 @@ def _situation(sample: Sample) -> str:
 
 def missing_programs() -> str | None:
     """Why spoken replies cannot be judged on this machine, or None."""
-    missing = [program for program in (RECOGNISER, READER) if shutil.which(program) is None]
+    missing = [program for program in (RECOGNISER, BASELINE_TTS) if shutil.which(program) is None]
     if not missing:
         return None
     return (
-        f"spoken replies: expected the programs {RECOGNISER} and {READER}, "
+        f"spoken replies: expected the programs {RECOGNISER} and {BASELINE_TTS}, "
         f"found no {' and no '.join(missing)}; "
         "install the packages pocketsphinx, pocketsphinx-en-us and flite"
     )
@@ -120,11 +124,11 @@ def transcribe(waveform: Tensor | None, rate: int) -> str:
         return _recognise(path)
 
 
-def transcribe_reader(text: str) -> str:
+def transcribe_baseline(text: str) -> str:
     """Words that pocketsphinx hears when flite's voice slt reads the text: what plain synthesis reaches."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "read.wav"
-        _call([READER, "-voice", "slt", "-t", text, "-o", str(path)])
+        _call([BASELINE_TTS, "-voice", "slt", "-t", text, "-o", str(path)])
         return _recognise(path)
 
 

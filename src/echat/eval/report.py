@@ -14,7 +14,7 @@ from rich.table import Table
 
 from echat.checkpoint import atomic_path
 from echat.dialogue.labels import in_english
-from echat.infer.metrics import Confusion
+from echat.metrics import Confusion
 
 WIDTH = 120
 
@@ -90,10 +90,10 @@ def measures_table(title: str, measures: Sequence[Measure]) -> Table:
 
 def confusion_table(title: str, confusion: Confusion, order: Sequence[str]) -> Table:
     """True labels down, predictions across, with recall; labels that never occur are left out."""
-    said = {prediction for _, prediction in confusion.counts}
+    predicted = {prediction for _, prediction in confusion.counts}
     truths = [label for label in order if label in confusion.support]
-    columns = [label for label in order if label in said or label in truths]
-    spoken: list[str | None] = [*columns, *([None] if None in said else [])]
+    columns = [label for label in order if label in predicted or label in truths]
+    spoken: list[str | None] = [*columns, *([None] if None in predicted else [])]
     rows = [
         (
             in_english(truth),

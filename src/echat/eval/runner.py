@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Heard:
+class UnderstandingResult:
     """A sample and what the model made of it."""
 
     sample: Sample
@@ -31,7 +31,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Answered:
+class ReplyResult:
     """A sample and the model's reply to it."""
 
     sample: Sample
@@ -39,7 +39,7 @@ class Answered:
 
 
 @dataclass
-class Skipped:
+class SkippedSamples:
     """Samples whose sound could not be used, with the reason. Never silent: reports print the count."""
 
     reasons: dict[str, str] = field(default_factory=dict)
@@ -53,14 +53,17 @@ def understand(
     samples: Sequence[Sample],
     task: str = "understand",
     batch_size: int = BATCH_SIZE,
-    skipped: Skipped | None = None,
-) -> list[Heard]:
+    skipped: SkippedSamples | None = None,
+) -> list[UnderstandingResult]:
     """What the engine hears in each sample."""
-    heard: dict[int, Heard] = {}
+    results: dict[int, UnderstandingResult] = {}
     for rows, sounds in _batches(samples, batch_size, skipped, f"listening ({task})"):
         outputs = engine.understand_batch(sounds, task)
-        heard.update((row, Heard(samples[row], output)) for row, output in zip(rows, outputs, strict=True))
-    return [heard[row] for row in sorted(heard)]
+        results.update(
+            (row, UnderstandingResult(samples[row], output))
+            for row, output in zip(rows, outputs, strict=True)
+        )
+    return [results[row] for row in sorted(results)]
 
 
 def answer(
@@ -69,20 +72,20 @@ def answer(
     task: str,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
-    skipped: Skipped | None = None,
-) -> list[Answered]:
+    skipped: SkippedSamples | None = None,
+) -> list[ReplyResult]:
     """The engine's reply to each sample, without synthesis."""
-    answered: dict[int, Answered] = {}
+    answered: dict[int, ReplyResult] = {}
     for rows, sounds in _batches(samples, batch_size, skipped, f"answering ({task})"):
         questions = [Conversation([UserTurn(audio=sound)]) for sound in sounds]
         replies = engine.run_batch(questions, task, seed=seed)
         answered.update(
-            (row, Answered(samples[row], reply)) for row, reply in zip(rows, replies, strict=True)
+            (row, ReplyResult(samples[row], reply)) for row, reply in zip(rows, replies, strict=True)
         )
     return [answered[row] for row in sorted(answered)]
 
 
-def listen(sample: Sample) -> Tensor:
+def load_question(sample: Sample) -> Tensor:
     """The sample's question as a 16 kHz waveform (samples,)."""
     if sample.audio is None:
         raise AudioError(f"record {sample.key}: expected a field audio, found none")
@@ -90,7 +93,7 @@ def listen(sample: Sample) -> Tensor:
     return waveform
 
 
-def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+def evenly_spaced(items: Sequence[Item], limit: int | None) -> list[Item]:
     """At most ``limit`` items, evenly spaced, so that every part of a sorted manifest is met."""
     if limit is None or limit >= len(items):
         return list(items)
@@ -98,15 +101,15 @@ def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
 
 
 def _batches(
-    samples: Sequence[Sample], size: int, skipped: Skipped | None, label: str
+    samples: Sequence[Sample], size: int, skipped: SkippedSamples | None, label: str
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
     """Positions and waveforms of similar length; unusable sounds go to ``skipped`` (or raise without it)."""
     order = sorted(range(len(samples)), key=lambda row: samples[row].seconds or 0.0)
-    for start in tracked(range(0, len(order), size), label):
+    for start in with_progress(range(0, len(order), size), label):
         rows, sounds = [], []
         for row in order[start : start + size]:
             try:
-                sounds.append(listen(samples[row]))
+                sounds.append(load_question(samples[row]))
                 rows.append(row)
             except AudioError as error:
                 if skipped is None:
@@ -116,7 +119,7 @@ def _batches(
             yield rows, sounds
 
 
-def tracked(steps: Sequence[Item], label: str) -> Iterator[Item]:
+def with_progress(steps: Sequence[Item], label: str) -> Iterator[Item]:
     """The steps, under a bar on stderr; where that is no terminal, one line says that they begin."""
     from rich.console import Console
     from rich.progress import track

@@ -1,7 +1,7 @@
 """How a reply is written, id by id: which head speaks, which rules hold, when it is over.
 
-`Writing` is the state of one reply. It knows nothing of models or caches, so the cached, the batched and the
-slow uncached loops all drive the same one.
+`GenerationState` is the state of one reply. It knows nothing of models or caches, so the cached, the batched
+and the slow uncached loops all drive the same one.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from echat.dialogue.layout import is_speech_next
+from echat.dialogue.interleaving import is_speech_next
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task
 from echat.dialogue.vocabulary import Vocabulary
 from echat.infer import sampling
+from echat.infer.ctc_decoding import CTCQuoteProcessor
 from echat.infer.sampling import LabelSlot, LoopGuard, RepeatGuard
-from echat.infer.spelling import Listener
 
 FinishReason = Literal["end", "length", "loop", "cancelled"]
 
@@ -30,17 +30,17 @@ SPEECH_IDS_BASE, SPEECH_IDS_PER_TEXT_ID = 100, 30
 
 
 @dataclass(frozen=True)
-class Plan:
+class DecodingRules:
     """What one reply consists of and the rules under which it is written."""
 
     task: Task
     vocabulary: Vocabulary
     decoding: DecodingDefaults
     slots: tuple[LabelSlot, ...] = ()  # of a thought in labels
-    guard: RepeatGuard | None = None  # of speech
+    speech_guard: RepeatGuard | None = None  # of speech
     text_guard: LoopGuard | None = None
     force_boundary: bool = False  # speech begins with the boundary without asking the model
-    bound_speech: bool = False  # stop speech that runs far longer than its text, or in circles
+    limit_speech: bool = False  # stop speech that runs far longer than its text, or in circles
     read_aloud: int = 0  # text ids in the prompt that the reply speaks (reading aloud)
 
     @classmethod
@@ -51,7 +51,7 @@ class Plan:
         profile: Profile,
         decoding: DecodingDefaults | None = None,
         read_aloud: int = 0,
-    ) -> "Plan":
+    ) -> "DecodingRules":
         """The rules of a profile: the reference as it is; the others guard against what can go wrong there.
 
         The reference forces an age after any text that reads like the age slot; a slot is in label thoughts
@@ -64,39 +64,39 @@ class Plan:
         slots = list(vocabulary.label_slots) if thinks and profile == "echat" else []
         if decoding.constrain_age and (thinks or not ours):
             slots.append((vocabulary.age_trigger, vocabulary.age_allowed))
-        guard = RepeatGuard(vocabulary.codec_size, GUARD_RUN, GUARD_WINDOW, GUARD_COUNT)
+        speech_guard = RepeatGuard(vocabulary.codec_size, GUARD_RUN, GUARD_WINDOW, GUARD_COUNT)
         return cls(
             task,
             vocabulary,
             decoding,
             slots=tuple(LabelSlot(*slot) for slot in slots if all(slot)),
-            guard=guard if ours else None,
+            speech_guard=speech_guard if ours else None,
             text_guard=LoopGuard() if ours else None,
             force_boundary=ours and task.writes_text,
-            bound_speech=ours,
+            limit_speech=ours,
             read_aloud=read_aloud,
         )
 
 
 @dataclass
-class Writing:
+class GenerationState:
     """One reply while it is written. Local to a call; nothing of it lives in the engine."""
 
-    plan: Plan
+    rules: DecodingRules
     generator: torch.Generator | None = None
-    listener: Listener | None = None  # of the question's sound, where the reply quotes it
+    quote_processor: CTCQuoteProcessor | None = None  # of the question's sound, where the reply quotes it
     ids: list[int] = field(default_factory=list)  # both id spaces, in order, as generated
     is_speech: list[bool] = field(default_factory=list)  # which space each id is of
     text_ids: list[int] = field(default_factory=list)  # without the text end
     speech_ids: list[int] = field(default_factory=list)  # with boundaries
     finish_reason: FinishReason | None = None
     text_ended: bool = False
-    _given: set[LabelSlot] = field(default_factory=set)  # slots that are filled
+    _filled_slots: set[LabelSlot] = field(default_factory=set)  # slots that are filled
 
     @property
     def next_is_speech(self) -> bool:
         """Which head, and which table, the next id belongs to."""
-        task = self.plan.task
+        task = self.rules.task
         if not task.writes_text:
             return True
         if task.layout == "interleaved":
@@ -110,30 +110,30 @@ class Writing:
         return chosen
 
     def _choose_text(self, logits: Tensor) -> int:
-        rule = self.plan.decoding.text
+        rule = self.rules.decoding.text
         logits = sampling.penalise_repeats(logits, self.ids, rule.repetition_penalty)
-        for slot in self.plan.slots:
-            if slot not in self._given and slot.matches(self.ids):
-                self._given.add(slot)
+        for slot in self.rules.slots:
+            if slot not in self._filled_slots and slot.matches(self.ids):
+                self._filled_slots.add(slot)
                 logits = slot.constrain(logits)
-        if self.plan.text_guard is not None:
-            logits = self.plan.text_guard.constrain(logits, self.text_ids)
-        if self.listener is not None:
-            logits = self.listener.constrain(logits, self.text_ids)
+        if self.rules.text_guard is not None:
+            logits = self.rules.text_guard.constrain(logits, self.text_ids)
+        if self.quote_processor is not None:
+            logits = self.quote_processor.constrain(logits, self.text_ids)
         return sampling.choose(logits, rule, self.generator)
 
     def _choose_speech(self, logits: Tensor) -> int:
-        rule, plan = self.plan.decoding.speech, self.plan
-        if plan.force_boundary and not self.speech_ids:
-            return plan.vocabulary.speech_boundary
+        rule, rules = self.rules.decoding.speech, self.rules
+        if rules.force_boundary and not self.speech_ids:
+            return rules.vocabulary.speech_boundary
         logits = sampling.penalise_repeats(logits, self.speech_ids, rule.repetition_penalty)
-        if plan.guard is not None:
-            logits = plan.guard.constrain(logits, self.speech_ids)
+        if rules.speech_guard is not None:
+            logits = rules.speech_guard.constrain(logits, self.speech_ids)
         return sampling.choose(logits, rule, self.generator)
 
     def push(self, chosen: int) -> None:
         """Take note of an id, whoever chose it."""
-        is_speech, vocabulary = self.next_is_speech, self.plan.vocabulary
+        is_speech, vocabulary = self.next_is_speech, self.rules.vocabulary
         self.ids.append(chosen)
         self.is_speech.append(is_speech)
         if is_speech:
@@ -145,21 +145,23 @@ class Writing:
         self.finish_reason = self._finished(chosen, is_speech)
 
     def _finished(self, chosen: int, is_speech: bool) -> FinishReason | None:
-        plan = self.plan
-        if is_speech and chosen == plan.vocabulary.speech_boundary:
-            given = 0 if plan.task.writes_text else 1  # the prompt of a task that only speaks holds the first
+        rules = self.rules
+        if is_speech and chosen == rules.vocabulary.speech_boundary:
+            given = (
+                0 if rules.task.writes_text else 1
+            )  # the prompt of a task that only speaks holds the first
             if self.speech_ids.count(chosen) + given > 1:
                 return "end"
-        if not is_speech and self.text_ended and not plan.task.writes_speech:
+        if not is_speech and self.text_ended and not rules.task.writes_speech:
             return "end"
-        if len(self.ids) >= plan.decoding.max_new_ids:
+        if len(self.ids) >= rules.decoding.max_new_ids:
             return "length"
-        if is_speech and plan.bound_speech:
-            return self._runaway()
+        if is_speech and rules.limit_speech:
+            return self._stop_runaway()
         return None
 
-    def _runaway(self) -> FinishReason | None:
-        read = len(self.text_ids) or self.plan.read_aloud
+    def _stop_runaway(self) -> FinishReason | None:
+        read = len(self.text_ids) or self.rules.read_aloud
         if read and len(self.speech_ids) > SPEECH_IDS_BASE + SPEECH_IDS_PER_TEXT_ID * read:
             return "length"
         if len(self.speech_ids) % 25 == 0 and any(
@@ -171,20 +173,22 @@ class Writing:
     @property
     def codec_ids(self) -> list[int]:
         """What can be spoken: the speech ids without boundaries."""
-        boundary = self.plan.vocabulary.speech_boundary
+        boundary = self.rules.vocabulary.speech_boundary
         return [id_ for id_ in self.speech_ids if id_ != boundary]
 
 
 @dataclass
-class Dictated(Writing):
-    """Writes the ids of a script whatever it would have chosen, and keeps those choices."""
+class ForcedDecoding(GenerationState):
+    """Writes the ids of a forced_ids whatever it would have chosen, and keeps those choices."""
 
-    script: Sequence[int] = ()
-    choices: list[int] = field(default_factory=list)
+    forced_ids: Sequence[int] = ()
+    free_choices: list[int] = field(default_factory=list)
 
     def next_id(self, logits: Tensor) -> int:
-        self.choices.append(self._choose_speech(logits) if self.next_is_speech else self._choose_text(logits))
-        self.push(self.script[len(self.ids)])
-        if len(self.ids) == len(self.script):
+        self.free_choices.append(
+            self._choose_speech(logits) if self.next_is_speech else self._choose_text(logits)
+        )
+        self.push(self.forced_ids[len(self.ids)])
+        if len(self.ids) == len(self.forced_ids):
             self.finish_reason = self.finish_reason or "length"
         return self.ids[-1]

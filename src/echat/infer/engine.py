@@ -13,34 +13,29 @@ from torch import Tensor
 
 from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.dialogue import thinking
-from echat.dialogue.learned import UNDECLARED, Learned
+from echat.dialogue.capabilities import UNRESTRICTED, Capabilities
 from echat.dialogue.rendering import Segment, render
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task, get_task
 from echat.dialogue.turns import Conversation, Turn, UserTurn
 from echat.dialogue.understanding import parse_understanding
 from echat.dialogue.vocabulary import Vocabulary
-from echat.infer import events
-from echat.infer.batch import ROWS, Batch
-from echat.infer.decoding import Plan, Writing
-from echat.infer.events import Event, Reply, Understanding
-from echat.infer.fitting import as_learned, within_positions
-from echat.infer.generation import Strand, read_prompt, read_with, run
-from echat.infer.hearing import holds_speech
-from echat.infer.loading import load as load
-from echat.infer.loading import load_released as load_released
-from echat.infer.memory import Memory
-from echat.infer.prompting import Prompt, known_ahead, prepare
-from echat.infer.reading_aloud import Spoken, Write, read_aloud, read_batch
-from echat.infer.replying import Request, defect_of, finished, tell
-from echat.infer.sampling import seeded
-from echat.infer.spelling import Listener, Spelling
-from echat.infer.telling import Clock
+from echat.infer.audio_input import holds_speech
+from echat.infer.continuous_batching import ROWS, ContinuousBatch
+from echat.infer.ctc_decoding import CTCDecoder, CTCQuoteProcessor
+from echat.infer.decoding import DecodingRules, GenerationState
+from echat.infer.events import Done, Event, Reply, Understanding
+from echat.infer.generation import SequenceState, generate_sequence, prefill_sequence, prefill_with
+from echat.infer.prompt_cache import Prompt, PromptCache, known_prefix, prepare_prompts
+from echat.infer.reply_stream import ReplyRequest, StageTimer, build_reply, emit, find_defect
+from echat.infer.sampling import seeded_generator
+from echat.infer.text_to_speech import SpokenPiece, Write, read_aloud, speak_batch
+from echat.infer.truncation import match_training, truncate_history
 from echat.model.model_folder import save_model
 from echat.model.speech_llm import SpeechLLM
 from echat.model.text_tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from echat.model.packed_linear import Precision
+    from echat.kernels.packed_linear import Precision
     from echat.token2wav.token2wav import Token2Wav
     from echat.token2wav.voice import VoicePrompt
 
@@ -58,8 +53,8 @@ class Engine:
     token2wav: "Token2Wav | None" = None  # None: replies have speech ids but no sound
     name: str = ""
     home: Path | None = None  # the folder it came from
-    spells: bool = False  # do the frames of a sound spell its words? Then they have a say in quoting them
-    learned: Learned = UNDECLARED  # of texts and conversations; what is not declared has no limit
+    has_ctc: bool = False  # are the frames CTC logits over the text table? Then quotes are decoded jointly
+    learned: Capabilities = UNRESTRICTED  # of texts and conversations; what is not declared has no limit
 
     # --- replies
 
@@ -73,37 +68,35 @@ class Engine:
         voice: "VoicePrompt | str | None" = None,
         speak: bool = True,
         stream: bool = False,
-        memory: Memory | None = None,
+        prompt_cache: PromptCache | None = None,
         cancel: threading.Event | None = None,
         show_thinking: bool = False,
     ) -> Iterator[Event]:
-        """Answer the last user turn: Thought, TextPiece ..., Text, SpeechIds ..., Audio, Done, each as soon
-        as it is known.
+        """Answer the last user turn: Thought, TextPiece ..., Text, SpeechIds ..., Audio, Done, each as known.
 
         A user turn's `audio` is a path, a 16 kHz waveform (samples,) or a mel (frames, n_mels). `seed` makes
         chance repeatable. `decoding` replaces the task's defaults. `voice` is a voice of the model or a
         prompt for another. Without `speak` the ids of speech are still written, but no waveform is made; with
         `stream` it comes in pieces while the ids are written.
 
-        `memory` spares work: what the reply to an earlier turn left (`Reply.memory`), what `read_ahead` gave,
-        or `Memory()` to begin a conversation that shall be remembered. Once `cancel` is set, the reply stops
-        before its next id; closing the iterator stops it as well. With `show_thinking` a thought also comes
-        in ThoughtPieces while it is written.
+        `prompt_cache` spares work: what the reply to an earlier turn left (`Reply.prompt_cache`), what
+        `prefill` gave, or `PromptCache()` to begin a conversation that shall be kept. Once `cancel` is set,
+        the reply stops before its next id, as it does when the iterator is closed. With `show_thinking` a
+        thought also comes in ThoughtPieces.
         """
-        clock = Clock()
-        request = Request(
-            conversation, get_task(task), seed, decoding, voice, speak, stream, memory, cancel, show_thinking
-        )
-        (strand,) = self.strands([request])
-        clock.lap("listen")
-        read_prompt(self.model, strand)
-        clock.lap("read")
-        yield from tell(self, request, strand, run(self.model, strand), clock)
+        timer = StageTimer()
+        settings = seed, decoding, voice, speak, stream, prompt_cache, cancel, show_thinking
+        request = ReplyRequest(conversation, get_task(task), *settings)
+        (sequence,) = self.new_sequences([request])
+        timer.lap("listen")
+        prefill_sequence(self.model, sequence)
+        timer.lap("read")
+        yield from emit(self, request, sequence, generate_sequence(self.model, sequence), timer)
 
     def run(self, conversation: Conversation, task: str | Task, **settings: Any) -> Reply:
         """The finished reply; settings as for `reply`."""
         *_, last = self.reply(conversation, task, **settings)
-        assert isinstance(last, events.Done)
+        assert isinstance(last, Done)
         return last.reply
 
     def run_batch(
@@ -117,47 +110,50 @@ class Engine:
         speak: bool = False,
         rows: int = ROWS,
     ) -> list[Reply]:
-        """Many replies, at most `rows` side by side, each what `run` would give alone. Row i is drawn with
-        `seed + i`."""
+        """Many replies, at most `rows` side by side, each what `run` gives alone, row i with `seed + i`."""
         task = get_task(task)
         if task.name == "tts" and self.profile != "reference":
             texts = [conversation.question.text or "" for conversation in conversations]
-            return read_batch(self, texts, voice, seed, speak, rows, decoding)
+            return speak_batch(self, texts, voice, seed, speak, rows, decoding)
         requests = [
-            Request(conversation, task, None if seed is None else seed + row, decoding, voice, speak)
+            ReplyRequest(conversation, task, None if seed is None else seed + row, decoding, voice, speak)
             for row, conversation in enumerate(conversations)
         ]
-        shared = [self.read_ahead((), task)] if len(requests) > 1 else []
-        rows_of: dict[Strand, int] = {}
+        shared = [self.prefill((), task)] if len(requests) > 1 else []
+        rows_of: dict[SequenceState, int] = {}
         replies: dict[int, Reply] = {}
 
-        def strands() -> Iterator[Strand]:
+        def sequences() -> Iterator[SequenceState]:
             for start in range(0, len(requests), rows):  # sounds are encoded `rows` at a time
-                for row, strand in enumerate(self.strands(requests[start : start + rows], shared), start):
-                    rows_of[strand] = row
-                    yield strand
+                started = self.new_sequences(requests[start : start + rows], shared)
+                for row, sequence in enumerate(started, start):
+                    rows_of[sequence] = row
+                    yield sequence
 
-        for strand in Batch(self.model, rows).run(strands()):
-            row = rows_of.pop(strand)
-            replies[row] = finished(self, requests[row], strand, Clock())
+        for sequence in ContinuousBatch(self.model, rows).run(sequences()):
+            row = rows_of.pop(sequence)
+            replies[row] = build_reply(self, requests[row], sequence, StageTimer())
         return [replies[row] for row in range(len(requests))]
 
-    def read_ahead(self, turns: Sequence[Turn], task: str | Task, memory: Memory | None = None) -> Memory:
+    def prefill(
+        self, turns: Sequence[Turn], task: str | Task, prompt_cache: PromptCache | None = None
+    ) -> PromptCache:
         """Read what comes before the next question, whatever it may be: system prompt and finished turns.
 
-        To be called while nobody waits. Most layouts leave nothing to do after `Reply.memory`; where the
-        history of a turn differs from what was written (thoughts are not kept, text and speech are no longer
-        mixed), this moves the cost of reading it out of the next reply. `turns` may end with a question that
-        is still being asked: the pieces of sound given so far are read.
+        To be called while nobody waits. Most layouts leave nothing to do after `Reply.prompt_cache`; where
+        the history of a turn differs from what was written (thoughts are not kept, text and speech are no
+        longer mixed), this moves the cost of reading it out of the next reply. `turns` may end with a
+        question that is still being asked: the pieces of sound given so far are read.
         """
         task = get_task(task)
-        known = known_ahead(turns, task, partial(self.render, task=task))
-        (prompt,) = prepare(self.model, [known], [[memory or Memory()]], self.lead_in)
-        strand = Strand(prompt, Writing(Plan.make(task, self.vocabulary, self.profile)), remembers=True)
-        read_prompt(self.model, strand)
-        strand.end(self.model, strand.cache)
-        assert strand.memory is not None
-        return strand.memory
+        known = known_prefix(turns, task, partial(self.render, task=task))
+        (prompt,) = prepare_prompts(self.model, [known], [[prompt_cache or PromptCache()]], self.lead_in)
+        state = GenerationState(DecodingRules.make(task, self.vocabulary, self.profile))
+        sequence = SequenceState(prompt, state, keeps_cache=True)
+        prefill_sequence(self.model, sequence)
+        sequence.end(self.model, sequence.cache)
+        assert sequence.prompt_cache is not None
+        return sequence.prompt_cache
 
     def understand(self, audio: Any, task: str | Task = "understand", **settings: Any) -> Understanding:
         """Words and labels of a path, a 16 kHz waveform or a mel; settings as for `reply`."""
@@ -169,9 +165,8 @@ class Engine:
     ) -> list[Understanding]:
         """`understand` for many sounds at once."""
         conversations = [Conversation([UserTurn(audio=audio)]) for audio in audios]
-        return [
-            _understanding(get_task(task), reply) for reply in self.run_batch(conversations, task, **settings)
-        ]
+        replies = self.run_batch(conversations, task, **settings)
+        return [_understanding(get_task(task), reply) for reply in replies]
 
     def say(
         self, text: str, voice: "VoicePrompt | str | None" = None, *, seed: int | None = None, **settings: Any
@@ -189,7 +184,7 @@ class Engine:
         cancel: threading.Event | None = None,
         write: Write | None = None,
         decoding: DecodingDefaults | None = None,
-    ) -> Iterator[Spoken]:
+    ) -> Iterator[SpokenPiece]:
         """`say` in pieces, each as soon as it is spoken; a piece tells whether its length fits its words."""
         return read_aloud(self, text, voice, seed, cancel, write, decoding)
 
@@ -204,66 +199,70 @@ class Engine:
         return self._segments(self.fitted(conversation, task), task)
 
     def fitted(self, conversation: Conversation, task: str | Task) -> Conversation:
-        """The conversation as this model learned such, in as many turns as it has room for. The reference
-        gets it as it is."""
+        """The conversation as this model learned such, in as many turns as fit; whole for the reference."""
         if self.profile == "reference":
             return conversation
-        known = as_learned(conversation, get_task(task), self.learned)
-        return within_positions(
+        known = match_training(conversation, get_task(task), self.learned)
+        return truncate_history(
             known, partial(self._segments, task=task), self.model.config.llm.max_positions
         )
 
     def _segments(self, conversation: Conversation, task: str | Task) -> list[Segment]:
         return render(conversation, task, self.tokenizer, self.vocabulary, self.profile)
 
-    def strands(self, requests: Sequence[Request], shared: Sequence[Memory] = ()) -> list[Strand]:
+    def new_sequences(
+        self, requests: Sequence[ReplyRequest], shared: Sequence[PromptCache] = ()
+    ) -> list[SequenceState]:
         """Replies ready to be read and written; all their new sounds are encoded in one batch. Each starts
-        from its request's memory or from one of the `shared`, whichever spares most."""
+        from its request's prompt cache or from one of the `shared`, whichever spares most."""
         known = [self.fitted(request.conversation, request.task) for request in requests]
-        prompts = prepare(
+        prompts = prepare_prompts(
             self.model,
             [self._segments(conversation, request.task) for conversation, request in zip(known, requests)],
-            [[*shared, *([request.memory] if request.memory else [])] for request in requests],
+            [[*shared, *([request.prompt_cache] if request.prompt_cache else [])] for request in requests],
             self.lead_in,
         )
         return [
-            Strand(
+            SequenceState(
                 prompt,
-                self._writing(conversation, request, prompt),
+                self._state(conversation, request, prompt),
                 request.cancel,
-                remembers=request.memory is not None,
+                keeps_cache=request.prompt_cache is not None,
                 turns_left_out=len(request.conversation.history) - len(conversation.history),
             )
             for prompt, conversation, request in zip(prompts, known, requests)
         ]
 
-    def _writing(self, conversation: Conversation, request: Request, prompt: Prompt) -> Writing:
+    def _state(self, conversation: Conversation, request: ReplyRequest, prompt: Prompt) -> GenerationState:
         """A reply of which nothing is written; of words that nobody spoke nothing ever is."""
-        writing = Writing(
-            self.plan(conversation, request.task, request.decoding),
-            seeded(request.seed),
-            self.listener(prompt, request.task, request.cancel),
+        state = GenerationState(
+            self.decoding_rules(conversation, request.task, request.decoding),
+            seeded_generator(request.seed),
+            self.quote_processor(prompt, request.task, request.cancel),
         )
         is_judged = request.task.writes_only_words and self.lead_in
         if is_judged and not holds_speech(conversation.question.audio):
-            writing.finish_reason = "end"
-        return writing
+            state.finish_reason = "end"
+        return state
 
     @property
     def lead_in(self) -> bool:
         """May sounds be judged and quiet be put before them? The reference takes them as they are."""
         return self.profile != "reference"
 
-    def listener(self, prompt: Prompt, task: Task, cancel: threading.Event | None = None) -> Listener | None:
-        """What the question's sound has to say while it is quoted; None where it does not spell."""
-        frames = prompt.last_sound
-        if not self.spells or frames is None:
+    def quote_processor(
+        self, prompt: Prompt, task: Task, cancel: threading.Event | None = None
+    ) -> CTCQuoteProcessor | None:
+        """What the question's sound has to say while it is quoted; None without a CTC head."""
+        frames = prompt.last_audio
+        if not self.has_ctc or frames is None:
             return None
-        return self._spelling.listener(frames, task, partial(read_with, self.model, prompt), cancel)
+        prefill = partial(prefill_with, self.model, prompt)
+        return self._ctc_decoder.quote_processor(frames, task, prefill, cancel)
 
     @cached_property
-    def _spelling(self) -> Spelling:
-        return Spelling(self.model, self.tokenizer)
+    def _ctc_decoder(self) -> CTCDecoder:
+        return CTCDecoder(self.model, self.tokenizer)
 
     def embed(self, segments: Sequence[Segment]) -> Tensor:
         """Segments -> embeds (1, L, dim); sounds are encoded here."""
@@ -271,20 +270,20 @@ class Engine:
 
     def embed_many(self, prompts: Sequence[Sequence[Segment]]) -> list[Tensor]:
         """Prompts -> embeds (1, L_i, dim) each; all sounds of all prompts are encoded in one batch."""
-        return [prompt.embeds for prompt in prepare(self.model, prompts, lead_in=self.lead_in)]
+        return [prompt.embeds for prompt in prepare_prompts(self.model, prompts, lead_in=self.lead_in)]
 
-    def plan(
+    def decoding_rules(
         self, conversation: Conversation, task: str | Task, decoding: DecodingDefaults | None = None
-    ) -> Plan:
+    ) -> DecodingRules:
         """The rules under which the reply is written."""
         task = get_task(task)
         text = conversation.question.text
         read_aloud = len(self.tokenizer.encode(text)) if text and not task.writes_text else 0
-        return Plan.make(task, self.vocabulary, self.profile, decoding, read_aloud)
+        return DecodingRules.make(task, self.vocabulary, self.profile, decoding, read_aloud)
 
-    def finish(self, writing: Writing, task: Task) -> Reply:
+    def parse_output(self, state: GenerationState, task: Task) -> Reply:
         """Take the written ids apart: thought, emotion, text, speech."""
-        raw_text = self.decode(writing, task)
+        raw_text = self.decode(state, task)
         parsed = thinking.parse_reply(raw_text) if not task.understands else None
         reply = Reply(
             text=parsed.reply if parsed else raw_text.strip(),
@@ -293,22 +292,21 @@ class Engine:
             reply_emotion=parsed.reply_emotion if parsed else None,
             wellformed=parsed is None
             or (parsed.wellformed and (parsed.thought is not None) == bool(task.thinks)),
-            text_ids=tuple(writing.text_ids),
-            speech_ids=tuple(writing.codec_ids),
-            raw_speech_ids=tuple(writing.speech_ids),
-            finish_reason=writing.finish_reason or "end",
+            text_ids=tuple(state.text_ids),
+            speech_ids=tuple(state.codec_ids),
+            raw_speech_ids=tuple(state.speech_ids),
+            finish_reason=state.finish_reason or "end",
         )
-        return replace(reply, defect=defect_of(reply, task))
+        return replace(reply, defect=find_defect(reply, task))
 
-    def decode(self, writing: Writing, task: Task) -> str:
+    def decode(self, state: GenerationState, task: Task) -> str:
         """The text written so far."""
-        return self.tokenizer.decode(self.told_ids(writing, task))
+        return self.tokenizer.decode(self.visible_text_ids(state, task))
 
-    def told_ids(self, writing: Writing, task: Task) -> list[int]:
-        """Ids of the text written so far. The reference loses the last one of a text that is followed by
-        speech."""
+    def visible_text_ids(self, state: GenerationState, task: Task) -> list[int]:
+        """Ids of the text written so far; the reference loses the last one of a text before speech."""
         is_cut = self.profile == "reference" and task.writes_speech
-        return writing.text_ids[:-1] if is_cut else writing.text_ids
+        return state.text_ids[:-1] if is_cut else state.text_ids
 
     def need_token2wav(self) -> "Token2Wav":
         """What speaks; a model without it is refused by name."""
@@ -324,20 +322,20 @@ class Engine:
 
         What it costs in quality is measured in `benchmarks/README.md`. The synthesis has no int4: int8 there.
         """
-        from echat.model.packing import pack
+        from echat.model.optimized import optimize
 
         token2wav = self.token2wav
         if token2wav is not None:
-            from echat.token2wav.prepared import prepare as prepare_synthesis
+            from echat.token2wav.optimized.token2wav import optimize as optimize_token2wav
 
-            token2wav = prepare_synthesis(token2wav, "int8" if precision == "int4" else precision)
-        return replace(self, model=pack(self.model, precision), token2wav=token2wav)
+            token2wav = optimize_token2wav(token2wav, "int8" if precision == "int4" else precision)
+        return replace(self, model=optimize(self.model, precision), token2wav=token2wav)
 
     # --- on disk
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
         """Write a model folder that `load` reads; `dtype` is the precision on disk."""
-        about = (self.profile, self.name, dtype, self.spells, self.learned)
+        about = (self.profile, self.name, dtype, self.has_ctc, self.learned)
         save_model(folder, self.model, self.tokenizer, *about)
         if self.token2wav is not None:
             self.token2wav.save(Path(folder) / TOKEN2WAV_FOLDER)

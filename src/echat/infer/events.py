@@ -10,7 +10,7 @@ from echat.dialogue import thinking
 from echat.dialogue.labels import Labels
 from echat.dialogue.turns import AssistantTurn
 from echat.infer.decoding import FinishReason
-from echat.infer.memory import Memory
+from echat.infer.prompt_cache import PromptCache
 
 Defect = Literal["no text", "no speech", "unreadable thought"]
 
@@ -83,10 +83,12 @@ class Reply:
     finish_reason: FinishReason = "end"
     # Time spent: listen, read (the prompt), write, speak, synthesise, total; first_audio: from the start on.
     seconds: Mapping[str, float] = field(default_factory=dict)
-    # Work done and spared: positions_prefilled, positions_reused, positions_of_sound, mel_frames_encoded;
+    # Work done and spared: prefilled_tokens, cached_tokens, audio_tokens, mel_frames_encoded;
     # turns_left_out: of the history, beyond what the model learned or has positions for.
     counts: Mapping[str, int] = field(default_factory=dict)
-    memory: Memory | None = field(default=None, repr=False, compare=False)  # if the request brought one
+    prompt_cache: PromptCache | None = field(
+        default=None, repr=False, compare=False
+    )  # if the request brought one
 
     @property
     def is_mute(self) -> bool:

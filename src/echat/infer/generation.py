@@ -10,21 +10,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from echat.infer.decoding import Plan, Writing
-from echat.infer.hearing import refuse_not_finite
-from echat.infer.memory import Memory, remember, written_places
-from echat.infer.prompting import Prompt
+from echat.infer.audio_input import refuse_not_finite
+from echat.infer.decoding import DecodingRules, GenerationState
+from echat.infer.prompt_cache import Prompt, PromptCache, id_keys, snapshot
 from echat.model.llm import KVCache
 from echat.model.speech_llm import SpeechLLM
 
 # Positions read at once. Long enough to fill the arithmetic units of a CPU, short enough that a listener who
 # interrupts, or another reply in the same batch, need not wait for a long prompt.
-READ_CHUNK = 128
-ROOM = 256  # positions by which storage outgrows the need of the moment
+PREFILL_CHUNK = 128
+CACHE_HEADROOM = 256  # positions by which storage outgrows the need of the moment
 
 
 @dataclass(frozen=True)
-class Written:
+class GeneratedId:
     """One generated id."""
 
     id: int
@@ -32,126 +31,128 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Step(Written):
+class GenerationStep(GeneratedId):
     """And what it was chosen from."""
 
     logits: Tensor  # (classes,) of the head that spoke, float32, before any rule
 
 
 @dataclass(eq=False)
-class Strand:
+class SequenceState:
     """One reply under way: how far its prompt is read and what is written. Local to its conversation."""
 
     prompt: Prompt
-    writing: Writing
+    state: GenerationState
     cancel: threading.Event | None = None
-    n_read: int = 0  # of the prompt's embeddings
+    n_prefilled: int = 0  # of the prompt's embeddings
     cache: KVCache | None = None
     hidden: Tensor | None = None  # (dim,) of the last position read
-    remembers: bool = False
-    memory: Memory | None = None  # what is left when it is over
+    keeps_cache: bool = False
+    prompt_cache: PromptCache | None = None  # what is left when it is over
     turns_left_out: int = 0  # of the history: more than the model learned or has positions for
 
     @property
-    def is_read(self) -> bool:
+    def is_prefilled(self) -> bool:
         """Is the whole prompt read?"""
-        return self.n_read == self.prompt.embeds.shape[1]
+        return self.n_prefilled == self.prompt.embeds.shape[1]
 
     @property
     def is_over(self) -> bool:
         """Has the reply come to an end? A cancelled one ends here."""
-        if self.writing.finish_reason is None and self.cancel is not None and self.cancel.is_set():
-            self.writing.finish_reason = "cancelled"
-        return self.writing.finish_reason is not None
+        if self.state.finish_reason is None and self.cancel is not None and self.cancel.is_set():
+            self.state.finish_reason = "cancelled"
+        return self.state.finish_reason is not None
 
     def end(self, model: SpeechLLM, cache: KVCache | None) -> None:
-        """Let go of everything; with `remembers`, keep what `cache` holds of what was read and written."""
-        if self.remembers and cache is not None:
-            places = (*self.prompt.places, *written_places(self.writing.ids, self.writing.is_speech))
-            self.memory = remember(model, places, cache, self.prompt.sounds)
-        elif self.remembers:
-            self.memory = self.prompt.memory
+        """Let go of everything; with `keeps_cache`, keep what `cache` holds of what was read and written."""
+        if self.keeps_cache and cache is not None:
+            position_keys = (*self.prompt.position_keys, *id_keys(self.state.ids, self.state.is_speech))
+            self.prompt_cache = snapshot(model, position_keys, cache, self.prompt.encoded_audio)
+        elif self.keeps_cache:
+            self.prompt_cache = self.prompt.prompt_cache
         self.cache = self.hidden = None
 
 
 def generate(
-    model: SpeechLLM, embeds: Tensor, plan: Plan, generator: torch.Generator | None = None
-) -> Iterator[tuple[Step, Writing]]:
+    model: SpeechLLM, embeds: Tensor, rules: DecodingRules, generator: torch.Generator | None = None
+) -> Iterator[tuple[GenerationStep, GenerationState]]:
     """Write a reply to the prompt `embeds` (1, L, dim): one step at a time, and the reply as far as it is
     written."""
-    yield from write(model, embeds, Writing(plan, generator))
+    yield from generate_into(model, embeds, GenerationState(rules, generator))
 
 
-def write(model: SpeechLLM, embeds: Tensor, writing: Writing) -> Iterator[tuple[Step, Writing]]:
+def generate_into(
+    model: SpeechLLM, embeds: Tensor, state: GenerationState
+) -> Iterator[tuple[GenerationStep, GenerationState]]:
     """`generate` into a reply that has its own way of choosing."""
-    for step in run(model, Strand(Prompt(embeds), writing)):
-        yield step, writing
+    for step in generate_sequence(model, SequenceState(Prompt(embeds), state)):
+        yield step, state
 
 
-def run(model: SpeechLLM, strand: Strand) -> Iterator[Step]:
-    """Write the reply of a strand, step by step, until it is over."""
-    read_prompt(model, strand)
+def generate_sequence(model: SpeechLLM, sequence: SequenceState) -> Iterator[GenerationStep]:
+    """Write the reply of a sequence, step by step, until it is over."""
+    prefill_sequence(model, sequence)
     step = None
-    while not strand.is_over:
+    while not sequence.is_over:
         if step is not None:
-            _read_back(model, strand, step)
-        assert strand.hidden is not None
-        (step,) = write_next(model, strand.hidden[None], [strand.writing])
+            _feed_back(model, sequence, step)
+        assert sequence.hidden is not None
+        (step,) = choose_next(model, sequence.hidden[None], [sequence.state])
         yield step
-    strand.end(model, strand.cache)
+    sequence.end(model, sequence.cache)
 
 
-def read_prompt(model: SpeechLLM, strand: Strand) -> None:
+def prefill_sequence(model: SpeechLLM, sequence: SequenceState) -> None:
     """Read what is left of the prompt, chunk by chunk, unless it is cancelled meanwhile."""
-    while not strand.is_read and not strand.is_over:
-        read(model, strand, READ_CHUNK, ROOM)
+    while not sequence.is_prefilled and not sequence.is_over:
+        prefill_step(model, sequence, PREFILL_CHUNK, CACHE_HEADROOM)
 
 
 @torch.inference_mode()
-def _read_back(model: SpeechLLM, strand: Strand, step: Step) -> None:
-    assert strand.cache is not None
-    hidden, strand.cache = model.llm.extend(embed_id(model, step.id, step.is_speech), strand.cache)
-    strand.hidden = hidden[0, -1]
+def _feed_back(model: SpeechLLM, sequence: SequenceState, step: GenerationStep) -> None:
+    assert sequence.cache is not None
+    hidden, sequence.cache = model.llm.extend(embed_id(model, step.id, step.is_speech), sequence.cache)
+    sequence.hidden = hidden[0, -1]
 
 
 @torch.inference_mode()
-def read(model: SpeechLLM, strand: Strand, chunk: int, room: int = 0) -> int:
+def prefill_step(model: SpeechLLM, sequence: SequenceState, chunk: int, room: int = 0) -> int:
     """Read up to `chunk` more positions of the prompt; how many they were. `room` is for what is written
     after it."""
-    if strand.cache is None:
-        strand.cache = strand.prompt.cache(model, room)
-    embeds = strand.prompt.embeds[:, strand.n_read : strand.n_read + chunk]
-    hidden, strand.cache = model.llm.extend(embeds, strand.cache)
-    strand.n_read += embeds.shape[1]
-    strand.hidden = hidden[0, -1]
+    if sequence.cache is None:
+        sequence.cache = sequence.prompt.cache(model, room)
+    embeds = sequence.prompt.embeds[:, sequence.n_prefilled : sequence.n_prefilled + chunk]
+    hidden, sequence.cache = model.llm.extend(embeds, sequence.cache)
+    sequence.n_prefilled += embeds.shape[1]
+    sequence.hidden = hidden[0, -1]
     return embeds.shape[1]
 
 
 @torch.inference_mode()
-def read_with(model: SpeechLLM, prompt: Prompt, ids: Sequence[int]) -> tuple[Tensor, KVCache]:
+def prefill_with(model: SpeechLLM, prompt: Prompt, ids: Sequence[int]) -> tuple[Tensor, KVCache]:
     """Read a prompt and text ids written after it: the last hidden state (1, dim), and a cache of its own."""
     table = model.llm.text_embedding.weight
     written = table[torch.tensor(ids, dtype=torch.long, device=table.device)][None]
     embeds = torch.cat([prompt.embeds, written], dim=1)
-    cache = prompt.cache(model, len(ids) + ROOM)
+    cache = prompt.cache(model, len(ids) + CACHE_HEADROOM)
     hidden = embeds
-    for part in embeds.split(READ_CHUNK, dim=1):
+    for part in embeds.split(PREFILL_CHUNK, dim=1):
         hidden, cache = model.llm.extend(part, cache)
     return hidden[:, -1], cache
 
 
 @torch.inference_mode()
-def write_next(model: SpeechLLM, hidden: Tensor, writings: Sequence[Writing]) -> list[Step]:
+def choose_next(model: SpeechLLM, hidden: Tensor, states: Sequence[GenerationState]) -> list[GenerationStep]:
     """Choose the next id of n replies from the hidden states (n, dim) of their last positions; each head
     speaks once."""
-    is_speech = [writing.next_is_speech for writing in writings]
-    steps: dict[int, Step] = {}
+    is_speech = [state.next_is_speech for state in states]
+    steps: dict[int, GenerationStep] = {}
     for kind in sorted(set(is_speech)):
         rows = [row for row, speech in enumerate(is_speech) if speech == kind]
-        logits = head_logits(model, hidden if len(rows) == len(writings) else hidden[rows], kind)
+        logits = head_logits(model, hidden if len(rows) == len(states) else hidden[rows], kind)
         for row, scores in zip(rows, logits):
-            steps[row] = Step(writings[row].next_id(scores), kind, scores)
-    return [steps[row] for row in range(len(writings))]
+            steps[row] = GenerationStep(states[row].next_id(scores), kind, scores)
+    return [steps[row] for row in range(len(states))]
 
 
 def head_logits(model: SpeechLLM, hidden: Tensor, is_speech: bool) -> Tensor:
@@ -166,3 +167,22 @@ def embed_id(model: SpeechLLM, id_: int, is_speech: bool) -> Tensor:
     """Embedding (1, 1, dim) of an id that was just written."""
     table = model.speech_embedding.weight if is_speech else model.llm.text_embedding.weight
     return table[id_].view(1, 1, -1)
+
+
+# --- The slow, obvious twin of the engine's loop: no cache, no batch; every id reads the whole sequence anew.
+
+
+@torch.no_grad()
+def generate_uncached(
+    model: SpeechLLM, embeds: Tensor, rules: DecodingRules, generator: torch.Generator | None = None
+) -> Iterator[tuple[GenerationStep, GenerationState]]:
+    """The slow, obvious twin of `generate`: no cache; every id reads the whole sequence anew.
+
+    It is the oracle of the tests and runs transformers' own forward pass, the one that trains.
+    """
+    state = GenerationState(rules, generator)
+    while state.finish_reason is None:
+        hidden, _ = model.hidden(embeds)
+        (step,) = choose_next(model, hidden[0, -1:], [state])
+        yield step, state
+        embeds = torch.cat([embeds, embed_id(model, step.id, step.is_speech)], dim=1)

@@ -9,9 +9,9 @@ import torch
 from echat.checkpoint import TOKEN2WAV_FOLDER, CheckpointError
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
-from echat.model import osum_weights
 from echat.model.model_folder import CONFIG_FILE, check_tokenizer, load_model, stored_dtype
 from echat.model.text_tokenizer import TextTokenizer
+from echat.release import osum_weights
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
@@ -26,7 +26,7 @@ def load(name_or_path: str | Path, device: str = "cpu", dtype: torch.dtype | Non
     Weights are memory-mapped; those stored in `dtype` are used where they lie, others are cast. Without
     `dtype` it computes in bfloat16 where the weights are stored so or the device is no CPU, else in float32.
     """
-    from echat.infer.place import present_device
+    from echat.devices import present_device
 
     device = str(present_device(device))
     path = find_model(name_or_path)
@@ -44,7 +44,7 @@ def find_model(name_or_path: str | Path) -> Path:
     names = sorted(p.name for p in built_in.iterdir() if p.is_dir()) if built_in.is_dir() else []
     if str(name_or_path) in names:
         return built_in / str(name_or_path)
-    from echat.infer.hub_models import hub_model, is_hub_name
+    from echat.release.hub_models import fetch_model, is_hub_name
 
     if not is_hub_name(str(name_or_path)):
         raise CheckpointError(
@@ -53,7 +53,7 @@ def find_model(name_or_path: str | Path) -> Path:
             "nothing there; check the path"
         )
     try:
-        return hub_model(str(name_or_path))
+        return fetch_model(str(name_or_path))
     except ValueError as error:
         raise CheckpointError(f"model {str(name_or_path)!r}: no folder of that name here; {error}") from error
 
@@ -61,7 +61,7 @@ def find_model(name_or_path: str | Path) -> Path:
 def _load_folder(folder: Path, device: str, dtype: torch.dtype | None) -> "Engine":
     from echat.infer.engine import Engine
 
-    loaded = load_model(folder, dtype or _fitting(stored_dtype(folder), device))
+    loaded = load_model(folder, dtype or _default_dtype(stored_dtype(folder), device))
     token2wav = None
     if (folder / TOKEN2WAV_FOLDER).is_dir():
         from echat.token2wav.token2wav import Token2Wav
@@ -75,12 +75,12 @@ def _load_folder(folder: Path, device: str, dtype: torch.dtype | None) -> "Engin
         token2wav,
         name=loaded.config.name or folder.name,
         home=folder,
-        spells=loaded.config.spells,
+        has_ctc=loaded.config.spells,
         learned=loaded.config.learned,
     )
 
 
-def _fitting(stored: torch.dtype, device: str) -> torch.dtype:
+def _default_dtype(stored: torch.dtype, device: str) -> torch.dtype:
     """The precision to compute in when none is asked for."""
     is_cpu = torch.device(device).type == "cpu"
     return torch.float32 if is_cpu and stored != torch.bfloat16 else torch.bfloat16
@@ -96,7 +96,7 @@ def _load_released(path: Path, device: str, dtype: torch.dtype | None) -> "Engin
             f"folder, found {len(weights)} .pt files; check the path"
         )
     llm_folder = osum_weights.llm_folder_beside(weights[0])
-    dtype = dtype or _fitting(osum_weights.stored_dtype(weights[0]), device)
+    dtype = dtype or _default_dtype(osum_weights.stored_dtype(weights[0]), device)
     engine = load_released(weights[0], llm_folder, dtype=dtype, **osum_weights.stated_heads(weights[0]))
     engine.model.to(device).requires_grad_(False)
     return engine

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from echat.dialogue.tasks import DecodingDefaults, Sampling
-from echat.token2wav.noise import seed_of_64_bits
+from echat.token2wav.noise import to_64_bit_seed
 
 BLOCKED = float("-inf")
 
@@ -172,7 +172,7 @@ def is_looping(ids: Sequence[int], length: int, times: int) -> bool:
     return all(tail[i] == tail[i % length] for i in range(len(tail)))
 
 
-def is_spoken_to_the_end(ids: Sequence[int], text_end: int, boundary: int) -> bool:
+def is_speech_complete(ids: Sequence[int], text_end: int, boundary: int) -> bool:
     """Stop rule of text followed by speech: two boundaries (begin and end) at or after the first text end."""
     if text_end not in ids:
         return False
@@ -184,11 +184,11 @@ def derived_seed(seed: int, number: int) -> int:
     return (seed + number * 1_000_003) % 2**63 if number else seed
 
 
-def seeded(seed: int | None) -> torch.Generator:
+def seeded_generator(seed: int | None) -> torch.Generator:
     """Chance of one reply, on the CPU whatever the device."""
     generator = torch.Generator()
     if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(seed_of_64_bits(seed))
+        generator.manual_seed(to_64_bit_seed(seed))
     return generator

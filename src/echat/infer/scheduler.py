@@ -2,9 +2,9 @@
 its own.
 
     with Scheduler(engine) as scheduler:
-        answer = scheduler.submit(conversation, "s2s", stream=True)
-        for event in answer: ...        # as those of Engine.reply
-        answer.cancel()                 # from any thread
+        handle = scheduler.submit(conversation, "s2s", stream=True)
+        for event in handle: ...        # as those of Engine.reply
+        handle.cancel()                 # from any thread
 """
 
 import queue
@@ -15,29 +15,30 @@ from typing import TYPE_CHECKING, Any
 from echat.dialogue.tasks import Task, get_task
 from echat.dialogue.turns import Conversation
 from echat.infer import events
-from echat.infer.batch import ROWS, Batch
+from echat.infer.continuous_batching import ROWS, ContinuousBatch
 from echat.infer.events import Event, Reply
-from echat.infer.generation import READ_CHUNK, Strand, Written
-from echat.infer.memory import Memory
-from echat.infer.replying import Request, tell
-from echat.infer.telling import Clock
+from echat.infer.generation import PREFILL_CHUNK, GeneratedId, SequenceState
+from echat.infer.prompt_cache import PromptCache
+from echat.infer.reply_stream import ReplyRequest, StageTimer, emit
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
 
 
-class Answer:
+class ReplyHandle:
     """A reply that a scheduler writes. Iterate over it once, in one thread: that is where texts are decoded
     and sound is made, so that neither holds up the other replies."""
 
-    def __init__(self, engine: "Engine", request: Request, strand: Strand, clock: Clock) -> None:
-        self._engine, self._request, self._strand, self._clock = engine, request, strand, clock
-        self._steps: queue.SimpleQueue[Written | BaseException | None] = queue.SimpleQueue()
+    def __init__(
+        self, engine: "Engine", request: ReplyRequest, sequence: SequenceState, timer: StageTimer
+    ) -> None:
+        self._engine, self._request, self._strand, self._clock = engine, request, sequence, timer
+        self._steps: queue.SimpleQueue[GeneratedId | BaseException | None] = queue.SimpleQueue()
 
     def __iter__(self) -> Iterator[Event]:
         """The events of `Engine.reply`. To leave the loop early is to cancel."""
         try:
-            yield from tell(self._engine, self._request, self._strand, self._taken(), self._clock)
+            yield from emit(self._engine, self._request, self._strand, self._received(), self._clock)
         finally:
             self.cancel()
 
@@ -52,28 +53,29 @@ class Answer:
         assert isinstance(done, events.Done)
         return done.reply
 
-    def _taken(self) -> Iterator[Written]:
-        """Ids as they come, to the end of the strand."""
+    def _received(self) -> Iterator[GeneratedId]:
+        """Ids as they come, to the end of the sequence."""
         while (step := self._steps.get()) is not None:
             if isinstance(step, BaseException):
                 raise RuntimeError("the scheduler stopped, and this reply with it") from step
             yield step
 
-    def _put(self, step: Written | BaseException | None) -> None:
+    def _put(self, step: GeneratedId | BaseException | None) -> None:
         self._steps.put(step)
 
 
 class Scheduler:
     """One worker thread and the replies in its care."""
 
-    def __init__(self, engine: "Engine", rows: int = ROWS, read_chunk: int = READ_CHUNK) -> None:
+    def __init__(self, engine: "Engine", rows: int = ROWS, prefill_chunk: int = PREFILL_CHUNK) -> None:
         """At most `rows` replies are written at once, the others wait in line; between two ids running
-        replies wait for `read_chunk` positions of a new prompt, and of a long one only now and then."""
+        replies wait for `prefill_chunk` positions of a new prompt, and of a long one only now and then."""
         self.engine = engine
-        self._batch = Batch(engine.model, rows, read_chunk, shares_time=True)  # of the worker alone
-        self._answers: dict[Strand, Answer] = {}  # of the worker alone
-        self._inbox: list[Answer] = []
-        self._stems: dict[Task, Memory] = {}
+        # Both are of the worker alone.
+        self._batch = ContinuousBatch(engine.model, rows, prefill_chunk, balance_prefill=True)
+        self._handles: dict[SequenceState, ReplyHandle] = {}
+        self._inbox: list[ReplyHandle] = []
+        self._shared_prefixes: dict[Task, PromptCache] = {}
         self._is_open = True
         self._changed = threading.Condition()
         self._worker = threading.Thread(target=self._work, name="echat-scheduler", daemon=True)
@@ -85,23 +87,23 @@ class Scheduler:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, conversation: Conversation, task: str | Task, **settings: Any) -> Answer:
+    def submit(self, conversation: Conversation, task: str | Task, **settings: Any) -> ReplyHandle:
         """Ask for a reply; settings as for `Engine.reply`.
 
         New sounds are encoded here, in the thread that asks. System prompts are read once for all.
         """
-        clock = Clock()
+        timer = StageTimer()
         settings["cancel"] = settings.get("cancel") or threading.Event()
-        request = Request(conversation, get_task(task), **settings)
-        (strand,) = self.engine.strands([request], [self._stem(request.task)])
-        clock.lap("listen")
-        answer = Answer(self.engine, request, strand, clock)
+        request = ReplyRequest(conversation, get_task(task), **settings)
+        (sequence,) = self.engine.new_sequences([request], [self._shared_prefix(request.task)])
+        timer.lap("listen")
+        handle = ReplyHandle(self.engine, request, sequence, timer)
         with self._changed:
             if not self._is_open:
                 raise RuntimeError("scheduler: expected an open one, found it closed; make another")
-            self._inbox.append(answer)
+            self._inbox.append(handle)
             self._changed.notify()
-        return answer
+        return handle
 
     def close(self) -> None:
         """Stop the worker; what it was writing ends as cancelled."""
@@ -110,42 +112,42 @@ class Scheduler:
             self._changed.notify()
         self._worker.join()
 
-    def _stem(self, task: Task) -> Memory:
+    def _shared_prefix(self, task: Task) -> PromptCache:
         """The system prompt of a task. Two threads may both read it at first; either result will do."""
-        if task not in self._stems:
-            self._stems[task] = self.engine.read_ahead((), task)
-        return self._stems[task]
+        if task not in self._shared_prefixes:
+            self._shared_prefixes[task] = self.engine.prefill((), task)
+        return self._shared_prefixes[task]
 
     # --- the worker
 
     def _work(self) -> None:
         try:
-            while self._take_in():
-                self._pass_on(self._batch.step())
-            for strand in self._batch.clear():
-                strand.writing.finish_reason = "cancelled"
-                self._answers.pop(strand)._put(None)
+            while self._admit():
+                self._deliver(self._batch.step())
+            for sequence in self._batch.clear():
+                sequence.state.finish_reason = "cancelled"
+                self._handles.pop(sequence)._put(None)
         except BaseException as error:  # nobody may wait for a worker that is gone
             with self._changed:
                 self._is_open = False
-                waiting = [*self._answers.values(), *self._inbox]
-            for answer in waiting:
-                answer._put(error)
+                waiting = [*self._handles.values(), *self._inbox]
+            for handle in waiting:
+                handle._put(error)
             raise
 
-    def _take_in(self) -> bool:
+    def _admit(self) -> bool:
         """Put new replies in line, waiting for one while there is nothing to do; False: it is closed."""
         with self._changed:
             while self._is_open and not self._inbox and self._batch.is_idle:
                 self._changed.wait()
             new, self._inbox = self._inbox, []
-            for answer in new:
-                self._answers[answer._strand] = answer
-                self._batch.add(answer._strand)
+            for handle in new:
+                self._handles[handle._strand] = handle
+                self._batch.add(handle._strand)
             return self._is_open
 
-    def _pass_on(self, told: Sequence[tuple[Strand, Written | None]]) -> None:
+    def _deliver(self, emitted: Sequence[tuple[SequenceState, GeneratedId | None]]) -> None:
         """Hand every step to the reply that it belongs to; None ends it."""
-        for strand, step in told:
-            answer = self._answers[strand] if step else self._answers.pop(strand)
-            answer._put(step and Written(step.id, step.is_speech))  # the scores stay here
+        for sequence, step in emitted:
+            handle = self._handles[sequence] if step else self._handles.pop(sequence)
+            handle._put(step and GeneratedId(step.id, step.is_speech))  # the scores stay here

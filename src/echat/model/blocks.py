@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from echat.attention import pays, written_out
+from echat.kernels.attention import eager_attention, prefers_eager
 
 LAYER_NORM_EPS = 1e-5
 LONGEST_PERIOD = 10000.0
@@ -122,9 +122,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor |
     batch, length, dim = query.shape
     shape = (batch, length, heads, dim // heads)
     query, key, value = (x.view(shape).transpose(1, 2) for x in (query, key, value))  # (B, H, T, dim / H)
-    if pays(value):
+    if prefers_eager(value):
         keep = None if mask is None else mask[:, :, None]
-        mixed = written_out(query, key, value, keep, (dim // heads) ** -0.5)
+        mixed = eager_attention(query, key, value, keep, (dim // heads) ** -0.5)
     else:
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return mixed.transpose(1, 2).reshape(batch, length, dim)
@@ -164,15 +164,15 @@ class ConvolutionModule(nn.Module):
         gated = F.glu(self.gate(frames), dim=-1)
         if mask is not None:
             gated = gated * mask[:, 0, 0, :, None]
-        return self.out(F.silu(self.norm(self._heard(gated))))
+        return self.out(F.silu(self.norm(self._convolve(gated))))
 
-    def _heard(self, gated: Tensor) -> Tensor:
+    def _convolve(self, gated: Tensor) -> Tensor:
         """`over_time` of (B, T, dim), taken for an image of one line: only for images has torch kernels for
         CPUs that leave channels side by side. Forwards they take a tenth of the time, backwards a half."""
         filters, image = self.over_time, gated.transpose(1, 2)[:, :, None]  # (B, dim, 1, T)
         weight, padding = filters.weight[:, :, None], (0, filters.kernel_size[0] // 2)
-        heard = F.conv2d(image, weight, filters.bias, padding=padding, groups=filters.groups)
-        return heard[:, :, 0].transpose(1, 2)
+        convolved = F.conv2d(image, weight, filters.bias, padding=padding, groups=filters.groups)
+        return convolved[:, :, 0].transpose(1, 2)
 
 
 class TransformerBlock(nn.Module):

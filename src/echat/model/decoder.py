@@ -54,7 +54,7 @@ class KVCache:
 
 
 @dataclass(frozen=True)
-class Layer:
+class DecoderLayer:
     """One decoder layer: what is computed between the norms, the attention and the residual sums."""
 
     attention_norm: Tensor  # (dim,)
@@ -69,7 +69,7 @@ class Layer:
 class Decoder:
     """The layers of the language model and what they have in common."""
 
-    layers: Sequence[Layer]
+    layers: Sequence[DecoderLayer]
     norm: Tensor  # (dim,), after the last layer
     norm_eps: float
     kv_heads: int

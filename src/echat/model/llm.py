@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from echat.config import Config, ConfigError, validate
-from echat.model.attention import FAST_ATTENTION, register
+from echat.kernels.attention import EAGER_ATTENTION, register_attention
 from echat.model.blocks import MOST_BLOCKS
-from echat.model.decoder import Decoder, KVCache, Layer
+from echat.model.decoder import Decoder, DecoderLayer, KVCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -130,8 +130,8 @@ class LanguageModel(nn.Module):
 
         self.config = config
         settings = config.to_transformers()
-        register()
-        settings._attn_implementation = FAST_ATTENTION
+        register_attention()
+        settings._attn_implementation = EAGER_ATTENTION
         self.model = AutoModel.from_config(settings)
         self.head_dim = config.dim // config.heads
         if not self.model.embed_tokens.weight.is_meta:
@@ -209,10 +209,10 @@ class LanguageModel(nn.Module):
         )
 
 
-def _layer(layer: Any) -> Layer:
+def _layer(layer: Any) -> DecoderLayer:
     """A decoder layer of transformers, weights as they lie."""
     attention, mlp = layer.self_attn, layer.mlp
-    return Layer(
+    return DecoderLayer(
         attention_norm=layer.input_layernorm.weight,
         qkv=lambda x: torch.cat([attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)], dim=-1),
         out=attention.o_proj,

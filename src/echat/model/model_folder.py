@@ -8,10 +8,10 @@ import torch
 
 from echat.checkpoint import assign_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, save_config
-from echat.dialogue.learned import Learned
+from echat.dialogue.capabilities import Capabilities
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
-from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig, empty_model
+from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig, model_on_meta
 from echat.model.text_tokenizer import TextTokenizer
 
 CONFIG_FILE = "config.yaml"
@@ -26,7 +26,7 @@ class ModelFolderConfig(Config):
     name: str = ""  # for people
     profile: Profile = "echat"  # the dialect that the weights were trained in
     spells: bool = False  # do the frames of a sound spell its words (CTC over the text table)?
-    learned: Learned = Learned()  # of texts and conversations
+    learned: Capabilities = Capabilities()  # of texts and conversations
     model: SpeechLLMConfig  # every size
 
 
@@ -53,7 +53,7 @@ def save_model(
     name: str = "",
     dtype: torch.dtype | None = None,
     spells: bool = False,
-    learned: Learned | None = None,
+    learned: Capabilities | None = None,
 ) -> None:
     """Write the three parts, each whole or not at all; other files of the folder stay. `dtype` is that on
     disk."""
@@ -62,7 +62,7 @@ def save_model(
     write_tensors(folder / WEIGHTS_FILE, model.state_dict(), dtype)
     tokenizer.save(folder / TOKENIZER_FOLDER)
     config = ModelFolderConfig(
-        name=name, profile=profile, spells=spells, learned=learned or Learned(), model=model.config
+        name=name, profile=profile, spells=spells, learned=learned or Capabilities(), model=model.config
     )
     save_config(config, folder / CONFIG_FILE)
 
@@ -75,7 +75,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) ->
     tokenizer = TextTokenizer.from_folder(folder / TOKENIZER_FOLDER)
     check_tokenizer(tokenizer, config.model, folder)
     tensors = read_tensors(folder / WEIGHTS_FILE)
-    model = empty_model(config.model, tensors, str(folder / WEIGHTS_FILE))
+    model = model_on_meta(config.model, tensors, str(folder / WEIGHTS_FILE))
     assign_strict(model, tensors, str(folder / WEIGHTS_FILE), dtype)
     model.reset_tables()
     return ModelFolder(config, model.to(dtype or model.projection.weight.dtype).eval(), tokenizer)

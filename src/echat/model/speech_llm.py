@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from echat.checkpoint import SAME_MODEL
 from echat.config import Config
-from echat.foreign import build_empty
 from echat.model.adapter import Adapter, AdapterConfig
 from echat.model.llm import KVCache, LanguageModel, LLMConfig, import_transformers
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder, Subsampler
+from echat.safe_loading import build_on_meta
 
 # What stands at a position of the language model, `kinds` of `assemble`.
 PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3
@@ -81,16 +81,16 @@ class SpeechLLM(nn.Module):
         table = self.llm.text_embedding.weight
         shape = (*kinds.shape, table.shape[1])
         kinds, ids = kinds.flatten(), ids.flatten()
-        places: list[Tensor] = []
+        all_indices: list[Tensor] = []
         vectors: list[Tensor] = []
         for kind, rows in ((TEXT, table), (SPEECH, self.speech_embedding.weight), (AUDIO, audio_frames)):
-            place = (kinds == kind).nonzero()[:, 0]
-            if rows is not None and len(place):
-                places.append(place)
-                vectors.append(F.embedding(ids[place], rows).to(table.dtype))
+            indices = (kinds == kind).nonzero()[:, 0]
+            if rows is not None and len(indices):
+                all_indices.append(indices)
+                vectors.append(F.embedding(ids[indices], rows).to(table.dtype))
         embeds = table.new_zeros(len(kinds), table.shape[1])
-        if places:
-            embeds = embeds.index_copy(0, torch.cat(places), torch.cat(vectors))
+        if all_indices:
+            embeds = embeds.index_copy(0, torch.cat(all_indices), torch.cat(vectors))
         return embeds.view(shape)
 
     def hidden(
@@ -133,7 +133,7 @@ class SpeechLLM(nn.Module):
         self.llm.reset_tables()
 
 
-def empty_model(
+def model_on_meta(
     config: SpeechLLMConfig,
     tensors: Mapping[str, Tensor] | None = None,
     where: str = "model",
@@ -144,4 +144,4 @@ def empty_model(
     Raises CheckpointError where they do not fit the configuration.
     """
     import_transformers()
-    return build_empty(lambda: SpeechLLM(config), tensors, where, mend=mend)
+    return build_on_meta(lambda: SpeechLLM(config), tensors, where, mend=mend)

@@ -35,7 +35,7 @@ class ContextWindow:
         a ValueError.
         """
         self._check_question(turns[-1])
-        if sum(self._at_most(turn) for turn in turns) <= self.room:  # no need to count
+        if sum(self._upper_bound(turn) for turn in turns) <= self.room:  # no need to count
             return list(turns)
         n_pairs = (len(turns) - 1) // 2  # a question and its answer each
         sizes = [self.positions(turns[2 * n]) + self.positions(turns[2 * n + 1]) for n in range(n_pairs)]
@@ -50,11 +50,11 @@ class ContextWindow:
 
     def positions(self, turn: Turn) -> int:
         """About how many positions a turn takes."""
-        return self._count(turn.text) + _positions_of_sound(turn)
+        return self._count(turn.text) + _audio_positions(turn)
 
-    def _at_most(self, turn: Turn) -> int:
+    def _upper_bound(self, turn: Turn) -> int:
         """A bound that needs no tokenizer: an id of text stands for at least one byte."""
-        return len((turn.text or "").encode(errors="replace")) + _positions_of_sound(turn)
+        return len((turn.text or "").encode(errors="replace")) + _audio_positions(turn)
 
     def _check_question(self, question: Turn) -> None:
         prompt = question.prompt if isinstance(question, UserTurn) else None
@@ -80,7 +80,7 @@ class ContextWindow:
         return found
 
 
-def _positions_of_sound(turn: Turn) -> int:
+def _audio_positions(turn: Turn) -> int:
     if isinstance(turn, UserTurn):
         n_samples = sum(len(piece) for piece in turn.audio.pieces) if turn.audio is not None else 0
         return n_samples // SAMPLES_PER_POSITION + POSITIONS_PER_TURN

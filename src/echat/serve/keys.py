@@ -20,8 +20,8 @@ from echat.checkpoint import atomic_path
 
 PREFIX = "echat-"
 SECRET_PREFIX = "ek_"
-MOST_SECRETS = 10_000
-MOST_DAYS = 36_500
+MAX_SECRETS = 10_000
+MAX_DAYS = 36_500
 LATEST = 2**37  # seconds since 1970 that every calendar here knows
 _HASH = re.compile("[0-9a-f]{64}")
 
@@ -71,7 +71,7 @@ class Keys:
         self._secrets: dict[str, Secret] = {}
 
     @property
-    def are_asked_for(self) -> bool:
+    def are_required(self) -> bool:
         """Does anybody need a key?"""
         return self.path is not None
 
@@ -106,7 +106,7 @@ class Keys:
         own = [id_ for id_, key in self._secrets.items() if key.maker == maker]
         too_many = [
             *own[: len(own) + 1 - most],
-            *list(self._secrets)[: len(self._secrets) + 1 - MOST_SECRETS],
+            *list(self._secrets)[: len(self._secrets) + 1 - MAX_SECRETS],
         ]
         for id_ in set(too_many):
             del self._secrets[id_]
@@ -117,9 +117,9 @@ class Keys:
 
     def add(self, days: float | None = None, note: str = "") -> tuple[str, Key]:
         """A new key in the file, and the words to give to its user."""
-        if days is not None and not abs(days) <= MOST_DAYS:
+        if days is not None and not abs(days) <= MAX_DAYS:
             raise ValueError(
-                f"--days: expected at most {MOST_DAYS}, found {days:g}; without it a key never expires"
+                f"--days: expected at most {MAX_DAYS}, found {days:g}; without it a key never expires"
             )
         now = int(time.time())
         secret, key = _new_key(PREFIX, now, None if days is None else now + int(days * 86400), note)

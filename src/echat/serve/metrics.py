@@ -28,7 +28,9 @@ class Metrics:
         self.refused = counter("refused_total", "Requests turned away at the gate, by reason", "code")
         self.errors = counter("errors_total", "Failures of the server's own making", "where")
         self.responses = counter("responses_total", "Responses, by how they ended", "status")
-        self.guesses = counter("guesses_total", "Replies begun on trial, by what became of them", "outcome")
+        self.speculative_responses = counter(
+            "guesses_total", "Replies begun on trial, by what became of them", "outcome"
+        )
         self.audio_in = counter("audio_in_seconds_total", "Sound received")
         self.audio_out = counter("audio_out_seconds_total", "Sound sent")
         self.audio_dropped = counter("audio_dropped_seconds_total", "Sound that slow readers missed")

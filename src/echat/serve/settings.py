@@ -8,10 +8,11 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from echat.config import Config
-from echat.serve.turn_taking import TurnConfig
+from echat.serve.realtime.turn_detection import TurnConfig
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KiB, MiB = 2**10, 2**20
+SWITCH_SECONDS = 0.001  # how long one Python thread may keep the others waiting; the default is 5 ms
 
 
 class Limits(Config):

@@ -92,7 +92,7 @@ class WorkQueue:
             if not lane.waiting:
                 self._lanes.append(lane)
             lane.waiting.append(work)
-            self._start_more()
+            self._start_waiting()
 
     def withdraw(self, lane: Lane, work: Work) -> None:
         """Take work out of a lane, if it has not begun."""
@@ -110,7 +110,7 @@ class WorkQueue:
             self._lanes.clear()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _start_more(self) -> None:
+    def _start_waiting(self) -> None:
         """Give free threads to the lanes in turn."""
         passed = 0
         while self._n_free and passed < len(self._lanes):
@@ -135,4 +135,4 @@ class WorkQueue:
             with self._lock:
                 lane.n_running -= 1
                 self._n_free += 1
-                self._start_more()
+                self._start_waiting()

@@ -63,7 +63,7 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
 
 
-class Block(nn.Module):
+class ConvNormBlock(nn.Module):
     """Convolution, group norm, Mish."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
@@ -75,14 +75,14 @@ class Block(nn.Module):
         return _masked(F.mish(norm(conv(_masked(x, mask)), norm_mask)), mask)
 
 
-class ResBlock(nn.Module):
+class UNetResBlock(nn.Module):
     """Two blocks with the flow time added between them, and a 1 x 1 shortcut."""
 
     def __init__(self, n_in: int, n_out: int, time_dim: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_dim, n_out))
-        self.block1 = Block(n_in, n_out)
-        self.block2 = Block(n_out, n_out)
+        self.block1 = ConvNormBlock(n_in, n_out)
+        self.block2 = ConvNormBlock(n_out, n_out)
         self.res_conv = nn.Conv1d(n_in, n_out, 1)
 
     def forward(self, x: Tensor, mask: Tensor | None, norm_mask: Tensor | None, time: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Projection(nn.Module):
         return F.gelu(self.proj(x))
 
 
-class FeedForward(nn.Module):
+class GELUFeedForward(nn.Module):
     """Four times as wide inside."""
 
     def __init__(self, width: int) -> None:
@@ -131,7 +131,7 @@ class FeedForward(nn.Module):
         return self.net[2](self.net[0](x))
 
 
-class Transformer(nn.Module):
+class UNetTransformer(nn.Module):
     """Attention and feed-forward, each on a normalised input and added."""
 
     def __init__(self, width: int, heads: int, head_dim: int) -> None:
@@ -139,23 +139,24 @@ class Transformer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attn1 = Attention(width, heads, head_dim)
         self.norm3 = nn.LayerNorm(width)
-        self.ff = FeedForward(width)
+        self.ff = GELUFeedForward(width)
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x = x + self.attn1(self.norm1(x), bias)
         return x + self.ff(self.norm3(x))
 
 
-class Stage(nn.ModuleList):
+class UNetStage(nn.ModuleList):
     """A residual block, its transformers and, outside the middle, a convolution on to the next level."""
 
     def __init__(
         self, config: "EstimatorConfig", n_in: int, n_out: int, lead: nn.Module | None = None
     ) -> None:
         transformers = nn.ModuleList(
-            Transformer(n_out, config.num_heads, config.attention_head_dim) for _ in range(config.n_blocks)
+            UNetTransformer(n_out, config.num_heads, config.attention_head_dim)
+            for _ in range(config.n_blocks)
         )
-        parts = [ResBlock(n_in, n_out, 4 * config.channels[0]), transformers]
+        parts = [UNetResBlock(n_in, n_out, 4 * config.channels[0]), transformers]
         super().__init__(parts if lead is None else [*parts, lead])
 
     def forward(self, x: Tensor, mask: Tensor | None, norm_mask: Tensor | None, time: Tensor) -> Tensor:
@@ -198,17 +199,17 @@ class Estimator(nn.Module):
             lead: nn.Module = nn.Conv1d(width, width, 3, padding=1)
             if level < len(config.channels) - 1:
                 lead = Resample(nn.Conv1d(width, width, 3, 2, padding=1))
-            self.down_blocks.append(Stage(config, n_in, width, lead))
+            self.down_blocks.append(UNetStage(config, n_in, width, lead))
             n_in = width
         for _ in range(config.num_mid_blocks):
-            self.mid_blocks.append(Stage(config, n_in, n_in))
+            self.mid_blocks.append(UNetStage(config, n_in, n_in))
         widths = (*reversed(config.channels), first)
         for level, (n_in, width) in enumerate(pairwise(widths)):
             lead = nn.Conv1d(width, width, 3, padding=1)
             if level < len(config.channels) - 1:
                 lead = Resample(nn.ConvTranspose1d(width, width, 4, 2, 1))
-            self.up_blocks.append(Stage(config, 2 * n_in, width, lead))
-        self.final_block = Block(first, first)
+            self.up_blocks.append(UNetStage(config, 2 * n_in, width, lead))
+        self.final_block = ConvNormBlock(first, first)
         self.final_proj = nn.Conv1d(first, config.out_channels, 1)
 
     def forward(
@@ -221,15 +222,15 @@ class Estimator(nn.Module):
         time = self.time_mlp(t)
         x = torch.cat([x, mu, spks[..., None].expand(-1, -1, x.shape[2]), cond], dim=1)
         masks, skips = [mask], []
-        for level, stage in enumerate(cast(list[Stage], self.down_blocks)):
+        for level, stage in enumerate(cast(list[UNetStage], self.down_blocks)):
             x = stage(x, masks[-1], self._norm_mask(masks[-1]), time)
             skips.append(x)
             x = stage.lead(x, masks[-1])
             if level < len(self.down_blocks) - 1:
                 masks.append(None if masks[-1] is None else masks[-1][:, :, ::2])
-        for stage in cast(list[Stage], self.mid_blocks):
+        for stage in cast(list[UNetStage], self.mid_blocks):
             x = stage(x, masks[-1], self._norm_mask(masks[-1]), time)
-        for stage in cast(list[Stage], self.up_blocks):
+        for stage in cast(list[UNetStage], self.up_blocks):
             skip, level_mask = skips.pop(), masks.pop()
             x = torch.cat([x[:, :, : skip.shape[2]], skip], dim=1)
             x = stage.lead(stage(x, level_mask, self._norm_mask(level_mask), time), level_mask)

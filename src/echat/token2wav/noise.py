@@ -31,7 +31,7 @@ def frame_noise(
     return torch.cat(drawn, dim=1)[None, :, first : first + (stop - start) * per_frame]
 
 
-def seed_of_64_bits(seed: int) -> int:
+def to_64_bit_seed(seed: int) -> int:
     """Any whole number as one that torch takes for a seed; what it takes already stays as it is."""
     return seed if -(2**63) <= seed < 2**64 else seed & _64_BITS
 

@@ -63,7 +63,7 @@ class Quantizer(nn.Module):
         x = F.normalize(x.float(), dim=-1)
         ids = self._nearest(x.detach())
         if self.training:
-            self._follow(x.detach()[mask], ids[mask])
+            self._update_codebook(x.detach()[mask], ids[mask])
             if self.steps <= self.config.warmup_steps:
                 return x, ids, x.new_zeros(x.shape[0])
         rows = self.codebook[ids]
@@ -75,12 +75,12 @@ class Quantizer(nn.Module):
         return (self.codebook.square().sum(1) - 2 * x @ self.codebook.T).argmin(-1)
 
     @torch.no_grad()
-    def _follow(self, x: Tensor, ids: Tensor) -> None:
+    def _update_codebook(self, x: Tensor, ids: Tensor) -> None:
         self.steps += 1
         if self.steps <= self.config.warmup_steps:
             self.pool.copy_(torch.cat([x, self.pool])[: len(self.pool)])
             if self.steps == self.config.warmup_steps:
-                self._start_from_pool()
+                self._init_by_kmeans()
             return
         decay = self.config.decay
         self.counts.mul_(decay).index_add_(0, ids, x.new_full((len(ids),), 1 - decay))
@@ -93,7 +93,7 @@ class Quantizer(nn.Module):
             self.sums[dead] = somewhere * usual
         self.codebook.copy_(self.sums / self.counts[:, None])
 
-    def _start_from_pool(self) -> None:
+    def _init_by_kmeans(self) -> None:
         """k-means on the pool of recent vectors."""
         pool = self.pool[self.pool.square().sum(1) > 0]
         picks = torch.randint(len(pool), (self.config.size,), device=pool.device)

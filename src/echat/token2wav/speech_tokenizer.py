@@ -8,18 +8,20 @@ Legend: batch, time = log-mel frames (100 a second), n = ids (25 a second), dim 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from echat.audio.features import log_mel
+from echat.audio.features import MEL_RATE, SPEECH_TOKEN_RATE, log_mel
 from echat.checkpoint import load_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, save_config
-from echat.foreign import build_empty
+from echat.safe_loading import build_on_meta
+from echat.token2wav.onnx_session import TOKENIZER_50HZ_SHA256_START, onnx_session, sha256
 from echat.token2wav.quantizer import Quantizer, QuantizerConfig
 from echat.token2wav.token_encoder import EncoderBlock, TokenEncoderConfig, relative_positions
 
@@ -71,7 +73,7 @@ def id_count(mel_frames: int) -> int:
     return -(-mel_frames // FRAMES_PER_ID)
 
 
-class HearingBlock(nn.Module):
+class ConformerBlock(nn.Module):
     """A depth-wise convolution for the near context, then attention and feed-forward."""
 
     def __init__(self, config: SpeechTokenizerConfig) -> None:
@@ -97,16 +99,16 @@ class SpeechTokenizer(nn.Module):
         dim = config.dim
         self.conv1 = nn.Conv1d(config.n_mels, dim, 3, 2, padding=1)
         self.conv2 = nn.Conv1d(dim, dim, 3, 2, padding=1)
-        self.before = nn.ModuleList(HearingBlock(config) for _ in range(config.blocks_before))
+        self.before = nn.ModuleList(ConformerBlock(config) for _ in range(config.blocks_before))
         self.to_code = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.quantizer.dim))
         self.quantizer = Quantizer(config.quantizer)
         self.from_code = nn.Linear(config.quantizer.dim, dim)
-        self.after = nn.ModuleList(HearingBlock(config) for _ in range(config.blocks_after))
+        self.after = nn.ModuleList(ConformerBlock(config) for _ in range(config.blocks_after))
         self.norm = nn.LayerNorm(dim)
         self.ctc_head = nn.Linear(dim, len(CHARACTERS) + 1)
         self.mel_head = nn.Linear(dim, FRAMES_PER_ID * config.n_mels)
 
-    def hear(self, mel: Tensor, mel_lens: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_mel(self, mel: Tensor, mel_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors before the quantiser `(batch, n, code dim)` and their mask `(batch, n)`.
 
         `mel (batch, time, n_mels)`; what lies behind `mel_lens` has no influence.
@@ -121,7 +123,7 @@ class SpeechTokenizer(nn.Module):
             x = block(x, self._positions(x), mask)
         return self.to_code(x), mask
 
-    def read(self, code: Tensor, mask: Tensor) -> Tensor:
+    def decode_codes(self, code: Tensor, mask: Tensor) -> Tensor:
         """What the ids say, `(batch, n, dim)`, from quantised vectors."""
         x = self.from_code(code)
         for block in self.after:
@@ -138,10 +140,10 @@ class SpeechTokenizer(nn.Module):
 
         `characters (batch, length)` are CTC classes of :func:`character_classes`.
         """
-        vectors, mask = self.hear(mel, mel_lens)
+        vectors, mask = self.encode_mel(mel, mel_lens)
         with torch.autocast(mel.device.type, enabled=False):
             code, _, commitment = self.quantizer(vectors, mask)
-        x = self.read(code, mask)
+        x = self.decode_codes(code, mask)
         log_probs = self.ctc_head(x).float().log_softmax(-1).transpose(0, 1)
         lens = mask.sum(1)
         ctc = F.ctc_loss(
@@ -150,9 +152,11 @@ class SpeechTokenizer(nn.Module):
         time = mel.shape[1]
         made = self.mel_head(x).float().unflatten(-1, (FRAMES_PER_ID, -1)).flatten(1, 2)[:, :time]
         frame_mask = _mask(mel_lens, time)
-        sound = ((made - mel).abs().mean(-1) * frame_mask).sum(1) / mel_lens
-        parts = {"ctc": ctc, "mel": sound, "commitment": commitment}
-        total = ctc + self.config.mel_weight * sound + self.config.quantizer.commitment_weight * commitment
+        mel_error = ((made - mel).abs().mean(-1) * frame_mask).sum(1) / mel_lens
+        parts = {"ctc": ctc, "mel": mel_error, "commitment": commitment}
+        total = (
+            ctc + self.config.mel_weight * mel_error + self.config.quantizer.commitment_weight * commitment
+        )
         return total, parts
 
     @torch.inference_mode()
@@ -166,7 +170,7 @@ class SpeechTokenizer(nn.Module):
         device = self.conv1.weight.device
         mels = [log_mel(waveform.cpu(), self.config.n_mels) for waveform in waveforms]
         mel_lens = torch.tensor([len(mel) for mel in mels], device=device)
-        vectors, mask = self.hear(pad_sequence(mels, batch_first=True).to(self.conv1.weight), mel_lens)
+        vectors, mask = self.encode_mel(pad_sequence(mels, batch_first=True).to(self.conv1.weight), mel_lens)
         ids = self.quantizer.ids(vectors)
         return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
 
@@ -174,7 +178,7 @@ class SpeechTokenizer(nn.Module):
     def transcribe(self, speech_ids: Sequence[int]) -> str:
         """The words that the ids alone carry (greedy CTC): a cheap check of ids, not a recogniser."""
         ids = torch.tensor([list(speech_ids)], device=self.conv1.weight.device)
-        x = self.read(self.quantizer.vectors(ids), torch.ones_like(ids, dtype=torch.bool))
+        x = self.decode_codes(self.quantizer.vectors(ids), torch.ones_like(ids, dtype=torch.bool))
         return collapse(self.ctc_head(x)[0].argmax(-1).tolist())
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
@@ -194,7 +198,7 @@ class SpeechTokenizer(nn.Module):
         config = load_config(SpeechTokenizerConfig, folder / "config.yaml")
         path = folder / "model.safetensors"
         tensors, ignore = read_tensors(path), [name + "*" for name in _TRAINING_ONLY]
-        build_empty(lambda: cls(config), tensors, str(path), ignore)
+        build_on_meta(lambda: cls(config), tensors, str(path), ignore)
         tokenizer = cls(config)
         load_strict(tokenizer, tensors, str(path), ignore)
         return tokenizer.eval()
@@ -224,7 +228,52 @@ def load_speech_tokenizer(folder: str | Path) -> AnySpeechTokenizer:
     folder = Path(folder)
     onnx_file = folder / "speech_tokenizer_v1.onnx"
     if onnx_file.is_file():
-        from echat.token2wav.onnx_tokenizer import OnnxSpeechTokenizer
-
         return OnnxSpeechTokenizer(onnx_file)
     return SpeechTokenizer.from_folder(folder)
+
+
+# --- The released speech tokenizer (`speech_tokenizer_v1.onnx` of CosyVoice-300M-25Hz).
+
+ONNX_N_MELS = 128
+MAX_SECONDS = 30
+
+
+class OnnxSpeechTokenizer:
+    """16 kHz waveforms -> speech ids 0..4095, 25 a second, each clip at most 30 s."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Refuses the 50 Hz file, which has the same name, by its hash."""
+        self.path = Path(path)
+        self._session: Any = onnx_session(self.path)
+        if sha256(self.path).startswith(TOKENIZER_50HZ_SHA256_START):
+            raise ValueError(
+                f"{self.path}: expected the 25 Hz tokenizer, found the 50 Hz one of the same name; "
+                "take speech_tokenizer_v1.onnx of CosyVoice-300M-25Hz (522,625,011 bytes)"
+            )
+
+    def encode(self, waveforms: Sequence[Tensor] | Tensor, lens: Tensor | None = None) -> list[list[int]]:
+        """Speech ids of a list of `(samples,)`, or of one padded `(batch, samples)` with its `lens`."""
+        if lens is not None:
+            waveforms = [row[:n] for row, n in zip(waveforms, lens.tolist(), strict=True)]
+        return [self._encode(waveform) for waveform in waveforms]
+
+    def _encode(self, waveform: Tensor) -> list[int]:
+        mel = log_mel(waveform, ONNX_N_MELS)
+        if len(mel) > MAX_SECONDS * MEL_RATE:
+            raise ValueError(
+                f"speech tokenizer: expected at most {MAX_SECONDS} s, found {len(mel) / MEL_RATE:.1f} s; "
+                "cut the clip"
+            )
+        features, length = self._session.get_inputs()[:2]
+        inputs = {
+            features.name: mel.T[None].contiguous().numpy(),
+            length.name: np.array([len(mel)], dtype=np.int32),
+        }
+        ids = [int(i) for i in np.asarray(self._session.run(None, inputs)[0]).flatten()]
+        if abs(len(ids) - id_count(len(mel))) > 1:
+            raise ValueError(
+                f"{self.path}: expected {id_count(len(mel))} ids ({SPEECH_TOKEN_RATE} a second), "
+                f"found {len(ids)}; "
+                "this is a tokenizer of another rate, take that of CosyVoice-300M-25Hz"
+            )
+        return ids

@@ -23,8 +23,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from echat.config import Config
+from echat.token2wav.hift.vocoder_stream import VocoderStream, cross_fade, push_mel, start_vocoder_stream
 from echat.token2wav.noise import block_generator, frame_noise
-from echat.token2wav.sound_stream import SoundStream, begin_sound, fade, go_on
 from echat.token2wav.token2wav import Token2Wav
 from echat.token2wav.token_encoder import stretch, stretch_at
 from echat.token2wav.voice import VoicePrompt
@@ -52,7 +52,7 @@ class StreamConfig(Config):
 
 
 @dataclass(frozen=True)
-class SpeechStream:
+class SynthesisStream:
     """One utterance between two pieces. A value: the same stream pushed twice gives the same sound twice."""
 
     config: StreamConfig
@@ -62,8 +62,8 @@ class SpeechStream:
     first: int  # place of `ids[0]` in the utterance
     seen: int  # ids that the flow has seen
     pieces: int  # pieces made
-    ahead: Tensor  # (1, bins, time) provisional mel behind the final one
-    sound: SoundStream  # what the vocoder goes on from
+    provisional: Tensor  # (1, bins, time) provisional mel behind the final one
+    vocoder: VocoderStream  # what the vocoder goes on from
     is_finished: bool = False
 
     @property
@@ -82,7 +82,7 @@ def begin(
     voice: VoicePrompt | str | None = None,
     seed: int | None = 0,
     config: StreamConfig | None = None,
-) -> SpeechStream:
+) -> SynthesisStream:
     """An utterance of which nothing was said yet.
 
     `voice` may be a name of `model.voices`; None is the default voice. `seed=None` draws one.
@@ -91,7 +91,7 @@ def begin(
         seed = int(torch.randint(2**62, ()).item())
     phase = model.vocoder.m_source.draw_phase(1, block_generator(seed, "phase"))
     bins = model.config.flow.output_size
-    return SpeechStream(
+    return SynthesisStream(
         config=config or StreamConfig(),
         voice=model.voice(voice),
         seed=seed,
@@ -99,22 +99,22 @@ def begin(
         first=0,
         seen=0,
         pieces=0,
-        ahead=torch.zeros(1, bins, 0, device=model.device),
-        sound=begin_sound(bins, phase.to(model.device)),
+        provisional=torch.zeros(1, bins, 0, device=model.device),
+        vocoder=start_vocoder_stream(bins, phase.to(model.device)),
     )
 
 
 @torch.inference_mode()
 def push(
-    model: Token2Wav, stream: SpeechStream, speech_ids: Sequence[int] | Tensor, final: bool = False
-) -> tuple[Tensor, SpeechStream]:
+    model: Token2Wav, stream: SynthesisStream, speech_ids: Sequence[int] | Tensor, final: bool = False
+) -> tuple[Tensor, SynthesisStream]:
     """Add ids; the waveform `(samples,)` on the CPU that is certain now, maybe empty, and the next state.
 
     `final` says that no more ids will come and gives the rest of the sound; the state is then finished.
     """
     if stream.is_finished:
         raise ValueError("speech stream: expected no ids after the final push; begin a new stream")
-    ids = tuple(model.checked_ids(speech_ids).tolist())
+    ids = tuple(model.check_ids(speech_ids).tolist())
     stream = replace(stream, ids=stream.ids + ids)
     sounds = []
     while stream.waiting >= stream.next_piece:
@@ -136,8 +136,8 @@ def speak_stream(
 ) -> Iterator[Tensor]:
     """Waveforms `(samples,)`, none of them empty, while the ids come in slices of any size."""
     stream = begin(model, voice, seed, config)
-    for some in ids:
-        sound, stream = push(model, stream, some)
+    for slice_ids in ids:
+        sound, stream = push(model, stream, slice_ids)
         if len(sound):
             yield sound
     sound, stream = push(model, stream, (), final=True)
@@ -145,15 +145,17 @@ def speak_stream(
         yield sound
 
 
-def _piece(model: Token2Wav, stream: SpeechStream, count: int, is_last: bool) -> tuple[Tensor, SpeechStream]:
+def _piece(
+    model: Token2Wav, stream: SynthesisStream, count: int, is_last: bool
+) -> tuple[Tensor, SynthesisStream]:
     """Sound of the next `count` ids, and the state without what is not needed any more."""
     end = stream.seen + count
-    mel = stream.ahead
+    mel = stream.provisional
     if count:
-        mel = fade(stream.ahead, piece_mel(model, stream, end))
+        mel = cross_fade(stream.provisional, piece_mel(model, stream, end))
     done = model.config.flow.mel_frames(end if is_last else end - stream.config.lookahead)
-    now = done - stream.sound.frames
-    waveform, sound = go_on(model.vocoder, stream.sound, mel, now, stream.seed)
+    final_frames = done - stream.vocoder.frames
+    waveform, vocoder = push_mel(model.vocoder, stream.vocoder, mel, final_frames, stream.seed)
     first = max(stream.first, end - stream.config.context)
     return waveform, replace(
         stream,
@@ -161,16 +163,16 @@ def _piece(model: Token2Wav, stream: SpeechStream, count: int, is_last: bool) ->
         first=first,
         seen=end,
         pieces=stream.pieces + 1,
-        ahead=mel[:, :, now:],
-        sound=sound,
+        provisional=mel[:, :, final_frames:],
+        vocoder=vocoder,
     )
 
 
-def piece_mel(model: Token2Wav, stream: SpeechStream, end: int) -> Tensor:
+def piece_mel(model: Token2Wav, stream: SynthesisStream, end: int) -> Tensor:
     """Mel `(1, bins, time)` from the first frame that has not sounded to the last one of id `end - 1`."""
     flow = model.flow
-    prompt_ids, prompt_mel, embedding = model.placed(stream.voice)
-    ids = model.checked_ids(stream.ids[: end - stream.first])[None]
+    prompt_ids, prompt_mel, embedding = model.voice_tensors(stream.voice)
+    ids = model.check_ids(stream.ids[: end - stream.first])[None]
     start = first_frame(model, stream.first)
     stop = flow.config.mel_frames(end)
     h = flow.encode(torch.cat([prompt_ids, ids], dim=1))
@@ -187,7 +189,7 @@ def piece_mel(model: Token2Wav, stream: SpeechStream, end: int) -> Tensor:
         dim=2,
     )
     mel = flow.mel_from(mu, prompt_mel, embedding, z.to(mu) * flow.config.temperature)
-    return mel[:, :, stream.sound.frames - start :]
+    return mel[:, :, stream.vocoder.frames - start :]
 
 
 def first_frame(model: Token2Wav, first: int) -> int:

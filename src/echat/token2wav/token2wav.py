@@ -18,17 +18,16 @@ from echat.audio.features import VOCODER_RATE
 from echat.audio.waveform import read
 from echat.checkpoint import atomic_path, load_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, nearest, save_config
-from echat.foreign import build_empty
-from echat.token2wav.cosyvoice_weights import fold_vocoder, read_cosyvoice_yaml, read_weights
+from echat.safe_loading import build_on_meta
 from echat.token2wav.flow import Flow, FlowConfig
-from echat.token2wav.noise import seed_of_64_bits
-from echat.token2wav.speaker import CampPlus, MelStatistics
+from echat.token2wav.hift.vocoder import Vocoder, VocoderConfig
+from echat.token2wav.noise import to_64_bit_seed
+from echat.token2wav.speaker_embedding import CampPlus, MelStatistics
 from echat.token2wav.speech_tokenizer import AnySpeechTokenizer, load_speech_tokenizer
-from echat.token2wav.vocoder import Vocoder, VocoderConfig
-from echat.token2wav.voice import VoicePrompt, refuse_too_little_speech
+from echat.token2wav.voice import VoicePrompt, check_speech_duration
 
 VOICES_FOLDER = "voices"  # of a token2wav folder
-TOKENIZER_FOLDER = "speech_tokenizer"  # beside a token2wav folder
+SPEECH_TOKENIZER_FOLDER = "speech_tokenizer"  # beside a token2wav folder
 SPEAKER_FILE = "campplus.onnx"
 
 
@@ -88,10 +87,10 @@ class Token2Wav(nn.Module):
         """
         if not (math.isfinite(speed) and 0.1 <= speed <= 10):
             raise ValueError(f"speed: expected 0.1 to 10, found {speed}; 1.0 is as learned, 1.25 is faster")
-        ids = self.checked_ids(speech_ids)
+        ids = self.check_ids(speech_ids)
         if not len(ids):
             return torch.zeros(0)
-        generator = seeded(seed)
+        generator = seeded_generator(seed)
         mel = self.mel(ids, self.voice(voice), z, generator)
         if speed != 1.0:
             mel = F.interpolate(mel, size=int(mel.shape[2] / speed), mode="linear")
@@ -106,7 +105,7 @@ class Token2Wav(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Mel `(1, 80, time)` of checked ids `(n,)`."""
-        prompt_ids, prompt_mel, embedding = self.placed(voice)
+        prompt_ids, prompt_mel, embedding = self.voice_tensors(voice)
         return self.flow(ids[None], prompt_ids, prompt_mel, embedding, z, generator)
 
     def voice(self, voice: VoicePrompt | str | None) -> VoicePrompt:
@@ -131,7 +130,7 @@ class Token2Wav(nn.Module):
         if self._tokenizer is None:
             if self._folder is None:
                 raise ValueError("voice prompt: this token2wav came from no folder, give it a tokenizer")
-            self.use_tokenizer(load_speech_tokenizer(self._folder.parent / TOKENIZER_FOLDER))
+            self.use_tokenizer(load_speech_tokenizer(self._folder.parent / SPEECH_TOKENIZER_FOLDER))
             assert self._tokenizer is not None
         return self._tokenizer
 
@@ -152,7 +151,7 @@ class Token2Wav(nn.Module):
     def voice_of(self, path: str | Path) -> VoicePrompt:
         """The voice of a sound file in which somebody speaks."""
         waveform, rate = read(path)
-        refuse_too_little_speech(waveform, rate, str(path))
+        check_speech_duration(waveform, rate, str(path))
         return self.voice_prompt(waveform, rate, str(path))
 
     def voice_prompt(self, waveform: Tensor, rate: int, where: str = "voice prompt") -> VoicePrompt:
@@ -161,13 +160,13 @@ class Token2Wav(nn.Module):
             waveform, rate, self.tokenizer, self.speaker, self.config.min_prompt_rate, where
         )
 
-    def placed(self, voice: VoicePrompt) -> tuple[Tensor, Tensor, Tensor]:
+    def voice_tensors(self, voice: VoicePrompt) -> tuple[Tensor, Tensor, Tensor]:
         """The voice as a batch of one, where the networks are."""
         weight = self.flow.input_embedding.weight
-        ids = self.checked_ids(voice.speech_ids)
+        ids = self.check_ids(voice.speech_ids)
         return ids[None], voice.mel[None].to(weight), voice.embedding[None].to(weight)
 
-    def checked_ids(self, speech_ids: Sequence[int] | Tensor) -> Tensor:
+    def check_ids(self, speech_ids: Sequence[int] | Tensor) -> Tensor:
         """Ids `(n,)` on the device; refuses what is not in the codebook."""
         ids = torch.as_tensor(speech_ids, dtype=torch.long).flatten()
         size = self.config.flow.vocab_size
@@ -202,29 +201,14 @@ class Token2Wav(nn.Module):
         config = load_config(Token2WavConfig, folder / "config.yaml")
         paths = {name: folder / f"{name}.safetensors" for name in ("flow", "hift")}
         tensors = {name: read_tensors(path) for name, path in paths.items()}
-        build_empty(lambda: Flow(config.flow), tensors["flow"], str(paths["flow"]))
-        build_empty(lambda: Vocoder(config.vocoder), tensors["hift"], str(paths["hift"]))
+        build_on_meta(lambda: Flow(config.flow), tensors["flow"], str(paths["flow"]))
+        build_on_meta(lambda: Vocoder(config.vocoder), tensors["hift"], str(paths["hift"]))
         token2wav = cls(config, folder)
         for module, name in ((token2wav.flow, "flow"), (token2wav.vocoder, "hift")):
             load_strict(module, tensors[name], str(paths[name]))
         return token2wav.eval()
 
-    @classmethod
-    def from_released(cls, folder: str | Path) -> "Token2Wav":
-        """The released `flow.pt` and `hift.pt`, with the sizes of a `cosyvoice.yaml` beside them."""
-        folder = Path(folder)
-        config = Token2WavConfig()
-        if (folder / "cosyvoice.yaml").is_file():
-            flow, vocoder = read_cosyvoice_yaml((folder / "cosyvoice.yaml").read_text(encoding="utf-8"))
-            config = Token2WavConfig(flow=flow, vocoder=vocoder)
-        token2wav = cls(config, folder)
-        load_strict(token2wav.flow, read_weights(folder / "flow.pt"), str(folder / "flow.pt"))
-        load_strict(
-            token2wav.vocoder, fold_vocoder(read_weights(folder / "hift.pt")), str(folder / "hift.pt")
-        )
-        return token2wav.eval()
 
-
-def seeded(seed: int | None) -> torch.Generator | None:
+def seeded_generator(seed: int | None) -> torch.Generator | None:
     """A generator that starts at `seed`; None = the global one."""
-    return None if seed is None else torch.Generator().manual_seed(seed_of_64_bits(seed))
+    return None if seed is None else torch.Generator().manual_seed(to_64_bit_seed(seed))

@@ -77,7 +77,7 @@ def _shift(x: Tensor) -> Tensor:
     return x[:, :, 1:].reshape(batch, heads, n, wide)[..., :n]
 
 
-class FeedForward(nn.Module):
+class SiLUFeedForward(nn.Module):
     """Linear, SiLU, linear."""
 
     def __init__(self, dim: int, hidden: int) -> None:
@@ -96,7 +96,7 @@ class EncoderBlock(nn.Module):
         super().__init__()
         dim = config.output_size
         self.self_attn = RelativeAttention(dim, config.attention_heads)
-        self.feed_forward = FeedForward(dim, config.linear_units)
+        self.feed_forward = SiLUFeedForward(dim, config.linear_units)
         self.norm_mha = nn.LayerNorm(dim, eps=1e-12)
         self.norm_ff = nn.LayerNorm(dim, eps=1e-12)
 

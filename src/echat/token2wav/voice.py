@@ -7,8 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from echat.audio.features import SAMPLE_RATE as HEARING_RATE
-from echat.audio.features import VOCODER_HOP, VOCODER_N_MELS, VOCODER_RATE, VOCODER_WINDOW, mel_22k
+from echat.audio.features import (
+    SAMPLE_RATE,
+    VOCODER_HOP,
+    VOCODER_N_MELS,
+    VOCODER_RATE,
+    VOCODER_WINDOW,
+    mel_22k,
+)
 from echat.audio.resampling import resample
 from echat.audio.vad import speech_seconds
 from echat.audio.waveform import check
@@ -21,14 +27,14 @@ MIN_SPEECH_SECONDS = 1.0  # of a recording that gives a voice; less gives a voic
 _NAMES = ("speech_ids", "mel", "embedding")
 
 
-def refuse_too_little_speech(waveform: Tensor, rate: int, where: str) -> None:
+def check_speech_duration(waveform: Tensor, rate: int, where: str) -> None:
     """ValueError for a recording in which nobody speaks, or not long enough to tell the voice."""
-    heard = resample(waveform.float(), rate, HEARING_RATE)
-    seconds, spoken = len(waveform) / rate, speech_seconds(heard.numpy())
-    if min(seconds, spoken) < MIN_SPEECH_SECONDS:
+    waveform_16k = resample(waveform.float(), rate, SAMPLE_RATE)
+    seconds, speech = len(waveform) / rate, speech_seconds(waveform_16k.numpy())
+    if min(seconds, speech) < MIN_SPEECH_SECONDS:
         raise ValueError(
             f"{where}: expected a voice with at least {MIN_SPEECH_SECONDS:g} s of speech (3 to 10 s are "
-            f"best), found {spoken:.1f} s of speech in {seconds:.1f} s; record somebody for longer"
+            f"best), found {speech:.1f} s of speech in {seconds:.1f} s; record somebody for longer"
         )
 
 
@@ -60,10 +66,12 @@ class VoicePrompt:
                 f"{where}: expected a recording of at least {min_rate} Hz, found {rate} Hz; record it anew"
             )
         check(waveform, rate, where, min_seconds=MIN_PROMPT_SECONDS, max_seconds=MAX_PROMPT_SECONDS)
-        spoken = resample(waveform.float(), rate, VOCODER_RATE)
-        heard = resample(spoken, VOCODER_RATE, HEARING_RATE)
-        ids = tokenizer.encode([heard])[0]
-        return cls(torch.tensor(ids, dtype=torch.long), mel_22k(spoken), speaker(spoken, heard))
+        waveform_22k = resample(waveform.float(), rate, VOCODER_RATE)
+        waveform_16k = resample(waveform_22k, VOCODER_RATE, SAMPLE_RATE)
+        ids = tokenizer.encode([waveform_16k])[0]
+        return cls(
+            torch.tensor(ids, dtype=torch.long), mel_22k(waveform_22k), speaker(waveform_22k, waveform_16k)
+        )
 
     def without_prompt(self) -> "VoicePrompt":
         """Only the speaker embedding: synthesis gets faster by the length of the prompt."""

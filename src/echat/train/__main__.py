@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from echat.command import Arguments, command
+from echat.errors import Arguments, command
 
 
 @command
@@ -19,7 +19,7 @@ def main(arguments: Arguments) -> None:
         "--resume", action="store_true", help="go on from the newest checkpoint of the run folder"
     )
     options = parser.parse_intermixed_args(arguments)
-    from echat.train.loop import train
+    from echat.train.trainer import train
 
     train(options.recipe, options.overrides, options.resume)
 

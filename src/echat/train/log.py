@@ -18,8 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from echat.train.checkpoints import Progress as RunProgress
-from echat.train.validation import Decoded, write_samples
+from echat.train.checkpointing.checkpoints import Progress as RunProgress
+from echat.train.sample_eval import SampleReport, write_samples
 
 METRICS = "metrics.jsonl"
 SPEED = "speed.jsonl"  # step, samples, seconds: what depends on the clock
@@ -41,7 +41,7 @@ class RunLog:
         for lines in (self._metrics, self._speeds, self._skipped):
             keep_steps(lines, from_step)
         self._file = self._metrics.open("a", encoding="utf-8")
-        self._curves = _tensorboard(folder / "tensorboard", from_step)
+        self._writer = _tensorboard(folder / "tensorboard", from_step)
         self._smooth: dict[str, float] = {}
         self._console = Console()
         self._bar = Progress(
@@ -64,11 +64,15 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
         self._file.close()
-        if self._curves is not None:
-            self._curves.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def step(
-        self, progress: RunProgress, done: float, values: Mapping[str, float], parts: Mapping[str, float]
+        self,
+        progress: RunProgress,
+        budget_used: float,
+        values: Mapping[str, float],
+        parts: Mapping[str, float],
     ) -> None:
         """One step: ``values`` (loss, lr, ...), ``parts`` (loss per task), ``done`` share of the budget."""
         self._write({"step": progress.step, "samples": progress.samples, **values, "parts": dict(parts)})
@@ -79,12 +83,12 @@ class RunLog:
             row = {"step": progress.step, "samples": progress.samples, "seconds": progress.seconds}
             with self._speeds.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(row) + "\n")
-        if self._curves is not None and progress.step % _CURVE_STEPS == 0:
-            self._draw(
+        if self._writer is not None and progress.step % _CURVE_STEPS == 0:
+            self._add_scalars(
                 progress.step,
                 {**values, **{f"task/{n}": v for n, v in parts.items()}, "samples_per_s": speed},
             )
-        self._show(progress, done, speed)
+        self._show(progress, budget_used, speed)
 
     def skip(
         self, progress: RunProgress, reason: str, batches: Sequence[tuple[float, Sequence[str]]]
@@ -94,7 +98,7 @@ class RunLog:
         bad = [keys for loss, keys in batches if not math.isfinite(loss)]
         named = [key for keys in bad or [keys for _, keys in batches] for key in keys]
         more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-        self.say(
+        self.info(
             f"step {progress.step} skipped: {reason}, in the batch of {', '.join(named[:_NAMED])}{more}; "
             f"all are named in {self._skipped}"
         )
@@ -104,24 +108,24 @@ class RunLog:
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
         self._write({"step": step, "validation": dict(values)})
-        if self._curves is not None:
-            self._draw(step, {f"validation/{name}": value for name, value in values.items()})
-        self.say(f"step {step}: validation " + "  ".join(f"{n} {v:.3f}" for n, v in values.items()))
+        if self._writer is not None:
+            self._add_scalars(step, {f"validation/{name}": value for name, value in values.items()})
+        self.info(f"step {step}: validation " + "  ".join(f"{n} {v:.3f}" for n, v in values.items()))
 
-    def decoded(self, step: int, found: Decoded) -> None:
+    def sample_report(self, step: int, found: SampleReport) -> None:
         """Measures of real outputs as validation values; the samples in files and in TensorBoard."""
-        if found.measures:
-            self.validation(step, found.measures)
+        if found.metrics:
+            self.validation(step, found.metrics)
         write_samples(self._metrics.parent, step, found.samples)
-        if self._curves is not None:
+        if self._writer is not None:
             for number, sample in enumerate(found.samples):
                 name = f"{sample.task}/{number}"
-                text = f"wanted: {sample.wanted}  \nsaid: {sample.said}"
-                self._curves.add_text(name, text, step)
+                text = f"wanted: {sample.reference}  \nsaid: {sample.hypothesis}"
+                self._writer.add_text(name, text, step)
                 if sample.waveform is not None and sample.rate is not None and len(sample.waveform):
-                    self._curves.add_audio(name, sample.waveform.float().cpu()[None], step, sample.rate)
+                    self._writer.add_audio(name, sample.waveform.float().cpu()[None], step, sample.rate)
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """A line for people, above the bar."""
         self._console.print(message, highlight=False, soft_wrap=True)
 
@@ -129,10 +133,10 @@ class RunLog:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
-    def _draw(self, step: int, values: Mapping[str, float]) -> None:
-        assert self._curves is not None
+    def _add_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        assert self._writer is not None
         for name, value in values.items():
-            self._curves.add_scalar(name, value, step)
+            self._writer.add_scalar(name, value, step)
 
     def _speed(self, progress: RunProgress) -> float:
         if self._samples_before is None:
@@ -141,18 +145,18 @@ class RunLog:
             return 0.0
         return (progress.samples - self._samples_before) / max(time.monotonic() - self._began, 1e-9)
 
-    def _show(self, progress: RunProgress, done: float, speed: float) -> None:
-        left = progress.seconds * (1 - done) / done if done > 0 else math.nan
+    def _show(self, progress: RunProgress, budget_used: float, speed: float) -> None:
+        left = progress.seconds * (1 - budget_used) / budget_used if budget_used > 0 else math.nan
         losses = "  ".join(f"{name} {loss:.3f}" for name, loss in self._smooth.items())
         status = f"step {progress.step}  {speed:.1f} samples/s  {_clock(left)} left  {losses}"
         if not self._bar.disable:
-            self._bar.update(self._task, completed=min(1.0, done), status=status)
-        elif time.monotonic() - self._last_line > _PLAIN_SECONDS or done >= 1:
+            self._bar.update(self._task, completed=min(1.0, budget_used), status=status)
+        elif time.monotonic() - self._last_line > _PLAIN_SECONDS or budget_used >= 1:
             self._last_line = time.monotonic()
-            print(f"{self._name} {min(1.0, done):.0%} {status}", flush=True)
+            print(f"{self._name} {min(1.0, budget_used):.0%} {status}", flush=True)
 
 
-class SilentLog:
+class NullLog:
     """The log of a process that does not lead: nothing."""
 
     def step(self, *_: object) -> None:
@@ -164,10 +168,10 @@ class SilentLog:
     def validation(self, *_: object) -> None:
         """Nothing."""
 
-    def decoded(self, *_: object) -> None:
+    def sample_report(self, *_: object) -> None:
         """Nothing."""
 
-    def say(self, *_: object) -> None:
+    def info(self, *_: object) -> None:
         """Nothing."""
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from echat.config import Config
-from echat.train.names import choose
+from echat.train.parameters import match_names
 
 ADAPTERS = "*.lora_*"  # names of the parameters that peft adds
 
@@ -28,7 +28,7 @@ class LoraConfig(Config):
     also: tuple[str, ...] = ()  # globs over names of parameters that learn whole beside the adapters
 
     @property
-    def learn(self) -> tuple[str, ...]:
+    def trainable_patterns(self) -> tuple[str, ...]:
         """What learns, as `learn` of a recipe says it."""
         return (ADAPTERS, *self.also)
 
@@ -42,7 +42,7 @@ def add_adapters(module: nn.Module, config: LoraConfig) -> list[str]:
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
-    chosen = choose_layers(module, config.targets)
+    chosen = match_layers(module, config.targets)
     holder = nn.Module()  # peft asks a model for the `config` of transformers, which ours is not
     holder.module = module
     inject_adapter_in_model(
@@ -58,10 +58,10 @@ def add_adapters(module: nn.Module, config: LoraConfig) -> list[str]:
     return chosen
 
 
-def choose_layers(module: nn.Module, patterns: Sequence[str]) -> list[str]:
+def match_layers(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Names of the linear layers that globs take in and ``!glob`` takes out again, in the order written."""
     names = [name for name, child in module.named_modules() if type(child) is nn.Linear]
-    chosen = choose(names, patterns, "lora.targets", "linear layer")
+    chosen = match_names(names, patterns, "lora.targets", "linear layer")
     if not chosen:
         raise ValueError(f"lora.targets: {list(patterns)} leaves no layer that learns; name at least one")
     return [name for name in names if name in chosen]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from echat.train.recipe import Recipe
-from echat.train.validation import DecodeConfig, Decoded
+from echat.train.sample_eval import DecodeConfig, SampleReport
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class BatchSource(Protocol):
     def share(self, rank: int, world: int) -> None:
         """Before the first batch: give only the share of this process, one of ``world``."""
 
-    def go_behind(self, states: Sequence[Mapping[str, Any]]) -> None:
+    def fast_forward(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Begin behind everything that sources in these states had begun, on whatever number of processes."""
 
     def close(self) -> str:
@@ -84,7 +84,7 @@ class Objective(Protocol):
     def validation(self) -> Iterable[Any]:
         """Batches that judge, the same ones each time; empty when the recipe names none."""
 
-    def decode(self, config: DecodeConfig) -> Decoded:
+    def decode(self, config: DecodeConfig) -> SampleReport:
         """Real outputs on the first validation records; nothing where there are none."""
 
     def export(self, folder: Path) -> None:

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import nn
 
-from echat.train.muon import Muon, Together
-from echat.train.recipe import OptimizerConfig, choose
+from echat.train.extras.muon import CombinedOptimizer, Muon
+from echat.train.recipe import OptimizerConfig, match_names
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig, half: bool = False) -> torch.optim.Optimizer:
@@ -18,16 +18,16 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig, half: bool = Fal
     Groups differ in weight decay and in their factor on the rate. ``half``: Muon computes in bfloat16.
     """
     adam, muon = _Groups(), _Groups()
-    decays = _decaying(module)
-    learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    matrices = choose([*learning], config.muon, "optimizer.muon")
+    decayed = _decayed_names(module)
+    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    matrices = match_names([*trainable], config.muon, "optimizer.muon")
     known = [name for name, _ in module.named_parameters()]  # a recipe may go on with less that learns
     unmatched = [p for p in config.lr_scale if not any(fnmatch.fnmatchcase(name, p) for name in known)]
-    for name, parameter in learning.items():
+    for name, parameter in trainable.items():
         pattern = next((p for p in config.lr_scale if fnmatch.fnmatchcase(name, p)), None)
         scale = config.lr_scale[pattern] if pattern else 1.0
-        home = muon if parameter.ndim >= 2 and name in matrices else adam
-        home.add(parameter, scale, config.weight_decay if name in decays else 0.0)
+        group = muon if parameter.ndim >= 2 and name in matrices else adam
+        group.add(parameter, scale, config.weight_decay if name in decayed else 0.0)
     if unmatched:
         raise ValueError(f"optimizer.lr_scale: {sorted(unmatched)} matches no parameter; check the names")
     optimizers: list[torch.optim.Optimizer] = []
@@ -37,7 +37,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig, half: bool = Fal
         ))  # fmt: skip
     if muon:
         optimizers.append(Muon(muon.as_list(), lr=config.lr, half=half))
-    return optimizers[0] if len(optimizers) == 1 else Together(optimizers)
+    return optimizers[0] if len(optimizers) == 1 else CombinedOptimizer(optimizers)
 
 
 class _Groups(dict[tuple[float, float], list[nn.Parameter]]):
@@ -50,7 +50,7 @@ class _Groups(dict[tuple[float, float], list[nn.Parameter]]):
         return [{"params": p, "weight_decay": decay, "scale": scale} for (scale, decay), p in self.items()]
 
 
-def _decaying(module: nn.Module) -> set[str]:
+def _decayed_names(module: nn.Module) -> set[str]:
     """Names of parameters that decay: matrices and kernels, except embedding tables."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     return {name for name, p in module.named_parameters() if p.ndim >= 2 and id(p) not in tables}
@@ -86,8 +86,8 @@ def clip_gradients(module: nn.Module, mean: float, norm: float, largest: float) 
     torch._foreach_mul_(gradients, min(1.0, largest / (norm + 1e-6)) * mean)
 
 
-def single_optimizers(optimizer: torch.optim.Optimizer | None) -> list[torch.optim.Optimizer]:
+def inner_optimizers(optimizer: torch.optim.Optimizer | None) -> list[torch.optim.Optimizer]:
     """The optimisers that hold the state."""
     if optimizer is None:
         return []
-    return optimizer.optimizers if isinstance(optimizer, Together) else [optimizer]
+    return optimizer.optimizers if isinstance(optimizer, CombinedOptimizer) else [optimizer]

@@ -15,13 +15,13 @@ import torch
 
 import echat
 from echat.checkpoint import atomic_path
-from echat.data.manifest import SPEECH_IDS
+from echat.data.formats.manifest import SPEECH_IDS
 from echat.train.recipe import Recipe
 
 PROVENANCE = "provenance.json"
 
 
-def note_start(recipe: Recipe, folder: Path, step: int) -> None:
+def record_start(recipe: Recipe, folder: Path, step: int) -> None:
     """Add this start of the run, from ``step`` on, to ``provenance.json`` in the run folder."""
     path = folder / PROVENANCE
     starts = [start for start in _earlier(path) if start["step"] < step]

@@ -17,8 +17,8 @@ from torch import nn
 
 from echat.config import Config, apply_override, read_yaml, validate
 from echat.train.lora import LoraConfig
-from echat.train.names import choose
-from echat.train.validation import DecodeConfig
+from echat.train.parameters import match_names
+from echat.train.sample_eval import DecodeConfig
 
 RECIPE_FILE = "recipe.yaml"  # of a run folder: the resolved recipe
 OBJECTIVES = ("speech_llm", "ctc", "tokenizer", "flow", "vocoder")
@@ -81,7 +81,9 @@ class Recipe(Config):
     seed: int = 0
     learn: tuple[str, ...] = ("*",)  # globs over parameter names; a leading ! takes names out again
     lora: LoraConfig | None = None  # adapters learn in the place of what `learn` names
-    init_from: dict[str, str] = {}  # module name, or "all" -> what it starts with: see `echat.train.start`
+    init_from: dict[
+        str, str
+    ] = {}  # module name, or "all" -> what it starts with: see `echat.train.init_weights`
     device: str = "cpu"
     precision: Literal["bf16", "fp32"] = (
         "bf16"  # autocast of the forward pass; weights and optimiser stay fp32
@@ -102,9 +104,9 @@ class Recipe(Config):
     decode: DecodeConfig | None = None  # real outputs on held-out records, measured and kept
 
     @property
-    def learning(self) -> tuple[str, ...]:
+    def trainable_patterns(self) -> tuple[str, ...]:
         """Globs over the names of the parameters that learn."""
-        return self.learn if self.lora is None else self.lora.learn
+        return self.learn if self.lora is None else self.lora.trainable_patterns
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
@@ -139,13 +141,13 @@ def objective_module(name: str, where: Path | str = "recipe") -> ModuleType:
     return importlib.import_module(f"echat.train.objectives.{name}")
 
 
-def choose_learning(module: nn.Module, patterns: Sequence[str]) -> list[str]:
+def set_trainable(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Switch gradients on for the parameters the patterns name, off for all others; returns the names.
 
     ``encoder.*`` takes in, ``!encoder.embed.*`` takes out again, in the order written.
     """
     names = [name for name, _ in module.named_parameters()]
-    chosen = choose(names, patterns, "learn")
+    chosen = match_names(names, patterns, "learn")
     if not chosen:
         raise ValueError(f"learn: {list(patterns)} leaves nothing that learns; name at least one module")
     for name, parameter in module.named_parameters():

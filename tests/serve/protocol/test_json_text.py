@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echat.serve.protocol.json_text import MOST_DEPTH, read_json, safe, write_json
+from echat.serve.protocol.json_text import MAX_DEPTH, read_json, sanitize, write_json
 from echat.serve.protocol.wire import ProtocolError
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None), max_size=20)
@@ -43,7 +43,7 @@ def test_half_a_surrogate_pair_is_replaced_and_a_whole_one_is_kept():
         "5",
         '"text"',
         "[" * 100_000,
-        '{"a":' * (MOST_DEPTH + 1) + "1" + "}" * (MOST_DEPTH + 1),
+        '{"a":' * (MAX_DEPTH + 1) + "1" + "}" * (MAX_DEPTH + 1),
         '{"a": ' + "9" * 5000 + "}",
         '{"a": 1e999}',
         '{"a": NaN}',
@@ -57,11 +57,11 @@ def test_what_cannot_be_handled_is_refused(text):
 
 
 def test_nesting_up_to_the_limit_is_fine():
-    deep = '{"a":' * MOST_DEPTH + "1" + "}" * MOST_DEPTH
+    deep = '{"a":' * MAX_DEPTH + "1" + "}" * MAX_DEPTH
     assert write_json(read_json(deep)).replace(" ", "") == deep
 
 
 def test_one_kind_of_number():
     values = read_json('{"a": 500.0, "b": 0.5, "c": 1e300, "d": -0.0}')
     assert [type(value) for value in values.values()] == [int, float, float, int]
-    assert safe({"a": 500.0}) == {"a": 500.0}
+    assert sanitize({"a": 500.0}) == {"a": 500.0}

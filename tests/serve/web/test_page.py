@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from echat.eval.judge import missing_programs, transcribe
-from echat.infer.metrics import edit_distance, words
+from echat.metrics import edit_distance, words
 from echat.serve.keys import Keys
 
 pytestmark = pytest.mark.slow  # a browser

@@ -18,7 +18,7 @@ from echat.dialogue.labels import REPLY_EMOTIONS, REPLY_EMOTIONS_IN_ENGLISH
 pytest.importorskip("gradio", reason="needs the studio extra")
 
 from echat.serve.studio import layout
-from echat.serve.studio.work import TABLE_HEADERS, Studio
+from echat.serve.studio.backend import TABLE_HEADERS, Studio
 
 pytestmark = pytest.mark.slow  # a browser
 QUESTION = Path(echat.__file__).parent / "models" / "echat-tiny" / "examples" / "question.wav"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from echat.audio.features import SAMPLE_RATE
-from echat.data.manifest import read_manifest
+from echat.data.formats.manifest import read_manifest
 from echat.data.sample import Sample
 from echat.dialogue.labels import VALUES
 from echat.dialogue.thinking import LabelThought, LanguageThought
@@ -35,20 +35,28 @@ from echat.eval.report import (
     write_json,
     write_markdown,
 )
-from echat.eval.runner import BATCH_SIZE, Answered, answer, listen, spread, tracked, understand
-from echat.infer.metrics import ErrorRate, error_rate
+from echat.eval.runner import (
+    BATCH_SIZE,
+    ReplyResult,
+    answer,
+    evenly_spaced,
+    load_question,
+    understand,
+    with_progress,
+)
+from echat.metrics import ErrorRate, error_rate
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
     from echat.infer.events import Reply
 
-SPOKEN = 60
+SPOKEN_REPLIES = 60
 """Replies that are synthesised and transcribed."""
 WORD_ERROR_BARS = {"espeak": 0.08, "natural": 0.30, "noise": 0.40}
 LABEL_BARS = {"gender": 0.97, "age": 0.90, "emotion": 0.85, "sound_event": 0.90}
 REPLY_BAR = PAIR_BAR = 0.85
 PARSE_BAR = 0.99
-READER_MARGIN = 0.06
+BASELINE_MARGIN = 0.06
 """Spoken replies may lose so much more than flite reading the same texts."""
 REAL_TIME_BAR = 1.5
 """Time to a spoken reply, in durations of question and answer."""
@@ -57,18 +65,18 @@ LABEL_TASK, LANGUAGE_TASK = "s2s_think_label", "s2t_think_language"
 
 
 @dataclass(frozen=True)
-class Report:
+class TinyReport:
     """The table of the model card, with the details behind it. Prints as tables."""
 
     measures: list[Measure]
-    heard: Scores
+    understanding: Scores
     notes: list[str] = field(default_factory=list)
     examples: list[dict[str, str]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "measures": [measure.as_dict() for measure in self.measures],
-            "understanding": self.heard.as_dict(),
+            "understanding": self.understanding.as_dict(),
             "notes": self.notes,
             "examples": self.examples,
         }
@@ -81,19 +89,19 @@ class Report:
 
     def _parts(self) -> Iterator[RenderableType]:
         yield measures_table("Held-out spoken questions", self.measures)
-        for kind, confusion in self.heard.labels.items():
+        for kind, confusion in self.understanding.labels.items():
             yield confusion_table(kind, confusion, VALUES[kind])
         yield from self.notes
 
 
 @dataclass(frozen=True)
-class Spoken:
+class SpokenReply:
     """A synthesised reply, what was heard in it, and what was heard when flite read the same text."""
 
     reply: Reply
     question_seconds: float
-    heard: str
-    heard_of_reader: str
+    transcript: str
+    baseline_transcript: str
 
     @property
     def real_time_factor(self) -> float:
@@ -111,28 +119,28 @@ def run(
     markdown_out: Path | str | None = None,
     build: Callable[[Path], object] | None = None,
     cache: Path | str | None = None,
-    spoken: int = SPOKEN,
+    spoken: int = SPOKEN_REPLIES,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
-) -> Report:
+) -> TinyReport:
     """Measure the engine on the held-out set (``limit``: so many questions, evenly spaced)."""
     samples = read_manifest(held_out_manifest(manifest, build, cache))
-    samples = spread(samples, limit)
-    heard = understand(engine, samples, batch_size=batch_size)
+    samples = evenly_spaced(samples, limit)
+    results = understand(engine, samples, batch_size=batch_size)
     in_labels = answer(engine, samples, LABEL_TASK, batch_size, seed)
     in_words = answer(engine, samples, LANGUAGE_TASK, batch_size, seed)
     reason = _cannot_speak(engine) if spoken else None
-    said = [] if reason or not spoken else speak(engine, spread(samples, spoken), seed)
-    report = Report(
+    spoken_replies = [] if reason or not spoken else speak(engine, evenly_spaced(samples, spoken), seed)
+    report = TinyReport(
         measures=[
-            *_word_errors(heard),
-            *_labels(Scores.of(heard)),
+            *_word_errors(results),
+            *_labels(Scores.of(results)),
             *_replies(in_labels, in_words),
-            *_spoken(said, reason or ""),
+            *_spoken_measures(spoken_replies, reason or ""),
         ],
-        heard=Scores.of(heard),
+        understanding=Scores.of(results),
         notes=[reason] if reason else [],
-        examples=[_example(item) for item in spread(in_labels, 20)],
+        examples=[_example(item) for item in evenly_spaced(in_labels, 20)],
     )
     if json_out is not None:
         write_json(json_out, report.as_dict())
@@ -172,24 +180,26 @@ def condition(sample: Sample) -> str:
     return "espeak" if str(sample.extra.get("engine", "")).startswith("espeak") else "natural"
 
 
-def speak(engine: Engine, samples: Sequence[Sample], seed: int = 0) -> list[Spoken]:
+def speak(engine: Engine, samples: Sequence[Sample], seed: int = 0) -> list[SpokenReply]:
     """Answer each question aloud, one by one as a person would ask, and transcribe the answers."""
-    said = []
-    for sample in tracked(samples, "answering aloud"):
-        question = listen(sample)
+    spoken_replies = []
+    for sample in with_progress(samples, "answering aloud"):
+        question = load_question(sample)
         reply = engine.run(Conversation([UserTurn(audio=question)]), LABEL_TASK, seed=seed)
         if reply.text.strip():
-            heard = judge.transcribe(reply.waveform, reply.rate or SAMPLE_RATE)
-            said.append(
-                Spoken(reply, len(question) / SAMPLE_RATE, heard, judge.transcribe_reader(reply.text))
+            transcript = judge.transcribe(reply.waveform, reply.rate or SAMPLE_RATE)
+            spoken_replies.append(
+                SpokenReply(
+                    reply, len(question) / SAMPLE_RATE, transcript, judge.transcribe_baseline(reply.text)
+                )
             )
-    return said
+    return spoken_replies
 
 
-def _word_errors(heard: Sequence[Any]) -> Iterator[Measure]:
+def _word_errors(results: Sequence[Any]) -> Iterator[Measure]:
     for name, bar in WORD_ERROR_BARS.items():
         pairs = [
-            (h.sample.text, h.output.text) for h in heard if condition(h.sample) == name and h.sample.text
+            (h.sample.text, h.output.text) for h in results if condition(h.sample) == name and h.sample.text
         ]
         rate = error_rate(pairs)
         yield Measure(f"word errors, {name}", rate.rate, rate.texts, bar, at_least=False)
@@ -205,12 +215,12 @@ def _labels(scores: Scores) -> Iterator[Measure]:
         )
 
 
-def _replies(in_labels: Sequence[Answered], in_words: Sequence[Answered]) -> Iterator[Measure]:
+def _replies(in_labels: Sequence[ReplyResult], in_words: Sequence[ReplyResult]) -> Iterator[Measure]:
     for form, answered in (("label", in_labels), ("language", in_words)):
         wanted = LabelThought if form == "label" else LanguageThought
         replies = {item.sample.key: item.reply.text for item in answered}
-        asked = judge.questions([item.sample for item in answered])
-        right = {q.sample.key: q.fits(replies[q.sample.key]) for q in asked}
+        asked = judge.judged_questions([item.sample for item in answered])
+        right = {q.sample.key: q.is_appropriate(replies[q.sample.key]) for q in asked}
         bar = REPLY_BAR if form == "label" else None
         yield Measure(f"reply fits ({form} thought)", _share(right.values()), len(right), bar)
         pairs = [
@@ -223,19 +233,19 @@ def _replies(in_labels: Sequence[Answered], in_words: Sequence[Answered]) -> Ite
         yield Measure(f"{form} thought parses", _share(parsed), len(parsed), PARSE_BAR)
 
 
-def _spoken(said: Sequence[Spoken], note: str) -> Iterator[Measure]:
-    ours = error_rate((item.reply.text, item.heard) for item in said)
-    reader = error_rate((item.reply.text, item.heard_of_reader) for item in said)
-    bar = None if reader.rate is None else reader.rate + READER_MARGIN
+def _spoken_measures(spoken_replies: Sequence[SpokenReply], note: str) -> Iterator[Measure]:
+    ours = error_rate((item.reply.text, item.transcript) for item in spoken_replies)
+    baseline = error_rate((item.reply.text, item.baseline_transcript) for item in spoken_replies)
+    bar = None if baseline.rate is None else baseline.rate + BASELINE_MARGIN
     yield Measure(
         "word errors of spoken replies",
         ours.rate,
         ours.texts,
         bar,
         at_least=False,
-        note=_reader(reader) or note,
+        note=_baseline_note(baseline) or note,
     )
-    factors = [item.real_time_factor for item in said]
+    factors = [item.real_time_factor for item in spoken_replies]
     yield Measure(
         "time to spoken reply / (question + answer)",
         sum(factors) / len(factors) if factors else None,
@@ -248,7 +258,7 @@ def _spoken(said: Sequence[Spoken], note: str) -> Iterator[Measure]:
     yield Measure("peak memory of the evaluation, GB", peak, 1, MEMORY_BAR_GB, at_least=False, is_share=False)
 
 
-def _reader(rate: ErrorRate) -> str:
+def _baseline_note(rate: ErrorRate) -> str:
     return "" if rate.rate is None else f"flite slt: {100 * rate.rate:.1f} %"
 
 
@@ -263,5 +273,5 @@ def _share(outcomes: Any) -> float | None:
     return sum(outcomes) / len(outcomes) if outcomes else None
 
 
-def _example(item: Answered) -> dict[str, str]:
+def _example(item: ReplyResult) -> dict[str, str]:
     return {"key": item.sample.key, "question": item.sample.text or "", "output": item.reply.raw_text}

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from echat.data.manifest import read_manifest
+from echat.data.formats.manifest import read_manifest
 from echat.data.sample import Sample
 from echat.dialogue.labels import VALUES, LabelKind, Labels
 from echat.eval.report import as_text, confusion_table, number, table, write_json
-from echat.eval.runner import BATCH_SIZE, Heard, Skipped, spread, understand
+from echat.eval.runner import BATCH_SIZE, SkippedSamples, UnderstandingResult, evenly_spaced, understand
 from echat.infer.events import Understanding
-from echat.infer.metrics import Confusion, ErrorRate, error_rate
+from echat.metrics import Confusion, ErrorRate, error_rate
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
@@ -33,14 +33,14 @@ class Scores:
     labels: dict[LabelKind, Confusion]
 
     @classmethod
-    def of(cls, heard: Sequence[Heard]) -> Scores:
+    def of(cls, results: Sequence[UnderstandingResult]) -> Scores:
         """Each figure over the clips whose manifest row knows the truth."""
         return cls(
-            clips=len(heard),
-            words=error_rate((h.sample.text, h.output.text) for h in heard if h.sample.text),
+            clips=len(results),
+            words=error_rate((h.sample.text, h.output.text) for h in results if h.sample.text),
             labels={
                 kind: Confusion.of(
-                    (getattr(h.sample.labels, kind), getattr(h.output.labels, kind)) for h in heard
+                    (getattr(h.sample.labels, kind), getattr(h.output.labels, kind)) for h in results
                 )
                 for kind in KINDS
             },
@@ -52,13 +52,13 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Report:
+class UnderstandingReport:
     """Scores over all clips, per manifest, and per language where clips name one. Prints as tables."""
 
     overall: Scores
     sets: dict[str, Scores]
     languages: dict[str, Scores]
-    skipped: Skipped = field(default_factory=Skipped)
+    skipped: SkippedSamples = field(default_factory=SkippedSamples)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -90,22 +90,22 @@ def run(
     json_out: Path | str | None = None,
     split: str | None = None,
     batch_size: int = BATCH_SIZE,
-) -> Report:
+) -> UnderstandingReport:
     """Understand every clip of the manifests (``limit``: so many of each, evenly spaced) and score it.
 
     What a row knows is asked for by itself, each by the task of its name: many sets know one thing only,
     and a model that was trained on such sets was never asked for more.
     """
-    skipped = Skipped()
+    skipped = SkippedSamples()
     named: list[tuple[str, Sample]] = []
     for name, path in _names([Path(path) for path in manifests]).items():
-        named += [(name, sample) for sample in spread(read_manifest(path, split), limit)]
-    heard = ask(engine, [sample for _, sample in named], batch_size, skipped)
+        named += [(name, sample) for sample in evenly_spaced(read_manifest(path, split), limit)]
+    results = ask(engine, [sample for _, sample in named], batch_size, skipped)
     set_of = {id(sample): name for name, sample in named}
-    report = Report(
-        Scores.of(heard),
-        _grouped(heard, [set_of[id(h.sample)] for h in heard]),
-        _grouped(heard, [h.sample.language for h in heard]),
+    report = UnderstandingReport(
+        Scores.of(results),
+        _grouped(results, [set_of[id(h.sample)] for h in results]),
+        _grouped(results, [h.sample.language for h in results]),
         skipped,
     )
     if json_out is not None:
@@ -113,15 +113,17 @@ def run(
     return report
 
 
-def ask(engine: Engine, samples: Sequence[Sample], batch_size: int, skipped: Skipped) -> list[Heard]:
+def ask(
+    engine: Engine, samples: Sequence[Sample], batch_size: int, skipped: SkippedSamples
+) -> list[UnderstandingResult]:
     """What the engine hears in each sample of what its row knows, in the order of the samples."""
     outputs: dict[int, Understanding] = {}
     for name, task in TASKS.items():
         known = [sample for sample in samples if _knows(sample, name)]
-        for heard in understand(engine, known, task, batch_size, skipped):
-            before = outputs.get(id(heard.sample), Understanding("", Labels(), ""))
-            outputs[id(heard.sample)] = _with(before, name, heard.output)
-    return [Heard(sample, outputs[id(sample)]) for sample in samples if id(sample) in outputs]
+        for result in understand(engine, known, task, batch_size, skipped):
+            before = outputs.get(id(result.sample), Understanding("", Labels(), ""))
+            outputs[id(result.sample)] = _with(before, name, result.output)
+    return [UnderstandingResult(sample, outputs[id(sample)]) for sample in samples if id(sample) in outputs]
 
 
 def _knows(sample: Sample, name: str) -> bool:
@@ -137,9 +139,9 @@ def _with(before: Understanding, name: str, found: Understanding) -> Understandi
     return replace(before, labels=labels, raw_text=raw_text)
 
 
-def _grouped(heard: Sequence[Heard], names: Sequence[str | None]) -> dict[str, Scores]:
-    groups: dict[str, list[Heard]] = {}
-    for item, name in zip(heard, names, strict=True):
+def _grouped(results: Sequence[UnderstandingResult], names: Sequence[str | None]) -> dict[str, Scores]:
+    groups: dict[str, list[UnderstandingResult]] = {}
+    for item, name in zip(results, names, strict=True):
         if name is not None:
             groups.setdefault(name, []).append(item)
     return {name: Scores.of(group) for name, group in groups.items()}

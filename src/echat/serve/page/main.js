@@ -1,8 +1,8 @@
-// The page: fields and buttons on one side, a Talk on the other.
+// The page: fields and buttons on one side, a Session on the other.
 
 import { keep } from "./choices.js";
 import { showLatency } from "./latency-view.js";
-import { Talk } from "./talk.js";
+import { Session } from "./talk.js";
 import { TurnsView } from "./turns-view.js";
 import { WaveformView } from "./waveform-view.js";
 
@@ -12,15 +12,15 @@ const STATES = {
   listening: "I am listening. Just speak.",
   hearing: "I hear you …",
   thinking: "Thinking …",
-  answering: "Answering. Talk over it to interrupt.",
+  answering: "Answering. Session over it to interrupt.",
 };
 
 const at = (id) => document.getElementById(id);
 const turns = new TurnsView(at("turns"), at("nothing"));
-const heard = new WaveformView(at("heard"));
-const spoken = new WaveformView(at("spoken"));
+const inputView = new WaveformView(at("heard"));
+const outputView = new WaveformView(at("spoken"));
 let about = { model: "", voices: [], think: "label", needs_key: false };
-let talk = null;
+let session = null;
 
 async function begin() {
   about = await (await fetch("/page/about.json")).json();
@@ -44,12 +44,12 @@ async function start() {
     return;
   }
   const [model, key, history] = [about.model, at("key").value.trim(), turns.spoken()];
-  talk = new Talk({ model, key, think: at("think").value, voice: at("voice").value, history });
-  talk.setMuted(isMuted());
-  show(talk);
+  session = new Session({ model, key, think: at("think").value, voice: at("voice").value, history });
+  session.setMuted(isMuted());
+  show(session);
   enable();
   try {
-    await talk.open();
+    await session.open();
   } catch (error) {
     end(reason(error));
   }
@@ -62,8 +62,8 @@ function reason(error) {
 }
 
 async function end(message = "") {
-  const ended = talk;
-  talk = null;
+  const ended = session;
+  session = null;
   state({ name: "idle" });
   say(message);
   enable();
@@ -71,7 +71,7 @@ async function end(message = "") {
 }
 
 async function again() {
-  const wasTalking = talk !== null;
+  const wasTalking = session !== null;
   await end();
   turns.clear();
   at("latency").hidden = true;
@@ -84,13 +84,13 @@ async function again() {
 function show(shown) {
   const on = (kind, handle) => {
     shown.addEventListener(kind, ({ detail }) => {
-      if (shown === talk) handle(detail);
+      if (shown === session) handle(detail);
     });
   };
   on("state", state);
-  on("heard", ({ samples }) => heard.push(samples));
+  on("heard", ({ samples }) => inputView.push(samples));
   on("spoken", ({ samples, id }) => {
-    spoken.push(samples);
+    outputView.push(samples);
     document.dispatchEvent(new CustomEvent("echat-played", { detail: { id, samples } })); // for recorders and tests
   });
   on("turn", ({ id, role }) => {
@@ -123,7 +123,7 @@ function say(trouble) {
 }
 
 function enable() {
-  const isTalking = talk !== null;
+  const isTalking = session !== null;
   at("start").textContent = isTalking ? "Stop talking" : "Start talking";
   at("mute").disabled = !isTalking;
   at("save").disabled = at("again").disabled = turns.isEmpty;
@@ -140,7 +140,7 @@ function isMuted() {
 
 function mute() {
   at("mute").setAttribute("aria-pressed", String(!isMuted()));
-  talk?.setMuted(isMuted());
+  session?.setMuted(isMuted());
   if (document.body.dataset.state === "listening") state({ name: "listening" });
 }
 
@@ -155,24 +155,24 @@ function save() {
 
 function colour() {
   document.documentElement.dataset.theme = at("theme").value;
-  heard.draw();
-  spoken.draw();
+  inputView.draw();
+  outputView.draw();
 }
 
-at("start").addEventListener("click", () => (talk ? end() : start()));
+at("start").addEventListener("click", () => (session ? end() : start()));
 at("mute").addEventListener("click", mute);
-at("hush").addEventListener("click", () => talk?.hush());
+at("hush").addEventListener("click", () => session?.hush());
 at("again").addEventListener("click", again);
 at("save").addEventListener("click", save);
-at("think").addEventListener("change", () => talk?.setThink(at("think").value));
+at("think").addEventListener("change", () => session?.setThink(at("think").value));
 at("voice").addEventListener("change", () => {
-  if (talk) again();
+  if (session) again();
 });
 at("theme").addEventListener("change", colour);
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "Escape") talk?.hush();
-  if (event.key.toLowerCase() === "m" && talk) mute();
+  if (event.key === "Escape") session?.hush();
+  if (event.key.toLowerCase() === "m" && session) mute();
 });
 keep(at("theme"), "auto");
 colour();

@@ -9,13 +9,13 @@ export class Player extends EventTarget {
     this.context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
     await this.context.audioWorklet.addModule("/page/player-worklet.js");
     this.node = new AudioWorkletNode(this.context, "player", { numberOfInputs: 0, outputChannelCount: [1] });
-    this.node.port.onmessage = ({ data }) => this.hear(data);
+    this.node.port.onmessage = ({ data }) => this.handleReport(data);
     this.node.connect(this.context.destination);
     this.stops = [];
     await this.context.resume();
   }
 
-  hear(report) {
+  handleReport(report) {
     if (report.kind === "stopped") this.stops[report.number](report);
     else this.dispatchEvent(new CustomEvent(report.kind, { detail: report }));
   }
@@ -47,7 +47,7 @@ export class Player extends EventTarget {
       this.ask("stop", { number: this.stops.push(resolve) - 1 });
     });
     const onTheWay = 1000 * (this.context.outputLatency || 0); // played, but not out of the loudspeaker yet
-    return { id: report.id, heardMs: Math.max(0, Math.floor((1000 * report.played) / RATE - onTheWay)) };
+    return { id: report.id, playedMs: Math.max(0, Math.floor((1000 * report.played) / RATE - onTheWay)) };
   }
 
   async close() {

@@ -10,12 +10,12 @@ import { Player } from "./player.js";
 import { Stopwatch } from "./stopwatch.js";
 import { decode, encode } from "./pcm.js";
 
-export class Talk extends EventTarget {
+export class Session extends EventTarget {
   /** `history`: turns {role, text} of an earlier session that echat shall remember. */
   constructor({ model, key, think, voice, history = [] }) {
     super();
     this.connection = new Connection(model, key);
-    this.microphone = new Microphone((samples) => this.hear(samples));
+    this.microphone = new Microphone((samples) => this.sendAudio(samples));
     this.player = new Player();
     this.stopwatch = new Stopwatch();
     this.settings = { think, voice };
@@ -26,7 +26,7 @@ export class Talk extends EventTarget {
   }
 
   async open() {
-    this.tell("state", { name: "connecting" });
+    this.emit("state", { name: "connecting" });
     try {
       await this.player.open();
       this.listen();
@@ -38,7 +38,7 @@ export class Talk extends EventTarget {
       await this.close();
       throw error;
     }
-    this.tell("state", { name: "listening" });
+    this.emit("state", { name: "listening" });
   }
 
   async close() {
@@ -46,7 +46,7 @@ export class Talk extends EventTarget {
     await Promise.all([this.microphone.close(), this.player.close()]);
   }
 
-  tell(kind, detail = {}) {
+  emit(kind, detail = {}) {
     this.dispatchEvent(new CustomEvent(kind, { detail }));
   }
 
@@ -83,22 +83,22 @@ export class Talk extends EventTarget {
 
   // --- what the user says
 
-  hear(samples) {
+  sendAudio(samples) {
     if (!this.connection.isOpen) return;
     this.stopwatch.sent(samples.length);
     this.connection.send("input_audio_buffer.append", { audio: encode(samples) });
-    this.tell("heard", { samples });
+    this.emit("heard", { samples });
   }
 
   /** The user began to speak, or wants silence: stop the sound, and let echat remember what was heard of it. */
   async interrupt() {
     const answer = this.answer;
-    const { id, heardMs } = await this.player.stop();
+    const { id, playedMs } = await this.player.stop();
     if (answer) this.silenced.add(answer.id);
     if (id === null) return;
     this.silenced.add(id);
     const most = Math.floor(this.received.get(id) ?? 0);
-    const end = Math.min(heardMs, most);
+    const end = Math.min(playedMs, most);
     this.connection.send("conversation.item.truncate", { item_id: id, content_index: 0, audio_end_ms: end });
     this.connection.send("conversation.item.retrieve", { item_id: id });
   }
@@ -109,7 +109,7 @@ export class Talk extends EventTarget {
     const isRunning = this.answer.isRunning;
     if (isRunning) this.connection.send("response.cancel");
     await this.interrupt();
-    this.tell("state", { name: "listening" });
+    this.emit("state", { name: "listening" });
   }
 
   // --- what the server says
@@ -119,12 +119,12 @@ export class Talk extends EventTarget {
     this.listenToTurns(on);
     this.listenToAnswers(on);
     this.listenToPlayer();
-    on("session.recording", ({ message }) => this.tell("recording", { message }));
-    on("error", ({ error }) => this.tell("trouble", { message: error.message }));
+    on("session.recording", ({ message }) => this.emit("recording", { message }));
+    on("error", ({ error }) => this.emit("trouble", { message: error.message }));
     on("closed", async ({ reason }) => {
       const wasOpen = this.microphone.context !== undefined;
       await this.close();
-      if (wasOpen) this.tell("over", { message: reason });
+      if (wasOpen) this.emit("over", { message: reason });
     });
   }
 
@@ -133,39 +133,39 @@ export class Talk extends EventTarget {
     on("input_audio_buffer.speech_dismissed", () => this.player.resume());
     on("input_audio_buffer.speech_started", ({ item_id: id }) => {
       this.interrupt();
-      this.tell("turn", { id, role: "user" });
-      this.tell("state", { name: "hearing" });
+      this.emit("turn", { id, role: "user" });
+      this.emit("state", { name: "hearing" });
     });
     on("input_audio_buffer.speech_stopped", ({ audio_end_ms: end }) => {
       this.stopwatch.turnEnded(end);
-      this.tell("state", { name: "thinking" });
+      this.emit("state", { name: "thinking" });
     });
     const kind = "conversation.item.input_audio_transcription";
-    on(`${kind}.completed`, ({ item_id: id, transcript }) => this.tell("transcript", { id, text: transcript }));
-    on(`${kind}.failed`, ({ item_id: id }) => this.tell("transcript", { id, text: "" }));
+    on(`${kind}.completed`, ({ item_id: id, transcript }) => this.emit("transcript", { id, text: transcript }));
+    on(`${kind}.failed`, ({ item_id: id }) => this.emit("transcript", { id, text: "" }));
     on("conversation.item.retrieved", ({ item }) => {
       const heard = (item.content ?? []).map((part) => part.transcript ?? "").join("");
-      if (item.role === "assistant") this.tell("cut", { id: item.id, text: heard });
+      if (item.role === "assistant") this.emit("cut", { id: item.id, text: heard });
     });
   }
 
   listenToAnswers(on) {
     on("response.output_item.added", ({ item, response_id: responseId }) => {
       this.answer = { id: item.id, responseId, isRunning: true };
-      this.tell("turn", { id: item.id, role: "assistant" });
-      this.tell("state", { name: "thinking" });
+      this.emit("turn", { id: item.id, role: "assistant" });
+      this.emit("state", { name: "thinking" });
     });
     on("response.thought.delta", ({ item_id: id, delta, labels }) => {
       this.stopwatch.mark("thought");
-      this.tell("thought", { id, delta, labels });
+      this.emit("thought", { id, delta, labels });
     });
-    on("response.thought.done", ({ item_id: id, thought }) => this.tell("thought", { id, thought }));
+    on("response.thought.done", ({ item_id: id, thought }) => this.emit("thought", { id, thought }));
     on("response.output_audio_transcript.delta", ({ item_id: id, delta }) => {
       this.stopwatch.mark("words");
-      this.tell("words", { id, text: delta });
+      this.emit("words", { id, text: delta });
     });
     on("response.output_audio_transcript.done", ({ item_id: id, transcript }) => {
-      this.tell("words", { id, text: transcript, whole: true });
+      this.emit("words", { id, text: transcript, whole: true });
     });
     on("response.output_audio.delta", ({ item_id: id, delta }) => this.play(id, decode(delta)));
     on("response.output_audio.done", ({ item_id: id }) => this.player.finish(id));
@@ -182,27 +182,27 @@ export class Talk extends EventTarget {
     const id = response.output[0]?.id;
     if (this.answer?.id === id) this.answer.isRunning = false;
     const failure = response.status === "failed" ? response.status_details?.error?.message : undefined;
-    this.tell("answered", { id, status: response.status, failure });
-    if (response.status === "cancelled" && !this.received.has(id)) this.tell("cut", { id, text: "" });
+    this.emit("answered", { id, status: response.status, failure });
+    if (response.status === "cancelled" && !this.received.has(id)) this.emit("cut", { id, text: "" });
     this.stopwatch.seconds = response.echat?.seconds ?? {};
-    this.tell("timing", this.stopwatch.report());
-    if (!this.received.has(id) && response.status !== "cancelled") this.tell("state", { name: "listening" });
+    this.emit("timing", this.stopwatch.report());
+    if (!this.received.has(id) && response.status !== "cancelled") this.emit("state", { name: "listening" });
   }
 
   listenToPlayer() {
     const on = (kind, handle) => this.player.addEventListener(kind, ({ detail }) => handle(detail));
     on("began", ({ id }) => {
       this.stopwatch.mark("sound");
-      this.tell("timing", this.stopwatch.report());
-      this.tell("state", { name: "answering", id });
+      this.emit("timing", this.stopwatch.report());
+      this.emit("state", { name: "answering", id });
     });
-    on("played", ({ samples, id }) => this.tell("spoken", { samples, id }));
+    on("played", ({ samples, id }) => this.emit("spoken", { samples, id }));
     on("gap", ({ seconds }) => {
       this.stopwatch.gap(seconds);
-      this.tell("timing", this.stopwatch.report());
+      this.emit("timing", this.stopwatch.report());
     });
     on("dry", ({ id, isEnd }) => {
-      if (isEnd && !this.silenced.has(id)) this.tell("state", { name: "listening" });
+      if (isEnd && !this.silenced.has(id)) this.emit("state", { name: "listening" });
     });
   }
 }

@@ -18,7 +18,7 @@ _PARTS = {"output_text": "text", "output_audio": "audio"}
 _FORMATS = {"audio/pcm": "pcm16", "audio/pcmu": "g711_ulaw", "audio/pcma": "g711_alaw"}
 _NEW_FORMATS = {old: new for new, old in _FORMATS.items()}
 
-_PLACES: dict[str, tuple[str, ...]] = {
+_PATHS: dict[str, tuple[str, ...]] = {
     "modalities": ("output_modalities",),
     "max_response_output_tokens": ("max_output_tokens",),
     "input_audio_format": ("audio", "input", "format"),
@@ -44,34 +44,34 @@ def to_new(event: Mapping[str, Any]) -> dict[str, Any]:
 def new_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a session or a response in their present places; where both are given, the present one
     counts."""
-    values = {name: value for name, value in given.items() if name not in _PLACES}
-    for name, place in _PLACES.items():
+    values = {name: value for name, value in given.items() if name not in _PATHS}
+    for name, path in _PATHS.items():
         if name in given:
-            _put(values, place, _VALUES.get(name, _same)(given[name]))
+            _put(values, path, _VALUES.get(name, _same)(given[name]))
     return values
 
 
-def given_place(given: Mapping[str, Any], place: tuple[str, ...]) -> tuple[str, ...]:
+def given_path(given: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
     """Where the client wrote what `new_fields` put at `place`, as far as it wrote it."""
-    for name, new in _PLACES.items():
-        if name in given and place[: len(new)] == new and len(_followed(given, new)) < len(new):
-            return (name, *_followed(given[name], place[len(new) :]))
-    return _followed(given, place)
+    for name, new in _PATHS.items():
+        if name in given and path[: len(new)] == new and len(_resolve(given, new)) < len(new):
+            return (name, *_resolve(given[name], path[len(new) :]))
+    return _resolve(given, path)
 
 
-def _followed(given: Any, place: tuple[str, ...]) -> tuple[str, ...]:
+def _resolve(given: Any, path: tuple[str, ...]) -> tuple[str, ...]:
     """As much of a place as there is."""
     found: tuple[str, ...] = ()
-    for name in place:
+    for name in path:
         if not isinstance(given, Mapping) or name not in given:
             break
         given, found = given[name], (*found, name)
     return found
 
 
-def _put(values: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
+def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     """Set a value, unless there is one, or something else stands in its way."""
-    *parents, name = place
+    *parents, name = path
     for parent in parents:
         inner = values.get(parent, {})
         if not isinstance(inner, Mapping):
@@ -147,13 +147,13 @@ def _old_session(session: Mapping[str, Any]) -> dict[str, Any]:
 def _old_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """The table read from right to left."""
     old = {name: value for name, value in values.items() if name != "audio"}
-    for name, place in _PLACES.items():
-        if _followed(values, place) != place:
+    for name, path in _PATHS.items():
+        if _resolve(values, path) != path:
             continue
         value: Any = values
-        for part in place:
+        for part in path:
             value = value[part]
-        old.pop(place[0], None)
+        old.pop(path[0], None)
         old[name] = _OLD_VALUES.get(name, _same)(value)
     return old
 

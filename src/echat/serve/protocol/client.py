@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from echat.serve.protocol import beta
 from echat.serve.protocol.items import Given, Item
 from echat.serve.protocol.session import AudioOutput, EchatOptions, MaxTokens, Modalities
-from echat.serve.protocol.wire import ProtocolError, refusal
+from echat.serve.protocol.wire import ProtocolError, to_protocol_error
 
 MAX_AUDIO_CHARACTERS = 20 * 2**20  # base64 of 15 MiB
 
@@ -113,7 +113,7 @@ _EVENTS: dict[str, type[ClientEvent]] = {
 }
 
 
-def event_of(values: dict[str, Any]) -> ClientEvent:
+def parse_event(values: dict[str, Any]) -> ClientEvent:
     """The event that an object is; anything else is a ProtocolError that names the event where it can."""
     event_id = values.get("event_id")
     event_id = event_id if isinstance(event_id, str) and len(event_id) <= 512 else None
@@ -125,6 +125,6 @@ def event_of(values: dict[str, Any]) -> ClientEvent:
     try:
         return _EVENTS[kind].model_validate(present)
     except ValidationError as error:
-        wrong = refusal(error, present)
+        wrong = to_protocol_error(error, present)
         wrong.event_id = event_id
         raise wrong from error

@@ -37,10 +37,10 @@ class ContentPart(Given):
     @model_serializer(mode="wrap")
     def _says_that_words_are_unknown(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Clients expect the transcript of what the user said even where it is null."""
-        told: dict[str, Any] = values(self)
+        dumped: dict[str, Any] = values(self)
         if self.type == "input_audio":
-            told.setdefault("transcript", None)
-        return told
+            dumped.setdefault("transcript", None)
+        return dumped
 
 
 class Item(Given):

@@ -1,5 +1,5 @@
 """JSON at the border: what comes in is safe, what goes out is valid UTF-8. Its size is looked at before, see
-`message_size`."""
+`size_limits`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, model_validator
 
 from echat.serve.protocol.wire import ProtocolError
 
-MOST_DEPTH = 64  # of objects and lists within one another; schemas of tools reach about 20
+MAX_DEPTH = 64  # of objects and lists within one another; schemas of tools reach about 20
 
 
 def read_json(text: str) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def read_json(text: str) -> dict[str, Any]:
         raise _refused("expected one JSON object in a text frame, found text that is no JSON") from error
     if not isinstance(values, dict):
         raise _refused(f"expected a JSON object, found {type(values).__name__}")
-    return {valid_text(name): safe(value, MOST_DEPTH - 1) for name, value in values.items()}
+    return {valid_text(name): sanitize(value, MAX_DEPTH - 1) for name, value in values.items()}
 
 
 def write_json(values: Any) -> str:
@@ -41,7 +41,7 @@ def valid_text(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def safe(value: Any, room: int = MOST_DEPTH) -> Any:
+def sanitize(value: Any, room: int = MAX_DEPTH) -> Any:
     """A value from JSON that can be handled without care: its text can be written out, its numbers are
     finite, and it is not nested too deep to be copied."""
     if isinstance(value, str):
@@ -53,8 +53,8 @@ def safe(value: Any, room: int = MOST_DEPTH) -> Any:
     if room == 0:
         raise _too_deep()
     if isinstance(value, list):
-        return [safe(child, room - 1) for child in value]
-    return {valid_text(name): safe(child, room - 1) for name, child in value.items()}
+        return [sanitize(child, room - 1) for child in value]
+    return {valid_text(name): sanitize(child, room - 1) for name, child in value.items()}
 
 
 class Body(BaseModel):
@@ -63,7 +63,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _is_safe(cls, values: Any) -> Any:
-        return safe(values)
+        return sanitize(values)
 
 
 def _number(text: str) -> float | int:
@@ -77,7 +77,7 @@ def _constant(name: str) -> float:
 
 
 def _too_deep() -> ProtocolError:
-    return _refused(f"expected JSON nested at most {MOST_DEPTH} deep, found deeper; flatten it")
+    return _refused(f"expected JSON nested at most {MAX_DEPTH} deep, found deeper; flatten it")
 
 
 def _refused(message: str) -> ProtocolError:

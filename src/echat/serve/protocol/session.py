@@ -13,7 +13,7 @@ Modality = Literal["audio", "text"]
 FormatName = Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
 Think = Literal["off", "label", "language"]
 PCM_RATE = 24_000
-MOST_TOKENS = 4096  # that a client may ask for
+MAX_TOKENS = 4096  # that a client may ask for
 EAGERNESS_SECONDS = {"low": 8.0, "medium": 4.0, "high": 2.0, "auto": 4.0}  # longest wait for more speech
 
 
@@ -27,8 +27,8 @@ def _name(voice: Any) -> Any:
 
 def _tokens(most: Any) -> Any:
     is_number = isinstance(most, int) and not isinstance(most, bool)
-    if most != "inf" and not (is_number and 1 <= most <= MOST_TOKENS):
-        raise ValueError(f'expected 1 to {MOST_TOKENS} or "inf"')
+    if most != "inf" and not (is_number and 1 <= most <= MAX_TOKENS):
+        raise ValueError(f'expected 1 to {MAX_TOKENS} or "inf"')
     return most
 
 

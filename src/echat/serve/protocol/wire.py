@@ -37,23 +37,23 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(10)}"
 
 
-def refusal(error: ValidationError, values: Any) -> ProtocolError:
+def to_protocol_error(error: ValidationError, values: Any) -> ProtocolError:
     """The first thing in `values` that does not fit, with its place as `param`. What was sent is not
     repeated: it may be sound."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    param = ".".join(str(part) for part in _place(first["loc"], values, first["type"] == "missing")) or None
+    param = ".".join(str(part) for part in _path(first["loc"], values, first["type"] == "missing")) or None
     message = first["msg"].removeprefix("Value error, ")
     return ProtocolError(f"{param}: {message}" if param else message, "invalid_value", param)
 
 
-def _place(loc: tuple[int | str, ...], values: Any, is_missing: bool) -> list[int | str]:
+def _path(loc: tuple[int | str, ...], values: Any, is_missing: bool) -> list[int | str]:
     """The keys of `loc` without the names of union members that pydantic mixes in."""
-    place: list[int | str] = []
+    path: list[int | str] = []
     for part in loc:
         is_index = isinstance(values, list) and isinstance(part, int) and part < len(values)
         if is_index or (isinstance(values, Mapping) and part in values):
             values = values[part]
         elif not (is_missing and part == loc[-1]):
             continue
-        place.append(part)
-    return place
+        path.append(part)
+    return path

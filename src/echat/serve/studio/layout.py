@@ -1,4 +1,4 @@
-"""What the studio looks like: tabs of Gradio over `work.Studio`."""
+"""What the studio looks like: tabs of Gradio over `backend.Studio`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from echat.dialogue.tasks import TASKS, get_task
 from echat.dialogue.turns import ask
 from echat.infer.engine import Engine
 from echat.serve.origins import Origins
-from echat.serve.studio import work
-from echat.serve.studio.guard import Guard
-from echat.serve.studio.work import Shown, Studio
+from echat.serve.studio import backend
+from echat.serve.studio.backend import PartialAnswer, Studio
+from echat.serve.studio.origin_middleware import OriginMiddleware
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -51,7 +51,7 @@ def start(engine: Engine, host: str, port: int | None, folder: Path) -> gr.Block
         footer_links=[],
         allowed_paths=[str(folder)],
         max_file_size="100mb",
-        app_kwargs={"middleware": [Middleware(Guard, origins=Origins(host))]},
+        app_kwargs={"middleware": [Middleware(OriginMiddleware, origins=Origins(host))]},
         # Fonts of the device: the default theme would fetch some from elsewhere.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
@@ -100,15 +100,15 @@ def _ask_tab(studio: Studio) -> None:
 
     def answer(path: str | None, voice: str | None, seed: float | None) -> Iterator[list[Any]]:
         waveform = studio.question(path)
-        picture = studio.picture(waveform, work.SAMPLE_RATE, "question")
-        shown = [Shown(), Shown()]
+        picture = studio.picture(waveform, backend.SAMPLE_RATE, "question")
+        shown = [PartialAnswer(), PartialAnswer()]
         speaks = "s2s" if studio.engine.token2wav is not None else "s2t"
-        for place, form in enumerate(FORMS):
-            told = studio.answer(ask(audio=waveform), f"{speaks}_think_{form}", voice, _whole(seed))
-            for shown[place] in told:
+        for column, form in enumerate(FORMS):
+            answers = studio.answer(ask(audio=waveform), f"{speaks}_think_{form}", voice, _to_int(seed))
+            for shown[column] in answers:
                 yield [picture, *_values(shown[0]), *_values(shown[1])]
 
-    button.click(_telling_errors(answer), [question, voice, seed], outputs)
+    button.click(_with_gradio_errors(answer), [question, voice, seed], outputs)
 
 
 def _answer_fields() -> list[Any]:
@@ -124,7 +124,7 @@ def _answer_fields() -> list[Any]:
     ]
 
 
-def _values(shown: Shown) -> list[Any]:
+def _values(shown: PartialAnswer) -> list[Any]:
     labels = ", ".join(f"{kind.replace('_', ' ')}: {value}" for kind, value in shown.labels.items())
     thought = "\n".join(part for part in (shown.thought, labels) if part)
     return [thought, shown.text, shown.sound, shown.picture, shown.seconds]
@@ -162,25 +162,25 @@ def _task_tab(studio: Studio) -> None:
     gr.Examples([[str(EXAMPLE)]], inputs=[clip], label="Examples")
 
     def fields_of(name: str) -> list[Any]:
-        hears = get_task(name).hears == "audio"
-        return [gr.update(visible=hears), gr.update(visible=not hears)]
+        has_audio_input = get_task(name).input_modality == "audio"
+        return [gr.update(visible=has_audio_input), gr.update(visible=not has_audio_input)]
 
     def answer(
         name: str, path: str | None, words: str, voice: str | None, seed: float | None
     ) -> Iterator[list[Any]]:
-        if get_task(name).hears == "audio":
+        if get_task(name).input_modality == "audio":
             conversation = ask(audio=studio.question(path))
         elif words.strip():
             conversation = ask(text=words)
         else:
             raise ValueError("text: expected words, found none; write some")
-        for shown in studio.answer(conversation, name, voice, _whole(seed)):
+        for shown in studio.answer(conversation, name, voice, _to_int(seed)):
             rows = [[kind.replace("_", " "), value] for kind, value in shown.labels.items()]
             yield [rows, shown.thought, shown.text, shown.sound, shown.picture, shown.raw_text, shown.seconds]
 
     task.change(fields_of, [task], [clip, text])
     outputs = [labels, thought, reply, sound, picture, raw, seconds]
-    button.click(_telling_errors(answer), [task, clip, text, voice, seed], outputs)
+    button.click(_with_gradio_errors(answer), [task, clip, text, voice, seed], outputs)
 
 
 # --- speech from text
@@ -206,9 +206,9 @@ def _speech_tab(studio: Studio) -> None:
     gr.Examples([["it is good to hear your voice again"]], inputs=[text], label="Examples")
 
     def say(words: str, name: str | None, path: str | None, seed: float | None) -> list[Any]:
-        return list(studio.say(words, studio.voice(name, path), _whole(seed)))
+        return list(studio.say(words, studio.voice(name, path), _to_int(seed)))
 
-    button.click(_telling_errors(say), [text, voice, own, seed], [sound, picture])
+    button.click(_with_gradio_errors(say), [text, voice, own, seed], [sound, picture])
 
 
 # --- many files
@@ -220,11 +220,11 @@ def _batch_tab(studio: Studio) -> None:
     with gr.Row():
         files = gr.File(file_count="multiple", file_types=["audio"], label="Sound files")
         with gr.Column():
-            names = [name for name, task in TASKS.items() if task.hears == "audio"]
+            names = [name for name, task in TASKS.items() if task.input_modality == "audio"]
             task, seed = gr.Dropdown(names, value="understand", label="Task"), _seed()
             button = gr.Button("Run", variant="primary")
     table = gr.Dataframe(
-        headers=work.TABLE_HEADERS,
+        headers=backend.TABLE_HEADERS,
         label="Found",
         wrap=True,
         interactive=False,
@@ -233,9 +233,9 @@ def _batch_tab(studio: Studio) -> None:
     results = gr.File(label="To take away", file_count="multiple", interactive=False)
 
     def batch(paths: list[str] | None, name: str, seed: float | None) -> tuple[Any, Any]:
-        return studio.batch(paths or [], name, _whole(seed))
+        return studio.batch(paths or [], name, _to_int(seed))
 
-    button.click(_telling_errors(batch), [files, task, seed], [table, results])
+    button.click(_with_gradio_errors(batch), [files, task, seed], [table, results])
 
 
 # --- parts
@@ -255,11 +255,11 @@ def _seed() -> Any:
     return gr.Number(label="Seed (empty: chance)", value=0, precision=0)
 
 
-def _whole(number: float | None) -> int | None:
+def _to_int(number: float | None) -> int | None:
     return None if number is None else int(number)
 
 
-def _telling_errors(work_of: Callable[..., Any]) -> Callable[..., Any]:
+def _with_gradio_errors(work_of: Callable[..., Any]) -> Callable[..., Any]:
     """What is wrong with an input is shown to whoever gave it."""
     import functools
     import inspect

@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from echat.checkpoint import write_tensors
 from echat.config import save_config
+from echat.data.audio_loading import AudioLoader, AugmentConfig
 from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
-from echat.data.collating import SpeechBatch, collate_speech
+from echat.data.collation import SpeechBatch, collate_speech
+from echat.data.eligibility import FilterConfig
 from echat.data.examples import IGNORE
-from echat.data.filters import FilterConfig
-from echat.data.sounds import AugmentConfig, Sounds
-from echat.data.sources import SourceConfig, single_pairs
-from echat.data.speech_examples import CTC_LABELS, SpeechBuilder, SpeechExample, teaches
-from echat.data.stream import MixtureStream, Pair
+from echat.data.mixture import MixtureComponent, MixtureStream
+from echat.data.sources import SourceConfig, source_components
+from echat.data.speech_examples import CTC_LABELS, SpeechBuilder, SpeechExample, has_encoder_targets
 from echat.dialogue.labels import VALUES
-from echat.infer.metrics import error_rate
+from echat.metrics import error_rate
 from echat.model.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
+from echat.train.init_weights import init_from
 from echat.train.objective import Loss
 from echat.train.recipe import Recipe
-from echat.train.start import init_from
-from echat.train.validation import DecodeConfig, Decoded, Sampled
+from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
 
 TASK = "ctc"
 
@@ -78,22 +78,22 @@ class CTCObjective:
         self.recipe = recipe
         self.module = CTCEncoder(recipe.encoder, len(recipe.characters))
         init_from(self.module, recipe.init_from)
-        self._sounds = Sounds(recipe.sound_cache_mb)
-        stream = MixtureStream(self._pairs(recipe.sources))
+        self._audio_loader = AudioLoader(recipe.sound_cache_mb)
+        stream = MixtureStream(self._components(recipe.sources))
         build = self._builder(recipe.augment)
         self.batches: PooledBatches[SpeechExample, SpeechBatch] = PooledBatches(
             stream, build, collate_speech, recipe.batch_cost, recipe.pool, recipe.seed, recipe.workers
         )
 
-    def _pairs(self, sources: Sequence[SourceConfig]) -> list[Pair]:
-        return single_pairs(sources, TASK, teaches, self.recipe.seed)
+    def _components(self, sources: Sequence[SourceConfig]) -> list[MixtureComponent]:
+        return source_components(sources, TASK, has_encoder_targets, self.recipe.seed)
 
     def _builder(self, augment: AugmentConfig | None) -> SpeechBuilder:
         recipe = self.recipe
         return SpeechBuilder(
             recipe.characters,
             recipe.text_languages,
-            self._sounds,
+            self._audio_loader,
             recipe.encoder.n_mels,
             augment,
             recipe.filters,
@@ -101,16 +101,18 @@ class CTCObjective:
 
     def validation(self) -> list[SpeechBatch]:
         recipe = self.recipe
-        pairs = self._pairs(recipe.validation)
+        components = self._components(recipe.validation)
         return fixed_batches(
-            pairs, self._builder(None), collate_speech, recipe.batch_cost, recipe.validation_records
+            components, self._builder(None), collate_speech, recipe.batch_cost, recipe.validation_records
         )
 
     def loss(self, batch: SpeechBatch) -> Loss:
         scores, lens, label_scores = self.module(batch.mel, batch.mel_lens)
-        spelled = batch.target_lens >= 0
-        words = self._ctc(scores[spelled], lens[spelled], batch.targets[spelled], batch.target_lens[spelled])
-        units = float(batch.target_lens[spelled].sum())
+        has_text = batch.target_lens >= 0
+        words = self._ctc(
+            scores[has_text], lens[has_text], batch.targets[has_text], batch.target_lens[has_text]
+        )
+        units = float(batch.target_lens[has_text].sum())
         parts: dict[str, tuple[Tensor | float, float]] = {"characters": (words.detach(), units)}
         total, count = words, units
         for kind, kind_scores, truth in zip(CTC_LABELS, label_scores, batch.labels.T):
@@ -121,21 +123,21 @@ class CTCObjective:
             total, count = total + self.recipe.label_weight * part, count + self.recipe.label_weight * known
         return Loss(total, count, parts)
 
-    def decode(self, config: DecodeConfig) -> Decoded:
+    def decode(self, config: DecodeConfig) -> SampleReport:
         """Word errors of the best path, without a language model."""
-        spelled: list[tuple[str, str]] = []
-        samples: list[Sampled] = []
+        transcripts: list[tuple[str, str]] = []
+        samples: list[SampleOutput] = []
         for batch in self.validation()[: config.records]:
             batch = batch.to(next(self.module.parameters()).device)
             scores, lens, _ = self.module(batch.mel, batch.mel_lens)
             for row in (batch.target_lens > 0).nonzero()[:, 0].tolist():
                 units = batch.targets[row, : batch.target_lens[row]].tolist()
-                wanted = "".join(self.recipe.characters[unit - 1] for unit in units)
-                said = spell(scores[row, : lens[row]], self.recipe.characters)
-                spelled.append((wanted, said))
-                samples.append(Sampled(batch.keys[row], TASK, wanted, said))
-        rate = error_rate(spelled).rate
-        return Decoded({} if rate is None else {"word_errors": rate}, samples[: config.samples])
+                reference = "".join(self.recipe.characters[unit - 1] for unit in units)
+                hypothesis = greedy_ctc_text(scores[row, : lens[row]], self.recipe.characters)
+                transcripts.append((reference, hypothesis))
+                samples.append(SampleOutput(batch.keys[row], TASK, reference, hypothesis))
+        rate = error_rate(transcripts).rate
+        return SampleReport({} if rate is None else {"word_errors": rate}, samples[: config.samples])
 
     def _ctc(self, scores: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor) -> Tensor:
         """Summed negative log likelihood; clips too short for their text count 0."""
@@ -154,7 +156,7 @@ def build(recipe: Settings) -> CTCObjective:
     return CTCObjective(recipe)
 
 
-def spell(scores: Tensor, characters: str) -> str:
+def greedy_ctc_text(scores: Tensor, characters: str) -> str:
     """Best path of one clip's scores (time, units): repeats merged, blanks dropped."""
     best = scores.argmax(-1).tolist()
     units = [unit for unit, before in zip(best, [0, *best]) if unit and unit != before]

@@ -18,18 +18,18 @@ from echat.config import save_config
 from echat.data.sample import DataError
 from echat.infer.loading import find_model
 from echat.token2wav.flow import Flow, FlowConfig
-from echat.token2wav.speaker import CampPlus, MelStatistics
+from echat.token2wav.speaker_embedding import CampPlus, MelStatistics
 from echat.token2wav.token2wav import Token2Wav
+from echat.train.init_weights import init_from
 from echat.train.objectives.speech_clips import (
     Clip,
     WholeClipObjective,
     WholeClipSettings,
-    heard,
-    moved,
-    spoken,
+    load_16k,
+    load_22k,
+    to_device,
 )
-from echat.train.start import init_from
-from echat.train.validation import DecodeConfig, Decoded, Sampled
+from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
 
 
 class Settings(WholeClipSettings):
@@ -55,7 +55,7 @@ class FlowBatch:
     padding = 0.0  # all cut to one length
 
     def to(self, device: torch.device) -> FlowBatch:
-        return moved(self, device)
+        return to_device(self, device)
 
 
 class FlowObjective(WholeClipObjective[FlowBatch]):
@@ -66,7 +66,7 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
 
     def __init__(self, recipe: Settings) -> None:
         self._speaker = MelStatistics() if recipe.speaker is None else CampPlus(recipe.speaker)
-        self._voiced = lru_cache(maxsize=recipe.cached_clips)(self._make)
+        self._features = lru_cache(maxsize=recipe.cached_clips)(self._make)
         super().__init__(recipe, Flow(recipe.flow))
         init_from(self.module, recipe.init_from)
 
@@ -75,52 +75,60 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
         if not with_ids:
             raise DataError(
                 f"{', '.join(self.recipe.manifests)}: expected records with speech ids, found none of "
-                f"{len(clips)}; write them first: python -m echat.train.speech_ids TOKENIZER MANIFEST"
+                f"{len(clips)}; write them first: python -m echat.train.tools.speech_ids TOKENIZER MANIFEST"
             )
         return with_ids
 
     def _make(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """Mel in half precision and speaker embedding; one more id of silence behind, as ids round up."""
-        waveform = spoken(clip)
+        waveform = load_22k(clip)
         mel = mel_22k(F.pad(waveform, (0, VOCODER_RATE // SPEECH_TOKEN_RATE)))
-        return mel.half(), self._speaker(waveform, heard(clip))
+        return mel.half(), self._speaker(waveform, load_16k(clip))
 
     def batch(self, clips: Sequence[Clip]) -> FlowBatch:
-        voiced = [self._voiced(clip) for clip in clips]
+        features = [self._features(clip) for clip in clips]
         n = min(len(clip.speech_ids or ()) for clip in clips)
-        while self.recipe.flow.mel_frames(n) > min(len(mel) for mel, _ in voiced):
+        while self.recipe.flow.mel_frames(n) > min(len(mel) for mel, _ in features):
             n -= 1
         frames, count = self.recipe.flow.mel_frames(n), len(clips)
         return FlowBatch(
             tuple(clip.key for clip in clips),
             torch.tensor([(clip.speech_ids or ())[:n] for clip in clips]),
             torch.full((count,), n),
-            torch.stack([mel[:frames].float() for mel, _ in voiced]),
+            torch.stack([mel[:frames].float() for mel, _ in features]),
             torch.full((count,), frames),
-            torch.stack([embedding for _, embedding in voiced]),
+            torch.stack([embedding for _, embedding in features]),
         )
 
     def rows(self, batch: FlowBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         return self.module.loss(batch.speech_ids, batch.lens, batch.mel, batch.mel_lens, batch.embedding)
 
-    def decode(self, config: DecodeConfig) -> Decoded:
+    def decode(self, config: DecodeConfig) -> SampleReport:
         """The mels that held-out ids become in their own voice, through the vocoder of ``config.voice``."""
         if config.voice is None:
-            return Decoded()
+            return SampleReport()
         vocoder = Token2Wav.from_folder(find_model(config.voice) / TOKEN2WAV_FOLDER).vocoder
         samples = []
         for clip in [clip for batch in self.held_out(config.samples) for clip in batch][: config.samples]:
-            embedding = self._voiced(clip)[1][None]
+            embedding = self._features(clip)[1][None]
             ids = torch.tensor([clip.speech_ids])
             nothing = torch.zeros(1, 0, self.recipe.flow.output_size)
             device = self.module.input_embedding.weight.device
             parts = (ids, ids[:, :0], nothing, embedding)
             mel = self.module(*(part.to(device) for part in parts)).cpu()
-            said = clip.text or ""
+            hypothesis = clip.text or ""
             samples.append(
-                Sampled(clip.key, "flow", said, said, clip.path, vocoder(mel)[0][0].float(), VOCODER_RATE)
+                SampleOutput(
+                    clip.key,
+                    "flow",
+                    hypothesis,
+                    hypothesis,
+                    clip.path,
+                    vocoder(mel)[0][0].float(),
+                    VOCODER_RATE,
+                )
             )
-        return Decoded({}, samples)
+        return SampleReport({}, samples)
 
     def export(self, folder: Path) -> None:
         """`config.yaml` (of the flow) and `flow.safetensors`."""

@@ -12,15 +12,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from echat.audio.decoding import seconds_of
 from echat.audio.features import SAMPLE_RATE, VOCODER_RATE
+from echat.audio.file_decoding import seconds_of
 from echat.audio.resampling import resample
 from echat.audio.waveform import read
-from echat.data.manifest import read_manifest
+from echat.data.formats.manifest import read_manifest
 from echat.data.sample import AudioRef, DataError, Sample
 from echat.train.objective import Loss
 from echat.train.recipe import Recipe
-from echat.train.validation import DecodeConfig, Decoded
+from echat.train.sample_eval import DecodeConfig, SampleReport
 
 B = TypeVar("B")
 
@@ -51,8 +51,8 @@ class WholeClipObjective(ABC, Generic[B]):
         self.recipe = recipe
         self.module = module
         clips = self.clips(recipe.manifests, recipe.split)
-        self.batches: DrawnBatches[B] = DrawnBatches(
-            lambda generator: self.batch(neighbours(clips, recipe.batch_seconds, generator)), recipe.seed
+        self.batches: RandomBatches[B] = RandomBatches(
+            lambda generator: self.batch(draw_bucket(clips, recipe.batch_seconds, generator)), recipe.seed
         )
 
     @abstractmethod
@@ -75,7 +75,7 @@ class WholeClipObjective(ABC, Generic[B]):
         if not self.recipe.validation:
             return []
         clips = self.clips(self.recipe.validation, self.recipe.validation_split)
-        return in_order(clips, self.recipe.batch_seconds, limit)
+        return bucket_clips(clips, self.recipe.batch_seconds, limit)
 
     def validation(self) -> list[B]:
         return [self.batch(clips) for clips in self.held_out(self.recipe.validation_clips)]
@@ -85,8 +85,8 @@ class WholeClipObjective(ABC, Generic[B]):
         count = len(rows)
         return Loss(rows.sum(), count, {name: (part.detach().sum(), count) for name, part in parts.items()})
 
-    def decode(self, config: DecodeConfig) -> Decoded:
-        return Decoded()
+    def decode(self, config: DecodeConfig) -> SampleReport:
+        return SampleReport()
 
 
 @dataclass(frozen=True)
@@ -135,18 +135,18 @@ def _seconds(audio: AudioRef) -> float:
     return seconds_of(audio.path)
 
 
-def heard(clip: Clip) -> Tensor:
+def load_16k(clip: Clip) -> Tensor:
     """The clip at 16 kHz, `(samples,)`."""
     return read(clip.path, SAMPLE_RATE, allow_silence=True)[0]
 
 
-def spoken(clip: Clip) -> Tensor:
+def load_22k(clip: Clip) -> Tensor:
     """The clip at 22.05 kHz, `(samples,)`; what was recorded below that rate stays without its upper band."""
     waveform, rate = read(clip.path, allow_silence=True)
     return resample(waveform, rate, VOCODER_RATE)
 
 
-class DrawnBatches(Generic[B]):
+class RandomBatches(Generic[B]):
     """Batch number k is made by a generator seeded with (seed, k): the whole state is k."""
 
     size = None  # clips are drawn, and cut, at random: there is no epoch
@@ -170,14 +170,14 @@ class DrawnBatches(Generic[B]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._number = int(state["number"])
 
-    def go_behind(self, states: Sequence[Mapping[str, Any]]) -> None:
+    def fast_forward(self, states: Sequence[Mapping[str, Any]]) -> None:
         self._number = max(int(state["number"]) for state in states) + self._rank
 
     def close(self) -> str:
         return ""
 
 
-def neighbours(clips: Sequence[Clip], seconds: float, generator: torch.Generator) -> list[Clip]:
+def draw_bucket(clips: Sequence[Clip], seconds: float, generator: torch.Generator) -> list[Clip]:
     """Clips of like length from a list sorted by it, `seconds` together: little padding, little lost."""
     start = int(torch.randint(len(clips), (1,), generator=generator))
     count = max(1, int(seconds / clips[start].seconds))
@@ -185,7 +185,7 @@ def neighbours(clips: Sequence[Clip], seconds: float, generator: torch.Generator
     return list(clips[start : start + count])
 
 
-def in_order(clips: Sequence[Clip], seconds: float, limit: int) -> list[list[Clip]]:
+def bucket_clips(clips: Sequence[Clip], seconds: float, limit: int) -> list[list[Clip]]:
     """A fixed set of at most `limit` clips spread over all lengths, in batches of about `seconds`."""
     chosen = list(clips[:: max(1, len(clips) // limit)])[:limit]
     batches: list[list[Clip]] = [[]]
@@ -196,7 +196,7 @@ def in_order(clips: Sequence[Clip], seconds: float, limit: int) -> list[list[Cli
     return batches
 
 
-def moved(batch: B, device: torch.device) -> B:
+def to_device(batch: B, device: torch.device) -> B:
     """A dataclass of tensors on another device."""
     if device.type == "cpu":
         return batch

@@ -8,32 +8,32 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from echat.data.audio_loading import AudioLoader, AugmentConfig
 from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
-from echat.data.collating import DialogueBatch, collate_dialogues
+from echat.data.collation import DialogueBatch, collate_dialogues
+from echat.data.eligibility import FilterConfig
 from echat.data.examples import (
     CachedTokenizer,
     DialogueBuilder,
     DialogueExample,
 )
-from echat.data.filters import FilterConfig
-from echat.data.sounds import AugmentConfig, Sounds
-from echat.data.sources import SourceConfig, mixture, mixture_pairs
-from echat.data.text_tokenizer import END_OF_DOCUMENT
-from echat.dialogue.learned import Learned
+from echat.data.sources import SourceConfig, mixture, mixture_components
+from echat.data.tools.text_tokenizer_training import END_OF_DOCUMENT
+from echat.dialogue.capabilities import Capabilities
 from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
 from echat.infer.engine import Engine
 from echat.model.model_folder import save_model
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
-from echat.model.starting_heads import set_starting_heads
 from echat.model.text_tokenizer import TextTokenizer
-from echat.train.decoding import decode_dialogues, open_voice
+from echat.train.extras.induction_init import init_induction_heads
+from echat.train.init_weights import inherited_learned, init_from, init_has_ctc, initial_config
 from echat.train.objective import Loss
+from echat.train.objectives.dialogue_eval import decode_dialogues, load_token2wav
 from echat.train.objectives.dialogue_loss import DialogueLoss
-from echat.train.objectives.target_losses import LOGITS_AT_ONCE
+from echat.train.objectives.fused_cross_entropy import MAX_LOGITS
 from echat.train.recipe import Recipe
-from echat.train.start import any_spells, init_from, learned_before, starting_shape
-from echat.train.validation import DecodeConfig, Decoded
+from echat.train.sample_eval import DecodeConfig, SampleReport
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -62,14 +62,14 @@ class Settings(Recipe):
     data: DataConfig
     starting_heads: bool = False  # set three attention heads by hand; for layers that start from nothing
     speech_weight: float = Field(1.0, gt=0)  # of one speech target against one text target
-    logits_at_once: int = Field(LOGITS_AT_ONCE, gt=0)  # more are made in pieces; memory, no other effect
+    logits_at_once: int = Field(MAX_LOGITS, gt=0)  # more are made in pieces; memory, no other effect
     spell_weight: float = Field(
         0.0, ge=0
     )  # of CTC that leads sound to the text vectors of its words and cues
     cue_weight: float = Field(0.0, ge=0)  # inside that CTC: of the cues once more, whatever words follow
     spells_only: bool = False  # nothing but that CTC: the sound side by itself, a fraction of the work
     export_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # precision of the exported weights
-    learned: Learned | None = None  # of texts and conversations; None: as `init_from.all` declares
+    learned: Capabilities | None = None  # of texts and conversations; None: as `init_from.all` declares
     spell_languages: tuple[str, ...] = ("en",)  # of the sound that is spelled
 
 
@@ -77,7 +77,7 @@ class SpeechLLMObjective:
     """Objective of :mod:`echat.train.objective` for :class:`SpeechLLM`."""
 
     def __init__(self, recipe: Settings) -> None:
-        config, tokenizer = _shape(recipe)
+        config, tokenizer = _initial_config(recipe)
         self.recipe = recipe = recipe.model_copy(update={"model": config, "tokenizer": str(tokenizer)})
         self.tokenizer = TextTokenizer.from_folder(tokenizer)
         if len(self.tokenizer) > config.llm.vocab_size:
@@ -89,25 +89,25 @@ class SpeechLLMObjective:
             self.tokenizer, config.speech_codec_size, config.llm.vocab_size
         )
         self._blank = self.tokenizer.encode(END_OF_DOCUMENT)[0]
-        self._spells = recipe.spell_weight > 0 or any_spells(recipe.init_from)
-        self._learned = learned_before(recipe.init_from) if recipe.learned is None else recipe.learned
+        self._has_ctc = recipe.spell_weight > 0 or init_has_ctc(recipe.init_from)
+        self._learned = inherited_learned(recipe.init_from) if recipe.learned is None else recipe.learned
         self.module = SpeechLLM(config)
         init_from(self.module, recipe.init_from)
         if recipe.starting_heads:
-            set_starting_heads(self.module.llm, self._blank)
+            init_induction_heads(self.module.llm, self._blank)
         self._loss = DialogueLoss(
             self.module,
             self.vocabulary.text_size,
             self._blank,
             speech_weight=recipe.speech_weight,
-            spell_weight=recipe.spell_weight,
-            cue_weight=recipe.cue_weight,
-            spells_only=recipe.spells_only,
+            ctc_weight=recipe.spell_weight,
+            label_weight=recipe.cue_weight,
+            ctc_only=recipe.spells_only,
             logits_at_once=recipe.logits_at_once,
-            shared_out=recipe.parallel == "fsdp",
+            is_sharded=recipe.parallel == "fsdp",
         )
-        self._sounds = Sounds(recipe.data.sound_cache_mb)
-        self._encoder_side = CachedTokenizer(self.tokenizer)
+        self._audio_loader = AudioLoader(recipe.data.sound_cache_mb)
+        self._cached_tokenizer = CachedTokenizer(self.tokenizer)
         data = recipe.data
         stream = mixture(data.sources, recipe.seed, data.temperature)
         build = self._builder(data.augment, data.learn_heard)
@@ -118,9 +118,9 @@ class SpeechLLMObjective:
     def _builder(self, augment: AugmentConfig | None, learn_heard: bool = False) -> DialogueBuilder:
         data = self.recipe.data
         return DialogueBuilder(
-            self._encoder_side,
+            self._cached_tokenizer,
             self.vocabulary,
-            self._sounds,
+            self._audio_loader,
             self.module.config.encoder.n_mels,
             self.recipe.profile,
             augment,
@@ -134,17 +134,17 @@ class SpeechLLMObjective:
 
     def validation(self) -> list[DialogueBatch]:
         data = self.recipe.data
-        pairs = mixture_pairs(data.validation, 0)
+        components = mixture_components(data.validation, 0)
         build = self._builder(None)
-        return fixed_batches(pairs, build, collate_dialogues, data.batch_cost, data.validation_records)
+        return fixed_batches(components, build, collate_dialogues, data.batch_cost, data.validation_records)
 
-    def decode(self, config: DecodeConfig) -> Decoded:
-        voice = open_voice(config.voice)
+    def decode(self, config: DecodeConfig) -> SampleReport:
+        voice = load_token2wav(config.voice)
         engine = Engine(
-            self.module, self.tokenizer, self.vocabulary, self.recipe.profile, voice, spells=self._spells
+            self.module, self.tokenizer, self.vocabulary, self.recipe.profile, voice, has_ctc=self._has_ctc
         )
-        pairs = mixture_pairs(self.recipe.data.validation, 0)
-        return decode_dialogues(engine, pairs, self._sounds, config)
+        components = mixture_components(self.recipe.data.validation, 0)
+        return decode_dialogues(engine, components, self._audio_loader, config)
 
     def loss(self, batch: DialogueBatch) -> Loss:
         return self._loss(batch)
@@ -152,13 +152,13 @@ class SpeechLLMObjective:
     def export(self, folder: Path) -> None:
         """A model folder that ``echat.load`` and later stages read."""
         name, dtype = Path(self.recipe.output).name, DTYPES[self.recipe.export_dtype]
-        about = (self.recipe.profile, name, dtype, self._spells, self._learned)
+        about = (self.recipe.profile, name, dtype, self._has_ctc, self._learned)
         save_model(folder, self.module, self.tokenizer, *about)
 
 
-def _shape(recipe: Settings) -> tuple[SpeechLLMConfig, str | Path]:
+def _initial_config(recipe: Settings) -> tuple[SpeechLLMConfig, str | Path]:
     """The model's shape, and the folder of its text tokenizer."""
-    config, found = starting_shape(recipe.model, recipe.init_from)
+    config, found = initial_config(recipe.model, recipe.init_from)
     tokenizer = recipe.tokenizer or found
     if tokenizer is None or (recipe.model is None and not recipe.init_from):
         raise ValueError(

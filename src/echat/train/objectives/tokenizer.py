@@ -14,11 +14,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from echat.audio.features import log_mel
-from echat.infer.metrics import error_rate
+from echat.metrics import error_rate
 from echat.token2wav.speech_tokenizer import SpeechTokenizer, SpeechTokenizerConfig, character_classes
-from echat.train.objectives.speech_clips import Clip, WholeClipObjective, WholeClipSettings, heard, moved
-from echat.train.start import init_from
-from echat.train.validation import DecodeConfig, Decoded, Sampled
+from echat.train.init_weights import init_from
+from echat.train.objectives.speech_clips import (
+    Clip,
+    WholeClipObjective,
+    WholeClipSettings,
+    load_16k,
+    to_device,
+)
+from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
 
 
 class Settings(WholeClipSettings):
@@ -46,7 +52,7 @@ class TokenizerBatch:
         return 1.0 - float(self.mel_lens.float().mean()) / self.mel.shape[1]
 
     def to(self, device: torch.device) -> TokenizerBatch:
-        return moved(self, device)
+        return to_device(self, device)
 
 
 class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
@@ -65,7 +71,7 @@ class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
         return [clip for clip in clips if clip.text]
 
     def _make_mel(self, clip: Clip) -> Tensor:
-        return log_mel(heard(clip), self.recipe.tokenizer.n_mels).half()
+        return log_mel(load_16k(clip), self.recipe.tokenizer.n_mels).half()
 
     def batch(self, clips: Sequence[Clip]) -> TokenizerBatch:
         mels = [self._mel(clip).float() for clip in clips]
@@ -81,15 +87,15 @@ class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
     def rows(self, batch: TokenizerBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         return self.module.loss(batch.mel, batch.mel_lens, batch.characters, batch.character_lens)
 
-    def decode(self, config: DecodeConfig) -> Decoded:
+    def decode(self, config: DecodeConfig) -> SampleReport:
         """The words that the ids of held-out clips alone carry."""
-        read: list[Sampled] = []
+        outputs: list[SampleOutput] = []
         for clips in self.held_out(config.records):
-            for clip, ids in zip(clips, self.module.encode([heard(clip) for clip in clips]), strict=True):
-                said = self.module.transcribe(ids)
-                read.append(Sampled(clip.key, "tokenizer", clip.text or "", said, clip.path))
-        rate = error_rate((sample.wanted, sample.said) for sample in read).rate
-        return Decoded({} if rate is None else {"word_errors": rate}, read[: config.samples])
+            for clip, ids in zip(clips, self.module.encode([load_16k(clip) for clip in clips]), strict=True):
+                hypothesis = self.module.transcribe(ids)
+                outputs.append(SampleOutput(clip.key, "tokenizer", clip.text or "", hypothesis, clip.path))
+        rate = error_rate((sample.reference, sample.hypothesis) for sample in outputs).rate
+        return SampleReport({} if rate is None else {"word_errors": rate}, outputs[: config.samples])
 
     def export(self, folder: Path) -> None:
         """A speech tokenizer folder."""

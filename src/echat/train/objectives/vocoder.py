@@ -22,19 +22,19 @@ from echat.audio.features import (
 )
 from echat.checkpoint import write_tensors
 from echat.config import save_config
-from echat.token2wav.vocoder import Vocoder, VocoderConfig
-from echat.token2wav.vocoder_losses import (
-    Critics,
-    Cut,
-    VocoderLossConfig,
-    cut,
-    pitch_track,
-    vocoder_loss,
-)
+from echat.token2wav.hift.losses import Cut, Discriminators, VocoderLossConfig, cut, pitch_track, vocoder_loss
+from echat.token2wav.hift.vocoder import Vocoder, VocoderConfig
+from echat.train.init_weights import init_from
 from echat.train.objective import Loss
-from echat.train.objectives.speech_clips import Clip, ClipSettings, DrawnBatches, moved, read_clips, spoken
-from echat.train.start import init_from
-from echat.train.validation import DecodeConfig, Decoded, Sampled
+from echat.train.objectives.speech_clips import (
+    Clip,
+    ClipSettings,
+    RandomBatches,
+    load_22k,
+    read_clips,
+    to_device,
+)
+from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
 
 
 class Settings(ClipSettings):
@@ -62,7 +62,7 @@ class VocoderBatch:
     padding = 0.0  # all cut to one length
 
     def to(self, device: torch.device) -> VocoderBatch:
-        return moved(self, device)
+        return to_device(self, device)
 
 
 class VocoderObjective:
@@ -72,18 +72,18 @@ class VocoderObjective:
         self.recipe = recipe
         self.vocoder = Vocoder(recipe.vocoder)
         init_from(self.vocoder, recipe.init_from)
-        self.critics = Critics() if recipe.losses.adversarial_weight else None
+        self.discriminators = Discriminators() if recipe.losses.adversarial_weight else None
         self.module: nn.Module = self.vocoder
-        if self.critics is not None:
-            self.module = nn.ModuleDict({"vocoder": self.vocoder, "critics": self.critics})
+        if self.discriminators is not None:
+            self.module = nn.ModuleDict({"vocoder": self.vocoder, "critics": self.discriminators})
         self._basis = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE)
         self._sounds = lru_cache(maxsize=recipe.cached_clips)(self._make)
         self._clips = read_clips(recipe.manifests, recipe.split)
         self._weights = torch.tensor([clip.seconds for clip in self._clips])
-        self.batches = DrawnBatches(self._draw, recipe.seed)
+        self.batches = RandomBatches(self._draw, recipe.seed)
 
     def _make(self, clip: Clip) -> Cut:
-        waveform = spoken(clip)
+        waveform = load_22k(clip)
         mel = mel_22k(waveform).T.contiguous()
         f0 = pitch_track(waveform, VOCODER_RATE, VOCODER_HOP)
         return Cut(mel, waveform[: mel.shape[1] * VOCODER_HOP], f0[: mel.shape[1]])
@@ -117,31 +117,36 @@ class VocoderObjective:
         losses = self.recipe.losses
         cuts = Cut(batch.mel, batch.waveform, batch.f0)
         total, parts, made = vocoder_loss(self.vocoder, cuts, losses, self._basis, batch.teacher)
-        if self.critics is not None:
-            adversarial, features = self.critics.vocoder_loss(made, batch.waveform)
-            critics = self.critics.critic_loss(made, batch.waveform)
+        if self.discriminators is not None:
+            adversarial, features = self.discriminators.generator_loss(made, batch.waveform)
+            discriminators = self.discriminators.discriminator_loss(made, batch.waveform)
             total = (
-                total + losses.adversarial_weight * adversarial + losses.feature_weight * features + critics
+                total
+                + losses.adversarial_weight * adversarial
+                + losses.feature_weight * features
+                + discriminators
             )
-            parts |= {"adversarial": adversarial, "features": features, "critics": critics}
+            parts |= {"adversarial": adversarial, "features": features, "critics": discriminators}
         count = len(batch.keys)
         shown = {name: (part.detach() * count, count) for name, part in parts.items()}
         return Loss(total * count, count, shown)
 
-    def decode(self, config: DecodeConfig) -> Decoded:
+    def decode(self, config: DecodeConfig) -> SampleReport:
         """Held-out recordings made again from their mels."""
         if not self.recipe.validation or not config.samples:
-            return Decoded()
+            return SampleReport()
         clips = read_clips(self.recipe.validation, self.recipe.validation_split)
         device = next(self.vocoder.parameters()).device
         samples = []
         for clip in clips[:: max(1, len(clips) // config.samples)][: config.samples]:
-            made, _ = self.vocoder(mel_22k(spoken(clip)).T[None].to(device))
+            made, _ = self.vocoder(mel_22k(load_22k(clip)).T[None].to(device))
             words = clip.text or ""
             samples.append(
-                Sampled(clip.key, "vocoder", words, words, clip.path, made[0].float().cpu(), VOCODER_RATE)
+                SampleOutput(
+                    clip.key, "vocoder", words, words, clip.path, made[0].float().cpu(), VOCODER_RATE
+                )
             )
-        return Decoded({}, samples)
+        return SampleReport({}, samples)
 
     def export(self, folder: Path) -> None:
         """`config.yaml` (of the vocoder) and `hift.safetensors`."""

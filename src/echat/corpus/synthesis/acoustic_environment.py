@@ -1,0 +1,96 @@
+"""Where it is said: room, microphone, noise behind the voice, level, and a little silence around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from echat.audio.augmentation import NOISE_COLOURS, add_noise, gain, noise
+from echat.audio.features import SAMPLE_RATE
+from echat.corpus.synthesis.tts_engines import Voice, speak, voices
+
+BABBLE = "babble"
+_BABBLE_WORDS = (
+    "we could take the early train and be there before the shops close",
+    "nobody told me that the meeting was moved to another room",
+    "put the bread on the table and call the children for dinner",
+    "the weather report says that it will be sunny all week",
+    "have you seen the new film that everyone is talking about",
+    "he walked down the street and turned left at the old church",
+)
+
+
+@dataclass(frozen=True)
+class AcousticEnvironment:
+    """Noise in decibels below the speech (None: quiet), and the chance of a room and of a microphone."""
+
+    snr_db: float | None
+    room_chance: float = 0.0
+    microphone_chance: float = 0.0
+    gain_db: float = 0.0
+
+
+def sample_training_environment(rng: np.random.Generator) -> AcousticEnvironment:
+    """Half of the sentences quiet, half in noise of 5 to 30 dB; sometimes a room or a coloured microphone."""
+    snr = float(rng.uniform(5.0, 30.0)) if rng.random() < 0.5 else None
+    return AcousticEnvironment(
+        snr, room_chance=0.25, microphone_chance=0.3, gain_db=float(rng.uniform(-3.0, 3.0))
+    )
+
+
+def apply_environment(
+    speech: np.ndarray, environment: AcousticEnvironment, rng: np.random.Generator
+) -> np.ndarray:
+    """The speech in its surroundings, with 0.1 to 0.4 s before and after, at most full scale."""
+    if rng.random() < environment.room_chance:
+        speech = _apply_room(speech, rng)
+    if rng.random() < environment.microphone_chance:
+        speech = _apply_microphone(speech, rng)
+    edges = (rng.uniform(0.1, 0.4, 2) * SAMPLE_RATE).astype(int)
+    wave = np.pad(gain(speech, environment.gain_db), tuple(edges)).astype(np.float32)
+    wave += (1e-4 * noise(len(wave), "pink", rng)).astype(np.float32)  # no room is digitally silent
+    if environment.snr_db is not None:
+        kind = str(rng.choice([*NOISE_COLOURS, BABBLE]))
+        behind = _babble(len(wave), rng) if kind == BABBLE else noise(len(wave), kind, rng)
+        wave = add_noise(wave, behind, environment.snr_db)
+    peak = float(np.abs(wave).max())
+    return wave * np.float32(min(1.0, 0.98 / peak))
+
+
+def _apply_room(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A room of noise-like reflections that die by 60 dB within 0.15 to 0.4 s."""
+    from scipy.signal import fftconvolve
+
+    seconds = rng.uniform(0.15, 0.4)
+    length = int(seconds * SAMPLE_RATE)
+    reflections = rng.standard_normal(length) * 10.0 ** (-3.0 * np.arange(length) / length)
+    reflections[: int(0.003 * SAMPLE_RATE)] = 0.0
+    reflections *= rng.uniform(0.1, 0.35) / np.sqrt(np.sum(reflections**2))
+    reflections[0] = 1.0
+    return np.asarray(fftconvolve(speech, reflections)[: len(speech) + length // 2], dtype=np.float32)
+
+
+def _apply_microphone(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A microphone with a smooth response of up to 4 dB up and down."""
+    spectrum = np.fft.rfft(speech)
+    knots = rng.uniform(-4.0, 4.0, 6)
+    response = np.interp(np.linspace(0.0, 5.0, len(spectrum)), np.arange(6), knots)
+    return np.fft.irfft(spectrum * 10.0 ** (response / 20.0), n=len(speech)).astype(np.float32)
+
+
+def _babble(samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Four to six people talking at once."""
+    mixed = np.zeros(samples, dtype=np.float32)
+    for _ in range(int(rng.integers(4, 7))):
+        talk = _babbler(int(rng.integers(len(_BABBLE_WORDS))))
+        mixed += np.resize(np.roll(talk, int(rng.integers(len(talk)))), samples)
+    return mixed
+
+
+@cache
+def _babbler(index: int) -> np.ndarray:
+    talkers: list[Voice] = voices("train", "espeak-ng")
+    talk = speak(_BABBLE_WORDS[index], talkers[(7 * index) % len(talkers)])
+    return talk / np.float32(np.std(talk))

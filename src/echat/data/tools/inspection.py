@@ -1,0 +1,208 @@
+"""One record as people look at it: its fields, the sequence it becomes, its sounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from echat.audio.features import MEL_RATE, N_MELS, SAMPLE_RATE, llm_frames, log_mel
+from echat.audio.waveform import write
+from echat.data.audio_loading import load_audio
+from echat.data.defects import DataError, Defect, DefectKind
+from echat.data.eligibility import can_serve
+from echat.data.examples import build_conversation
+from echat.data.sample import AudioRef, Sample
+from echat.data.tools.output_files import refuse_file
+from echat.data.tools.plots import write_spectrogram
+from echat.data.tools.writers import file_name
+from echat.dialogue.rendering import Audio, Segment, Text, render
+from echat.dialogue.tasks import TASKS, Profile, Task, get_task
+from echat.dialogue.vocabulary import Tokenizer, Vocabulary
+
+_SHOWN_IDS = 12  # speech ids of a stretch that are spelled out
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSpan:
+    """Neighbouring positions of a sequence that are of one kind, and learned or not."""
+
+    begin: int
+    count: int
+    kind: str  # text, speech, sound
+    learn: bool
+    content: str
+
+
+def facts(sample: Sample) -> dict[str, Any]:
+    """Name and value of every field that the record has, for people."""
+    found: dict[str, Any] = {
+        "key": sample.key,
+        "corpus": sample.source,
+        "task": sample.task or "left to the recipe",
+        "serves": ", ".join(eligible_tasks(sample)) or "no task",
+        "sound": _format_audio(sample.audio),
+        "stated seconds": sample.seconds,
+        "text": sample.text,
+        **asdict(sample.labels),
+        "prompt": sample.prompt,
+        "target": sample.target,
+        "thought": sample.thought,
+        "reply": sample.reply,
+        "reply_emotion": sample.reply_emotion,
+        "reply sound": _format_audio(sample.reply_audio),
+        "speech ids": len(sample.speech_ids) if sample.speech_ids else None,
+        "language": sample.language,
+        "split": sample.split,
+    }
+    for number, turn in enumerate(sample.history, 1):
+        found[f"turn {number}"] = _present(sound=_format_audio(turn.audio), text=turn.text, reply=turn.reply)
+    return _present(**found, **({"further fields": dict(sample.extra)} if sample.extra else {}))
+
+
+def eligible_tasks(sample: Sample) -> list[str]:
+    """Tasks that the record can serve; its own alone where it names one."""
+    names = TASKS if sample.task is None else (sample.task,)
+    return [name for name in names if can_serve(sample, get_task(name))]
+
+
+def sequence(
+    sample: Sample, task: str | None, tokenizer: Tokenizer, vocabulary: Vocabulary, profile: Profile
+) -> tuple[str, list[SequenceSpan]]:
+    """The task, and what the language model sees and learns of the record.
+
+    Without ``task`` it is the record's own, else the last one of the table that it serves. Raises DataError
+    for a record that cannot serve the task, and for sound that cannot be heard.
+    """
+    row = get_task(task or sample.task or _last_eligible(sample))
+    if not can_serve(sample, row):
+        eligible = ", ".join(eligible_tasks(sample)) or "none"
+        reason = f"task {row.name}: expected what the task hears and writes, found a record for {eligible}"
+        raise DataError(Defect(DefectKind.UNWANTED, sample.source, key=sample.key, reason=reason))
+    conversation = build_conversation(sample, row, *_load_mels(sample, row))
+    segments = render(conversation, row, tokenizer, vocabulary, profile)
+    return row.name, list(_spans(segments, tokenizer, vocabulary))
+
+
+def sounds(sample: Sample) -> Iterator[tuple[str, AudioRef]]:
+    """(name, place) of each sound of the record."""
+    named = {"question": sample.audio, "reply": sample.reply_audio}
+    named |= {f"turn{number}": turn.audio for number, turn in enumerate(sample.history, 1)}
+    return ((name, ref) for name, ref in named.items() if ref is not None)
+
+
+def write_sounds(sample: Sample, folder: Path) -> list[Path]:
+    """Each sound as 16 kHz wav, as it is heard, and its spectrogram; returns the paths of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, ref in sounds(sample):
+        waveform, _ = load_audio(ref, allow_silence=True)
+        path = folder / f"{file_name(sample.key)}.{name}.wav"
+        refuse_file(path, [ref.path])
+        write(path, waveform, SAMPLE_RATE)
+        picture = path.with_suffix(".png")
+        write_spectrogram(waveform, picture, f"{sample.key}, {name}")
+        written += [path, picture]
+    return written
+
+
+def _last_eligible(sample: Sample) -> str:
+    eligible = eligible_tasks(sample)
+    if not eligible:
+        reason = "expected what some task hears and writes, found too little for any"
+        raise DataError(Defect(DefectKind.UNWANTED, sample.source, key=sample.key, reason=reason))
+    return eligible[-1]
+
+
+def _load_mels(sample: Sample, task: Task) -> tuple[Any, list[Any]]:
+    """Mels of the question and of earlier turns, where the task hears."""
+
+    def mel(ref: AudioRef | None) -> Any:
+        return None if ref is None or task.input_modality != "audio" else log_mel(load_audio(ref)[0], N_MELS)
+
+    return mel(sample.audio), [mel(turn.audio) for turn in sample.history]
+
+
+def _spans(segments: list[Segment], tokenizer: Tokenizer, vocabulary: Vocabulary) -> Iterator[SequenceSpan]:
+    begin = 0
+    for kind, learn, group in _runs(segments):
+        if kind == "sound":
+            frames = sum(len(segment.audio) for segment in group if isinstance(segment, Audio))
+            count, content = llm_frames(frames), f"{frames / MEL_RATE:.2f} s"
+        else:
+            ids = [id_ for segment in group if not isinstance(segment, Audio) for id_ in segment.ids]
+            count = len(ids)
+            content = (
+                _format_text(ids, tokenizer, vocabulary)
+                if kind == "text"
+                else _format_speech_ids(ids, vocabulary)
+            )
+        yield SequenceSpan(begin, count, kind, learn, content)
+        begin += count
+
+
+def _runs(segments: list[Segment]) -> Iterator[tuple[str, bool, list[Segment]]]:
+    """Neighbours of one kind together; a sound stays alone."""
+    run: list[Segment] = []
+    for segment in segments:
+        fits = run and type(segment) is type(run[-1]) and segment.is_target == run[-1].is_target
+        if run and not (fits and not isinstance(segment, Audio)):
+            yield _kind(run[0]), run[0].is_target, run
+            run = []
+        run.append(segment)
+    if run:
+        yield _kind(run[0]), run[0].is_target, run
+
+
+def _kind(segment: Segment) -> str:
+    if isinstance(segment, Audio):
+        return "sound"
+    return "text" if isinstance(segment, Text) else "speech"
+
+
+def _format_text(ids: list[int], tokenizer: Tokenizer, vocabulary: Vocabulary) -> str:
+    """Text as it is, the ids between turns by name: a tokenizer would pass them over."""
+    names = {vocabulary.turn_start: "[turn]", vocabulary.text_end: "[end]"}
+    runs = groupby(ids, key=names.get)
+    return "".join(name * len(list(run)) if name else tokenizer.decode(list(run)) for name, run in runs)
+
+
+def _format_speech_ids(ids: list[int], vocabulary: Vocabulary) -> str:
+    """Codec ids as numbers, the others by name."""
+    names = {
+        vocabulary.speech_boundary: "[speech]",
+        vocabulary.user_audio_begin: "[sound]",
+        vocabulary.user_audio_end: "[/sound]",
+    }
+    shown = ids if len(ids) <= 2 * _SHOWN_IDS else [*ids[:_SHOWN_IDS], None, *ids[-_SHOWN_IDS:]]
+    return " ".join("…" if id_ is None else names.get(id_, str(id_)) for id_ in shown)
+
+
+def _format_audio(ref: AudioRef | None) -> str | None:
+    if ref is None:
+        return None
+    if ref.start_seconds is None and ref.end_seconds is None:
+        return ref.where
+    end = "its end" if ref.end_seconds is None else f"{ref.end_seconds:g} s"
+    return f"{ref.where}, {ref.start_seconds or 0:g} s to {end}"
+
+
+def _present(**found: Any) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if value not in (None, "")}
+
+
+def as_json(sample: Sample, task: str, spans: list[SequenceSpan], written: list[Path]) -> Mapping[str, Any]:
+    """Everything shown, for programs."""
+    learned = sum(span.count for span in spans if span.learn)
+    return {
+        **facts(sample),
+        "sequence": {
+            "task": task,
+            "positions": sum(span.count for span in spans),
+            "learned": learned,
+            "stretches": [asdict(span) for span in spans],
+        },
+        "written": [str(path) for path in written],
+    }

@@ -1,0 +1,65 @@
+"""Devices of torch: which are there, what they are called, how many threads and bits they compute with."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def present_device(name: str) -> torch.device:
+    """A device by name, once it was seen to compute; `auto` is cuda where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, ValueError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if reason.startswith("Expected one of"):  # followed by every kind that torch has heard of
+            reason = "torch knows no such device"
+        raise ValueError(
+            f"--device: expected {' or '.join(['auto', *present_devices()])}, found {name!r} ({reason[:90]})"
+        ) from error
+    return device
+
+
+def present_devices() -> list[str]:
+    """Names of the devices of this machine."""
+    return ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+
+
+def set_threads(count: int | None) -> None:
+    """CPU threads of torch in this process; None: those of `OMP_NUM_THREADS`, which torch knows, or one."""
+    if count is not None and count < 1:
+        raise ValueError(f"threads: expected 1 or more, found {count}")
+    if count is not None or not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(count or 1)
+
+
+def processor_name(device: torch.device) -> str:
+    """What the device calls itself."""
+    if device.type == "cpu":
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.processor() or platform.machine()
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    return str(name(device)) if name else device.type
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Float32 products with all their bits: TF32, which keeps 10 of 23, is off inside and as before after."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, allowed in zip(backends, before):
+            backend.allow_tf32 = allowed

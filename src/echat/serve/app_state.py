@@ -1,0 +1,99 @@
+"""What all sessions of a server share, and what the parts of one session share."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from echat.audio.features import SAMPLE_RATE
+from echat.audio.vad import VoiceActivityDetector
+from echat.serve.async_engine import AsyncEngine
+from echat.serve.metrics import Metrics
+from echat.serve.protocol import beta, server
+from echat.serve.protocol.json_text import write_json
+from echat.serve.protocol.session import PCM_RATE, Session
+from echat.serve.protocol.wire import ErrorType, ProtocolError, new_id
+from echat.serve.realtime.conversation import ConversationItems, Entry
+from echat.serve.realtime.recorder import Recorder
+from echat.serve.realtime.send_queue import OutboundMessage, SendQueue
+from echat.serve.realtime.turn_detection import TurnDetector
+from echat.serve.settings import ServeConfig
+
+log = logging.getLogger("echat.serve")
+
+
+@dataclass(frozen=True)
+class App:
+    """One server."""
+
+    async_engine: AsyncEngine
+    config: ServeConfig
+    vad: VoiceActivityDetector
+    metrics: Metrics
+    turn_detector: TurnDetector | None = None
+
+    @property
+    def speech_in_history(self) -> bool:
+        """Does the model want the speech of its earlier answers? The released weights learned from such
+        histories, models of this package from words alone."""
+        asked = self.config.speech_in_history
+        return self.async_engine.engine.profile != "echat" if asked is None else asked
+
+    @property
+    def model(self) -> str:
+        """The name under which the model is served."""
+        engine = self.async_engine.engine
+        return self.config.name or (engine.home.name if engine.home else engine.name) or "echat"
+
+
+class SessionContext:
+    """One session: its settings, its conversation, and the way out to the client."""
+
+    def __init__(self, app: App, send_queue: SendQueue, session: Session, is_beta: bool = False) -> None:
+        self.app, self.config, self.metrics = app, app.config, app.metrics
+        self.session, self.send_queue, self.is_beta = session, send_queue, is_beta
+        limits = self.config.limits
+        self.items = ConversationItems(
+            limits.items,
+            limits.context_seconds,
+            app.speech_in_history,
+            limits.context_characters,
+            limits.context_bytes,
+        )
+        self.conversation_id = new_id("conv")
+        self._n_events = 0
+        self._recorder = Recorder(self.config.recording, session.id) if self.config.recording else None
+
+    def emit(self, event: server.ServerEvent, response_id: str | None = None, audio_ms: int = 0) -> bool:
+        """Put an event on its way; False: there was no room for its sound."""
+        self._n_events += 1
+        event.event_id = f"event_{self.session.id[5:]}_{self._n_events}"
+        values = event.dump()
+        payloads = beta.to_old(values) if self.is_beta else [values]
+        messages = [OutboundMessage(write_json(one), response_id, audio_ms) for one in payloads]
+        return all([self.send_queue.put(message) for message in messages])
+
+    def refuse(self, error: ProtocolError, kind: ErrorType = "invalid_request_error") -> None:
+        """Tell the client what was wrong."""
+        detail = server.ErrorDetail(
+            type=kind, message=str(error), code=error.code, param=error.param, event_id=error.event_id
+        )
+        self.emit(server.Error(error=detail))
+
+    def record(self, entry: Entry) -> None:
+        """Keep an item on disk, where the operator wants it. When that fails the recording ends, no more."""
+        if self._recorder is None:
+            return
+        samples, rate = entry.samples, SAMPLE_RATE
+        if entry.generated is not None:
+            samples, rate = np.frombuffer(bytes(entry.generated.pcm), "<i2"), PCM_RATE
+        try:
+            self._recorder.write_item(entry.item.dump(), samples, rate)
+        except Exception as error:
+            self._recorder = None
+            self.metrics.errors.labels("recording").inc()
+            log.error("session %s is recorded no further: %s", self.session.id, error)
+            message = "The recording ended: this server could not write it. The conversation goes on."
+            self.emit(server.RecordingAnnounced(message=message, recording=False))

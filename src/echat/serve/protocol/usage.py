@@ -1,0 +1,41 @@
+"""What is said about a reply besides the reply: tokens read and written, and its thought as values."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from echat.dialogue.thinking import LabelThought, Thought
+from echat.infer.events import Reply
+
+
+def usage(reply: Reply | None) -> dict[str, Any]:
+    """Positions read and ids written, by kind."""
+    counts = reply.counts if reply else {}
+    read = counts.get("prefilled_tokens", 0)
+    cached = counts.get("cached_tokens", 0)
+    audio_in = counts.get("audio_tokens", 0)
+    text_out = len(reply.text_ids) if reply else 0
+    audio_out = len(reply.speech_ids) if reply else 0
+    return {
+        "total_tokens": read + cached + text_out + audio_out,
+        "input_tokens": read + cached,
+        "output_tokens": text_out + audio_out,
+        "input_token_details": {
+            "text_tokens": read + cached - audio_in,
+            "audio_tokens": audio_in,
+            "cached_tokens": cached,
+        },
+        "output_token_details": {"text_tokens": text_out, "audio_tokens": audio_out},
+    }
+
+
+def thought_values(thought: Thought) -> dict[str, Any]:
+    """A thought as JSON values: `form`, and its words or labels."""
+    form = "label" if isinstance(thought, LabelThought) else "language"
+    return {"form": form, **label_values(thought)}
+
+
+def label_values(thought: Thought) -> dict[str, Any]:
+    """The labels or words of a thought, without what is unknown."""
+    return {name: value for name, value in asdict(thought).items() if value}

@@ -1,0 +1,213 @@
+"""The user's side of a session: bytes in, signals of turn-taking out, and the sound of a turn when asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+
+import numpy as np
+
+from echat.audio.features import SAMPLE_RATE
+from echat.audio.vad import FRAME, VoiceActivityDetector
+from echat.serve.protocol.session import EAGERNESS_SECONDS, AudioInput, EchatOptions, TurnDetection
+from echat.serve.protocol.wire_audio import BYTES_PER_SAMPLE, Decoder, rate_of
+from echat.serve.realtime.turn_detection import Signal, TurnConfig, TurnPhase, TurnStateMachine
+
+SLICE_SECONDS = 0.5  # of sound looked at without letting others have their turn
+KEPT_SECONDS = 6.0  # of sound before a turn: the longest prefix, and a little
+
+
+class InputAudioBuffer:
+    """Local to one session."""
+
+    def __init__(self, vad: VoiceActivityDetector, base: TurnConfig, max_seconds: float) -> None:
+        self._vad, self._base = vad, base
+        self._state = vad.begin()
+        self._decoder = Decoder("audio/pcm")
+        self._max_seconds = max_seconds
+        self._seconds_before = 0.0  # seconds received in other formats
+        self.audio = AudioBuffer()
+        self.turns: TurnStateMachine | None = TurnStateMachine(
+            base
+        )  # None: the client says when a turn is over
+        self.turn_begin = 0  # place of the first sample that belongs to the next turn
+        self.replying = False  # does an answer sound? kept up to date by the session
+        self.is_full = False
+
+    def configure(self, audio_input: AudioInput, options: EchatOptions) -> None:
+        """Take over a changed session; a turn that is under way starts anew where its rules change."""
+        if audio_input.format.type != self._decoder.name:
+            self.audio.push(self._decoder.push(b"", last=True))
+            self._seconds_before += self._decoder.seconds
+            self._decoder = Decoder(audio_input.format.type)
+        config = self._config(audio_input.turn_detection, options)
+        if config is None:
+            if self.turns is not None:
+                self.turns = None
+                self.turn_begin = self.audio.end
+        elif self.turns is None:
+            self.turns = TurnStateMachine(config)
+            self.audio.skip()
+            self._state = self._vad.begin()
+        else:
+            self.turns.config = config
+
+    def _config(self, detection: TurnDetection | None, options: EchatOptions) -> TurnConfig | None:
+        if detection is None:
+            return None
+        changes: dict[str, float | bool] = {"max_turn_seconds": self._max_seconds}
+        if detection.type == "semantic_vad":
+            changes |= {
+                "adaptive": True,
+                "max_wait_seconds": EAGERNESS_SECONDS[detection.eagerness or "auto"],
+            }
+        else:
+            assert detection.silence_duration_ms is not None and detection.prefix_padding_ms is not None
+            changes |= {
+                "adaptive": False,
+                "threshold": detection.threshold or 0.0,
+                "prefix_seconds": detection.prefix_padding_ms / 1000,
+                "silence_seconds": detection.silence_duration_ms / 1000,
+            }
+        if options.interrupt_ms is not None:
+            changes["interrupt_seconds"] = options.interrupt_ms / 1000
+        return self._base.model_copy(update=changes)
+
+    @property
+    def received_ms(self) -> int:
+        """Sound received in this session."""
+        return int(1000 * (self._seconds_before + self._decoder.seconds))
+
+    async def process(self, data: bytes) -> AsyncIterator[Signal]:
+        """Take in bytes of the client's format; signals in their order, each before what follows it is
+        heard."""
+        name = self._decoder.name
+        step = int(SLICE_SECONDS * rate_of(name)) * BYTES_PER_SAMPLE[name]
+        for offset in range(0, len(data), step):
+            if offset:
+                await asyncio.sleep(0)
+            samples = self._decoder.push(data[offset : offset + step])
+            if self.turns is None:
+                self._append_manual(samples)
+                continue
+            self.audio.push(samples)
+            for frame, end in self.audio.frames():
+                probability, self._state = self._vad.step(frame, self._state)
+                for signal in self.turns.process(probability, end, self.replying):
+                    yield signal
+            self._drop_old()
+
+    def _append_manual(self, samples: np.ndarray) -> None:
+        """Push-to-talk: everything is kept until it is committed, up to the longest question."""
+        room = int(self._max_seconds * SAMPLE_RATE) - (self.audio.end - self.turn_begin)
+        self.is_full = len(samples) > room
+        self.audio.push(samples[: max(0, room)])
+        self.audio.skip()
+
+    def _drop_old(self) -> None:
+        if self.turns is not None and self.turns.phase is TurnPhase.QUIET:
+            self.audio.drop_before(self.audio.end - int(KEPT_SECONDS * SAMPLE_RATE))
+
+    def begin_turn(self, seconds: float) -> int:
+        """A turn begins at this time, but not before the end of the last one; milliseconds."""
+        self.turn_begin = max(self.turn_begin, round(seconds * SAMPLE_RATE), self.audio.begin)
+        return self.turn_begin * 1000 // SAMPLE_RATE
+
+    def turn_samples(self, end_seconds: float | None = None) -> np.ndarray:
+        """The samples (n,) of the turn up to a time, or all."""
+        end = self.audio.end if end_seconds is None else round(end_seconds * SAMPLE_RATE)
+        return self.audio.take(self.turn_begin, end)
+
+    def commit(self) -> np.ndarray:
+        """The client ends the turn: its samples, to the last one received."""
+        self.audio.push(self._decoder.push(b"", last=True))
+        samples = self.turn_samples()
+        self.end_turn()
+        if self.turns is not None:
+            self.turns.reset()
+        return samples
+
+    def end_turn(self, end_seconds: float | None = None) -> None:
+        """What was said until then is done with."""
+        end = self.audio.end if end_seconds is None else round(end_seconds * SAMPLE_RATE)
+        self.turn_begin = max(self.turn_begin, end)
+        self.is_full = False
+        if self.turns is None:
+            self.audio.drop_before(self.turn_begin)
+
+    @property
+    def is_in_turn(self) -> bool:
+        """Does what comes now belong to a turn?"""
+        return self.turns is None or self.turns.phase is TurnPhase.SPEAKING
+
+    def clear(self) -> None:
+        """Forget what is not committed."""
+        self.end_turn()
+        self.audio.skip()
+        if self.turns is not None:
+            self.turns.reset()
+
+
+# --- What the user said, as long as it may still be needed: samples by their place in the session.
+
+WINDOW = 30 * SAMPLE_RATE  # a long question is heard in pieces of this length
+MIN_WINDOW = SAMPLE_RATE  # a rest shorter than this is heard with the piece before it
+
+
+class AudioBuffer:
+    """16 kHz int16 samples that arrive, are looked at frame by frame, and are dropped from the front."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[np.ndarray] = deque()
+        self.begin = 0  # place of the first sample that is kept
+        self.end = 0  # place behind the last one
+        self._n_framed = 0
+
+    @property
+    def seconds(self) -> float:
+        """Received in this session."""
+        return self.end / SAMPLE_RATE
+
+    def push(self, samples: np.ndarray) -> None:
+        """Add what came."""
+        if len(samples):
+            self._pieces.append(samples)
+            self.end += len(samples)
+
+    def frames(self) -> Iterator[tuple[np.ndarray, float]]:
+        """Whole frames (512,) not looked at yet, and the time at which each ends."""
+        while self._n_framed + FRAME <= self.end:
+            start = self._n_framed
+            self._n_framed += FRAME
+            yield self.take(start, self._n_framed), self._n_framed / SAMPLE_RATE
+
+    def take(self, begin: int, end: int) -> np.ndarray:
+        """A copy of the samples from `begin` to `end`, as far as they are kept."""
+        begin, end = max(begin, self.begin), min(end, self.end)
+        parts, position = [], self.end
+        for piece in reversed(self._pieces):  # what is wanted lies at the end
+            position -= len(piece)
+            if position >= end:
+                continue
+            parts.append(piece[max(0, begin - position) : end - position])
+            if position <= begin:
+                break
+        return np.concatenate(parts[::-1]) if parts else np.zeros(0, np.int16)
+
+    def drop_before(self, position: int) -> None:
+        """Forget what lies before."""
+        while self._pieces and self.begin + len(self._pieces[0]) <= min(position, self.end):
+            self.begin += len(self._pieces.popleft())
+
+    def skip(self) -> None:
+        """Nothing that has come needs to be looked at any more."""
+        self._n_framed = self.end
+
+
+def windows(samples: np.ndarray) -> list[np.ndarray]:
+    """Cut (n,) samples into windows; each but the last has the same length whatever comes after it."""
+    cuts = list(range(0, len(samples), WINDOW)) or [0]
+    if len(cuts) > 1 and len(samples) - cuts[-1] < MIN_WINDOW:
+        cuts.pop()
+    return [samples[begin:end] for begin, end in zip(cuts, [*cuts[1:], len(samples)])]

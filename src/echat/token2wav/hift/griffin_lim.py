@@ -1,0 +1,74 @@
+"""A waveform is drawn towards its mel: loudness of every band from the mel, phases from the waveform.
+
+Alternating projections (Griffin and Lim 1984) that begin at the vocoder's own waveform. A small vocoder
+learns phases long before it learns to keep to its mel, and two rounds bring back the words it blurs.
+
+Legend: batch, bins = 80, bands = 513, time = mel frames, samples = 256 * time at 22.05 kHz.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from echat.audio.features import (
+    VOCODER_EDGE,
+    VOCODER_HOP,
+    VOCODER_N_MELS,
+    VOCODER_RATE,
+    VOCODER_WINDOW,
+    mel_filterbank,
+    vocoder_spectrum,
+)
+
+FRAMES_PER_ITERATION = VOCODER_WINDOW // VOCODER_HOP  # on each side that one iteration looks at
+MEL_INVERSION_STEPS = 8  # multiplicative steps (Lee and Seung 2001) towards magnitudes that have this mel
+MIN_MAGNITUDE = 1e-6
+
+
+def griffin_lim(waveform: Tensor, mel: Tensor, iterations: int) -> Tensor:
+    """`waveform (batch, samples)` after `iterations` projections towards `mel (batch, bins, time)`."""
+    if waveform.shape[-1] <= VOCODER_EDGE:
+        return waveform  # too short for one window
+    target = mel.exp()
+    for _ in range(iterations):
+        spectrum = vocoder_spectrum(waveform)
+        waveform = _istft(spectrum * _gains(spectrum.abs(), target))
+    return waveform
+
+
+def _gains(magnitude: Tensor, target: Tensor) -> Tensor:
+    """Factor for each band of `magnitude (batch, bands, time)` after which its mel is near `target`."""
+    basis, uncovered, weight = _mel_basis(magnitude.device)
+    start = magnitude.clamp_min(MIN_MAGNITUDE)
+    reached = start
+    for _ in range(MEL_INVERSION_STEPS):
+        ratio = target / (basis @ reached).clamp_min(MIN_MAGNITUDE)
+        reached = reached * (basis.T @ ratio + uncovered) / weight
+    return reached / start
+
+
+def _istft(spectrum: Tensor) -> Tensor:
+    """The inverse by overlapping windows, `(batch, samples)`."""
+    time = spectrum.shape[2]
+    window = torch.hann_window(VOCODER_WINDOW, device=spectrum.device)[:, None]
+    frames = torch.fft.irfft(spectrum, n=VOCODER_WINDOW, dim=1) * window
+    weight = _overlap(window.square().expand(1, -1, time))
+    return (_overlap(frames) / weight.clamp_min(1e-3))[:, VOCODER_EDGE:-VOCODER_EDGE]
+
+
+def _overlap(frames: Tensor) -> Tensor:
+    """Add frames `(batch, window, time)` at their places."""
+    length = (frames.shape[2] - 1) * VOCODER_HOP + VOCODER_WINDOW
+    return F.fold(frames, (1, length), (1, VOCODER_WINDOW), stride=(1, VOCODER_HOP))[:, 0, 0]
+
+
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)  # kept for training, too, whoever asks first
+def _mel_basis(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The mel matrix (bins, bands); 1 for each band no bin hears (bands, 1); its sums over bins plus that."""
+    basis = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE).float().to(device)
+    coverage = basis.sum(0)[:, None]
+    uncovered = (coverage <= 0).float()
+    return basis, uncovered, coverage + uncovered

@@ -1,0 +1,41 @@
+"""Networks that come as ONNX files: one thread, no spinning, and released files told apart by their hash."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from echat.optional_dependencies import missing
+
+# sha256 of the released 25 Hz speech tokenizer; the 50 Hz one carries the same file name
+TOKENIZER_25HZ_SHA256 = "56285ddd4a83e883ee0cb9f8d69c1089b53a94b1f78ff7e4a0224a27eb4cb486"
+TOKENIZER_50HZ_SHA256_START = "23b5a723"
+
+
+def onnx_session(path: str | Path) -> Any:
+    """An onnxruntime session on the CPU."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: expected an ONNX file, found none; copy it beside the other released weights"
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(missing("onnxruntime", str(path))) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        raise ValueError(
+            f"{path}: expected an ONNX network, found a file that does not load: {error}"
+        ) from error
+
+
+def sha256(path: str | Path) -> str:
+    """Hash of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,114 @@
+"""``python -m echat.train.tools.export RUN FOLDER [--step N | --best]``: a model folder out of a checkpoint.
+
+Whatever number of processes wrote the checkpoint, one puts it together again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from echat.checkpoint import atomic_path
+from echat.errors import Arguments, command
+from echat.train.checkpointing.checkpoints import (
+    list_checkpoints,
+    load_tensors,
+    newest_intact,
+    read_progress,
+    step_of,
+)
+from echat.train.distributed import seed_everything
+from echat.train.lora import add_adapters, merge_adapters
+from echat.train.objective import Objective
+from echat.train.parameters import check_frozen, frozen_hash
+from echat.train.recipe import RECIPE_FILE, Recipe, load_recipe, objective_module, set_trainable
+
+
+def build_objective(recipe: Recipe) -> Objective:
+    """What a recipe learns, with its adapters: what checkpoints are of."""
+    objective: Objective = objective_module(recipe.objective).build(recipe)
+    if recipe.lora is not None:
+        add_adapters(objective.module, recipe.lora)
+    return objective
+
+
+def export_module(objective: Objective, folder: Path) -> None:
+    """Write what an objective learned; the folder appears whole or not at all."""
+    objective.module.eval()
+    merge_adapters(objective.module)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        objective.export(temporary)
+
+
+def export_checkpoint(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
+    """Write what a checkpoint holds; the model is built as for training, on the CPU, by this process.
+
+    Raises CheckpointError where it is damaged, or the frozen weights are no longer those the run began with.
+    """
+    progress = read_progress(checkpoint)
+    seed_everything(recipe.seed)  # of which weights may stand still that came from nowhere
+    objective = build_objective(recipe)
+    try:
+        set_trainable(objective.module, recipe.trainable_patterns)
+        check_frozen(checkpoint, progress.frozen, frozen_hash(objective.module))
+        load_tensors(checkpoint, objective.module)
+        export_module(objective, folder)
+    finally:
+        objective.batches.close()
+
+
+def checkpoint_of(run: Path, step: int) -> Path:
+    """The checkpoint of a step of a run folder."""
+    found = list_checkpoints(run / "checkpoints")
+    for path in found:
+        if step_of(path) == step:
+            return path
+    there = ", ".join(str(step_of(path)) for path in found)
+    raise ValueError(f"{run}: expected a checkpoint of step {step}, found those of {there or 'none'}")
+
+
+def export_run(run: Path, folder: Path, step: int | None = None, best: bool = False) -> str:
+    """Write the model of a step, of the best one by validation loss, or of the newest whole checkpoint.
+
+    Returns the name of the checkpoint.
+    """
+    recipe = load_recipe(run / RECIPE_FILE)
+    checkpoints = run / "checkpoints"
+    if not list_checkpoints(checkpoints):
+        raise ValueError(f"{run}: expected checkpoints/step-..., found none; name the output of a recipe")
+
+    def export(path: Path) -> str:
+        export_checkpoint(recipe, path, folder)
+        return path.name
+
+    def info(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    if best:
+        step = newest_intact(checkpoints, read_progress, info).best_step
+        if not step:
+            raise ValueError(f"{run}: expected a validated step, found none; give the recipe validation data")
+    if step is not None:
+        return export(checkpoint_of(run, step))
+    return newest_intact(checkpoints, export, info)
+
+
+@command
+def main(arguments: Arguments) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m echat.train.tools.export", description="Make a model folder out of a checkpoint."
+    )
+    parser.add_argument("run", type=Path, help="run folder: the output of a recipe")
+    parser.add_argument("folder", type=Path, help="model folder to write")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, help="of the checkpoint; default: the newest that is whole")
+    which.add_argument("--best", action="store_true", help="the one with the lowest validation loss")
+    options = parser.parse_args(arguments)
+    name = export_run(options.run, options.folder, options.step, options.best)
+    print(f"{options.folder}: {name} of {options.run}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""What every door hands to the encoder: the same sound in any form, quiet in front, no words of nobody."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from echat.audio.features import SAMPLE_RATE, llm_frames, log_mel, mel_frames
+from echat.audio.lead_in import LEAD, with_lead_in
+from echat.audio.waveform import write
+from echat.dialogue.tasks import TASKS
+from echat.dialogue.turns import Conversation, ask
+from echat.infer.audio_input import Recording, fingerprint, holds_speech, longest_seconds, to_mel
+from echat.infer.engine import Engine
+from echat.infer.prompt_cache import PromptCache
+from echat.infer.scheduler import Scheduler
+
+N_MELS = 80
+
+
+def abrupt(seconds: float = 1.0) -> torch.Tensor:
+    """A vowel from the first sample on, then noise as of a room."""
+    time = torch.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    voice = torch.sin(2 * torch.pi * 180 * time) * (time < 0.6 * seconds)
+    return 0.3 * voice + 1e-3 * torch.randn(len(time), generator=torch.Generator().manual_seed(0))
+
+
+def dither(seconds: float = 2.0) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(np.round(rng.triangular(-1, 0, 1, int(seconds * SAMPLE_RATE))) / 32768).float()
+
+
+def test_every_form_of_a_sound_gets_the_same_quiet(tmp_path):
+    pcm = (abrupt() * 32768).round().clamp(-32768, 32767).to(torch.int16)
+    clip = pcm / 32768
+    write(tmp_path / "clip.wav", clip, SAMPLE_RATE)
+    expected = log_mel(with_lead_in(clip), N_MELS)
+    assert len(expected) == (len(clip) + LEAD) // 160
+    given = [
+        str(tmp_path / "clip.wav"),
+        clip,
+        clip.numpy(),
+        pcm,
+        pcm.numpy(),
+        pcm.float(),
+        pcm.double().numpy(),
+    ]
+    for audio in given:
+        torch.testing.assert_close(to_mel(audio, N_MELS).float(), expected, atol=1e-4, rtol=0)
+
+
+def test_a_mel_and_the_reference_take_a_sound_as_it_is(engine: Engine):
+    clip, exact = abrupt(), log_mel(abrupt(), N_MELS)
+    assert to_mel(exact, N_MELS) is exact
+    assert to_mel(clip, N_MELS, lead_in=False).equal(exact)
+    reference = replace(engine, profile="reference")
+    (heard,), (alike,) = (
+        reference.embed_many([reference.render(ask(audio=a), "asr")]) for a in (clip, exact)
+    )
+    assert heard.equal(alike)
+    (ours,) = engine.embed_many([engine.render(ask(audio=clip), "asr")])
+    (plain,) = engine.embed_many([engine.render(ask(audio=exact), "asr")])
+    more = llm_frames(mel_frames(len(clip) + LEAD)) - llm_frames(mel_frames(len(clip)))
+    assert ours.shape[1] == plain.shape[1] + more and more > 0
+
+
+def test_a_memory_does_not_mix_what_is_heard_with_and_without_quiet(engine: Engine):
+    clip = abrupt()
+    assert fingerprint(clip) != fingerprint(clip, lead_in=False)
+    prompt_cache = engine.run(
+        ask(audio=clip), "understand", prompt_cache=PromptCache(), speak=False
+    ).prompt_cache
+    reference = replace(engine, profile="reference")
+    fresh = reference.run(ask(audio=clip), "understand", seed=0)
+    assert (
+        reference.run(ask(audio=clip), "understand", seed=0, prompt_cache=prompt_cache).text_ids
+        == fresh.text_ids
+    )
+
+
+def test_pieces_heard_while_they_come_are_the_pieces_of_the_whole(tiny: Engine):
+    """Each piece of a recording begins at once and is heard alone, before or after the next one came."""
+    pieces = abrupt(2.0), abrupt(1.5)
+    whole = Conversation([ask(audio=Recording(pieces)).question])
+    alone = tiny.run(whole, "s2t_think_label", seed=0)
+    prompt_cache = tiny.prefill([ask(audio=Recording(pieces[:1])).question], "s2t_think_label")
+    assert tiny.run(whole, "s2t_think_label", seed=0, prompt_cache=prompt_cache).raw_text == alone.raw_text
+    with Scheduler(tiny) as scheduler:
+        assert scheduler.submit(whole, "s2t_think_label", seed=0).reply().raw_text == alone.raw_text
+
+
+def test_quiet_never_makes_a_sound_too_long(tiny: Engine):
+    most = longest_seconds(tiny.model)
+    assert len(to_mel(abrupt(most), N_MELS, most_seconds=most)) == most * 100
+    assert len(to_mel(abrupt(most - 1), N_MELS, most_seconds=most)) == (most - 1) * 100 + LEAD // 160
+
+
+@pytest.mark.parametrize("task", ["asr", "asr_timestamps", "asr_punctuation"])
+def test_of_a_recording_without_speech_no_word_is_written(tiny: Engine, task: str):
+    silence = ask(audio=dither())
+    replies = [tiny.run(silence, task), *tiny.run_batch([silence, silence], task)]
+    replies += [tiny.run(ask(audio=Recording((dither(), dither(1.0)))), task, prompt_cache=PromptCache())]
+    with Scheduler(tiny) as scheduler:
+        replies.append(scheduler.submit(silence, task).reply())
+    assert [reply.raw_text for reply in replies] == [""] * 5
+    assert {reply.finish_reason for reply in replies} == {"end"}
+    assert tiny.understand(dither(), task).text == ""
+
+
+def test_speech_and_all_that_is_more_than_words_is_left_to_the_model(tiny: Engine):
+    question = tiny.home / "examples" / "question.wav"
+    assert tiny.understand(question, "asr").text
+    assert tiny.understand(dither(), "understand").raw_text  # a cough has labels, too
+    assert {name for name, task in TASKS.items() if task.writes_only_words} == {
+        "asr",
+        "asr_timestamps",
+        "asr_punctuation",
+    }
+
+
+def test_only_a_waveform_is_judged():
+    assert not holds_speech(dither()) and not holds_speech(dither().numpy())
+    assert not holds_speech(Recording((dither(), dither(0.5))))
+    assert holds_speech(log_mel(dither(), N_MELS))

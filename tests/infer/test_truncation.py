@@ -1,0 +1,149 @@
+"""What of a conversation is read: the history that was learned and fits, whatever door it comes through."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from echat.dialogue.capabilities import Capabilities, WrittenForm
+from echat.dialogue.rendering import Audio, Segment, Text, plain_ids
+from echat.dialogue.tasks import DecodingDefaults, Sampling, get_task
+from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn, ask
+from echat.infer.engine import Engine
+from echat.infer.prompt_cache import PromptCache
+from echat.infer.truncation import n_positions
+
+LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
+DRAWN = DecodingDefaults(LIVELY, LIVELY, max_new_ids=40)
+TASKS = ("s2s", "s2t_think_language", "t2t")
+
+
+def asked(task: str, number: int) -> UserTurn:
+    if get_task(task).input_modality == "text":
+        return UserTurn(text=f"question {number}")
+    return UserTurn(audio=0.1 * torch.randn(3000, generator=torch.Generator().manual_seed(number)))
+
+
+def talk(task: str, earlier: int) -> Conversation:
+    turns: list[Turn] = []
+    for number in range(earlier):
+        turns += [asked(task, number), AssistantTurn(text=f"answer {number}", speech_ids=[3, 4, 5])]
+    return Conversation([*turns, asked(task, earlier)])
+
+
+def limited(engine: Engine, turns: int | None) -> Engine:
+    return replace(engine, profile="echat", learned=Capabilities(history_turns=turns))
+
+
+def comparable(segment: Segment) -> object:
+    """A sound is itself and no other: comparing waveforms gives no truth value."""
+    return id(segment.audio) if isinstance(segment, Audio) else segment
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_history_beyond_what_was_learned_is_rendered_as_the_shorter_one(
+    engine: Engine, task: str, kept: int
+) -> None:
+    conversation = talk(task, 3)
+    segments = limited(engine, kept).render(conversation, task)
+    expected = limited(engine, None).render(conversation.with_history(kept), task)
+    assert list(map(comparable, segments)) == list(map(comparable, expected))
+    reply = limited(engine, kept).run(conversation, task, decoding=DRAWN, speak=False)
+    assert reply.counts["turns_left_out"] == 3 - kept
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_declared_leaves_nothing_out(engine: Engine, task: str) -> None:
+    conversation = talk(task, 3)
+    assert limited(engine, None).fitted(conversation, task) == conversation
+
+
+def test_the_reference_gets_a_conversation_as_it_is(engine: Engine) -> None:
+    reference = replace(engine, profile="reference", learned=Capabilities(history_turns=0, languages=("zh",)))
+    conversation = talk("t2t", 2)
+    assert reference.fitted(conversation, "t2t") is conversation
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_reply_after_reading_ahead_is_the_reply_without(engine: Engine, task: str, kept: int) -> None:
+    learned = limited(engine, kept)
+    conversation = talk(task, 2)
+    prompt_cache = learned.prefill(conversation.turns[:-1], task)
+    cold = learned.run(conversation, task, seed=3, decoding=DRAWN, speak=False)
+    warm = learned.run(conversation, task, seed=3, decoding=DRAWN, speak=False, prompt_cache=prompt_cache)
+    assert (cold.text_ids, cold.speech_ids) == (warm.text_ids, warm.speech_ids)
+    assert warm.counts["cached_tokens"] == len(prompt_cache.position_keys) > 0
+
+
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_reading_ahead_while_a_question_is_typed_reads_what_comes_before_it(
+    engine: Engine, earlier: int
+) -> None:
+    conversation = talk("t2t", earlier)
+    begun = engine.prefill(conversation.turns, "t2t", PromptCache())
+    assert begun.position_keys == engine.prefill(conversation.turns[:-1], "t2t").position_keys
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_history_longer_than_the_positions_loses_its_oldest_turns(engine: Engine, task: str) -> None:
+    conversation = talk(task, 8)
+    whole, question = (
+        n_positions(engine.render(c, task)) for c in (conversation, conversation.with_history(0))
+    )
+    config = engine.model.config
+    room = question + (whole - question) // 2
+    small = config.model_copy(
+        update={"llm": config.llm.model_copy(update={"max_positions": room * 4 // 3 + 1})}
+    )
+    narrow = replace(engine)
+    original, engine.model.config = engine.model.config, small
+    try:
+        fitted = narrow.fitted(conversation, task)
+        assert 0 < len(fitted.history) < 8
+        assert fitted == conversation.with_history(len(fitted.history))
+        assert n_positions(narrow.render(conversation, task)) <= room
+    finally:
+        engine.model.config = original
+
+
+def test_typed_words_that_fill_the_model_alone_are_refused(engine: Engine) -> None:
+    words = "word " * engine.model.config.llm.max_positions
+    with pytest.raises(ValueError, match="text ids, which leave this model room for an answer"):
+        engine.render(ask(text=words), "t2t")
+
+
+def test_positions_of_a_sound_are_those_it_takes(engine: Engine) -> None:
+    conversation = talk("s2s", 1)
+    (prompt,) = [sequence.prompt for sequence in engine.new_sequences([_request(conversation)])]
+    n_sounds = sum(isinstance(segment, Audio) for segment in engine.render(conversation, "s2s"))
+    assert abs(n_positions(engine.render(conversation, "s2s")) - len(prompt.position_keys)) <= n_sounds
+
+
+def _request(conversation: Conversation):
+    from echat.infer.reply_stream import ReplyRequest
+
+    return ReplyRequest(conversation, get_task("s2s"))
+
+
+def test_what_people_type_is_read_as_training_wrote_it(engine: Engine) -> None:
+    form = WrittenForm(lowercase=True, spelled_out=True, marks="")
+    learned = replace(engine, profile="echat", learned=Capabilities(questions=form, languages=("en",)))
+    plain = learned.render(ask(text="i have two dogs"), "t2t")
+    assert learned.render(ask(text="I HAVE 2 dogs!"), "t2t") == plain
+    heard = [Conversation([UserTurn(text=text, is_pseudo_audio=True)]) for text in ("I'm sad.", "i'm sad")]
+    assert learned.render(heard[0], "s2t") == learned.render(heard[1], "s2t")
+    assert any(isinstance(segment, Text) for segment in plain)
+    assert plain_ids(engine.render(ask(text="I HAVE 2"), "t2t")) != plain_ids(plain)
+    with pytest.raises(ValueError, match="in another script"):
+        learned.render(ask(text="你好"), "t2t")
+
+
+def test_the_shipped_model_answers_the_same_in_capitals_and_in_a_later_turn(tiny: Engine) -> None:
+    typed = [tiny.run(ask(text=text), "t2t").text for text in ("i lost my job", "I LOST MY JOB!")]
+    assert typed[0] == typed[1] and typed[0]
+    later = Conversation(
+        [UserTurn(text="hello"), AssistantTurn(text="hello"), UserTurn(text="I lost my job.")]
+    )
+    assert tiny.run(later, "t2t").text == typed[0]

@@ -1,0 +1,60 @@
+"""What was heard is known to the sample, however it is taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echat.serve.terminal.playback import PlaybackQueue
+
+MS = 24  # samples
+
+
+@given(st.lists(st.integers(0, 50)), st.lists(st.integers(1, 70), min_size=1))
+def test_what_goes_in_comes_out(pushed, taken):
+    queue, wanted, got = PlaybackQueue(), [], []
+    for number, length in enumerate(pushed):
+        samples = np.arange(1, length + 1, dtype=np.int16) + 100 * number
+        queue.push("a", samples)
+        wanted += list(samples)
+    for count in taken:
+        got += list(queue.take(count))
+    total = sum(taken)
+    assert got == (wanted + [0] * total)[:total]
+    assert queue.is_empty == (total >= len(wanted))
+
+
+@pytest.mark.parametrize("more_may_come", [True, False])
+def test_an_answer_that_is_cut(more_may_come):
+    queue = PlaybackQueue()
+    queue.push("a", np.ones(100 * MS, np.int16))
+    queue.take(30 * MS)
+    assert queue.stop("a" if more_may_come else None) == ("a", 30)
+    assert not queue.take(5).any()
+
+
+def test_of_the_next_answer_nothing_was_heard():
+    queue = PlaybackQueue()
+    queue.push("a", np.ones(10 * MS, np.int16))
+    queue.take(20 * MS)
+    assert queue.stop(None) is None  # heard to its end
+    queue.push("b", np.ones(10 * MS, np.int16))
+    assert queue.stop(None) == ("b", 0)
+
+
+def test_sound_on_its_way_to_the_ear_was_not_heard():
+    queue = PlaybackQueue()
+    queue.push("a", np.ones(100 * MS, np.int16))
+    queue.take(30 * MS)
+    assert queue.stop(None, delay_seconds=0.01) == ("a", 20)
+
+
+def test_a_pause_loses_nothing():
+    queue = PlaybackQueue()
+    queue.push("a", np.ones(10, np.int16))
+    queue.pause()
+    assert not queue.take(4).any()
+    queue.pause(False)
+    assert queue.take(10).all()
