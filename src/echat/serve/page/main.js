@@ -2,7 +2,7 @@
 
 import { keep } from "./choices.js";
 import { showLatency } from "./latency-view.js";
-import { Session } from "./talk.js";
+import { Session } from "./session.js";
 import { TurnsView } from "./turns-view.js";
 import { WaveformView } from "./waveform-view.js";
 
@@ -12,7 +12,7 @@ const STATES = {
   listening: "I am listening. Just speak.",
   hearing: "I hear you …",
   thinking: "Thinking …",
-  answering: "Answering. Session over it to interrupt.",
+  answering: "Answering. Talk over it to interrupt.",
 };
 
 const at = (id) => document.getElementById(id);
