@@ -104,10 +104,7 @@ class Keys:
     def _drop_secrets(self, now: float, maker: str, most: int) -> None:
         self._secrets = {id_: key for id_, key in self._secrets.items() if key.is_valid(now)}
         own = [id_ for id_, key in self._secrets.items() if key.maker == maker]
-        too_many = [
-            *own[: len(own) + 1 - most],
-            *list(self._secrets)[: len(self._secrets) + 1 - MAX_SECRETS],
-        ]
+        too_many = [*own[: len(own) + 1 - most], *list(self._secrets)[: len(self._secrets) + 1 - MAX_SECRETS]]
         for id_ in set(too_many):
             del self._secrets[id_]
 

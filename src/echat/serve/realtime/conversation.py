@@ -232,7 +232,7 @@ def turns(entries: Sequence[Entry], with_speech: bool = True) -> list[Turn]:
 
 
 def _as_history(turn: Turn) -> Turn:
-    """A typed turn as training data have it in histories: as text. Only a typed question takes the place of
+    """A typed turn as training data have it in histories: as text. Only a typed question stands in for
     audio."""
     if isinstance(turn, UserTurn) and turn.is_pseudo_audio:
         return replace(turn, is_pseudo_audio=False)
