@@ -119,15 +119,19 @@ def write(path: str | os.PathLike[str], waveform: Tensor | np.ndarray, rate: int
     if not target.parent.is_dir():
         raise AudioError(f"{target}: expected an existing folder, found no {target.parent}; create it")
     subtype = "VORBIS" if kind == "ogg" else _SUBTYPES[bits]
-    data: np.ndarray = samples
-    if subtype == "PCM_16":
-        data = np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
+    data = to_int16(samples) if subtype == "PCM_16" else samples
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         soundfile.write(temporary, data, rate, subtype=subtype, format=kind.upper())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def to_int16(waveform: Tensor | np.ndarray) -> np.ndarray:
+    """Samples in [-1, 1] as 16-bit PCM: int16, full scale 32768, rounded and clipped."""
+    samples = waveform.detach().cpu().float().numpy() if isinstance(waveform, Tensor) else waveform
+    return np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def file_bytes(path: Path) -> bytes:

@@ -283,6 +283,11 @@ def get_task(task: str | Task) -> Task:
     return TASKS[task]
 
 
+def reply_task(think: str, speaks: bool) -> str:
+    """The name of the task that answers speech; ``think`` is ``"off"`` or the form of the thought."""
+    return ("s2s" if speaks else "s2t") + ("" if think == "off" else f"_think_{think}")
+
+
 def task_for_tag(tag: str, thinks: Thinks = "language") -> Task:
     """The row for a data tag such as ``<TRANSCRIBE> <EMOTION>``; ``thinks`` picks between two rows of it."""
     wanted = _TAG_ALIASES.get(tag, tag)

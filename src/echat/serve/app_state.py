@@ -1,27 +1,24 @@
-"""What all sessions of a server share, and what the parts of one session share."""
+"""Application state: what all sessions and requests of one server share."""
 
 from __future__ import annotations
 
-import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from echat.audio.features import SAMPLE_RATE
 from echat.audio.vad import VoiceActivityDetector
 from echat.serve.async_engine import AsyncEngine
 from echat.serve.metrics import Metrics
-from echat.serve.protocol import beta, server
-from echat.serve.protocol.json_text import write_json
-from echat.serve.protocol.session import PCM_RATE, Session
-from echat.serve.protocol.wire import ErrorType, ProtocolError, new_id
-from echat.serve.realtime.conversation import ConversationItems, Entry
-from echat.serve.realtime.recorder import Recorder
-from echat.serve.realtime.send_queue import OutboundMessage, SendQueue
-from echat.serve.realtime.turn_detection import TurnDetector
+from echat.serve.protocol.session import Session
+from echat.serve.protocol.wire import ProtocolError, new_id
 from echat.serve.settings import ServeConfig
 
-log = logging.getLogger("echat.serve")
+PUBLIC_VOICES = frozenset(
+    {"alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"}
+    | {"marin", "nova", "onyx", "sage", "shimmer", "verse"}
+)  # names of the public protocol: the model's default voice stands in for them
 
 
 @dataclass(frozen=True)
@@ -32,14 +29,14 @@ class App:
     config: ServeConfig
     vad: VoiceActivityDetector
     metrics: Metrics
-    turn_detector: TurnDetector | None = None
+    turn_detector: Callable[[np.ndarray], float] | None = None  # see `realtime.turn_detection`
 
     @property
     def speech_in_history(self) -> bool:
-        """Does the model want the speech of its earlier answers? The released weights learned from such
-        histories, models of this package from words alone."""
-        asked = self.config.speech_in_history
-        return self.async_engine.engine.profile != "echat" if asked is None else asked
+        """Does the prompt contain the speech ids of earlier answers? The released weights were trained on
+        such histories, models of this package on text alone."""
+        configured = self.config.speech_in_history
+        return self.async_engine.engine.profile != "echat" if configured is None else configured
 
     @property
     def model(self) -> str:
@@ -47,53 +44,31 @@ class App:
         engine = self.async_engine.engine
         return self.config.name or (engine.home.name if engine.home else engine.name) or "echat"
 
+    @property
+    def can_speak(self) -> bool:
+        return self.async_engine.engine.token2wav is not None
 
-class SessionContext:
-    """One session: its settings, its conversation, and the way out to the client."""
+    @property
+    def voices(self) -> list[str]:
+        """Names of the model's voices, the server's default first."""
+        token2wav = self.async_engine.engine.token2wav
+        return sorted(token2wav.voices if token2wav else (), key=lambda name: name != self.config.voice)
 
-    def __init__(self, app: App, send_queue: SendQueue, session: Session, is_beta: bool = False) -> None:
-        self.app, self.config, self.metrics = app, app.config, app.metrics
-        self.session, self.send_queue, self.is_beta = session, send_queue, is_beta
-        limits = self.config.limits
-        self.items = ConversationItems(
-            limits.items,
-            limits.context_seconds,
-            app.speech_in_history,
-            limits.context_characters,
-            limits.context_bytes,
+    def voice_for(self, name: str | None, where: str = "voice") -> str | None:
+        """The model's voice for a requested name; an unknown one is refused, as the field `where`."""
+        token2wav = self.async_engine.engine.token2wav
+        if name is None or name in PUBLIC_VOICES or token2wav is None:
+            return self.config.voice
+        if name not in token2wav.voices:
+            known = ", ".join(token2wav.voices)
+            raise ProtocolError(f"{where}: expected one of {known}, found {name[:80]!r}", param=where)
+        return name
+
+    def new_session(self) -> Session:
+        """A session object with the server's defaults."""
+        return Session(
+            id=new_id("sess"),
+            model=self.model,
+            expires_at=int(time.time() + self.config.limits.session_seconds),
+            output_modalities=["audio"] if self.can_speak else ["text"],
         )
-        self.conversation_id = new_id("conv")
-        self._n_events = 0
-        self._recorder = Recorder(self.config.recording, session.id) if self.config.recording else None
-
-    def emit(self, event: server.ServerEvent, response_id: str | None = None, audio_ms: int = 0) -> bool:
-        """Put an event on its way; False: there was no room for its sound."""
-        self._n_events += 1
-        event.event_id = f"event_{self.session.id[5:]}_{self._n_events}"
-        values = event.dump()
-        payloads = beta.to_old(values) if self.is_beta else [values]
-        messages = [OutboundMessage(write_json(one), response_id, audio_ms) for one in payloads]
-        return all([self.send_queue.put(message) for message in messages])
-
-    def refuse(self, error: ProtocolError, kind: ErrorType = "invalid_request_error") -> None:
-        """Tell the client what was wrong."""
-        detail = server.ErrorDetail(
-            type=kind, message=str(error), code=error.code, param=error.param, event_id=error.event_id
-        )
-        self.emit(server.Error(error=detail))
-
-    def record(self, entry: Entry) -> None:
-        """Keep an item on disk, where the operator wants it. When that fails the recording ends, no more."""
-        if self._recorder is None:
-            return
-        samples, rate = entry.samples, SAMPLE_RATE
-        if entry.generated is not None:
-            samples, rate = np.frombuffer(bytes(entry.generated.pcm), "<i2"), PCM_RATE
-        try:
-            self._recorder.write_item(entry.item.dump(), samples, rate)
-        except Exception as error:
-            self._recorder = None
-            self.metrics.errors.labels("recording").inc()
-            log.error("session %s is recorded no further: %s", self.session.id, error)
-            message = "The recording ended: this server could not write it. The conversation goes on."
-            self.emit(server.RecordingAnnounced(message=message, recording=False))

@@ -1,4 +1,5 @@
-"""Between an event loop and the engine: replies as asynchronous streams, each told in a thread of its own.
+"""Async engine: the bridge between an event loop and the engine; each reply is an asynchronous stream,
+produced in a worker thread.
 
 async_engine = AsyncEngine(engine, threads=32)
 stream = async_engine.reply(turns, "s2s", seed=0)
@@ -27,36 +28,38 @@ from echat.serve.work_queue import Lane, LaneFull, Result, WorkQueue
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
 
-# Of the HTTP request that is being answered: where it came in is far from where its work is asked for.
+# The lane of the present HTTP request, for jobs that are submitted deep below the handler.
 request_lane: ContextVar[Lane | None] = ContextVar("request_lane", default=None)
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The reply ended with an error of its own."""
+    """The reply ended with an exception."""
 
     error: BaseException
 
 
 class AsyncReplyStream:
-    """One reply. Iterate once, in the loop that asked for it."""
+    """The events of one reply. Iterate once, in the event loop that requested it."""
 
     def __init__(self, is_speculative: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | Failed | None] = asyncio.Queue()
-        self.stop = threading.Event()  # for the engine, which sets it itself when a reply is over
+        self.stop = threading.Event()  # cancels the reply; the engine sets it too, at the end
         self.is_cancelled = False
-        self.withdraw: Callable[[], None] = lambda: None  # takes it out of the line, if it has not begun
+        self.withdraw: Callable[[], None] = lambda: (
+            None
+        )  # removes the job from its lane, if it has not started
         self._released = threading.Event()
         if not is_speculative:
             self._released.set()
 
     def release(self) -> None:
-        """A reply on trial is wanted: make all of its sound."""
+        """The speculative reply is accepted: synthesize all of its audio."""
         self._released.set()
 
     def cancel(self) -> None:
-        """Stop. What waits is not told any more; iteration ends at once."""
+        """Stop the reply. Iteration ends at once, events that wait are dropped."""
         self.is_cancelled = True
         self.stop.set()
         self._released.set()
@@ -69,10 +72,10 @@ class AsyncReplyStream:
                 raise event.error
             yield event
 
-    # --- from the thread that tells the reply
+    # --- in the worker thread
 
     def produce(self, answer: Callable[[], Any]) -> None:
-        """Post every event; a reply on trial waits behind its first sound."""
+        """Post every event; a speculative reply waits after its first piece of audio."""
         try:
             for event in answer():
                 self._put(event)
@@ -88,17 +91,17 @@ class AsyncReplyStream:
     def _put(self, event: Event | Failed | None) -> None:
         try:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:  # the loop is gone, and with it everybody who listened
+        except RuntimeError:  # the loop is closed
             self.is_cancelled = True
             self.stop.set()
 
 
 class AsyncEngine:
-    """One engine, its scheduler, and the threads that tell replies. Work is shared out by lanes, see
-    `work_queue`; without a lane it belongs to nobody in particular."""
+    """One engine, its scheduler, and the worker threads that produce replies. Jobs are scheduled fairly by
+    lanes, see `work_queue`; those without a lane share one."""
 
     def __init__(self, engine: Engine, threads: int, asides: int = 2) -> None:
-        """`asides`: how much is done at once of what no listener waits for."""
+        """`asides`: jobs with low priority that run at once, such as prefills."""
         self.engine = engine
         self.scheduler = Scheduler(engine)
         self.context_window = ContextWindow(engine)
@@ -107,11 +110,11 @@ class AsyncEngine:
         self._shared = self._answers.lane(threads)
 
     def lane(self, width: int) -> Lane:
-        """For the answers of one client, so many at once."""
+        """A lane for the replies of one client, of which `width` run at once."""
         return self._answers.lane(width)
 
     def aside_lane(self, most_waiting: int) -> Lane:
-        """For what a session wants besides its conversation, one after the other."""
+        """A lane for the jobs of a session beside its conversation, one after the other."""
         return self._asides.lane(1, most_waiting)
 
     def reply(
@@ -124,8 +127,8 @@ class AsyncEngine:
         lane: Lane | None = None,
         **settings: Any,
     ) -> AsyncReplyStream:
-        """Answer the last turn; settings as for `Engine.reply`. `is_speculative`: no sound but the
-        first piece is made before `release`."""
+        """Answer the last turn; settings as for `Engine.reply`. `is_speculative`: only the first piece of
+        audio is synthesized before `release`."""
         stream = AsyncReplyStream(is_speculative)
         row = get_task(task)
         if max_new_ids is not None:
@@ -135,7 +138,7 @@ class AsyncEngine:
         def answer() -> Any:
             if stream.is_cancelled:
                 return ()
-            conversation = Conversation(self.context_window.fitting(turns))
+            conversation = Conversation(self.context_window.truncate(turns))
             return self.scheduler.submit(
                 conversation, task, stream=row.writes_speech, cancel=stream.stop, **settings
             )
@@ -144,21 +147,21 @@ class AsyncEngine:
         return stream
 
     async def transcribe(self, audio: Any, lane: Lane | None = None) -> str:
-        """The words of a sound."""
+        """Transcript of a recording."""
         turn = UserTurn(audio=audio)
         return await self.call(lambda: self.scheduler.submit(Conversation([turn]), "asr").reply().text, lane)
 
     async def prefill(
         self, turns: Sequence[Turn], task: str, prompt_cache: PromptCache, lane: Lane | None = None
     ) -> PromptCache:
-        """Read what is known before it is asked for, if there is time for it."""
+        """Prefill a prompt into a prompt cache; skipped where the lane is full."""
 
         def read() -> PromptCache:
             try:
-                fitting = self.context_window.fitting(turns)
-            except ValueError:  # said when it is asked
+                kept = self.context_window.truncate(turns)
+            except ValueError:  # reported when the turn is answered
                 return prompt_cache
-            return self.engine.prefill(fitting, task, prompt_cache)
+            return self.engine.prefill(kept, task, prompt_cache)
 
         try:
             return await self.call(read, lane)
@@ -166,14 +169,14 @@ class AsyncEngine:
             return prompt_cache
 
     async def call(self, work: Callable[[], Result], lane: Lane | None = None) -> Result:
-        """Do some work in a thread."""
+        """Run a function in a worker thread."""
         return await self._lane(lane).call(work)
 
     def _lane(self, lane: Lane | None) -> Lane:
         return lane or request_lane.get() or self._shared
 
     def close(self) -> None:
-        """Stop writing; replies under way end as cancelled."""
+        """Stop the scheduler and the threads; running replies end as cancelled."""
         self.scheduler.close()
         self._answers.close()
         self._asides.close()

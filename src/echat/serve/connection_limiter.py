@@ -1,8 +1,8 @@
-"""How many sockets a server holds, counted from `accept` to `close`, whatever comes over them.
+"""Connection limiter: the number of sockets of a server and of one address, counted from `accept` to `close`.
 
-A connection that waits for its request (nothing sent yet, half a header, half a body) makes room for a
-newcomer when there are too many; one that is being answered does not. So clients that open connections and
-send nothing cannot keep others out.
+At the limit, a connection that waits for its request (nothing sent yet, half a header, half a body) is closed
+for a new one; a connection whose request is handled is not. So clients that open connections and send nothing
+(slow loris) cannot lock others out.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-RESERVE = 64  # sockets above the limit, on which health checks are still answered
+RESERVE = 64  # sockets above the limit, for health checks
 OTHER_FILES = 128  # that a process needs besides its connections
-QUEUE = 2048  # connections that the system holds for a server that is busy
-ACCEPTS_AT_ONCE = 4  # are accepted, before those that came before are heard
+QUEUE = 2048  # backlog of the operating system
+ACCEPTS_AT_ONCE = 4  # connections accepted before data of earlier ones are processed
 
 Peer = tuple[Any, ...]  # address and port of the other side
 log = logging.getLogger("echat.serve")
@@ -32,10 +32,10 @@ class ConnectionLimiter:
         self._per_address: Counter[str] = Counter()
         self._waiting: OrderedDict[Peer, Callable[[], None]] = (
             OrderedDict()
-        )  # how to close each; oldest first
+        )  # functions that close; oldest first
 
     def admit(self, peer: Peer) -> bool:
-        """Count a new connection; False: there is no room, close it."""
+        """Count a new connection; False: too many, close it."""
         address = str(peer[0])
         if self._per_address[address] >= self.most_per_address:
             self._close_oldest_waiting(address)
@@ -48,31 +48,31 @@ class ConnectionLimiter:
         return True
 
     def release(self, peer: Peer) -> None:
-        """It is closed, or about to be."""
+        """The connection is closed, or about to be."""
         self._waiting.pop(peer, None)
         if peer in self._open:
             self._open.remove(peer)
             self._per_address[str(peer[0])] -= 1
-            self._per_address += Counter()  # forget zeros
+            self._per_address += Counter()  # drop zeros
 
     def mark_waiting(self, peer: Peer, close: Callable[[], None]) -> None:
-        """It waits for (the rest of) a request, and can be closed."""
+        """The connection waits for (the rest of) a request, and may be closed by `close`."""
         if peer in self._open:
             self._waiting.setdefault(peer, close)
 
     def mark_active(self, peer: Peer) -> None:
-        """Its request is there, and being answered."""
+        """The request of the connection is complete and handled."""
         self._waiting.pop(peer, None)
 
     def is_over_limit(self, address: str) -> bool:
-        """Are there more than there may be, all of them at work? Then only health checks are answered."""
+        """Are there too many connections with requests? Then only health checks are answered."""
         return len(self._open) > self.most or self._per_address[address] > self.most_per_address
 
     def __len__(self) -> int:
         return len(self._open)
 
     def _close_oldest_waiting(self, address: str | None) -> None:
-        """Close the one that has waited longest, of an address or of that which has most of those."""
+        """Close the one that has waited longest, of an address or of the address with most waiting ones."""
         if address is None:
             waiting = Counter(str(peer[0]) for peer in self._waiting)
             if not waiting:
@@ -86,16 +86,16 @@ class ConnectionLimiter:
 
 
 class ListeningSocket(socket.socket):
-    """A listening socket that counts at its `connection_limiter` what it accepts."""
+    """A server socket that reports accepted connections to its `connection_limiter`."""
 
     connection_limiter: ConnectionLimiter
 
     def listen(self, unused: int = 0) -> None:
-        """The queue of the system is long, however few are accepted in one go."""
+        """Start with a long backlog, independent of ACCEPTS_AT_ONCE."""
         super().listen(QUEUE)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection for which there is room; the others are closed at once."""
+        """Accept the next connection within the limits; others are closed at once."""
         for _ in range(ACCEPTS_AT_ONCE):
             fd, peer = self._accept()  # type: ignore[attr-defined]
             accepted = _AcceptedSocket(self.family, self.type, self.proto, fileno=fd)
@@ -103,11 +103,11 @@ class ListeningSocket(socket.socket):
                 accepted.on_close = partial(self.connection_limiter.release, peer)
                 return accepted, peer
             accepted.close()
-        raise BlockingIOError  # let others have their turn
+        raise BlockingIOError  # yield to other tasks of the event loop
 
 
 class _AcceptedSocket(socket.socket):
-    """A connection that says when it is closed."""
+    """A connection with a callback for its close."""
 
     on_close: Callable[[], None] | None = None
 
@@ -119,9 +119,9 @@ class _AcceptedSocket(socket.socket):
 
 
 def listen(host: str, port: int) -> list[ListeningSocket]:
-    """Sockets that listen at every address of a host, all at one port; with port 0 a free one.
+    """Server sockets at every address of a host, all at one port; port 0 takes a free one.
 
-    They have no connection_limiter yet. What cannot be bound is a ValueError that says why.
+    Their `connection_limiter` is set later. ValueError, with the reason, where one cannot be bound.
     """
     bound: list[ListeningSocket] = []
     try:
@@ -147,8 +147,8 @@ def listen(host: str, port: int) -> list[ListeningSocket]:
 
 
 def allowed_connections(connections: int) -> int:
-    """How many connections this process may have open files for, at most `connections`. The limit of the
-    process is raised where it may be: a server that runs out of files can accept nothing any more."""
+    """The number of connections, at most `connections`, that the limit of open files allows. That limit is
+    raised as far as possible, because a server without free file descriptors cannot accept."""
     try:
         import resource
     except ImportError:  # Windows has no such limit

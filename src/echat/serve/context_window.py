@@ -1,4 +1,4 @@
-"""Which turns of a conversation fit into the model's positions."""
+"""Context window: which turns of a conversation fit into the model's positions."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from echat.audio.features import SAMPLE_RATE
 from echat.dialogue.turns import Turn, UserTurn
-from echat.model.speech_encoder import LLM_FRAME_SECONDS
+from echat.infer.truncation import ANSWER_POSITIONS, SAMPLES_PER_POSITION
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
 
-SAMPLES_PER_POSITION = round(LLM_FRAME_SECONDS * SAMPLE_RATE)
-ANSWER_POSITIONS = 1024  # of the model's context that stay free for an answer
 POSITIONS_PER_TURN = 8  # of the layout, about
-COUNTED_TEXTS = 4096  # whose lengths are remembered
+CACHED_COUNTS = 4096  # texts
 
 
 class ContextWindow:
-    """Cuts conversations to what one model can read. Safe to share between threads."""
+    """Truncates conversations to the context length of one model. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._tokenizer = engine.tokenizer
         self.room = engine.model.config.llm.max_positions - ANSWER_POSITIONS
-        self._n_ids: OrderedDict[int, int] = OrderedDict()  # by the hash of a text: no words are kept
+        self._n_ids: OrderedDict[int, int] = (
+            OrderedDict()
+        )  # by the hash of a text, as texts of users are not kept
 
-    def fitting(self, turns: Sequence[Turn]) -> list[Turn]:
-        """The newest turns that fit; the question is always among them.
+    def truncate(self, turns: Sequence[Turn]) -> list[Turn]:
+        """The newest turns that fit, with the question always among them.
 
-        The cut moves in steps of half the room: between two of them a growing conversation keeps its
-        beginning, and what was read of it need not be read again. A typed question that does not fit alone is
-        a ValueError.
+        The cut moves in steps of half the room: between two steps a growing conversation keeps its first
+        turns, so the prompt (prefix) cache stays valid. A typed question that is too long alone is a
+        ValueError.
         """
         self._check_question(turns[-1])
         if sum(self._upper_bound(turn) for turn in turns) <= self.room:  # no need to count
@@ -49,11 +48,11 @@ class ContextWindow:
         return list(turns[2 * first :])
 
     def positions(self, turn: Turn) -> int:
-        """About how many positions a turn takes."""
+        """Approximate number of positions of a turn."""
         return self._count(turn.text) + _audio_positions(turn)
 
     def _upper_bound(self, turn: Turn) -> int:
-        """A bound that needs no tokenizer: an id of text stands for at least one byte."""
+        """An upper bound without the tokenizer: a text id is at least one byte."""
         return len((turn.text or "").encode(errors="replace")) + _audio_positions(turn)
 
     def _check_question(self, question: Turn) -> None:
@@ -75,7 +74,7 @@ class ContextWindow:
         found = self._n_ids.get(key)
         if found is None:
             found = self._n_ids[key] = len(self._tokenizer.encode(text))
-            if len(self._n_ids) > COUNTED_TEXTS:
+            if len(self._n_ids) > CACHED_COUNTS:
                 self._n_ids.popitem(last=False)
         return found
 

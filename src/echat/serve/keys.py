@@ -1,6 +1,6 @@
-"""API keys. On disk stands only the hash of each; the key itself is shown once, when it is made.
+"""API keys and short-lived client secrets. Only hashes are stored; a key is shown once, when it is created.
 
-The keys are random and long, so a plain SHA-256 of them cannot be guessed backwards.
+Keys are long and random, so a plain SHA-256 needs no salt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PREFIX = "echat-"
 SECRET_PREFIX = "ek_"
 MAX_SECRETS = 10_000
 MAX_DAYS = 36_500
-LATEST = 2**37  # seconds since 1970 that every calendar here knows
+LATEST = 2**37  # seconds since 1970, within the range of `datetime`
 _HASH = re.compile("[0-9a-f]{64}")
 
 log = logging.getLogger("echat.serve")
@@ -40,7 +40,7 @@ class Key:
 
     @property
     def owner(self) -> str:
-        """By what name its use is counted."""
+        """The name under which its use is counted."""
         return self.id
 
     def is_valid(self, now: float) -> bool:
@@ -49,12 +49,12 @@ class Key:
 
 @dataclass(frozen=True)
 class Secret(Key):
-    """A short-lived key for a browser. It opens a realtime session and nothing else, and ends with the key
-    that it was made with."""
+    """A short-lived key for a browser. It opens realtime sessions and nothing else, and is revoked together
+    with its parent key."""
 
-    parent: Key | None = None  # None: the server asks for no keys
+    parent: Key | None = None  # None: the server needs no keys
     session: str = "{}"  # JSON: changes to a session's defaults
-    maker: str = ""  # for whom it was made, by key or address
+    maker: str = ""  # key or address that requested it
 
     @property
     def owner(self) -> str:
@@ -62,22 +62,22 @@ class Secret(Key):
 
 
 class Keys:
-    """The keys of a file, read again when the file changes, and short-lived secrets made from them."""
+    """The keys of a file, reloaded when the file changes, and client secrets made with them."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._lines: list[tuple[str, Key | None]] = []  # of the file; None: no key stands in it
+        self._lines: list[tuple[str, Key | None]] = []  # of the file; None: a line without a key
         self._stamp: tuple[int, int] | None = None
         self._secrets: dict[str, Secret] = {}
 
     @property
     def are_required(self) -> bool:
-        """Does anybody need a key?"""
+        """Do requests need a key?"""
         return self.path is not None
 
     def find(self, given: str | None) -> Key | None:
-        """The valid key that was given; None where there is none. Every stored hash is compared, each in
-        constant time, so that time tells nothing."""
+        """The valid key with this secret, or None. All stored hashes are compared, each in constant time,
+        against timing attacks."""
         wanted, now, found = digest(given or ""), time.time(), None
         stored = self._stored()
         for key in (*stored, *self._secrets.values()):
@@ -90,33 +90,30 @@ class Keys:
     def new_secret(
         self, seconds: int, session: str, parent: Key | None, maker: str, most: int
     ) -> tuple[str, Secret]:
-        """A secret for a browser, valid for so long, and the session (JSON) it will open. `maker` has at most
-        `most` secrets, the oldest goes."""
+        """Create a client secret that is valid for some seconds, for a `session` (JSON). `maker` has at most
+        `most` secrets; the oldest is dropped."""
         now = int(time.time())
         expires = now + seconds
         if parent is not None and parent.expires is not None:
             expires = min(expires, parent.expires)
         words, key = _new_key(SECRET_PREFIX, now, expires, "client secret")
-        self._forget_secrets(now, maker, most)
+        self._drop_secrets(now, maker, most)
         self._secrets[key.id] = Secret(**asdict(key), parent=parent, session=session, maker=maker)
         return words, self._secrets[key.id]
 
-    def _forget_secrets(self, now: float, maker: str, most: int) -> None:
+    def _drop_secrets(self, now: float, maker: str, most: int) -> None:
         self._secrets = {id_: key for id_, key in self._secrets.items() if key.is_valid(now)}
         own = [id_ for id_, key in self._secrets.items() if key.maker == maker]
-        too_many = [
-            *own[: len(own) + 1 - most],
-            *list(self._secrets)[: len(self._secrets) + 1 - MAX_SECRETS],
-        ]
+        too_many = [*own[: len(own) + 1 - most], *list(self._secrets)[: len(self._secrets) + 1 - MAX_SECRETS]]
         for id_ in set(too_many):
             del self._secrets[id_]
 
     def session_of(self, key: Key | None) -> dict[str, Any]:
-        """What a secret was made for."""
+        """The session settings of a client secret; none of other keys."""
         return dict(json.loads(key.session)) if isinstance(key, Secret) else {}
 
     def add(self, days: float | None = None, note: str = "") -> tuple[str, Key]:
-        """A new key in the file, and the words to give to its user."""
+        """Add a key to the file; returns the secret for its user, and the key."""
         if days is not None and not abs(days) <= MAX_DAYS:
             raise ValueError(
                 f"--days: expected at most {MAX_DAYS}, found {days:g}; without it a key never expires"
@@ -128,7 +125,7 @@ class Keys:
         return secret, key
 
     def remove(self, key_id: str) -> None:
-        """Take a key out of the file."""
+        """Remove a key from the file."""
         known = [key.id for key in self._stored()]
         if key_id not in known:
             listed = ", ".join(known) or "none"
@@ -136,7 +133,7 @@ class Keys:
         self._write([line for line, key in self._lines if key is None or key.id != key_id])
 
     def all(self) -> list[Key]:
-        """What stands in the file."""
+        """The keys of the file."""
         return list(self._stored())
 
     def _stored(self) -> list[Key]:
@@ -158,7 +155,7 @@ class Keys:
 
 
 def digest(secret: str) -> str:
-    """What is stored of a key."""
+    """The stored hash of a secret."""
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
@@ -168,8 +165,8 @@ def _new_key(prefix: str, created: int, expires: int | None, note: str) -> tuple
 
 
 def _read(path: Path) -> list[tuple[str, Key | None]]:
-    """The lines of a file and the keys in them. A broken line is named in the log and opens nothing; the keys
-    beside it stay good."""
+    """The lines of a file and their keys. An invalid line is logged and skipped; the other keys stay
+    valid."""
     found: list[tuple[str, Key | None]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         key = _key_of(line)

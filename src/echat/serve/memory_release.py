@@ -1,9 +1,9 @@
-"""Memory that is no longer needed goes back to the system, so that a server stays as large as what it holds.
+"""Garbage collection and malloc trimming: returns freed RAM to the operating system.
 
-In half an hour of users who came and went a server of echat-tiny grew by a quarter, for two reasons. Python
-looks for garbage in circles (a torn connection leaves some, sounds in it) only when a quarter of all objects
-is new, and a loaded model has 400,000; so those that are there at the start are counted no more. And glibc
-keeps an arena for each of many threads, full of holes.
+Without it a server of echat-tiny grew by a quarter in half an hour of sessions that came and went, for two
+reasons. Python collects reference cycles (a lost connection leaves some, with audio in them) only when a
+quarter of all objects is new, and a loaded model has 400,000; so the objects at the start are frozen. And
+glibc keeps a fragmented arena for each of many threads.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import gc
 from collections.abc import Awaitable, Callable
 
 SECONDS_BETWEEN = 30.0
-ARENAS = 2  # as many as threads that allocate at the same time
+ARENAS = 2  # about as many as threads that allocate at the same time
 _M_ARENA_MAX = -8  # of malloc.h
 
 
 async def release_memory(sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-    """Until cancelled: every half minute collect garbage and give back what is free."""
+    """Collect garbage and trim the heap every half minute, until cancelled."""
     libc = _glibc()
     if libc is not None:
         libc.mallopt(_M_ARENA_MAX, ARENAS)
@@ -40,9 +40,9 @@ def _trim(libc: ctypes.CDLL | None) -> None:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library of this process, where it has both calls."""
+    """The C library of this process, if it has both functions."""
     try:
         libc = ctypes.CDLL(None)
-    except (OSError, TypeError):  # Windows has none by this name
+    except (OSError, TypeError):  # Windows
         return None
     return libc if hasattr(libc, "malloc_trim") and hasattr(libc, "mallopt") else None

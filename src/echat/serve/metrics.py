@@ -1,4 +1,4 @@
-"""What the operator may know: numbers, no words and no sound."""
+"""Prometheus metrics: numbers for the operator, no text and no audio of users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Metrics:
-    """Prometheus metrics of one server, in a registry of their own."""
+    """The metrics of one server, in their own registry."""
 
     def __init__(self) -> None:
         import prometheus_client as prometheus
@@ -24,22 +24,22 @@ class Metrics:
         self.sessions = gauge("sessions_open", "Realtime sessions that are open")
         self.sessions_total = counter("sessions_total", "Realtime sessions that were opened")
         self.sessions_ended = counter("sessions_ended_total", "Sessions that ended, by reason", "reason")
-        self.busy = counter("busy_total", "Sessions turned away because the server was full")
-        self.refused = counter("refused_total", "Requests turned away at the gate, by reason", "code")
-        self.errors = counter("errors_total", "Failures of the server's own making", "where")
-        self.responses = counter("responses_total", "Responses, by how they ended", "status")
-        self.speculative_responses = counter(
-            "guesses_total", "Replies begun on trial, by what became of them", "outcome"
+        self.busy = counter("busy_total", "Sessions and requests refused because of a limit")
+        self.refused = counter(
+            "refused_total", "Requests refused by the access middleware, by reason", "code"
         )
-        self.audio_in = counter("audio_in_seconds_total", "Sound received")
-        self.audio_out = counter("audio_out_seconds_total", "Sound sent")
-        self.audio_dropped = counter("audio_dropped_seconds_total", "Sound that slow readers missed")
+        self.errors = counter("errors_total", "Internal errors of the server", "where")
+        self.responses = counter("responses_total", "Responses, by how they ended", "status")
+        self.speculative_responses = counter("guesses_total", "Speculative replies, by outcome", "outcome")
+        self.audio_in = counter("audio_in_seconds_total", "Audio received")
+        self.audio_out = counter("audio_out_seconds_total", "Audio sent")
+        self.audio_dropped = counter("audio_dropped_seconds_total", "Audio dropped for slow readers")
         self.requests = counter(
             "requests_total", "HTTP requests that computed, by path and status", "path", "status"
         )
         self.first_audio = prometheus.Histogram(
             "echat_first_audio_seconds",
-            "From the end of a turn to the first sound of its answer",
+            "From the end of a turn to the first audio of its answer",
             buckets=seconds,
             registry=self.registry,
         )

@@ -1,4 +1,5 @@
-"""Under which names a server is reached, and pages of which origins may use it."""
+"""Host names and origins that a server accepts (DNS rebinding, CORS), and security headers of its
+responses."""
 
 from __future__ import annotations
 
@@ -6,33 +7,35 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from starlette.types import Message, Scope, Send
+
 from echat.serve.settings import LOOPBACK
 
-EVERYWHERE = ("0.0.0.0", "::")  # addresses to listen on that are nobody's name
+WILDCARDS = ("0.0.0.0", "::")  # bind to every address, and are no host name
 
 
 @dataclass(frozen=True)
 class Origins:
-    """The names and origins of one server."""
+    """The host names and origins that one server accepts."""
 
-    listens_at: str
+    bound_to: str  # address
     hosts: Collection[str] = ()  # names besides its own
-    origins: Collection[str] = ()  # of pages from elsewhere that may use it
+    origins: Collection[str] = ()  # of other pages that may use the server
 
     def allows_host(self, host: str) -> bool:
-        """Is this `Host` header one of the server's names? A page elsewhere may point its own name at this
-        machine (DNS rebinding); it cannot take ours. A server that listens everywhere and was told no names
-        has to take any."""
+        """Is this `Host` header one of the server's names? Against DNS rebinding: a foreign page can point
+        its own name at this machine, but cannot take one of ours. A server on all addresses without
+        configured names accepts any."""
         name = host_name(host)
         if name is None:
             return False
-        if self.listens_at in EVERYWHERE and not self.hosts:
+        if self.bound_to in WILDCARDS and not self.hosts:
             return True
-        own = LOOPBACK if self.listens_at in LOOPBACK else (self.listens_at,)
+        own = LOOPBACK if self.bound_to in LOOPBACK else (self.bound_to,)
         return name in own or name in self.hosts
 
     def allows_origin(self, origin: str | None, host: str) -> bool:
-        """May a page of this `Origin` ask? Browsers name it; programs name none."""
+        """May a page of this `Origin` send requests? Browsers always name it, programs usually do not."""
         return origin is None or origin in self.origins or _netloc(origin) == host
 
 
@@ -53,20 +56,46 @@ def _netloc(origin: str) -> str | None:
         return None
 
 
-# --- What browsers must be told so that pages of allowed origins can use the REST endpoints (CORS).
+# --- response headers: CORS, for pages of allowed origins, and security headers
 
 METHODS = "GET, POST, OPTIONS"
 USUAL_HEADERS = "authorization, content-type"
-PREFLIGHT_SECONDS = 600  # for which a browser need not ask again
+PREFLIGHT_SECONDS = 600  # for which a browser caches the answer
+SECURITY_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+}  # of server and studio
+
+
+def request_headers(scope: Scope) -> dict[str, str]:
+    """Headers of an ASGI request, names in lower case; of a repeated one the last."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def with_headers(send: Send, extra: list[tuple[bytes, bytes]]) -> Send:
+    """An ASGI `send` that adds headers to the response."""
+
+    async def send_with(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *extra]
+        await send(message)
+
+    return send_with
+
+
+def encode_headers(values: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI wants them."""
+    return [(name.encode(), value.encode("latin-1")) for name, value in values.items()]
 
 
 def is_preflight(method: str, headers: dict[str, str]) -> bool:
-    """Does a browser ask whether its page may ask?"""
+    """Is this a CORS preflight request?"""
     return method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
 
 
 def cors_headers(origin: str | None, allowed: Collection[str]) -> dict[str, str]:
-    """Headers of every answer: the page of an allowed origin may read it, other origins may not."""
+    """Headers of every response: pages of an allowed origin may read it, other origins may not."""
     if not allowed:
         return {"cross-origin-resource-policy": "same-origin"}
     if origin not in allowed or origin is None:
@@ -80,14 +109,15 @@ def cors_headers(origin: str | None, allowed: Collection[str]) -> dict[str, str]
 
 
 def preflight_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    """Headers of the answer to a preflight request. Keys travel in a header that the page sets itself, so any
-    header may be sent."""
+    """Headers of the response to a preflight request. Any request header is allowed, as pages send their key
+    in one."""
     wanted = headers.get("access-control-request-headers", "")
     names = [name.strip() for name in wanted.split(",")]
     listed = ", ".join(name for name in names if name.replace("-", "").isalnum() and name.isascii())
-    values = {
-        "access-control-allow-methods": METHODS,
-        "access-control-allow-headers": listed or USUAL_HEADERS,
-        "access-control-max-age": str(PREFLIGHT_SECONDS),
-    }
-    return [(name.encode(), value.encode()) for name, value in values.items()]
+    return encode_headers(
+        {
+            "access-control-allow-methods": METHODS,
+            "access-control-allow-headers": listed or USUAL_HEADERS,
+            "access-control-max-age": str(PREFLIGHT_SECONDS),
+        }
+    )

@@ -1,4 +1,4 @@
-"""The server: all doors of one engine, as an ASGI application."""
+"""The server: all endpoints over one engine as an ASGI application, and uvicorn to run it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ from echat.serve.connection_limiter import (
     allowed_connections,
     listen,
 )
-from echat.serve.http.audio import add_rest
+from echat.serve.http.audio import add_audio
 from echat.serve.http.chat_completions import add_completions
-from echat.serve.http.errors import BoundedRoute, RequestSlots, add_handlers
+from echat.serve.http.errors import BoundedRoute, add_exception_handlers
+from echat.serve.http.middleware import AccessMiddleware, was_refused
+from echat.serve.http.models import add_models
+from echat.serve.http.request_slots import RequestSlots
 from echat.serve.http.web_page import add_page, add_reference
 from echat.serve.keys import Keys
 from echat.serve.memory_release import release_memory
 from echat.serve.metrics import Metrics
-from echat.serve.middleware import AccessMiddleware
 from echat.serve.realtime.recorder import check_folder
 from echat.serve.realtime.turn_detection import load_turn_detector
 from echat.serve.realtime.websocket import SessionRegistry, serve_websocket
@@ -53,7 +55,7 @@ log = logging.getLogger("echat.serve")
 def make_app(
     engine: Engine, config: ServeConfig, connection_limiter: ConnectionLimiter | None = None
 ) -> FastAPI:
-    """Everything that is served, ready for uvicorn. `connection_limiter` counts its connections."""
+    """The ASGI application with all endpoints. `connection_limiter` counts its connections."""
     if config.recording is not None:
         check_folder(config.recording)
     metrics, keys, limits = Metrics(), Keys(config.keys), config.limits
@@ -69,16 +71,16 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        memory_task = asyncio.create_task(release_memory())
+        releasing = asyncio.create_task(release_memory())
         yield
-        memory_task.cancel()
+        releasing.cancel()
         async_engine.close()
 
     api = FastAPI(title="echat", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     api.router.route_class = BoundedRoute
     api.state.sessions, api.state.keys, api.state.metrics = sessions, keys, metrics
     api.state.app, api.state.limits = app, limits
-    add_handlers(api)
+    add_exception_handlers(api)
 
     @api.websocket("/v1/realtime")
     async def realtime(socket: WebSocket) -> None:
@@ -96,7 +98,8 @@ def make_app(
     async def numbers() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
-    add_rest(api, app, keys, slots)
+    add_models(api, app, keys)
+    add_audio(api, app, slots)
     add_completions(api, app, slots)
     add_page(api, app, keys)
     add_reference(api)
@@ -106,17 +109,17 @@ def make_app(
     return api
 
 
-# --- Starting a server: settings from a file and the command line, then uvicorn until it is told to stop.
+# --- running a server: settings from a file and the command line, then uvicorn until a signal
 
 STARTUP_FAILURE = 3
 UVICORN: dict[str, Any] = dict(
-    loop="asyncio",  # other loops accept connections without asking the socket
-    ws_per_message_deflate=False,  # base64 of sound barely compresses
+    loop="asyncio",  # other loops bypass ListeningSocket.accept
+    ws_per_message_deflate=False,  # base64 of audio barely compresses
     ws_ping_interval=20.0,
     ws_ping_timeout=20.0,
     timeout_keep_alive=10,
     server_header=False,
-    access_log=False,  # paths and addresses of users are nobody's business
+    access_log=False,  # addresses of users are private
     log_config=None,
     proxy_headers=False,
 )
@@ -137,9 +140,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> ServeConfig
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:
-    """uvicorn takes a handshake that was refused with a status and a body for one that was forgotten."""
-    from echat.serve.middleware import was_refused
-
+    """Log filter: uvicorn reports a handshake that was refused with status and body as an incomplete one."""
     return not (was_refused.get() and "without completing handshake" in record.getMessage())
 
 
@@ -149,8 +150,8 @@ def make_server(
     bound: list[ListeningSocket] | None = None,
     on_start: Callable[[], None] = lambda: None,
 ) -> uvicorn.Server:
-    """A server that is ready to run, and lets its sessions end well when it is told to stop. `bound`: sockets
-    it listens at; None: it binds them when it starts. `on_start` is called when it accepts connections."""
+    """A uvicorn server with graceful shutdown of sessions. `bound` are its listening sockets; None: it binds
+    them at the start. `on_start` is called when it accepts connections."""
     import uvicorn
 
     limits = config.limits
@@ -162,7 +163,7 @@ def make_server(
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket] | None = None) -> None:
-            """Listen with sockets that are counted, and tell where."""
+            """Serve at sockets that count their connections."""
             await self.lifespan.startup()
             if self.lifespan.should_exit:
                 sys.exit(STARTUP_FAILURE)
@@ -187,7 +188,7 @@ def make_server(
             await super().shutdown()
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            """Told to stop by SIGTERM the process ends as one that did what it was told."""
+            """After SIGTERM the process ends with status 0, not by the signal."""
             if sig == signal.SIGTERM:
                 self.should_exit = True
             else:
@@ -214,7 +215,7 @@ def _uvicorn_config(api: Any, connection_limiter: ConnectionLimiter, config: Ser
 
 
 def run(engine: Engine, config: ServeConfig, sockets: list[ListeningSocket]) -> None:
-    """Serve until a signal, at sockets of `listen`."""
+    """Serve at sockets of `listen` until a signal."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -225,7 +226,7 @@ def run(engine: Engine, config: ServeConfig, sockets: list[ListeningSocket]) -> 
 
 
 def address_of(config: ServeConfig, one: ListeningSocket) -> str:
-    """Where a browser finds the server."""
+    """URL of the server."""
     scheme = "https" if config.tls_certificate else "http"
     where = f"[{config.host}]" if ":" in config.host else config.host
     return f"{scheme}://{where}:{one.getsockname()[1]}/"

@@ -1,7 +1,7 @@
-"""uvicorn's protocols with patience that ends: for the head of a request, its body, and a reader.
+"""uvicorn's HTTP and WebSocket protocols with time-outs for request headers, request bodies and slow readers.
 
-A head has so many seconds; a body as well, and more for what comes at a fair rate; a client that takes none
-of its answer is dropped. A connection is registered at the `connection_limiter` while it waits for a request.
+A body that arrives at a minimum rate has more time; a client that reads none of its response is disconnected.
+While a connection waits for a request, it is registered at the `connection_limiter`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from echat.serve.connection_limiter import ConnectionLimiter, Peer
 from echat.serve.settings import Limits
 
-FAIR_RATE = 16 * 2**10  # bytes a second that earn a body more time
+FAIR_RATE = 16 * 2**10  # bytes a second at which a body has more time
 
 
 class HttpConnection(H11Protocol):
-    """One connection over which requests come; a subclass knows its `connection_limiter` and `limits`."""
+    """One HTTP connection; `make_http_protocol` sets `connection_limiter` and `limits` in a subclass."""
 
     connection_limiter: ConnectionLimiter
     limits: Limits
@@ -57,7 +57,7 @@ class HttpConnection(H11Protocol):
     # --- waiting for a request
 
     def _update_deadline(self) -> None:
-        """Set or clear the deadline of what is expected next."""
+        """Set or clear the deadline of the next part of a request."""
         if self.transport.is_closing():
             return
         if self._is_answering:
@@ -73,13 +73,13 @@ class HttpConnection(H11Protocol):
 
     @property
     def _is_answering(self) -> bool:
-        """Is a whole request there that is not answered yet?"""
+        """Is there a complete request without a complete response?"""
         cycle = self.cycle
         return cycle is not None and not cycle.response_complete and not cycle.more_body
 
     @property
     def _is_idle(self) -> bool:
-        """Between two requests: the time for that is `timeout_keep_alive`."""
+        """Is it between two requests? uvicorn's `timeout_keep_alive` limits that."""
         return self.timeout_keep_alive_task is not None
 
     def _expire(self, was_head: bool) -> None:
@@ -88,14 +88,14 @@ class HttpConnection(H11Protocol):
         earned = self._n_received / FAIR_RATE >= self.limits.body_seconds / 2
         if is_head == was_head and (is_head or not earned):
             self._drop()
-        else:  # the body's time begins, or goes on
+        else:  # the time of the body starts, or is extended
             self._update_deadline()
 
     def _drop(self) -> None:
-        """Close; a handler that waits for a body is told that the client is gone."""
+        """Close; a handler that waits for a body receives a disconnect."""
         self._cancel_deadline()
         self.connection_limiter.release(self._peer)
-        if self.scheme == "https":  # a farewell in TLS would be waited for
+        if self.scheme == "https":  # a TLS shutdown would wait for the client
             self.transport.abort()
         else:
             self.transport.close()
@@ -104,7 +104,7 @@ class HttpConnection(H11Protocol):
         self._cancel(self._deadline)
         self._deadline = None
 
-    # --- an answer that nobody takes
+    # --- waiting for a reader (back-pressure)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -121,19 +121,19 @@ class HttpConnection(H11Protocol):
 
 
 def make_http_protocol(connection_limiter: ConnectionLimiter, limits: Limits) -> type[HttpConnection]:
-    """The protocol class of one server."""
+    """The HTTP protocol class of one server."""
     values: dict[str, Any] = {"connection_limiter": connection_limiter, "limits": limits}
     return type("HttpConnection", (HttpConnection,), values)
 
 
-# --- Pings that tell a dead connection from a busy one.
+# --- WebSocket keep-alive
 
 
 def make_websocket_protocol() -> type[asyncio.Protocol]:
-    """uvicorn's WebSocket protocol, for which any byte of the client is a sign of life.
+    """uvicorn's WebSocket protocol, where any byte of the client keeps the connection alive.
 
-    The answer to a ping arrives behind the sound that was sent before it. From a client that sends faster
-    than it is heard, that is later than the time-out; and while reading is paused, nothing arrives.
+    A pong arrives after the audio that was sent before it. From a client that sends faster than the server
+    processes, that is later than the time-out; and while reading is paused, nothing arrives.
     """
     from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 

@@ -1,4 +1,4 @@
-"""Work in threads, shared out fairly: every client has a lane of its own, and lanes take turns.
+"""Fair work queue over a thread pool: every client has a lane, and lanes are served round robin.
 
 queue = WorkQueue(threads=8)
 lane = queue.lane(width=1, most_waiting=8)
@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -19,37 +20,44 @@ Work = Callable[[], Any]
 
 
 class LaneFull(ValueError):
-    """A client asks for more than may wait."""
+    """A client has more jobs waiting than it may."""
 
 
 class Lane:
-    """The work of one client, in order: at most `width` of it runs at once, at most `most_waiting` waits."""
+    """The jobs of one client, in order: at most `width` run at once, at most `most_waiting` wait."""
 
     def __init__(self, queue: WorkQueue, width: int, most_waiting: int | None) -> None:
         self.width, self.most_waiting = width, most_waiting
-        self.waiting: deque[Work] = deque()  # of the queue alone, as the next one
+        self.waiting: deque[Work] = deque()  # used by WorkQueue only, like n_running
         self.n_running = 0
         self._queue = queue
 
     def submit(self, work: Work) -> Callable[[], None]:
-        """Put work in line; what is given back takes it out again, if it has not begun."""
+        """Append a job; the returned function removes it, if it has not started."""
         self._queue.submit(self, work)
         return lambda: self._queue.withdraw(self, work)
 
     async def call(self, work: Callable[[], Result]) -> Result:
-        """Do some work, and wait for what comes of it. To be cancelled is to be taken out of the line."""
+        """Run a job and wait for its result; cancellation removes it from the lane."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Result] = loop.create_future()
 
-        def run() -> None:
-            try:
-                settle = _settler(done, work())
-            except BaseException as error:
-                settle = _settler(done, error=error)
-            try:
-                loop.call_soon_threadsafe(settle)
-            except RuntimeError:  # the loop is gone, and with it whoever waited
+        def resolve(result: Any, error: BaseException | None) -> None:
+            if done.done():
                 return
+            if error is None:
+                done.set_result(result)
+            else:
+                done.set_exception(error)
+
+        def run() -> None:
+            result, failure = None, None
+            try:
+                result = work()
+            except BaseException as error:
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(resolve, result, failure)
 
         withdraw = self.submit(run)
         try:
@@ -59,33 +67,21 @@ class Lane:
             raise
 
 
-def _settler(done: asyncio.Future[Any], result: Any = None, error: BaseException | None = None) -> Work:
-    def settle() -> None:
-        if done.done():
-            return
-        if error is None:
-            done.set_result(result)
-        else:
-            done.set_exception(error)
-
-    return settle
-
-
 class WorkQueue:
-    """Threads, and the lanes whose work they do."""
+    """Worker threads and the lanes that they serve."""
 
     def __init__(self, threads: int, name: str) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._n_free = threads
-        self._lanes: deque[Lane] = deque()  # those in which work waits; the first has its turn
+        self._lanes: deque[Lane] = deque()  # those with waiting jobs; the first is next
         self._lock = threading.Lock()
 
     def lane(self, width: int, most_waiting: int | None = None) -> Lane:
-        """A lane for one client; None: any amount may wait."""
+        """A lane for one client; None: any number of jobs may wait."""
         return Lane(self, width, most_waiting)
 
     def submit(self, lane: Lane, work: Work) -> None:
-        """Put work at the end of a lane."""
+        """Append a job to a lane."""
         with self._lock:
             if lane.most_waiting is not None and len(lane.waiting) >= lane.most_waiting:
                 raise LaneFull(f"expected at most {lane.most_waiting} pieces of work to wait, found one more")
@@ -95,7 +91,7 @@ class WorkQueue:
             self._start_waiting()
 
     def withdraw(self, lane: Lane, work: Work) -> None:
-        """Take work out of a lane, if it has not begun."""
+        """Remove a job from a lane, if it has not started."""
         with self._lock:
             if work in lane.waiting:
                 lane.waiting.remove(work)
@@ -103,7 +99,7 @@ class WorkQueue:
                     self._lanes.remove(lane)
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Start no more jobs."""
         with self._lock:
             for lane in self._lanes:
                 lane.waiting.clear()
@@ -111,7 +107,7 @@ class WorkQueue:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _start_waiting(self) -> None:
-        """Give free threads to the lanes in turn."""
+        """Assign free threads to lanes, round robin."""
         passed = 0
         while self._n_free and passed < len(self._lanes):
             lane = self._lanes.popleft()

@@ -319,7 +319,8 @@ def test_one_client_leaves_places_to_others(live):
     import asyncio
 
     from echat.serve.app_state import App
-    from echat.serve.http.errors import APIError, RequestSlots
+    from echat.serve.http.errors import APIError
+    from echat.serve.http.request_slots import RequestSlots
 
     async def in_use() -> tuple[str, str]:
         app: App = live.app.state.app

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from echat.serve.protocol.wire_audio import Decoder, Encoder, milliseconds
-from echat.serve.realtime.input_buffer import MIN_WINDOW, WINDOW, AudioBuffer, windows
+from echat.serve.realtime.conversation import MIN_WINDOW, WINDOW, windows
+from echat.serve.realtime.input_buffer import AudioBuffer
 
 SPEECHLIKE = np.random.default_rng(0).normal(0, 2000, 24_000).astype("<i2")
 

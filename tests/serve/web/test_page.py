@@ -42,7 +42,7 @@ def saved_turns(page: Any) -> list[dict[str, Any]]:
     return json.loads(saved.value.path().read_text())["turns"]
 
 
-HEARD_ALL = "document.querySelector('.turn.assistant') && document.body.dataset.state === 'listening'"
+HEARD_ALL = "document.querySelector('.turn.assistant') && document.body.dataset.state === 'ready'"
 
 
 def test_a_conversation_that_is_seen_and_heard(live, opened):
@@ -55,13 +55,13 @@ def test_a_conversation_that_is_seen_and_heard(live, opened):
     assert len(words(said)) > 3
     kinds = page.eval_on_selector_all(".chips li", "all => all.map(one => one.dataset.kind)")
     assert {"emotion", "age", "gender", "reply_emotion"} <= set(kinds)
-    assert "I hear" in page.inner_text(".thought .words")
+    assert "Transcript" in page.inner_text(".thought .words")
     answer = page.inner_text(".turn.assistant > .words")
     assert len(words(answer)) > 2
     (item_id,) = page.evaluate("Object.keys(window.played)")
     sound = played(page, item_id)
     assert 0.3 < len(sound) / RATE < 30 and np.abs(sound).max() > 0.05
-    assert "first sound after your turn" in page.inner_text("#latency")
+    assert "first audio after your turn" in page.inner_text("#latency")
     until(page, "document.querySelector('#latency').textContent.includes('synthesis')")
     if missing_programs() is None:
         heard, wanted = words(transcribe(torch.from_numpy(sound), RATE)), words(answer)
@@ -70,7 +70,7 @@ def test_a_conversation_that_is_seen_and_heard(live, opened):
     assert (user["text"], echat["text"], echat["thought"]["form"]) == (said, answer, "label")
     page.get_by_role("button", name="Stop talking").click()
     page.get_by_role("button", name="Start talking").click()  # goes on with what was said
-    until(page, "document.body.dataset.state === 'hearing'")
+    until(page, "document.body.dataset.state === 'speaking'")
     assert page.is_hidden("#trouble") and page.locator(".turn.assistant").count() == 1
 
 
@@ -102,9 +102,9 @@ def test_a_thought_in_words_and_no_sound_after_hush(live, opened):
     page.keyboard.press("Escape")
     until(page, "document.querySelector('.turn.assistant .note')")
     assert page.inner_text(".turn.assistant .note") == "interrupted"
-    until(page, "document.querySelector('.turn.assistant .unheard, .turn.assistant > .words:empty')")
+    until(page, "document.querySelector('.turn.assistant .unplayed, .turn.assistant > .words:empty')")
     assert page.locator(".chips li").count() == 0
-    assert page.evaluate("document.body.dataset.state") == "listening"
+    assert page.evaluate("document.body.dataset.state") == "ready"
     assert page.evaluate("Object.keys(window.played).length") == 0
 
 
@@ -115,7 +115,7 @@ def test_keyboard_and_names(live, opened):
     assert page.eval_on_selector_all("button, select, input", f"all => ({nameless})(all).length") == 0
     page.locator("#start").focus()
     page.keyboard.press("Enter")
-    until(page, "document.body.dataset.state === 'listening'")
+    until(page, "document.body.dataset.state === 'ready'")
     page.keyboard.press("m")
     assert page.get_attribute("#mute", "aria-pressed") == "true"
     assert "Muted" in page.inner_text("#status")
@@ -145,7 +145,7 @@ def test_a_key_where_the_server_asks_for_one(serving, opened, tmp_path):
         ]  # said by the browser
         page.fill("#key", secret)
         page.locator("#start").click()
-        until(page, "document.body.dataset.state === 'listening'")
+        until(page, "document.body.dataset.state === 'ready'")
         page.locator("#start").click()
 
 
@@ -153,7 +153,7 @@ def test_a_lost_connection_is_told(serving, opened):
     with serving(limits={"shutdown_seconds": 0.0}) as short:
         page = opened(home(short))
         page.locator("#start").click()
-        until(page, "document.body.dataset.state === 'listening'")
+        until(page, "document.body.dataset.state === 'ready'")
     until(page, "!document.querySelector('#trouble').hidden")
     assert page.inner_text("#start") == "Start talking"
     page.complaints.clear()

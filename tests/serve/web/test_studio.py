@@ -71,9 +71,9 @@ def test_ask_and_batch_in_the_browser(url, opened, tmp_path):
 
 def test_an_answer_forms(studio):
     told = list(studio.answer(echat_question(studio), "s2s_think_label", seed=0))
-    assert len(told) > 3 and told[0].sound is None
+    assert len(told) > 3 and told[0].audio is None
     last = told[-1]
-    rate, samples = last.sound
+    rate, samples = last.audio
     assert samples.dtype == np.int16 and len(samples) > rate // 4
     assert Path(last.picture).read_bytes()[:4] == b"\x89PNG"
     assert set(last.labels) == {"emotion", "age", "gender", "sound_event", "reply_emotion"}

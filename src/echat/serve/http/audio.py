@@ -1,12 +1,10 @@
-"""HTTP endpoints beside the WebSocket: models, speech from text, text from speech, secrets for browsers."""
+"""HTTP endpoints for audio: text to speech and speech to text."""
 
 from __future__ import annotations
 
 import base64
-import json
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,37 +14,31 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from echat.audio.features import SAMPLE_RATE
-from echat.audio.waveform import read
+from echat.audio.waveform import read, to_int16
 from echat.dialogue.turns import UserTurn, ask
 from echat.infer import events
 from echat.infer.events import Reply
 from echat.serve.app_state import App
 from echat.serve.http.audio_files import MEDIA_TYPES, FileFormat, open_audio_file
-from echat.serve.http.errors import APIError, RequestSlots, sse, with_error_event
+from echat.serve.http.errors import APIError
 from echat.serve.http.request_body import form_schema, read_form
-from echat.serve.http.web_page import voice_names
-from echat.serve.keys import Keys
+from echat.serve.http.request_slots import RequestSlots, client_name, sse, with_error_event
 from echat.serve.protocol.json_text import Body
-from echat.serve.protocol.session import Session, Voice
-from echat.serve.protocol.session_update import update
-from echat.serve.protocol.size_limits import check_text
+from echat.serve.protocol.session import Voice
 from echat.serve.protocol.wire_audio import Encoder
-from echat.serve.realtime.conversation import to_recording
-from echat.serve.realtime.input_buffer import windows
-from echat.serve.realtime.response_manager import voice_name
-from echat.serve.realtime.session import new_session
-from echat.serve.settings import Limits
+from echat.serve.realtime.conversation import to_recording, windows
 
 if TYPE_CHECKING:
     from echat.infer.text_to_speech import SpokenPiece
     from echat.serve.async_engine import AsyncEngine
 
-MAX_CHARACTERS = 4096  # of a text to read
-OF_ONE_SESSION = ("id", "object", "expires_at")  # fields that every session gets anew
+MAX_CHARACTERS = 4096  # of a text to synthesize
+
+log = logging.getLogger("echat.serve")
 
 
 class SpeechRequest(Body):
-    """Read a text aloud."""
+    """Text to speech."""
 
     input: str = Field(min_length=1, max_length=MAX_CHARACTERS)
     model: str = ""
@@ -58,7 +50,7 @@ class SpeechRequest(Body):
 
 
 class TranscriptionRequest(BaseModel):
-    """The fields beside the file."""
+    """Speech to text: the form fields beside the file."""
 
     model: str = ""
     language: str | None = None
@@ -69,35 +61,8 @@ class TranscriptionRequest(BaseModel):
     granularities: list[str] = Field(default_factory=list, alias="timestamp_granularities[]")
 
 
-class Expiry(BaseModel):
-    anchor: Literal["created_at"] = "created_at"
-    seconds: int = Field(600, ge=10, le=7200)
-
-
-class SecretRequest(Body):
-    """A short-lived key for a browser."""
-
-    expires_after: Expiry = Expiry()
-    session: dict[str, Any] = Field(default_factory=dict)
-
-
-def add_rest(api: FastAPI, app: App, keys: Keys, slots: RequestSlots) -> None:
-    """The routes."""
-    born = int(time.time())
-
-    @api.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(app, born)]}
-
-    @api.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
-        if name != app.model:
-            raise APIError(404, f"model {name[:80]!r} is not served here", "model_not_found", "model")
-        return _model(app, born)
-
-    @api.get("/v1/audio/voices")
-    async def voices() -> dict[str, Any]:
-        return {"voices": [{"id": name, "name": name} for name in voice_names(app)]}
+def add_audio(api: FastAPI, app: App, slots: RequestSlots) -> None:
+    """Add the routes."""
 
     @api.post("/v1/audio/speech", response_class=Response)
     async def speech(payload: SpeechRequest, request: Request) -> Response:
@@ -105,7 +70,7 @@ def add_rest(api: FastAPI, app: App, keys: Keys, slots: RequestSlots) -> None:
             message = "response_format: expected mp3, opus, flac, wav or pcm, found aac"
             raise APIError(400, message, param="response_format")
         app.async_engine.engine.need_token2wav()
-        voice = voice_name(app, payload.voice)
+        voice = app.voice_for(payload.voice)
         async with slots.acquire(client_name(request)) as slot:
             speech = SpeechStream(app.async_engine, payload.input, voice)
             await speech.begin()
@@ -128,53 +93,14 @@ def add_rest(api: FastAPI, app: App, keys: Keys, slots: RequestSlots) -> None:
             segments = [segment async for segment in _segments(app, samples)]
         return _transcript(segments, len(samples) / SAMPLE_RATE, payload.response_format, payload.language)
 
-    @api.post("/v1/realtime/client_secrets")
-    async def secrets(payload: SecretRequest, request: Request) -> dict[str, Any]:
-        session, refused = update(new_session(app), payload.session)
-        if refused:
-            raise refused[0]
-        key = request.scope.get("echat.key")
-        secret, made = keys.new_secret(
-            payload.expires_after.seconds,
-            _secret_session(session, app.config.limits),
-            key,
-            client_name(request),
-            app.config.limits.secrets_per_key,
-        )
-        return {"value": secret, "expires_at": made.expires, "session": session.dump()}
-
-
-def _secret_session(session: Session, limits: Limits) -> str:
-    """What a secret keeps of the session that it opens: JSON, bounded."""
-    check_text("session.instructions", session.instructions, limits)
-    text = json.dumps({name: value for name, value in session.dump().items() if name not in OF_ONE_SESSION})
-    if len(text) > limits.fields_bytes // 4:
-        raise APIError(
-            400,
-            f"session: expected at most {limits.fields_bytes // 4} bytes (a quarter of limits.fields_bytes), "
-            f"found {len(text)}; send less",
-            "session_too_large",
-            "session",
-        )
-    return text
-
-
-def client_name(request: Request) -> str:
-    """By what name the use of the server is counted: a key, or an address."""
-    return str(request.scope.get("echat.client", ""))
-
-
-def _model(app: App, born: int) -> dict[str, Any]:
-    return {"id": app.model, "object": "model", "created": born, "owned_by": "echat"}
-
 
 async def decode_samples(app: App, data: bytes, where: str) -> np.ndarray:
-    """A sound file's samples (n,) at 16 kHz, int16."""
+    """The samples (n,) int16 at 16 kHz of a sound file."""
     most = app.config.limits.question_seconds
     waveform, _ = await app.async_engine.call(
         lambda: read(data, SAMPLE_RATE, max_seconds=most, name=where, allow_silence=True)
     )
-    return np.asarray((waveform.clamp(-1, 1) * 32767).round().numpy().astype(np.int16))
+    return to_int16(waveform)
 
 
 # --- speech
@@ -195,7 +121,7 @@ async def _speech_events(
 
 
 async def _segments(app: App, samples: np.ndarray) -> AsyncIterator[dict[str, Any]]:
-    """The words of each window of a sound, with its times."""
+    """The transcript of each window of a recording, with its times."""
     start = 0
     for number, window in enumerate(windows(samples)):
         text = await app.async_engine.transcribe(to_recording(window))
@@ -206,7 +132,7 @@ async def _segments(app: App, samples: np.ndarray) -> AsyncIterator[dict[str, An
 
 
 async def _transcription_events(app: App, samples: np.ndarray) -> AsyncIterator[bytes]:
-    """Words as they are recognised."""
+    """The transcript as server-sent events while it is decoded."""
     transcript = ""
     for window in windows(samples):
         stream = app.async_engine.reply([UserTurn(audio=to_recording(window))], "asr")
@@ -263,27 +189,28 @@ def _time(seconds: float, point: str) -> str:
     return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"
 
 
-# --- A text read aloud for one request: pieces of the engine in, bytes of a sound file out.
-
-log = logging.getLogger("echat.serve")
+# --- streaming synthesis for one request: pieces of the engine in, bytes of a sound file out
 
 
 class SpeechStream:
-    """Local to one request. `begin` first: what cannot be read aloud is refused there, before any answer."""
+    """The synthesis of one request. Call `begin` first: a text that cannot be read aloud is refused there,
+    before the response starts."""
 
     def __init__(self, async_engine: AsyncEngine, text: str, voice: str | None) -> None:
-        self.doubtful: list[str] = []  # pieces whose length does not fit their words
+        self.doubtful: list[str] = []  # pieces whose duration is implausible for their text
         self._async_engine, self._stop = async_engine, threading.Event()
-        self._reply_cancel: threading.Event | None = None  # ends the reply that is being written
+        self._reply_cancel: threading.Event | None = (
+            None  # cancels the reply that generates the present piece
+        )
         self._pieces = async_engine.engine.read_aloud(text, voice, cancel=self._stop, write=self._write)
         self._first_piece: SpokenPiece | None = None
 
     async def begin(self) -> None:
-        """Speak the first piece. Raises ValueError where there is nothing to say."""
+        """Synthesize the first piece. Raises ValueError for a text without words."""
         self._first_piece = await self._next()
 
     async def file(self, name: FileFormat, speed: float) -> AsyncIterator[bytes]:
-        """Bytes of the file while it is spoken."""
+        """Bytes of the file while it is synthesized."""
         file, encoder = open_audio_file(name), None
         piece = self._first_piece
         try:
@@ -299,7 +226,7 @@ class SpeechStream:
             yield data
 
     def cancel(self) -> None:
-        """Speak no further."""
+        """Stop the synthesis."""
         self._stop.set()
         if self._reply_cancel is not None:
             self._reply_cancel.set()
@@ -312,7 +239,7 @@ class SpeechStream:
         return piece
 
     def _write(self, text: str, seed: int | None) -> Reply:
-        """The ids of a piece, beside other replies."""
+        """Generate the speech ids of a piece, batched with other replies."""
         self._reply_cancel = cancel = threading.Event()
         if self._stop.is_set():
             cancel.set()

@@ -1,4 +1,5 @@
-"""Sound in the formats of the HTTP endpoints, whole or while it is still being made."""
+"""Audio file encoding for the HTTP endpoints (wav, mp3, opus, flac, pcm), whole or streaming; inline audio
+decoding."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from echat.serve.http.errors import APIError
 from echat.serve.protocol.session import PCM_RATE
-from echat.serve.realtime.item_events import decode_base64
+from echat.serve.protocol.wire_audio import decode_base64
 
 FileFormat = Literal["mp3", "opus", "flac", "wav", "pcm", "pcm16"]
 MEDIA_TYPES: dict[str, str] = {
@@ -28,7 +29,7 @@ UNKNOWN_LENGTH = 0xFFFF_FFFF
 
 
 class AudioFileStream(Protocol):
-    """24 kHz 16-bit PCM in, bytes of a file out."""
+    """A streaming encoder: 24 kHz 16-bit PCM in, bytes of a file out."""
 
     def push(self, data: bytes) -> bytes: ...
 
@@ -36,32 +37,30 @@ class AudioFileStream(Protocol):
 
 
 def open_audio_file(name: FileFormat) -> AudioFileStream:
-    """A file that is sent while it is written."""
+    """An encoder for a file that is sent while it is written."""
     if name in _SOUNDFILE:
         return _CompressedFile(name)
     return _UncompressedFile(wav_header(UNKNOWN_LENGTH) if name == "wav" else b"")
 
 
 def encode_audio_file(name: FileFormat, data: bytes) -> bytes:
-    """A file of which everything is known."""
-    if name == "wav":
-        return wav_header(len(data)) + data
+    """A whole file from whole PCM."""
     if name in _SOUNDFILE:
         file = _CompressedFile(name)
         file.push(data)
         return file.whole()
-    return data
+    return wav_header(len(data)) + data if name == "wav" else data
 
 
 def wav_header(n_bytes: int) -> bytes:
-    """The head of a mono 16-bit WAV of so many bytes of sound."""
+    """Header of a mono 16-bit WAV with so many bytes of samples."""
     total = min(n_bytes + 36, UNKNOWN_LENGTH)
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, PCM_RATE, 2 * PCM_RATE, 2, 16)
     return struct.pack("<4sI4s", b"RIFF", total, b"WAVE") + form + struct.pack("<4sI", b"data", n_bytes)
 
 
 class _UncompressedFile:
-    """Samples as they are, after a header."""
+    """Raw samples after a header."""
 
     def __init__(self, header: bytes) -> None:
         self._header = header
@@ -75,8 +74,8 @@ class _UncompressedFile:
 
 
 class _CompressedFile:
-    """What libsndfile writes. It goes back at the end to fill in lengths; what is already sent stays as it
-    was, which players of streams expect."""
+    """The output of libsndfile. At its end libsndfile seeks back to fill in lengths; bytes that are already
+    sent stay as they were, which players of streams expect."""
 
     def __init__(self, name: FileFormat) -> None:
         import soundfile
@@ -92,16 +91,14 @@ class _CompressedFile:
             channels=1,
             format=kind,
             subtype=subtype,
-            # Players take the length of a stream from its rate, so that is the same throughout.
+            # Players compute the length of a stream from its bit rate, so the bit rate is constant.
             bitrate_mode="CONSTANT" if name == "mp3" else None,
             compression_level=0.5 if name == "mp3" else None,
         )
 
     def push(self, data: bytes) -> bytes:
         self._file.write(np.frombuffer(data, "<i2"))
-        if (
-            self._name == "flac"
-        ):  # decoders trip over one that does not know its length: it is sent at the end
+        if self._name == "flac":  # sent at the end, as decoders fail on a header without the length
             return b""
         self._file.flush()
         return self._new()
@@ -111,7 +108,7 @@ class _CompressedFile:
         return self._new()
 
     def whole(self) -> bytes:
-        """The file with its lengths filled in, if it was not sent in pieces."""
+        """The file with its lengths filled in, instead of pieces."""
         self._file.close()
         return self._pipe.getvalue()
 
@@ -124,14 +121,15 @@ class _CompressedFile:
 
 
 def _without_length_frame(data: bytes) -> bytes:
-    """An MP3 begins with a frame kept free for its length, which a stream does not know; players would stop
-    at the wrong one. Header: sync, version, layer, bit rate, rate, padding (ISO 13818-3, at 24 kHz)."""
+    """Cut off the first frame of an MP3, which is reserved for the length: a stream does not know it, and
+    players would stop too early. Header: sync, version, layer, bit rate, rate, padding (ISO 13818-3, at 24
+    kHz)."""
     index, padding = data[2] >> 4, (data[2] >> 1) & 1
     kbps = 8 * index if index <= 8 else 64 + 16 * (index - 8)
     return data[72 * kbps * 1000 // PCM_RATE + padding :]
 
 
-# --- Sound files inside a request: base64, alone or as a data URI. Nothing is fetched from elsewhere.
+# --- audio inside a JSON request: base64, alone or as a data URI; nothing is fetched from other hosts
 
 _DATA_URI = re.compile(r"data:(?P<type>[^,]*?)(?P<base64>;base64)?,", re.IGNORECASE)
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: sound or text in, text and sound out, whole or streamed."""
+"""`/v1/chat/completions`: audio or text in, text and audio out, whole or streamed as server-sent events."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ import numpy as np
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
+from echat.dialogue.tasks import reply_task
 from echat.dialogue.thinking import Thought
 from echat.dialogue.turns import Turn, UserTurn
 from echat.infer import events
 from echat.infer.events import Reply
 from echat.serve.app_state import App
 from echat.serve.async_engine import AsyncReplyStream
-from echat.serve.http.audio import client_name, decode_samples
+from echat.serve.http.audio import decode_samples
 from echat.serve.http.audio_files import FileFormat, decode_inline_audio, encode_audio_file
 from echat.serve.http.chat_request import CompletionRequest, Message, Part
-from echat.serve.http.errors import APIError, RequestSlots, sse, with_error_event
+from echat.serve.http.errors import APIError
+from echat.serve.http.request_slots import RequestSlots, client_name, sse, with_error_event
 from echat.serve.protocol.items import ContentPart, Item
 from echat.serve.protocol.size_limits import check_text
 from echat.serve.protocol.usage import thought_values, usage
 from echat.serve.protocol.wire import new_id
 from echat.serve.protocol.wire_audio import Encoder
 from echat.serve.realtime.conversation import Entry, GeneratedAnswer, turns
-from echat.serve.realtime.response_manager import voice_name
 from echat.serve.settings import Limits
 
 KEPT_ANSWERS = 256
@@ -38,27 +39,27 @@ KEPT_SECONDS = 3600
 
 @dataclass(frozen=True)
 class KeptAnswer:
-    """An answer that a later request may refer to."""
+    """A spoken answer that a later request may refer to by id."""
 
     generated: GeneratedAnswer
     expires: float
 
 
 class AnswerStore:
-    """Spoken answers by id, the oldest forgotten."""
+    """Spoken answers by id; the oldest are dropped."""
 
     def __init__(self) -> None:
-        self._secret_session: OrderedDict[str, KeptAnswer] = OrderedDict()
+        self._kept: OrderedDict[str, KeptAnswer] = OrderedDict()
 
     def add(self, generated: GeneratedAnswer, expires: float, answer_id: str | None = None) -> str:
         answer_id = answer_id or new_id("audio")
-        self._secret_session[answer_id] = KeptAnswer(generated, expires)
-        while len(self._secret_session) > KEPT_ANSWERS:
-            self._secret_session.popitem(last=False)
+        self._kept[answer_id] = KeptAnswer(generated, expires)
+        while len(self._kept) > KEPT_ANSWERS:
+            self._kept.popitem(last=False)
         return answer_id
 
     def get(self, answer_id: str) -> GeneratedAnswer:
-        kept = self._secret_session.get(answer_id)
+        kept = self._kept.get(answer_id)
         if kept is None or kept.expires < time.time():
             message = f"messages: no answer {answer_id[:80]!r} is kept here"
             raise APIError(404, message, "audio_not_found", "messages")
@@ -66,7 +67,7 @@ class AnswerStore:
 
 
 def add_completions(api: FastAPI, app: App, slots: RequestSlots) -> None:
-    """The route."""
+    """Add the route."""
     answers = AnswerStore()
 
     @api.post("/v1/chat/completions")
@@ -96,7 +97,7 @@ def _check(payload: CompletionRequest, app: App) -> None:
 
 
 def _check_texts(messages: Sequence[Message], limits: Limits) -> None:
-    """Refuse words that are too many before anything is made of them."""
+    """Refuse texts that are too long before anything is computed."""
     total = 0
     for index, message in enumerate(messages):
         text = message.text
@@ -121,7 +122,7 @@ async def _turns(messages: Sequence[Message], app: App, answers: AnswerStore) ->
 
 
 async def _entry(message: Message, app: App, answers: AnswerStore) -> Entry | None:
-    """A message as an item of a conversation; system and tool messages are no turns."""
+    """A message as a conversation item; system and tool messages are no turns."""
     parts, text = message.parts, message.text
     if message.role == "assistant":
         generated = (
@@ -137,7 +138,7 @@ async def _entry(message: Message, app: App, answers: AnswerStore) -> Entry | No
 
 
 def _audio_bytes(part: Part) -> bytes | None:
-    """The sound file in a part of a user's message; None of text, anything else is refused by name."""
+    """The sound file in a content part of a user; None for text, anything else is refused by name."""
     if part.type == "input_audio" and part.input_audio is not None:
         return decode_inline_audio(part.input_audio.data, "input_audio.data")
     if part.type == "audio_url" and part.audio_url is not None:
@@ -151,24 +152,20 @@ def _audio_bytes(part: Part) -> bytes | None:
 def _start_reply(payload: CompletionRequest, conversation: list[Turn], app: App) -> AsyncReplyStream:
     think = payload.echat.think or app.config.think
     is_typed = all(turn.audio is None for turn in conversation if isinstance(turn, UserTurn))
-    task = "s2s" if payload.speaks else "s2t"
-    if think != "off":
-        task += f"_think_{think}"
-    elif is_typed and not payload.speaks:
-        task = "t2t"
-    asked_for = [n for n in (payload.max_tokens, payload.max_completion_tokens) if n is not None]
+    is_text_only = is_typed and not payload.speaks and think == "off"
+    requested = [n for n in (payload.max_tokens, payload.max_completion_tokens) if n is not None]
     voice = payload.audio.voice if payload.audio and payload.speaks else None
     return app.async_engine.reply(
         conversation,
-        task,
-        max_new_ids=min([app.config.limits.reply_ids, *asked_for]),
+        "t2t" if is_text_only else reply_task(think, payload.speaks),
+        max_new_ids=min([app.config.limits.reply_ids, *requested]),
         seed=payload.seed,
-        voice=voice_name(app, voice),
+        voice=app.voice_for(voice),
     )
 
 
 class _Completion:
-    """One answer on its way out."""
+    """One answer: events of the engine in, the response body or its chunks out."""
 
     def __init__(
         self, payload: CompletionRequest, stream: AsyncReplyStream, app: App, answers: AnswerStore
@@ -182,7 +179,7 @@ class _Completion:
         self._encoder: Encoder | None = None
 
     async def deltas(self) -> AsyncIterator[tuple[str, bytes]]:
-        """The next words, the next sound; either may be empty."""
+        """Pieces of text and of PCM; one of the two is empty."""
         try:
             async for event in self.stream:
                 match event:
@@ -221,7 +218,7 @@ class _Completion:
 
     @property
     def _echat_fields(self) -> dict[str, Any]:
-        """What the public protocol has no field for: earlier turns that the model was not given."""
+        """Extension of the public protocol: how many earlier turns were truncated from the prompt."""
         n_turns = self.reply.counts.get("turns_left_out", 0) if self.reply is not None else 0
         return {"echat": {"turns_left_out": n_turns}} if n_turns else {}
 
@@ -243,7 +240,7 @@ class _Completion:
         }
 
     async def complete(self) -> dict[str, Any]:
-        """The answer in one piece."""
+        """The body of the response."""
         async for _ in self.deltas():
             pass
         self._check_audio()
@@ -271,7 +268,7 @@ class _Completion:
         }
 
     def _check_audio(self) -> None:
-        """An answer in sound without sound is no answer: say why there is none."""
+        """Refuse a spoken answer without audio, with the reason."""
         if not self.payload.speaks or self.generated.pcm:
             return
         if self.finish_reason == "length":
@@ -283,7 +280,7 @@ class _Completion:
         raise APIError(500, "the model answered without a sound; ask again, with another seed", "no_sound")
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The answer in pieces, as server-sent events."""
+        """The answer as server-sent events."""
         answer_id = new_id("audio")
         rest: dict[str, Any] = {"audio": {"id": answer_id}} if self.payload.speaks else {"content": ""}
         yield self._chunk({"role": "assistant", **rest})

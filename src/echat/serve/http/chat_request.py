@@ -1,4 +1,4 @@
-"""What is understood of a request for a chat completion; the rest of it is let pass."""
+"""Request model of a chat completion: the supported fields; others are ignored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from echat.serve.protocol.session import EchatOptions, Voice
 
 
 class InputAudio(BaseModel):
-    data: str  # base64 or a data URI of a sound file; what it is, its bytes tell
+    data: str  # base64 or a data URI of a sound file; its format is detected
 
 
 class AudioURL(BaseModel):
@@ -19,7 +19,7 @@ class AudioURL(BaseModel):
 
 
 class Part(BaseModel):
-    """A piece of a message."""
+    """A content part of a message."""
 
     type: str
     text: str | None = None
@@ -38,14 +38,14 @@ class Message(BaseModel):
 
     @property
     def parts(self) -> list[Part]:
-        """What it consists of."""
+        """The content as parts."""
         if isinstance(self.content, str):
             return [Part(type="text", text=self.content)]
         return self.content or []
 
     @property
     def text(self) -> str:
-        """Its words."""
+        """The text of all parts."""
         return " ".join(part.text for part in self.parts if part.text)
 
 
@@ -59,7 +59,7 @@ class StreamOptions(BaseModel):
 
 
 class CompletionRequest(Body):
-    """What of the public request is understood; the rest is let pass."""
+    """Request of a chat completion: the supported fields; others are ignored."""
 
     messages: list[Message] = Field(min_length=1, max_length=500)
     model: str = ""

@@ -1,10 +1,10 @@
-"""Bodies of HTTP requests: read whole before anything is done with them, bounded in size, one and all."""
+"""HTTP request bodies: read whole before they are handled, limited in size each and all together; multipart
+forms."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, get_origin
 
@@ -12,36 +12,19 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.types import Message, Receive
 
+from echat.serve.http.errors import APIError
 from echat.serve.protocol.wire import ProtocolError
 from echat.serve.settings import Limits, MiB
 
-Scope = MutableMapping[str, Any]
-ASGIMessage = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[ASGIMessage]]
-Send = Callable[[ASGIMessage], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-AT_ONCE = 8  # largest bodies that all requests together may hold in memory
-MAX_DRAINED_BYTES = 128 * MiB  # of a body that is thrown away
-DRAIN_SECONDS = 2.0  # in which some of it must come
-
-
-class RequestRejected(Exception):
-    """An answer other than the one that was hoped for."""
-
-    def __init__(self, status: int, message: str, code: str, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.retry_after = status, code, retry_after
-
-    def body(self) -> bytes:
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": str(self), "type": kind, "param": None, "code": self.code}
-        return json.dumps({"error": error}).encode()
+LARGEST_AT_ONCE = 8  # bodies of the largest size that all requests together may hold in RAM
+MAX_DRAINED_BYTES = 128 * MiB  # of a rejected body
+DRAIN_SECONDS = 2.0  # longest wait for the next part of it
 
 
 class RequestBodies:
-    """The bodies that are being read, or worked on."""
+    """The bodies of all requests that are being read or handled."""
 
     def __init__(self, limits: Limits) -> None:
         self.most = limits.upload_bytes
@@ -49,8 +32,8 @@ class RequestBodies:
 
     @asynccontextmanager
     async def read(self, headers: dict[str, str], receive: Receive) -> AsyncIterator[Receive]:
-        """Read the body; `receive` for the application, which gives it in one piece. ClientLeft where the
-        connection ends before the body."""
+        """Read a body. Yields a `receive` for the application that returns it in one piece; raises ClientLeft
+        where the connection ends first."""
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()) or int(length[:20]) > self.most:
             raise self._too_large()
@@ -62,15 +45,15 @@ class RequestBodies:
                 self.n_bytes += len(piece)
                 if size > self.most:
                     raise self._too_large()
-                if self.n_bytes > AT_ONCE * self.most:
-                    raise RequestRejected(503, "too many bodies at once; try again", "server_busy", 5)
+                if self.n_bytes > LARGEST_AT_ONCE * self.most:
+                    raise APIError(503, "too many bodies at once; try again", "server_busy", retry_after=5)
             yield _replay(pieces, receive)
         finally:
             self.n_bytes -= size
 
-    def _too_large(self) -> RequestRejected:
+    def _too_large(self) -> APIError:
         message = f"expected a body of at most {self.most} bytes (limits.upload_bytes), found more; send less"
-        return RequestRejected(413, message, "request_too_large")
+        return APIError(413, message, "request_too_large")
 
 
 class ClientLeft(Exception):
@@ -78,7 +61,7 @@ class ClientLeft(Exception):
 
 
 async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
-    """The pieces of a body as they come."""
+    """The pieces of a body as they arrive."""
     while True:
         message = await receive()
         if message["type"] != "http.request":
@@ -89,7 +72,7 @@ async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
 
 
 def _replay(pieces: list[bytes], receive: Receive) -> Receive:
-    async def receive_body() -> ASGIMessage:
+    async def receive_body() -> Message:
         if not pieces:
             return await receive()
         body = b"".join(pieces)
@@ -100,8 +83,8 @@ def _replay(pieces: list[bytes], receive: Receive) -> Receive:
 
 
 async def drain(headers: dict[str, str], receive: Receive) -> None:
-    """Throw away a bounded part of a body that is not wanted. A connection that is closed while its client
-    still sends is reset, and the client never reads why."""
+    """Read and discard a limited part of a rejected body. If the connection were closed while its client
+    still sends, it would be reset and the client could not read the error response."""
     if "transfer-encoding" not in headers and headers.get("content-length", "0") == "0":
         return
     left = MAX_DRAINED_BYTES
@@ -113,22 +96,22 @@ async def drain(headers: dict[str, str], receive: Receive) -> None:
         return
 
 
-# --- Forms with a file in them, kept in memory: what a user says is never written to disk.
+# --- multipart forms with a file, kept in RAM: a user's speech is never written to disk
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
 MAX_FIELDS = 50
-FILE = "file"  # the field that holds it
+FILE = "file"  # name of the field
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's parser moves files above a megabyte to a temporary file; 0 is never."""
+    """Starlette's parser without its temporary files for what is larger than a megabyte (0: never)."""
 
     spool_max_size = 0
 
 
 async def read_form(request: Request, fields: type[Fields], limits: Limits) -> tuple[Fields, bytes]:
-    """The fields of a form and the bytes of its file; what does not fit is refused by name."""
+    """The fields of a form and the bytes of its file; a wrong field is refused by name."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise _refusal(FILE, "expected a form (multipart/form-data) with a file, found another body")
     parser = _InMemory(
@@ -160,7 +143,7 @@ async def read_form(request: Request, fields: type[Fields], limits: Limits) -> t
 
 
 def form_schema(fields: type[BaseModel]) -> dict[str, Any]:
-    """How such a form is described in OpenAPI."""
+    """The form's description for OpenAPI."""
     schema = fields.model_json_schema()
     file = {"type": "string", "format": "binary"}
     properties = {FILE: file, **schema["properties"]}

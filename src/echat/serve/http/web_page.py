@@ -1,4 +1,4 @@
-"""The page at /: files that need no build step, and what they must know of the server."""
+"""The web page at `/`: static files without a build step, and the server facts that they fetch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[1] / "page"
 
 
 def add_page(api: FastAPI, app: App, keys: Keys) -> None:
-    """index.html at /, the other files under /page/. Nothing of it is secret: no key is asked for."""
+    """Serve index.html at /, the other files under /page/. They need no key, as nothing in them is secret."""
 
     @api.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -27,30 +27,18 @@ def add_page(api: FastAPI, app: App, keys: Keys) -> None:
 
     @api.get("/page/about.json", include_in_schema=False)
     async def about() -> dict[str, Any]:
-        return about_server(app, keys)
+        return {
+            "model": app.model,
+            "voices": app.voices,
+            "think": app.config.think,
+            "needs_key": keys.are_required,
+            "reply_emotions": REPLY_EMOTIONS_IN_ENGLISH,
+        }
 
     api.mount("/page", StaticFiles(directory=FOLDER))
 
 
-def voice_names(app: App) -> list[str]:
-    """The voices of the model; the first one is the server's own choice."""
-    token2wav = app.async_engine.engine.token2wav
-    voices = list(token2wav.voices) if token2wav else []
-    return sorted(voices, key=lambda name: name != app.config.voice)
-
-
-def about_server(app: App, keys: Keys) -> dict[str, Any]:
-    """What the page offers to choose from."""
-    return {
-        "model": app.model,
-        "voices": voice_names(app),
-        "think": app.config.think,
-        "needs_key": keys.are_required,
-        "reply_emotions": REPLY_EMOTIONS_IN_ENGLISH,
-    }
-
-
-# --- `/docs`: what the REST endpoints take, as one plain page without script, made of `/openapi.json`.
+# --- `/docs`: reference of the REST endpoints, one plain page without script, rendered from `/openapi.json`
 
 HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -63,7 +51,7 @@ keys, send <code>Authorization: Bearer KEY</code>.</p>
 
 
 def add_reference(api: FastAPI) -> None:
-    """The route; what is added to `api` later is on the page as well."""
+    """Add the route; endpoints that are added to `api` later appear on the page as well."""
 
     @api.get("/docs", include_in_schema=False)
     async def reference() -> HTMLResponse:
@@ -71,7 +59,7 @@ def add_reference(api: FastAPI) -> None:
 
 
 def render_reference(schema: dict[str, Any]) -> str:
-    """The page of a schema."""
+    """The page for an OpenAPI schema."""
     models = schema.get("components", {}).get("schemas", {})
     parts = [
         part

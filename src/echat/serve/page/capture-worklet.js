@@ -1,4 +1,4 @@
-// On the audio thread: the microphone, mono, at our rate, in pieces of 20 ms.
+// Audio thread: the microphone as mono at 24 kHz, in pieces of 20 ms.
 
 import { RATE } from "./pcm.js";
 import { Resampler } from "./resampler.js";
@@ -30,7 +30,7 @@ class Capture extends AudioWorkletProcessor {
 
 function mean(channels) {
   if (channels.length === 1) return channels[0];
-  return channels[0].map((_, place) => channels.reduce((sum, one) => sum + one[place], 0) / channels.length);
+  return channels[0].map((_, index) => channels.reduce((sum, one) => sum + one[index], 0) / channels.length);
 }
 
 registerProcessor("capture", Capture);

@@ -1,22 +1,15 @@
-// What the user has chosen: kept in the browser, the key for as long as the tab is open.
+// Choices of the user, stored in the browser; the key only as long as the tab is open.
 
 const PREFIX = "echat.";
-
-export function remember(name, value) {
-  storeOf(name).setItem(PREFIX + name, value);
-}
-
-export function remembered(name, fallback = "") {
-  return storeOf(name).getItem(PREFIX + name) ?? fallback;
-}
 
 function storeOf(name) {
   return name === "key" ? sessionStorage : localStorage;
 }
 
-/** Keep a field's value, and give it back what it had. */
+/** Restore a field's stored value, and store its changes. */
 export function keep(field, fallback) {
-  field.value = remembered(field.id, fallback);
-  if (field.value === "" && fallback) field.value = fallback; // what was kept is no longer offered
-  field.addEventListener("change", () => remember(field.id, field.value));
+  const store = storeOf(field.id);
+  field.value = store.getItem(PREFIX + field.id) ?? fallback;
+  if (field.value === "" && fallback) field.value = fallback; // the stored choice is no longer offered
+  field.addEventListener("change", () => store.setItem(PREFIX + field.id, field.value));
 }

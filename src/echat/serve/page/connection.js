@@ -4,7 +4,7 @@ const KEY_PROTOCOL = "openai-insecure-api-key.";
 const REASONS = {
   1001: "The server ended the session. Start again to go on.",
   1008: "The server ended the session: this page did not keep up with it.",
-  1013: "All places are taken at the moment. Please try again in a little while.",
+  1013: "The server is busy. Please try again in a little while.",
 };
 
 export class Connection extends EventTarget {
@@ -49,13 +49,13 @@ export class Connection extends EventTarget {
     this.dispatchEvent(new CustomEvent("closed", { detail: { reason, code } }));
   }
 
-  /** A browser does not tell why a WebSocket was refused; an ordinary request does. */
+  /** Browsers hide why a WebSocket was refused; an HTTP request shows the error. */
   async why() {
     try {
       const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
       const answer = await fetch("/v1/models", { headers });
-      const told = await answer.json();
-      return told.error ? `The server refused: ${told.error.message}.` : "The server did not open a session.";
+      const { error } = await answer.json();
+      return error ? `The server refused: ${error.message}.` : "The server did not open a session.";
     } catch {
       return "The server cannot be reached.";
     }

@@ -1,14 +1,14 @@
-// The read-out of a stopwatch.
+// Shows the latencies that a stopwatch measured.
 
 const MARKS = [
-  ["sound", "first sound after your turn"],
+  ["sound", "first audio after your turn"],
   ["thought", "first of the thought"],
   ["words", "first words"],
 ];
 const STAGES = [
-  ["listen", "server: listening"],
-  ["read", "server: reading"],
-  ["write", "server: thinking and writing"],
+  ["listen", "server: audio encoding"],
+  ["read", "server: prefill"],
+  ["write", "server: text generation"],
   ["speak", "server: speech tokens"],
   ["synthesise", "server: synthesis"],
 ];

@@ -1,24 +1,24 @@
-// The page: fields and buttons on one side, a Session on the other.
+// The page: connects fields and buttons with a Session.
 
 import { keep } from "./choices.js";
 import { showLatency } from "./latency-view.js";
-import { Session } from "./talk.js";
+import { Session } from "./session.js";
 import { TurnsView } from "./turns-view.js";
 import { WaveformView } from "./waveform-view.js";
 
 const STATES = {
-  idle: "Press start, allow the microphone, and talk. No button is needed after that.",
+  idle: "Press start, allow the microphone, and speak. No button is needed after that.",
   connecting: "Connecting …",
-  listening: "I am listening. Just speak.",
-  hearing: "I hear you …",
+  ready: "Ready. Just speak.",
+  speaking: "You are speaking …",
   thinking: "Thinking …",
-  answering: "Answering. Session over it to interrupt.",
+  answering: "Answering. Speak over it to interrupt.",
 };
 
 const at = (id) => document.getElementById(id);
 const turns = new TurnsView(at("turns"), at("nothing"));
-const inputView = new WaveformView(at("heard"));
-const outputView = new WaveformView(at("spoken"));
+const inputView = new WaveformView(at("input"));
+const outputView = new WaveformView(at("output"));
 let about = { model: "", voices: [], think: "label", needs_key: false };
 let session = null;
 
@@ -43,7 +43,7 @@ async function start() {
     at("key").focus();
     return;
   }
-  const [model, key, history] = [about.model, at("key").value.trim(), turns.spoken()];
+  const [model, key, history] = [about.model, at("key").value.trim(), turns.history()];
   session = new Session({ model, key, think: at("think").value, voice: at("voice").value, history });
   session.setMuted(isMuted());
   show(session);
@@ -88,8 +88,8 @@ function show(shown) {
     });
   };
   on("state", state);
-  on("heard", ({ samples }) => inputView.push(samples));
-  on("spoken", ({ samples, id }) => {
+  on("input", ({ samples }) => inputView.push(samples));
+  on("output", ({ samples, id }) => {
     outputView.push(samples);
     document.dispatchEvent(new CustomEvent("echat-played", { detail: { id, samples } })); // for recorders and tests
   });
@@ -113,7 +113,7 @@ function show(shown) {
 
 function state({ name }) {
   document.body.dataset.state = name;
-  at("status").textContent = name === "listening" && isMuted() ? "Muted: I do not hear you." : STATES[name];
+  at("status").textContent = name === "ready" && isMuted() ? "Muted: the microphone is off." : STATES[name];
   at("hush").disabled = name !== "answering" && name !== "thinking";
 }
 
@@ -127,9 +127,9 @@ function enable() {
   at("start").textContent = isTalking ? "Stop talking" : "Start talking";
   at("mute").disabled = !isTalking;
   at("save").disabled = at("again").disabled = turns.isEmpty;
-  const isFixed = isTalking && !turns.isEmpty; // a session keeps the voice it has begun with
+  const isFixed = isTalking && !turns.isEmpty; // the voice of a session is fixed after its first audio
   at("voice").disabled = isFixed;
-  at("voice").title = isFixed ? "Another voice: begin a new conversation." : "";
+  at("voice").title = isFixed ? "For another voice, start a new conversation." : "";
 }
 
 // --- buttons and keys
@@ -141,7 +141,7 @@ function isMuted() {
 function mute() {
   at("mute").setAttribute("aria-pressed", String(!isMuted()));
   session?.setMuted(isMuted());
-  if (document.body.dataset.state === "listening") state({ name: "listening" });
+  if (document.body.dataset.state === "ready") state({ name: "ready" });
 }
 
 function save() {

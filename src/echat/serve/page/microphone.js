@@ -1,4 +1,4 @@
-// The microphone: asks for it once, then hands over pieces of 20 ms.
+// The microphone: requests it once, then passes on pieces of 20 ms.
 
 export class Microphone {
   /** `onPiece(samples)`: 24 kHz mono, while it is open. */
@@ -18,7 +18,7 @@ export class Microphone {
     await this.context.audioWorklet.addModule("/page/capture-worklet.js");
     this.source = this.context.createMediaStreamSource(this.stream);
     this.capture = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
-    // Muted, silence goes out, so that the time of the session goes on.
+    // Muted, silence is sent, so that the session's time advances.
     this.capture.port.onmessage = ({ data }) => this.onPiece(this.isMuted ? data.fill(0) : data);
     this.source.connect(this.capture);
     await this.context.resume();

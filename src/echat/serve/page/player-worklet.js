@@ -1,18 +1,18 @@
-// On the audio thread: plays what is queued, knows to the sample what was played, stops at once.
+// Audio thread: plays the queue, counts the played samples, stops at once.
 
 import { RATE } from "./pcm.js";
 
-const CUSHION = 0.06 * RATE; // samples that must wait before an answer begins to sound
+const CUSHION = 0.06 * RATE; // samples buffered before an answer starts
 const REPORT = RATE / 25; // samples played between two reports
-const FADE = 0.005 * RATE; // samples over which sound is silenced, against clicks
+const FADE = 0.005 * RATE; // samples of a fade-out, against clicks
 
 class Player extends AudioWorkletProcessor {
   constructor() {
     super();
-    this.queue = []; // {id, samples, place}
-    this.id = null; // whose sound is or was last played
+    this.queue = []; // {id, samples, position}
+    this.id = null; // the answer that is played, or was last
     this.played = 0; // samples of it
-    this.finished = new Set(); // ids of which no more comes
+    this.finished = new Set(); // ids of complete answers
     this.isPaused = false;
     this.isWaiting = true; // for the cushion
     this.gain = 1;
@@ -23,7 +23,7 @@ class Player extends AudioWorkletProcessor {
   }
 
   push({ id, samples }) {
-    this.queue.push({ id, samples, place: 0 });
+    this.queue.push({ id, samples, position: 0 });
   }
 
   finish({ id }) {
@@ -38,7 +38,7 @@ class Player extends AudioWorkletProcessor {
     this.isPaused = false;
   }
 
-  /** Forget what waits; tell what of the present answer was played. */
+  /** Drop the queue; report how much of the present answer was played. */
   stop({ number }) {
     const next = this.queue[0]?.id ?? null;
     const cut = next ?? (this.finished.has(this.id) ? null : this.id);
@@ -52,7 +52,7 @@ class Player extends AudioWorkletProcessor {
   }
 
   process(_, [[output]]) {
-    for (let place = 0; place < output.length; place += 1) output[place] = this.next();
+    for (let index = 0; index < output.length; index += 1) output[index] = this.next();
     return true;
   }
 
@@ -61,11 +61,11 @@ class Player extends AudioWorkletProcessor {
     if (this.gain === 0 || !this.isReady()) return 0;
     const piece = this.queue[0];
     if (piece.id !== this.id) this.begin(piece.id);
-    const sample = piece.samples[piece.place];
-    piece.place += 1;
+    const sample = piece.samples[piece.position];
+    piece.position += 1;
     this.played += 1;
-    if (piece.place === piece.samples.length) this.queue.shift();
-    this.tell(sample);
+    if (piece.position === piece.samples.length) this.queue.shift();
+    this.addToReport(sample);
     return sample * this.gain;
   }
 
@@ -76,7 +76,7 @@ class Player extends AudioWorkletProcessor {
       return false;
     }
     if (this.isWaiting) {
-      const waiting = this.queue.reduce((sum, piece) => sum + piece.samples.length - piece.place, 0);
+      const waiting = this.queue.reduce((sum, piece) => sum + piece.samples.length - piece.position, 0);
       this.isWaiting = waiting < CUSHION && !this.finished.has(this.queue[0].id);
     }
     return !this.isWaiting;
@@ -95,7 +95,7 @@ class Player extends AudioWorkletProcessor {
     this.port.postMessage({ kind: "dry", id: this.id, isEnd: this.finished.has(this.id) });
   }
 
-  tell(sample) {
+  addToReport(sample) {
     if (this.gap) {
       this.port.postMessage({ kind: "gap", id: this.id, seconds: this.gap / RATE });
       this.gap = 0;

@@ -1,4 +1,4 @@
-// The loudspeaker: a queue of answers, of which it is known what was heard.
+// Playback: a queue of answers that reports how much of each was played.
 
 import { RATE } from "./pcm.js";
 
@@ -28,7 +28,7 @@ export class Player extends EventTarget {
     if (samples.length) this.ask("push", { id, samples }, [samples.buffer]);
   }
 
-  /** No more sound of this answer comes. */
+  /** The audio of this answer is complete. */
   finish(id) {
     this.ask("finish", { id });
   }
@@ -41,12 +41,12 @@ export class Player extends EventTarget {
     this.ask("resume");
   }
 
-  /** Be silent now. Which answer was cut (null: none), and how many milliseconds of it were heard. */
+  /** Stop now. Returns the interrupted answer (null: none) and its played milliseconds. */
   async stop() {
     const report = await new Promise((resolve) => {
       this.ask("stop", { number: this.stops.push(resolve) - 1 });
     });
-    const onTheWay = 1000 * (this.context.outputLatency || 0); // played, but not out of the loudspeaker yet
+    const onTheWay = 1000 * (this.context.outputLatency || 0); // output latency
     return { id: report.id, playedMs: Math.max(0, Math.floor((1000 * report.played) / RATE - onTheWay)) };
   }
 

@@ -1,5 +1,5 @@
-// Sound from the rate of the device to ours, piece by piece: a sinc with a Hann window, cut off below the
-// lower of both Nyquist frequencies.
+// Streaming resampler from the rate of the device to 24 kHz: a windowed sinc (Hann), cut off below the lower of
+// both Nyquist frequencies.
 
 const ZEROS = 16; // zero crossings of the sinc on each side
 
@@ -9,7 +9,7 @@ export class Resampler {
     this.cutoff = 0.92 * Math.min(1, to / from); // as a share of the input's Nyquist frequency
     this.reach = Math.ceil(ZEROS / this.cutoff); // input samples on each side
     this.kept = new Float32Array(this.reach); // silence before the first sample
-    this.place = this.reach; // of the next output sample, in `kept`
+    this.position = this.reach; // of the next output sample, in `kept`
     this.weights = new Map();
   }
 
@@ -20,19 +20,19 @@ export class Resampler {
     input.set(this.kept);
     input.set(samples, this.kept.length);
     const output = [];
-    while (Math.floor(this.place) + this.reach < input.length) {
-      output.push(this.at(input, this.place));
-      this.place += this.step;
+    while (Math.floor(this.position) + this.reach < input.length) {
+      output.push(this.at(input, this.position));
+      this.position += this.step;
     }
-    const done = Math.floor(this.place) - this.reach;
+    const done = Math.floor(this.position) - this.reach;
     this.kept = input.slice(done);
-    this.place -= done;
+    this.position -= done;
     return Float32Array.from(output);
   }
 
-  at(input, place) {
-    const whole = Math.floor(place);
-    const weights = this.weightsAt(place - whole);
+  at(input, position) {
+    const whole = Math.floor(position);
+    const weights = this.weightsAt(position - whole);
     let sum = 0;
     for (let tap = 0; tap < weights.length; tap += 1) sum += weights[tap] * input[whole - this.reach + 1 + tap];
     return sum;

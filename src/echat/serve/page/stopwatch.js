@@ -1,4 +1,4 @@
-// How long an answer takes, as the user feels it: from the end of the turn to the first sound in the ear.
+// Latency as the user perceives it: from the end of the turn to the first audio that is played.
 
 import { RATE } from "./pcm.js";
 
@@ -21,7 +21,7 @@ export class Stopwatch {
     this.at = performance.now();
   }
 
-  /** The turn ended with this millisecond of the sound that was sent. */
+  /** The turn ended at this millisecond of the audio that was sent. */
   turnEnded(endMs) {
     this.begin();
     this.end = this.at - (this.samples / (RATE / 1000) - endMs);

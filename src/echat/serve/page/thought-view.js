@@ -1,4 +1,4 @@
-// A thought while it forms: labels as chips, the form in words as text.
+// A thought while it is generated: labels as chips, a language thought as text.
 
 const KINDS = [
   ["emotion", "feeling"],
@@ -10,7 +10,7 @@ const KINDS = [
 ];
 
 export class ThoughtView {
-  /** `replyEmotions`: what these labels are called; models write them in Chinese. */
+  /** `replyEmotions`: English names of these labels; models write them in Chinese. */
   constructor(replyEmotions) {
     this.replyEmotions = replyEmotions;
     this.element = element("div", "thought");
@@ -35,8 +35,8 @@ export class ThoughtView {
 
   show(thought) {
     const isLabels = thought.form === "label";
-    const heard = thought.transcript ? `I hear: “${thought.transcript}”` : "";
-    this.words.textContent = isLabels ? heard : thought.text;
+    const transcript = thought.transcript ? `Transcript: “${thought.transcript}”` : "";
+    this.words.textContent = isLabels ? transcript : thought.text;
     const known = isLabels ? KINDS.filter(([kind]) => thought[kind]) : [];
     this.chips.replaceChildren(...known.map(([kind, name]) => this.chip(kind, name, thought[kind])));
   }

@@ -27,10 +27,10 @@ export class TurnsView {
     const box = element("li", `turn ${role}`);
     const name = box.appendChild(element("div", "name", NAMES[role]));
     const words = element("p", "words");
-    const turn = { id, role, box, name, words, note: null, thought: null, text: "", heard: null };
+    const turn = { id, role, box, name, words, note: null, thought: null, text: "", played: null };
     box.dataset.id = id;
-    box.ariaBusy = "true"; // a screen reader waits until the words are whole
-    words.append(element("span", "forming", role === "user" ? "listening" : ""));
+    box.ariaBusy = "true"; // a screen reader waits for the complete text
+    words.append(element("span", "forming", role === "user" ? "speaking" : ""));
     box.append(words);
     this.list.append(box);
     this.turns.set(id, turn);
@@ -38,16 +38,16 @@ export class TurnsView {
     box.scrollIntoView({ block: "nearest" });
   }
 
-  /** What the user said. */
+  /** The transcript of a user turn. */
   transcript(id, text) {
     this.with(id, (turn) => {
       turn.text = text;
       turn.box.ariaBusy = "false";
-      turn.words.replaceChildren(text || element("span", "note", "(no words were understood)"));
+      turn.words.replaceChildren(text || element("span", "note", "(no words were recognized)"));
     });
   }
 
-  /** Words of an answer: the next ones, or all of them. */
+  /** Text of an answer: the next piece, or all of it. */
   say(id, text, isWhole) {
     this.with(id, (turn) => {
       turn.text = isWhole ? text : turn.text + text;
@@ -72,16 +72,16 @@ export class TurnsView {
     this.with(id, (turn) => {
       const notes = { cancelled: "interrupted", incomplete: "not finished", failed: failure ?? "no answer" };
       if (notes[status]) this.remark(turn, notes[status]);
-      else if (!turn.text) this.remark(turn, "(nothing to say)");
+      else if (!turn.text) this.remark(turn, "(no answer)");
       turn.box.ariaBusy = "false";
       this.write(turn);
     });
   }
 
-  /** Only the beginning of an answer was heard. */
-  cut(id, heard) {
+  /** Only the first part of an answer was played. */
+  cut(id, played) {
     this.with(id, (turn) => {
-      turn.heard = heard.trim();
+      turn.played = played.trim();
       this.remark(turn, "interrupted");
       this.write(turn);
     });
@@ -93,10 +93,10 @@ export class TurnsView {
   }
 
   write(turn) {
-    const isCut = turn.heard !== null && turn.text.startsWith(turn.heard);
-    const heard = isCut ? turn.heard : turn.text;
-    const rest = turn.text.slice(heard.length);
-    turn.words.replaceChildren(heard, ...(rest ? [element("span", "unheard", rest)] : []));
+    const isCut = turn.played !== null && turn.text.startsWith(turn.played);
+    const played = isCut ? turn.played : turn.text;
+    const rest = turn.text.slice(played.length);
+    turn.words.replaceChildren(played, ...(rest ? [element("span", "unplayed", rest)] : []));
   }
 
   with(id, change) {
@@ -104,18 +104,18 @@ export class TurnsView {
     if (turn) change(turn);
   }
 
-  /** What was said and heard, for a session that goes on from here. */
-  spoken() {
-    const heard = [...this.turns.values()].map(({ role, text, heard }) => ({ role, text: heard ?? text }));
-    return heard.filter(({ text }) => text);
+  /** The turns, answers as far as they were played, for a session that continues from here. */
+  history() {
+    const turns = [...this.turns.values()].map(({ role, text, played }) => ({ role, text: played ?? text }));
+    return turns.filter(({ text }) => text);
   }
 
   /** The conversation for a file. */
   record() {
-    return [...this.turns.values()].map(({ role, text, heard, record }) => ({
+    return [...this.turns.values()].map(({ role, text, played, record }) => ({
       role,
       text,
-      ...(heard === null ? {} : { heard }),
+      ...(played === null ? {} : { heard: played }), // `heard` is the name in the file
       ...(record ? { thought: record } : {}),
     }));
   }

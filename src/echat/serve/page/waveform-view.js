@@ -46,9 +46,9 @@ export class WaveformView {
     brush.clearRect(0, 0, width, height);
     brush.fillStyle = getComputedStyle(canvas).color;
     const shown = this.bars.slice(-Math.floor(width / BAR_PIXELS));
-    shown.forEach((peak, place) => {
+    shown.forEach((peak, index) => {
       const bar = Math.max(1, Math.min(1, Math.sqrt(peak)) * (height - 4)); // quiet speech shows as well
-      brush.fillRect(width - (shown.length - place) * BAR_PIXELS, (height - bar) / 2, BAR_PIXELS - 1, bar);
+      brush.fillRect(width - (shown.length - index) * BAR_PIXELS, (height - bar) / 2, BAR_PIXELS - 1, bar);
     });
   }
 }

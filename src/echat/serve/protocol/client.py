@@ -1,8 +1,8 @@
-"""What a client may send, one model per event."""
+"""Client events of the Realtime protocol, one model per event."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
@@ -13,34 +13,39 @@ from echat.serve.protocol.wire import ProtocolError, to_protocol_error
 
 MAX_AUDIO_CHARACTERS = 20 * 2**20  # base64 of 15 MiB
 
+_EVENTS: dict[str, type[ClientEvent]] = {}  # by `type`
+
 
 class ClientEvent(Given):
-    """Base of all events from a client."""
+    """Base of all client events. A subclass declares its `type` by the class keyword `kind`."""
 
-    type: str
+    kind: ClassVar[str]
     event_id: str | None = Field(None, max_length=512)
 
+    def __init_subclass__(cls, kind: str = "", **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.kind = kind
+        _EVENTS[kind] = cls
 
-class SessionUpdate(ClientEvent):
-    type: Literal["session.update"]
+
+class SessionUpdate(ClientEvent, kind="session.update"):
     session: dict[str, Any]
 
 
-class AudioAppend(ClientEvent):
-    type: Literal["input_audio_buffer.append"]
+class AudioAppend(ClientEvent, kind="input_audio_buffer.append"):
     audio: str = Field(max_length=MAX_AUDIO_CHARACTERS)
 
 
-class AudioCommit(ClientEvent):
-    type: Literal["input_audio_buffer.commit"]
+class AudioCommit(ClientEvent, kind="input_audio_buffer.commit"):
+    """The client ends a turn."""
 
 
-class AudioClear(ClientEvent):
-    type: Literal["input_audio_buffer.clear"]
+class AudioClear(ClientEvent, kind="input_audio_buffer.clear"):
+    """Drop audio that is not committed."""
 
 
-class OutputAudioClear(ClientEvent):
-    type: Literal["output_audio_buffer.clear"]
+class OutputAudioClear(ClientEvent, kind="output_audio_buffer.clear"):
+    """Only for WebRTC and SIP."""
 
 
 class ResponseAudio(Given):
@@ -48,7 +53,7 @@ class ResponseAudio(Given):
 
 
 class ResponseSettings(Given):
-    """What of one response differs from the session."""
+    """Settings of one response that differ from the session."""
 
     output_modalities: Modalities | None = None
     instructions: str | None = None
@@ -62,59 +67,35 @@ class ResponseSettings(Given):
     echat: EchatOptions | None = None
 
 
-class ResponseCreate(ClientEvent):
-    type: Literal["response.create"]
+class ResponseCreate(ClientEvent, kind="response.create"):
     response: ResponseSettings | None = None
 
 
-class ResponseCancel(ClientEvent):
-    type: Literal["response.cancel"]
+class ResponseCancel(ClientEvent, kind="response.cancel"):
     response_id: str | None = None
 
 
-class ItemCreate(ClientEvent):
-    type: Literal["conversation.item.create"]
+class ItemCreate(ClientEvent, kind="conversation.item.create"):
     item: Item
     previous_item_id: str | None = None
 
 
-class ItemRetrieve(ClientEvent):
-    type: Literal["conversation.item.retrieve"]
+class ItemRetrieve(ClientEvent, kind="conversation.item.retrieve"):
     item_id: str
 
 
-class ItemTruncate(ClientEvent):
-    type: Literal["conversation.item.truncate"]
+class ItemTruncate(ClientEvent, kind="conversation.item.truncate"):
     item_id: str
     content_index: int = 0
     audio_end_ms: int = Field(ge=0)
 
 
-class ItemDelete(ClientEvent):
-    type: Literal["conversation.item.delete"]
+class ItemDelete(ClientEvent, kind="conversation.item.delete"):
     item_id: str
 
 
-_EVENTS: dict[str, type[ClientEvent]] = {
-    kind.model_fields["type"].annotation.__args__[0]: kind  # type: ignore[union-attr]
-    for kind in (
-        SessionUpdate,
-        AudioAppend,
-        AudioCommit,
-        AudioClear,
-        OutputAudioClear,
-        ResponseCreate,
-        ResponseCancel,
-        ItemCreate,
-        ItemRetrieve,
-        ItemTruncate,
-        ItemDelete,
-    )
-}
-
-
 def parse_event(values: dict[str, Any]) -> ClientEvent:
-    """The event that an object is; anything else is a ProtocolError that names the event where it can."""
+    """Parse an event; anything else is a ProtocolError, with the id of the event where it has one."""
     event_id = values.get("event_id")
     event_id = event_id if isinstance(event_id, str) and len(event_id) <= 512 else None
     present = beta.to_new(values)

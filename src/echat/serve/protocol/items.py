@@ -1,4 +1,4 @@
-"""Items of a conversation, as they travel. Sound stays out of events, except where an item is retrieved."""
+"""Conversation items of the protocol. They have no audio in events, except where an item is retrieved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PartType = Literal["input_text", "input_audio", "output_text", "output_audio", "
 
 
 class Given(Wire):
-    """Part of an event of a client. A null where none is expected is as good as nothing."""
+    """Part of a client event. A null where the protocol has none counts as missing."""
 
     @model_validator(mode="before")
     @classmethod
@@ -27,7 +27,7 @@ class Given(Wire):
 
 
 class ContentPart(Given):
-    """A piece of a message: text, or sound and its words."""
+    """A content part of a message: text, or audio with its transcript."""
 
     type: PartType
     text: str | None = None
@@ -35,8 +35,8 @@ class ContentPart(Given):
     transcript: str | None = None
 
     @model_serializer(mode="wrap")
-    def _says_that_words_are_unknown(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Clients expect the transcript of what the user said even where it is null."""
+    def _with_null_transcript(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Clients expect the transcript of input audio even if it is null."""
         dumped: dict[str, Any] = values(self)
         if self.type == "input_audio":
             dumped.setdefault("transcript", None)
@@ -44,7 +44,7 @@ class ContentPart(Given):
 
 
 class Item(Given):
-    """A message, a call of a function, or the result of one."""
+    """A message, a function call, or its output."""
 
     id: str | None = Field(None, max_length=64)
     object: Literal["realtime.item"] = "realtime.item"
@@ -56,4 +56,4 @@ class Item(Given):
     name: str | None = None
     arguments: str | None = None
     output: str | None = None
-    thought: dict[str, Any] | None = None  # echat's own: what the model thought before it answered
+    thought: dict[str, Any] | None = None  # extension: the thought before the answer

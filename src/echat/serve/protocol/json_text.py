@@ -1,5 +1,5 @@
-"""JSON at the border: what comes in is safe, what goes out is valid UTF-8. Its size is looked at before, see
-`size_limits`."""
+"""JSON of untrusted clients: parsed values are finite, not too deep and valid text; output is valid UTF-8.
+`size_limits` checks the size before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_DEPTH = 64  # of objects and lists within one another; schemas of tools reac
 
 
 def read_json(text: str) -> dict[str, Any]:
-    """The JSON object in a text frame."""
+    """Parse the JSON object of a text frame."""
     try:
         values = json.loads(text, parse_float=_number, parse_constant=_constant)
     except RecursionError as error:
@@ -30,20 +30,20 @@ def read_json(text: str) -> dict[str, Any]:
 
 
 def write_json(values: Any) -> str:
-    """A value as JSON that can be sent, whatever text is in it."""
+    """A value as JSON that encodes to UTF-8, also with lone surrogates in its text."""
     return valid_text(json.dumps(values, ensure_ascii=False))
 
 
 def valid_text(text: str) -> str:
-    """Text in which a half of a surrogate pair without its other half is U+FFFD."""
+    """Text with lone surrogates replaced by U+FFFD."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def sanitize(value: Any, room: int = MAX_DEPTH) -> Any:
-    """A value from JSON that can be handled without care: its text can be written out, its numbers are
-    finite, and it is not nested too deep to be copied."""
+    """A JSON value that is safe to handle: valid text, finite numbers, and a depth that can be copied
+    recursively."""
     if isinstance(value, str):
         return valid_text(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -58,7 +58,7 @@ def sanitize(value: Any, room: int = MAX_DEPTH) -> Any:
 
 
 class Body(BaseModel):
-    """A request over HTTP, safe like a message."""
+    """Base of HTTP request models: sanitized like a WebSocket message."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,23 +1,27 @@
-"""What the server says, one model per event, in the order of a conversation."""
+"""Server events of the Realtime protocol, one model per event."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from echat.serve.protocol.items import ContentPart, Item
 from echat.serve.protocol.wire import ErrorType, Wire
 
-NULLABLE = ("previous_item_id",)  # said even where they are null
+NULLABLE = ("previous_item_id",)  # fields that are sent even if null
 
 
 class ServerEvent(Wire):
-    """Base of all events to a client; the id is given when it is sent."""
+    """Base of all server events. A subclass declares its `type` by the class keyword `kind`."""
 
-    type: str
-    event_id: str = ""
+    kind: ClassVar[str]
+    event_id: str = ""  # set when it is sent
+
+    def __init_subclass__(cls, kind: str = "", **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.kind = kind
 
     def dump(self) -> dict[str, Any]:
-        values = super().dump()
+        values = {"type": self.kind, **super().dump()}
         for name in NULLABLE:
             if name in type(self).model_fields:
                 values.setdefault(name, None)
@@ -32,102 +36,83 @@ class ErrorDetail(Wire):
     event_id: str | None = None
 
 
-class Error(ServerEvent):
-    type: Literal["error"] = "error"
+class Error(ServerEvent, kind="error"):
     error: ErrorDetail
 
 
 # --- session
 
 
-class SessionCreated(ServerEvent):
-    type: Literal["session.created"] = "session.created"
+class SessionCreated(ServerEvent, kind="session.created"):
     session: dict[str, Any]
 
 
-class SessionUpdated(ServerEvent):
-    type: Literal["session.updated"] = "session.updated"
+class SessionUpdated(ServerEvent, kind="session.updated"):
     session: dict[str, Any]
 
 
-class RecordingAnnounced(ServerEvent):
-    """echat's own: this server keeps what is said on disk, or no longer does."""
+class RecordingAnnounced(ServerEvent, kind="session.recording"):
+    """Extension: this server records conversations on disk, or no longer does."""
 
-    type: Literal["session.recording"] = "session.recording"
     recording: bool = True
     message: str
 
 
-# --- the user's sound
+# --- the user's audio
 
 
-class SpeechStartedEvent(ServerEvent):
-    type: Literal["input_audio_buffer.speech_started"] = "input_audio_buffer.speech_started"
+class SpeechStartedEvent(ServerEvent, kind="input_audio_buffer.speech_started"):
     audio_start_ms: int
     item_id: str
 
 
-class SpeechStoppedEvent(ServerEvent):
-    type: Literal["input_audio_buffer.speech_stopped"] = "input_audio_buffer.speech_stopped"
+class SpeechStoppedEvent(ServerEvent, kind="input_audio_buffer.speech_stopped"):
     audio_end_ms: int
     item_id: str
 
 
-class SpeechSuspectedEvent(ServerEvent):
-    """echat's own: perhaps an interruption begins; a client may pause its playback."""
+class SpeechSuspectedEvent(ServerEvent, kind="input_audio_buffer.speech_suspected"):
+    """Extension: a possible barge-in; a client may pause its playback."""
 
-    type: Literal["input_audio_buffer.speech_suspected"] = "input_audio_buffer.speech_suspected"
     audio_start_ms: int
 
 
-class SpeechDismissedEvent(ServerEvent):
-    """echat's own: it was none; go on playing."""
+class SpeechDismissedEvent(ServerEvent, kind="input_audio_buffer.speech_dismissed"):
+    """Extension: it was no barge-in; playback may resume."""
 
-    type: Literal["input_audio_buffer.speech_dismissed"] = "input_audio_buffer.speech_dismissed"
     audio_start_ms: int
     audio_end_ms: int
 
 
-class Committed(ServerEvent):
-    type: Literal["input_audio_buffer.committed"] = "input_audio_buffer.committed"
+class Committed(ServerEvent, kind="input_audio_buffer.committed"):
     item_id: str
     previous_item_id: str | None = None
 
 
-class Cleared(ServerEvent):
-    type: Literal["input_audio_buffer.cleared"] = "input_audio_buffer.cleared"
+class Cleared(ServerEvent, kind="input_audio_buffer.cleared"):
+    """The input audio buffer is empty."""
 
 
-class TimeoutTriggered(ServerEvent):
-    type: Literal["input_audio_buffer.timeout_triggered"] = "input_audio_buffer.timeout_triggered"
+class TimeoutTriggered(ServerEvent, kind="input_audio_buffer.timeout_triggered"):
     audio_start_ms: int
     audio_end_ms: int
     item_id: str
 
 
-class TranscriptionDelta(ServerEvent):
-    type: Literal["conversation.item.input_audio_transcription.delta"] = (
-        "conversation.item.input_audio_transcription.delta"
-    )
+class TranscriptionDelta(ServerEvent, kind="conversation.item.input_audio_transcription.delta"):
     item_id: str
     content_index: int = 0
     delta: str
 
 
-class TranscriptionCompleted(ServerEvent):
-    type: Literal["conversation.item.input_audio_transcription.completed"] = (
-        "conversation.item.input_audio_transcription.completed"
-    )
+class TranscriptionCompleted(ServerEvent, kind="conversation.item.input_audio_transcription.completed"):
     item_id: str
     content_index: int = 0
     transcript: str
     usage: dict[str, Any]
 
 
-class TranscriptionFailed(ServerEvent):
-    type: Literal["conversation.item.input_audio_transcription.failed"] = (
-        "conversation.item.input_audio_transcription.failed"
-    )
+class TranscriptionFailed(ServerEvent, kind="conversation.item.input_audio_transcription.failed"):
     item_id: str
     content_index: int = 0
     error: ErrorDetail
@@ -136,32 +121,27 @@ class TranscriptionFailed(ServerEvent):
 # --- items
 
 
-class ItemAdded(ServerEvent):
-    type: Literal["conversation.item.added"] = "conversation.item.added"
+class ItemAdded(ServerEvent, kind="conversation.item.added"):
     item: Item
     previous_item_id: str | None = None
 
 
-class ItemDone(ServerEvent):
-    type: Literal["conversation.item.done"] = "conversation.item.done"
+class ItemDone(ServerEvent, kind="conversation.item.done"):
     item: Item
     previous_item_id: str | None = None
 
 
-class ItemRetrieved(ServerEvent):
-    type: Literal["conversation.item.retrieved"] = "conversation.item.retrieved"
+class ItemRetrieved(ServerEvent, kind="conversation.item.retrieved"):
     item: Item
 
 
-class ItemTruncated(ServerEvent):
-    type: Literal["conversation.item.truncated"] = "conversation.item.truncated"
+class ItemTruncated(ServerEvent, kind="conversation.item.truncated"):
     item_id: str
     content_index: int
     audio_end_ms: int
 
 
-class ItemDeleted(ServerEvent):
-    type: Literal["conversation.item.deleted"] = "conversation.item.deleted"
+class ItemDeleted(ServerEvent, kind="conversation.item.deleted"):
     item_id: str
 
 
@@ -169,7 +149,7 @@ class ItemDeleted(ServerEvent):
 
 
 class ResponseObject(Wire):
-    """A response as far as it is known."""
+    """The response object, as far as it is known."""
 
     object: Literal["realtime.response"] = "realtime.response"
     id: str
@@ -182,16 +162,14 @@ class ResponseObject(Wire):
     max_output_tokens: int | Literal["inf"] = "inf"
     metadata: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
-    echat: dict[str, Any] | None = None  # echat's own: seconds by stage, sound that a slow reader missed
+    echat: dict[str, Any] | None = None  # extension: seconds by stage, dropped audio
 
 
-class ResponseCreated(ServerEvent):
-    type: Literal["response.created"] = "response.created"
+class ResponseCreated(ServerEvent, kind="response.created"):
     response: ResponseObject
 
 
-class ResponseDone(ServerEvent):
-    type: Literal["response.done"] = "response.done"
+class ResponseDone(ServerEvent, kind="response.done"):
     response: ResponseObject
 
 
@@ -200,13 +178,11 @@ class OfResponse(ServerEvent):
     output_index: int = 0
 
 
-class OutputItemAdded(OfResponse):
-    type: Literal["response.output_item.added"] = "response.output_item.added"
+class OutputItemAdded(OfResponse, kind="response.output_item.added"):
     item: Item
 
 
-class OutputItemDone(OfResponse):
-    type: Literal["response.output_item.done"] = "response.output_item.done"
+class OutputItemDone(OfResponse, kind="response.output_item.done"):
     item: Item
 
 
@@ -214,18 +190,16 @@ class OfItem(OfResponse):
     item_id: str
 
 
-class ThoughtDelta(OfItem):
-    """echat's own: the thought while it forms, as text, and the labels known so far."""
+class ThoughtDelta(OfItem, kind="response.thought.delta"):
+    """Extension: the thought while it is generated, as text, and the labels known so far."""
 
-    type: Literal["response.thought.delta"] = "response.thought.delta"
     delta: str
     labels: dict[str, Any] | None = None
 
 
-class ThoughtDone(OfItem):
-    """echat's own: the whole thought."""
+class ThoughtDone(OfItem, kind="response.thought.done"):
+    """Extension: the complete thought."""
 
-    type: Literal["response.thought.done"] = "response.thought.done"
     thought: dict[str, Any]
 
 
@@ -233,40 +207,33 @@ class OfContent(OfItem):
     content_index: int = 0
 
 
-class ContentPartAdded(OfContent):
-    type: Literal["response.content_part.added"] = "response.content_part.added"
+class ContentPartAdded(OfContent, kind="response.content_part.added"):
     part: ContentPart
 
 
-class ContentPartDone(OfContent):
-    type: Literal["response.content_part.done"] = "response.content_part.done"
+class ContentPartDone(OfContent, kind="response.content_part.done"):
     part: ContentPart
 
 
-class TextDelta(OfContent):
-    type: Literal["response.output_text.delta"] = "response.output_text.delta"
+class TextDelta(OfContent, kind="response.output_text.delta"):
     delta: str
 
 
-class TextDone(OfContent):
-    type: Literal["response.output_text.done"] = "response.output_text.done"
+class TextDone(OfContent, kind="response.output_text.done"):
     text: str
 
 
-class TranscriptDelta(OfContent):
-    type: Literal["response.output_audio_transcript.delta"] = "response.output_audio_transcript.delta"
+class TranscriptDelta(OfContent, kind="response.output_audio_transcript.delta"):
     delta: str
 
 
-class TranscriptDone(OfContent):
-    type: Literal["response.output_audio_transcript.done"] = "response.output_audio_transcript.done"
+class TranscriptDone(OfContent, kind="response.output_audio_transcript.done"):
     transcript: str
 
 
-class AudioDelta(OfContent):
-    type: Literal["response.output_audio.delta"] = "response.output_audio.delta"
+class AudioDelta(OfContent, kind="response.output_audio.delta"):
     delta: str
 
 
-class AudioDone(OfContent):
-    type: Literal["response.output_audio.done"] = "response.output_audio.done"
+class AudioDone(OfContent, kind="response.output_audio.done"):
+    """All audio is sent."""

@@ -1,4 +1,4 @@
-"""The session object in its present shape."""
+"""The session object of the protocol, in its present form."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EAGERNESS_SECONDS = {"low": 8.0, "medium": 4.0, "high": 2.0, "auto": 4.0}  # lon
 
 
 def _name(voice: Any) -> Any:
-    """A voice is given as its name, or as an object with the name as `id`."""
+    """A voice is a name, or an object with the name as `id`."""
     name = voice.get("id") if isinstance(voice, Mapping) else voice
     if voice is not None and not isinstance(name, str):
         raise ValueError('expected the name of a voice, or {"id": name}')
@@ -34,11 +34,11 @@ def _tokens(most: Any) -> Any:
 
 Voice = Annotated[str | None, BeforeValidator(_name)]
 MaxTokens = Annotated[int | Literal["inf"], BeforeValidator(_tokens)]
-Modalities = Annotated[list[Modality], Field(min_length=1, max_length=1)]  # sound has its words with it
+Modalities = Annotated[list[Modality], Field(min_length=1, max_length=1)]  # audio has its transcript with it
 
 
 class AudioFormat(Wire):
-    """How sound is written in base64."""
+    """Encoding of the audio in base64."""
 
     type: FormatName = "audio/pcm"
     rate: int | None = None
@@ -55,7 +55,7 @@ class AudioFormat(Wire):
 
 
 class TurnDetection(Wire):
-    """How the server finds the end of a turn."""
+    """How the server detects the end of a turn."""
 
     type: Literal["server_vad", "semantic_vad"] = "server_vad"
     threshold: float | None = Field(None, ge=0, le=1)
@@ -78,7 +78,7 @@ class TurnDetection(Wire):
 
 
 class Transcription(Wire):
-    """Shall the user's words be told?"""
+    """Settings of input transcription; given means on."""
 
     model: str | None = None
     language: str | None = None
@@ -104,11 +104,11 @@ class SessionAudio(Wire):
 
 
 class EchatOptions(Wire):
-    """What only this server has; foreign clients never send it and see nothing of it."""
+    """Extensions of this server; sent only to clients that use them."""
 
-    think: Think | None = None  # how the model thinks before it answers; None: as the server was started
+    think: Think | None = None  # form of the thought before an answer; None: the server's default
     show_thought: bool = False  # send the thought: events `response.thought.*` and the item's `thought`
-    pause: bool = False  # tell of suspected speech, so that a client can pause before it knows
+    pause: bool = False  # send `speech_suspected`, so that a client can pause early
     interrupt_ms: int | None = Field(None, ge=0, le=5000)  # speech shorter than this does not interrupt
     seed: int | None = None  # the same seed gives the same answers
 
@@ -118,7 +118,7 @@ def _audio() -> list[Modality]:
 
 
 class Session(Wire):
-    """A session as the client sees it."""
+    """The session object."""
 
     type: Literal["realtime", "transcription"] = "realtime"
     object: Literal["realtime.session", "realtime.transcription_session"] = "realtime.session"
@@ -145,8 +145,8 @@ class Session(Wire):
         return self.echat or EchatOptions()
 
     def dump(self) -> dict[str, Any]:
-        """The whole object; None is said, because it means "off". Of echat's own options nothing is said to
-        those who did not ask."""
+        """The whole object as JSON values, with nulls, which mean "off"; without `echat` for clients that do
+        not use it."""
         values = self.model_dump(mode="json")
         if self.echat is None:
             del values["echat"]

@@ -1,5 +1,5 @@
-"""An update of a session: a part of the object, in the present shape or the older one, merged in depth. What
-does not fit is left out and named; the rest of the update counts."""
+"""Session update: a partial session object, in the present form or the beta dialect, merged deeply. Invalid
+fields are left out and reported; the others take effect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from echat.serve.protocol.beta import given_path, new_fields
 from echat.serve.protocol.session import Session
 from echat.serve.protocol.wire import ProtocolError, to_protocol_error
 
-_SERVERS = ("id", "object", "model", "expires_at")  # the server's to say; clients send them back as they like
+_SERVERS = ("id", "object", "model", "expires_at")  # read-only; clients may send them back
 _NULLABLE = ("tracing", "include", "echat")
 _DETECTION = ("threshold", "prefix_padding_ms", "silence_duration_ms", "eagerness")
 
@@ -21,10 +21,10 @@ _DETECTION = ("threshold", "prefix_padding_ms", "silence_duration_ms", "eagernes
 def update(
     session: Session, changes: Mapping[str, Any], check: Callable[[Session], None] = lambda new: None
 ) -> tuple[Session, list[ProtocolError]]:
-    """The session with changes merged in, and what of them was refused.
+    """The session with changes merged in, and errors for the refused ones.
 
-    `check` raises a ProtocolError, with the place within the session as `param`, for what the server cannot
-    do. A null where the protocol knows none leaves the field as it is.
+    `check` raises a ProtocolError, with the path within the session as `param`, for settings that the server
+    cannot provide. A null where the protocol has none leaves the field as it is.
     """
     left = {name: value for name, value in changes.items() if name not in _SERVERS}
     refused: list[ProtocolError] = []
@@ -47,13 +47,13 @@ def update(
 
 
 def _named(wrong: ProtocolError, path: tuple[str, ...]) -> ProtocolError:
-    """The refusal under the name that the client used."""
+    """The error under the field name that the client used."""
     where = ".".join(("session", *path))
     return ProtocolError(f"{where}: {str(wrong).removeprefix(f'{wrong.param}: ')}", wrong.code, where)
 
 
 def _without(values: Mapping[str, Any], path: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
-    """A copy without the field at a place, and what stood there."""
+    """A copy without the field at a path, and its value."""
     name, *rest = path
     left = dict(values)
     if not rest:
@@ -63,7 +63,7 @@ def _without(values: Mapping[str, Any], path: tuple[str, ...]) -> tuple[dict[str
 
 
 def _switched(session: Session, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A format or turn detection of another type starts from its own defaults, not from what was there."""
+    """The changes, where a format or turn detection of another type resets the fields of the old type."""
     kept = {name: value for name, value in changes.items() if value is not None or name in _NULLABLE}
     audio = kept.get("audio")
     if not isinstance(audio, Mapping):

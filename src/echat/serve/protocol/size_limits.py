@@ -1,30 +1,29 @@
-"""What a message of a client may hold besides its sound.
+"""Size limits of client messages, besides their audio.
 
-The number of its values is looked at before it is parsed, because parsing millions of them stops the server
-for everybody; the sizes before anything is done with it.
+The number of values is checked before a message is parsed, because parsing millions of them blocks the
+server; the sizes of texts before it is handled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from echat.serve.protocol import client
 from echat.serve.protocol.items import Item
 from echat.serve.protocol.wire import ProtocolError
 from echat.serve.settings import Limits
 
-UNCHECKED_CHARACTERS = 2**16  # characters of JSON that are parsed in no time, whatever they are
+UNCHECKED_CHARACTERS = 2**16  # characters of JSON that are parsed quickly in any case
 
 
 def check_values(text: str | bytes, limits: Limits) -> None:
-    """Refuse JSON text of too many values. Each but the first needs a comma or an opening bracket; those in
+    """Refuse JSON with too many values: each but the first needs a comma or an opening bracket. Those in
     strings count as well."""
     if len(text) <= UNCHECKED_CHARACTERS:
         return
-    if isinstance(text, bytes):
-        found = text.count(b",") + text.count(b"[") + text.count(b"{")
-    else:
-        found = text.count(",") + text.count("[") + text.count("{")
+    marks: tuple[Any, ...] = (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")
+    found = sum(text.count(mark) for mark in marks)
     if found > limits.message_values:
         raise ProtocolError(
             f"message: expected JSON of at most {limits.message_values} values (limits.message_values), "
@@ -34,13 +33,14 @@ def check_values(text: str | bytes, limits: Limits) -> None:
 
 
 def check_sizes(event: client.ClientEvent, n_characters: int, limits: Limits) -> None:
-    """Refuse an event of so many characters whose texts are too long, or all that is not sound together."""
+    """Refuse an event (of `n_characters` as JSON) with a text that is too long, or with too much besides
+    audio."""
     for where, text in _texts(event):
         check_text(where, text, limits)
     besides = n_characters - sum(_audio_sizes(event))
     if besides > limits.fields_bytes:
         raise ProtocolError(
-            f"{event.type}: expected at most {limits.fields_bytes} bytes besides sound "
+            f"{event.kind}: expected at most {limits.fields_bytes} bytes besides sound "
             f"(limits.fields_bytes), found {besides}; send less at once",
             "message_too_large",
         )
@@ -76,7 +76,7 @@ def _texts(event: client.ClientEvent) -> Iterator[tuple[str, object]]:
 
 
 def _audio_sizes(event: client.ClientEvent) -> Iterator[int]:
-    """Characters of base64."""
+    """Characters of base64 in an event."""
     if isinstance(event, client.AudioAppend):
         yield len(event.audio)
     for _, item in _items(event):

@@ -1,4 +1,4 @@
-"""What is said about a reply besides the reply: tokens read and written, and its thought as values."""
+"""Usage of a reply (input, output and cached tokens), and its thought as JSON values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from echat.infer.events import Reply
 
 
 def usage(reply: Reply | None) -> dict[str, Any]:
-    """Positions read and ids written, by kind."""
+    """Token counts by modality."""
     counts = reply.counts if reply else {}
     read = counts.get("prefilled_tokens", 0)
     cached = counts.get("cached_tokens", 0)
@@ -31,11 +31,11 @@ def usage(reply: Reply | None) -> dict[str, Any]:
 
 
 def thought_values(thought: Thought) -> dict[str, Any]:
-    """A thought as JSON values: `form`, and its words or labels."""
+    """A thought as JSON values: `form`, and its text or labels."""
     form = "label" if isinstance(thought, LabelThought) else "language"
     return {"form": form, **label_values(thought)}
 
 
 def label_values(thought: Thought) -> dict[str, Any]:
-    """The labels or words of a thought, without what is unknown."""
+    """The labels or the text of a thought, without unknown ones."""
     return {name: value for name, value in asdict(thought).items() if value}

@@ -1,4 +1,4 @@
-"""What all messages share: a base of their models, ids, and the errors a client is told."""
+"""Base of all protocol models, ids, and protocol errors."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ ErrorType = Literal["invalid_request_error", "server_error"]
 
 
 class Wire(BaseModel):
-    """Part of a message. Fields that this server does not know are kept, never a reason to refuse; of those
-    it knows, the type must be right: no text for a number, no number for yes or no."""
+    """Part of a message. Unknown fields are kept and never refused; the types of known fields are strict (no
+    text for a number, no number for a boolean)."""
 
     model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
     def dump(self) -> dict[str, Any]:
-        """As JSON values; what is None is left out."""
+        """JSON values without None."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 class ProtocolError(ValueError):
-    """Something a client did that is answered with an `error` event; the connection stays open."""
+    """An error of the client that is answered with an `error` event; the connection stays open."""
 
     def __init__(
         self, message: str, code: str = "invalid_value", param: str | None = None, event_id: str | None = None
@@ -33,13 +33,13 @@ class ProtocolError(ValueError):
 
 
 def new_id(prefix: str) -> str:
-    """An id that nobody guesses, such as `item_0f3a...`."""
+    """A random id such as `item_0f3a...`."""
     return f"{prefix}_{secrets.token_hex(10)}"
 
 
 def to_protocol_error(error: ValidationError, values: Any) -> ProtocolError:
-    """The first thing in `values` that does not fit, with its place as `param`. What was sent is not
-    repeated: it may be sound."""
+    """The first validation error, with its path in `values` as `param`. The input is not repeated: it may be
+    audio."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     param = ".".join(str(part) for part in _path(first["loc"], values, first["type"] == "missing")) or None
     message = first["msg"].removeprefix("Value error, ")
@@ -47,7 +47,7 @@ def to_protocol_error(error: ValidationError, values: Any) -> ProtocolError:
 
 
 def _path(loc: tuple[int | str, ...], values: Any, is_missing: bool) -> list[int | str]:
-    """The keys of `loc` without the names of union members that pydantic mixes in."""
+    """The keys of `loc` without the names of union members that pydantic adds."""
     path: list[int | str] = []
     for part in loc:
         is_index = isinstance(values, list) and isinstance(part, int) and part < len(values)

@@ -1,10 +1,10 @@
-"""Sound as it travels: 16-bit PCM at 24 kHz, or G.711 at 8 kHz; in and out of samples at the model's rates.
-
-State is local to one session; pieces may be cut anywhere, also within a sample.
-"""
+"""Wire audio: base64 of 16-bit PCM at 24 kHz or of G.711 (mu-law, A-law) at 8 kHz, to and from samples at the
+model's rates. Pieces may be cut anywhere, also within a sample."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 from functools import lru_cache
 
 import numpy as np
@@ -13,19 +13,30 @@ import soxr
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.resampling import Resampler
 from echat.audio.time_stretching import TimeStretcher
+from echat.audio.waveform import MIN_SECONDS, to_int16
 from echat.serve.protocol.session import PCM_RATE, FormatName
+from echat.serve.protocol.wire import ProtocolError
 
 G711_RATE = 8_000
 BYTES_PER_SAMPLE = {"audio/pcm": 2, "audio/pcmu": 1, "audio/pcma": 1}
+MIN_SAMPLES = int(MIN_SECONDS * SAMPLE_RATE)  # of a question, at 16 kHz
+
+
+def decode_base64(audio: str, where: str) -> bytes:
+    """The bytes of base64; anything else is refused, as the field `where`."""
+    try:
+        return base64.b64decode(audio, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ProtocolError(f"{where}: expected base64", param=where) from error
 
 
 def rate_of(name: FormatName) -> int:
-    """Samples per second."""
+    """Samples per second of a format."""
     return PCM_RATE if name == "audio/pcm" else G711_RATE
 
 
 class Decoder:
-    """Bytes in, 16 kHz int16 out."""
+    """Streaming decoder and resampler: bytes of a format in, 16 kHz int16 out."""
 
     def __init__(self, name: FormatName) -> None:
         self.name = name
@@ -39,7 +50,7 @@ class Decoder:
         return self.samples / rate_of(self.name)
 
     def push(self, data: bytes, last: bool = False) -> np.ndarray:
-        """The next samples (n,) at 16 kHz; `last` gives what the resampler still holds."""
+        """The next samples (n,) at 16 kHz; `last` flushes the resampler."""
         data = self._rest + data
         whole = len(data) - len(data) % BYTES_PER_SAMPLE[self.name]
         self._rest = b"" if last else data[whole:]
@@ -48,11 +59,11 @@ class Decoder:
         resampled = self._resampler.push(samples, last)
         if last:
             self._resampler = Resampler(rate_of(self.name), SAMPLE_RATE)
-        return _int16(resampled)
+        return to_int16(resampled / 32768)
 
 
 class Encoder:
-    """Float samples at the model's rate in, bytes out."""
+    """Streaming resampler and encoder: float samples at the model's rate in, bytes of a format out."""
 
     def __init__(self, name: FormatName, rate: int, speed: float = 1.0) -> None:
         self.name = name
@@ -60,27 +71,23 @@ class Encoder:
         self._resampler = None if rate == rate_of(name) else Resampler(rate, rate_of(name))
 
     def push(self, waveform: np.ndarray, last: bool = False) -> bytes:
-        """The next bytes; `last` gives what the resampler still holds."""
+        """The next bytes; `last` flushes the resampler."""
         if self._stretcher is not None:
             waveform = self._stretcher.push(waveform, last)
-        samples = waveform.astype(np.float32) * 32768
         if self._resampler is not None:
-            samples = self._resampler.push(samples, last)
-        return _bytes(_int16(samples), self.name)
+            waveform = self._resampler.push(waveform, last)
+        return _bytes(to_int16(waveform), self.name)
 
 
 def milliseconds(n_bytes: int, name: FormatName) -> int:
-    """How long so many bytes sound."""
+    """Duration of so many bytes."""
     return n_bytes * 1000 // (BYTES_PER_SAMPLE[name] * rate_of(name))
 
 
 def to_pcm24(samples: np.ndarray) -> bytes:
     """Whole 16 kHz int16 samples as 24 kHz PCM."""
-    return _int16(soxr.resample(samples.astype(np.float32), SAMPLE_RATE, PCM_RATE)).astype("<i2").tobytes()
-
-
-def _int16(samples: np.ndarray) -> np.ndarray:
-    return np.clip(np.round(samples), -32768, 32767).astype(np.int16)
+    resampled = soxr.resample(samples.astype(np.float32) / 32768, SAMPLE_RATE, PCM_RATE)
+    return to_int16(resampled).astype("<i2").tobytes()
 
 
 def _samples(data: bytes, name: FormatName) -> np.ndarray:

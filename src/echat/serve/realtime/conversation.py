@@ -1,7 +1,7 @@
-"""The conversation of one session: items as the client sees them, turns as the model does.
+"""Conversation history of one session: items of the protocol for the client, turns for the model.
 
-What a client did not hear of an answer is in neither. Of a spoken answer every 40 ms are one speech id, so
-the ids that were heard are known exactly; its words are kept in proportion, up to the last whole one.
+An interrupted answer is truncated to what was played, in both. One speech id is 40 ms of audio, so the played
+ids are known exactly; the text is cut in proportion, after the last whole word.
 """
 
 from __future__ import annotations
@@ -13,34 +13,37 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from echat.audio.features import SAMPLE_RATE
+from echat.audio.features import SAMPLE_RATE, SPEECH_TOKEN_RATE
 from echat.dialogue.prompts import typed_turn
 from echat.dialogue.thinking import Thought
 from echat.dialogue.turns import AssistantTurn, Turn, UserTurn
 from echat.infer.audio_input import Recording
 from echat.serve.protocol.items import ContentPart, Item
+from echat.serve.protocol.session import PCM_RATE
 from echat.serve.protocol.wire import ProtocolError
 from echat.serve.protocol.wire_audio import to_pcm24
-from echat.serve.realtime.input_buffer import windows
+from echat.serve.settings import Limits
 
-ID_SECONDS = 0.04  # of sound for one speech id
-IDS_PER_WORD = 10  # about, for an answer that was cut before its end was known
+ID_SECONDS = 1 / SPEECH_TOKEN_RATE  # of audio for one speech id
+IDS_PER_WORD = 10  # about, for an answer whose whole length is not known
 SYSTEM_ROLES = ("system", "developer")
-BYTES_PER_MS = 48  # of 24 kHz PCM
+BYTES_PER_MS = 2 * PCM_RATE // 1000
+WINDOW = 30 * SAMPLE_RATE  # samples; a long question is encoded in pieces of this length
+MIN_WINDOW = SAMPLE_RATE  # samples; a shorter rest is encoded with the piece before it
 
 
 @dataclass
 class GeneratedAnswer:
-    """What lies behind an answer."""
+    """Everything known about an answer of the assistant."""
 
     text: str = ""
     text_ids: tuple[int, ...] | None = None
     speech_ids: tuple[int, ...] = ()
     thought: Thought | None = None
     pcm: bytearray = field(default_factory=bytearray)  # 24 kHz, as it was sent
-    is_whole: bool = False  # came to its own end
+    is_whole: bool = False  # generation was not cut
     played_ms: int | None = None  # None: all of it
-    is_truncated: bool = False  # did the client say so?
+    is_truncated: bool = False  # by the client
     speed: float = 1.0
 
     @property
@@ -49,7 +52,7 @@ class GeneratedAnswer:
 
     @property
     def played_share(self) -> float:
-        """How much of the words was heard, 0 to 1."""
+        """Share of the text that was played, 0 to 1."""
         if self.played_ms is None or not self.speech_ids:
             return 1.0 if self.played_ms != 0 else 0.0
         total = len(self.speech_ids)
@@ -63,7 +66,7 @@ class GeneratedAnswer:
         return min(len(self.speech_ids), round(self.played_ms * self.speed / 1000 / ID_SECONDS))
 
     def turn(self) -> AssistantTurn | None:
-        """The answer as history; None where nothing of it was heard."""
+        """The answer as a turn of the history; None where nothing of it was played."""
         if self.played_ms is None:
             has_content = bool(self.text or self.speech_ids)
             whole = AssistantTurn(self.text, self.speech_ids or None, self.thought, self.text_ids)
@@ -75,43 +78,35 @@ class GeneratedAnswer:
 
 @dataclass
 class Entry:
-    """One item and what belongs to it."""
+    """One item with its audio and its turn."""
 
     item: Item
     samples: np.ndarray | None = None  # (n,) int16 at 16 kHz, of the user
     generated: GeneratedAnswer | None = None  # of the assistant
-    turn: UserTurn | None = None  # of the user, made once, so that what was heard of it is recognised; of an
-    # answer: the typed turn that was answered because the user had said nothing new
-
+    # Of the user: built once, so that the prompt cache recognizes its audio. Of an answer: the typed turn that
+    # it replies to where there was no new turn of the user.
+    turn: UserTurn | None = None
     n_bytes: int = 0  # of the item as JSON, when it was added
 
     @property
     def n_characters(self) -> int:
-        """Words kept for this item."""
+        """Length of the text kept for this item."""
         written = sum(len(part.text or "") + len(part.transcript or "") for part in self.item.content or [])
         return max(written, len(self.generated.text) if self.generated else 0)
 
     @property
     def seconds(self) -> float:
-        """Of sound kept for this item."""
+        """Duration of the audio kept for this item."""
         mine = 0.0 if self.samples is None else len(self.samples) / SAMPLE_RATE
         return mine + (self.generated.audio_ms / 1000 if self.generated else 0.0)
 
 
 class ConversationItems:
-    """Items in order. Bounded: the oldest are forgotten."""
+    """Items in order, within limits: the oldest are dropped."""
 
-    def __init__(
-        self,
-        max_items: int,
-        max_seconds: float,
-        with_speech: bool = True,
-        max_characters: int = 2**17,
-        max_bytes: int = 2**20,
-    ) -> None:
-        """`with_speech`: answers in the history have speech ids, not words alone."""
-        self.max_items, self.max_seconds, self.with_speech = max_items, max_seconds, with_speech
-        self.max_characters, self.max_bytes = max_characters, max_bytes
+    def __init__(self, limits: Limits, with_speech: bool) -> None:
+        """`with_speech`: answers in the history have speech ids besides their text."""
+        self.limits, self.with_speech = limits, with_speech
         self.entries: list[Entry] = []
 
     def get(self, item_id: str) -> Entry:
@@ -119,7 +114,7 @@ class ConversationItems:
         return self.entries[self.index_of(item_id)]
 
     def index_of(self, item_id: str) -> int:
-        """Where an item stands."""
+        """Position of an item."""
         for index, entry in enumerate(self.entries):
             if entry.item.id == item_id:
                 return index
@@ -128,7 +123,7 @@ class ConversationItems:
         )
 
     def add(self, entry: Entry, after: str | None = None) -> str | None:
-        """Put an item at the end, at the `root`, or after another; the id of the one before it."""
+        """Insert an item at the end, at the `root`, or after another; returns the id of the one before it."""
         if any(other.item.id == entry.item.id for other in self.entries):
             message = f"item.id: {entry.item.id!r} exists already"
             raise ProtocolError(message, "item_create_duplicate_item_id", "item.id")
@@ -138,7 +133,8 @@ class ConversationItems:
         entry.n_bytes = len(json.dumps(entry.item.dump()))
         self.entries.insert(index, entry)
         before = self.entries[index - 1].item.id if index else None
-        self._forget_oldest()
+        while len(self.entries) > 1 and self._exceeds_limits:
+            self.entries.pop(0)
         return before
 
     def remove(self, item_id: str) -> None:
@@ -151,25 +147,22 @@ class ConversationItems:
         return self.entries[-1].item.id if self.entries else None
 
     def turns(self, *more: Entry) -> list[Turn]:
-        """The conversation, and what comes after it, as the model reads it."""
+        """The conversation, followed by more entries, as turns of a prompt."""
         return turns([*self.entries, *more], self.with_speech)
 
-    def _forget_oldest(self) -> None:
-        while len(self.entries) > 1 and self._is_too_much:
-            self.entries.pop(0)
-
     @property
-    def _is_too_much(self) -> bool:
+    def _exceeds_limits(self) -> bool:
+        limits = self.limits
         return (
-            len(self.entries) > self.max_items
-            or sum(entry.seconds for entry in self.entries) > self.max_seconds
-            or sum(entry.n_characters for entry in self.entries) > self.max_characters
-            or sum(entry.n_bytes for entry in self.entries) > self.max_bytes
+            len(self.entries) > limits.items
+            or sum(entry.seconds for entry in self.entries) > limits.context_seconds
+            or sum(entry.n_characters for entry in self.entries) > limits.context_characters
+            or sum(entry.n_bytes for entry in self.entries) > limits.context_bytes
         )
 
 
 def truncate(entry: Entry, audio_end_ms: int, content_index: int) -> None:
-    """Keep of an answer what was heard."""
+    """Truncate an answer to what was played."""
     generated = entry.generated
     if entry.item.role != "assistant" or generated is None:
         raise ProtocolError(
@@ -193,7 +186,7 @@ def truncate(entry: Entry, audio_end_ms: int, content_index: int) -> None:
 
 
 def with_audio(entry: Entry) -> Item:
-    """The whole item, sound included."""
+    """The item with its audio in it."""
     item = entry.item.model_copy(deep=True)
     pcm = None
     if entry.samples is not None:
@@ -207,23 +200,23 @@ def with_audio(entry: Entry) -> Item:
 
 
 def truncate_text(text: str, share: float) -> str:
-    """The whole words of the first part of a text."""
+    """The first `share` of a text, up to the last whole word."""
     if share >= 1.0:
         return text
     cut = text[: int(len(text) * share)]
-    if " " not in text.strip():  # written without blanks
+    if " " not in text.strip():  # a script without spaces
         return cut
     if len(cut) < len(text) and not text[len(cut)].isspace():
         cut = cut[: cut.rfind(" ") + 1] if " " in cut else ""
     return cut.rstrip()
 
 
-# --- as turns
+# --- items as turns
 
 
 def turns(entries: Sequence[Entry], with_speech: bool = True) -> list[Turn]:
-    """Turns that alternate, the user first. What the user said in a row is one turn; an answer that nobody
-    heard is none."""
+    """Alternating turns, the user first. Consecutive items of the user are one turn; an answer that was not
+    played is none."""
     made: list[Turn] = []
     for turn in _iter_turns(entries):
         if isinstance(turn, AssistantTurn) and not with_speech:
@@ -239,8 +232,8 @@ def turns(entries: Sequence[Entry], with_speech: bool = True) -> list[Turn]:
 
 
 def _as_history(turn: Turn) -> Turn:
-    """Typed words stand in the place of a sound only where they are the question: histories of training have
-    them as text."""
+    """A typed turn as training data have it in histories: as text. Only a typed question stands in for
+    audio."""
     if isinstance(turn, UserTurn) and turn.is_pseudo_audio:
         return replace(turn, is_pseudo_audio=False)
     return turn
@@ -263,8 +256,8 @@ def _iter_turns(entries: Sequence[Entry]) -> Iterator[Turn]:
 
 
 def opening_turn(entries: Sequence[Entry], wanted: str = "") -> UserTurn:
-    """A typed turn for a user who has said nothing new: what is wanted, else what messages of the system ask
-    for since the last turn, else a greeting."""
+    """A typed turn to answer where there is no new turn of the user: the text `wanted`, else system messages
+    since the last turn, else a greeting."""
     asked: list[str] = []
     for entry in reversed(entries):
         if entry.item.type == "message" and entry.item.role not in SYSTEM_ROLES:
@@ -275,7 +268,7 @@ def opening_turn(entries: Sequence[Entry], wanted: str = "") -> UserTurn:
 
 
 def text_of(item: Item) -> str:
-    """The typed words of an item."""
+    """The typed text of an item."""
     return " ".join(part.text for part in item.content or [] if part.text).strip()
 
 
@@ -287,17 +280,24 @@ def _user_turn(entry: Entry) -> UserTurn | None:
 
 
 def to_recording(samples: np.ndarray) -> Recording:
-    """A user's sound as the model hears it; digital silence becomes the quietest of noises, which it can
-    hear."""
+    """A user's audio as input of the model, in windows; digital silence, which the model refuses, becomes the
+    quietest possible noise."""
     if not samples.any():
         samples = samples.copy()
         samples[::2] = 1
     return Recording(tuple(windows(samples)))
 
 
+def windows(samples: np.ndarray) -> list[np.ndarray]:
+    """Split (n,) samples into windows; all but the last have the same length, whatever follows."""
+    cuts = list(range(0, len(samples), WINDOW)) or [0]
+    if len(cuts) > 1 and len(samples) - cuts[-1] < MIN_WINDOW:
+        cuts.pop()
+    return [samples[begin:end] for begin, end in zip(cuts, [*cuts[1:], len(samples)])]
+
+
 def _merge(first: UserTurn, second: UserTurn) -> UserTurn:
-    """Two turns in a row as one: sounds one after the other, texts likewise. Text beside sound goes with the
-    sound, as its words."""
+    """Two consecutive turns as one: audio and texts are concatenated; text beside audio is its transcript."""
     texts = " ".join(turn.text for turn in (first, second) if turn.text) or None
     pieces = [piece for turn in (first, second) if turn.audio is not None for piece in turn.audio.pieces]
     if pieces:

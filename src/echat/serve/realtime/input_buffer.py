@@ -1,4 +1,5 @@
-"""The user's side of a session: bytes in, signals of turn-taking out, and the sound of a turn when asked."""
+"""Input audio buffer of a session: bytes in, signals of turn detection out, and the samples of a turn on
+demand."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ from echat.serve.protocol.session import EAGERNESS_SECONDS, AudioInput, EchatOpt
 from echat.serve.protocol.wire_audio import BYTES_PER_SAMPLE, Decoder, rate_of
 from echat.serve.realtime.turn_detection import Signal, TurnConfig, TurnPhase, TurnStateMachine
 
-SLICE_SECONDS = 0.5  # of sound looked at without letting others have their turn
-KEPT_SECONDS = 6.0  # of sound before a turn: the longest prefix, and a little
+SLICE_SECONDS = 0.5  # of audio processed before other tasks of the event loop run
+KEPT_SECONDS = 6.0  # of audio before a turn: the longest prefix, and a margin
 
 
 class InputAudioBuffer:
-    """Local to one session."""
+    """Decoder, voice activity detection, turn detection and recent audio of one session."""
 
     def __init__(self, vad: VoiceActivityDetector, base: TurnConfig, max_seconds: float) -> None:
         self._vad, self._base = vad, base
@@ -28,15 +29,14 @@ class InputAudioBuffer:
         self._max_seconds = max_seconds
         self._seconds_before = 0.0  # seconds received in other formats
         self.audio = AudioBuffer()
-        self.turns: TurnStateMachine | None = TurnStateMachine(
-            base
-        )  # None: the client says when a turn is over
-        self.turn_begin = 0  # place of the first sample that belongs to the next turn
-        self.replying = False  # does an answer sound? kept up to date by the session
+        self.turns: TurnStateMachine | None = TurnStateMachine(base)  # None: the client commits turns itself
+        self.turn_begin = 0  # index of the first sample of the next turn
+        self.replying = False  # is an answer being played? set by the session
         self.is_full = False
 
     def configure(self, audio_input: AudioInput, options: EchatOptions) -> None:
-        """Take over a changed session; a turn that is under way starts anew where its rules change."""
+        """Apply changed session settings; a switch between server and client turn detection restarts the
+        turn."""
         if audio_input.format.type != self._decoder.name:
             self.audio.push(self._decoder.push(b"", last=True))
             self._seconds_before += self._decoder.seconds
@@ -76,12 +76,12 @@ class InputAudioBuffer:
 
     @property
     def received_ms(self) -> int:
-        """Sound received in this session."""
+        """Duration of the audio received in this session."""
         return int(1000 * (self._seconds_before + self._decoder.seconds))
 
     async def process(self, data: bytes) -> AsyncIterator[Signal]:
-        """Take in bytes of the client's format; signals in their order, each before what follows it is
-        heard."""
+        """Decode bytes of the client's format and yield the signals in order, each before the audio after it
+        is processed."""
         name = self._decoder.name
         step = int(SLICE_SECONDS * rate_of(name)) * BYTES_PER_SAMPLE[name]
         for offset in range(0, len(data), step):
@@ -99,7 +99,7 @@ class InputAudioBuffer:
             self._drop_old()
 
     def _append_manual(self, samples: np.ndarray) -> None:
-        """Push-to-talk: everything is kept until it is committed, up to the longest question."""
+        """Push-to-talk: keep everything until it is committed, up to the longest question."""
         room = int(self._max_seconds * SAMPLE_RATE) - (self.audio.end - self.turn_begin)
         self.is_full = len(samples) > room
         self.audio.push(samples[: max(0, room)])
@@ -110,7 +110,7 @@ class InputAudioBuffer:
             self.audio.drop_before(self.audio.end - int(KEPT_SECONDS * SAMPLE_RATE))
 
     def begin_turn(self, seconds: float) -> int:
-        """A turn begins at this time, but not before the end of the last one; milliseconds."""
+        """Set the start of a turn, at the earliest the end of the last one; returns it in milliseconds."""
         self.turn_begin = max(self.turn_begin, round(seconds * SAMPLE_RATE), self.audio.begin)
         return self.turn_begin * 1000 // SAMPLE_RATE
 
@@ -120,7 +120,7 @@ class InputAudioBuffer:
         return self.audio.take(self.turn_begin, end)
 
     def commit(self) -> np.ndarray:
-        """The client ends the turn: its samples, to the last one received."""
+        """The client ends the turn: all samples of it."""
         self.audio.push(self._decoder.push(b"", last=True))
         samples = self.turn_samples()
         self.end_turn()
@@ -129,7 +129,7 @@ class InputAudioBuffer:
         return samples
 
     def end_turn(self, end_seconds: float | None = None) -> None:
-        """What was said until then is done with."""
+        """Mark the audio up to a time, or all, as consumed."""
         end = self.audio.end if end_seconds is None else round(end_seconds * SAMPLE_RATE)
         self.turn_begin = max(self.turn_begin, end)
         self.is_full = False
@@ -138,45 +138,37 @@ class InputAudioBuffer:
 
     @property
     def is_in_turn(self) -> bool:
-        """Does what comes now belong to a turn?"""
+        """Does audio that arrives now belong to a turn?"""
         return self.turns is None or self.turns.phase is TurnPhase.SPEAKING
 
     def clear(self) -> None:
-        """Forget what is not committed."""
+        """Drop the audio that is not committed."""
         self.end_turn()
         self.audio.skip()
         if self.turns is not None:
             self.turns.reset()
 
 
-# --- What the user said, as long as it may still be needed: samples by their place in the session.
-
-WINDOW = 30 * SAMPLE_RATE  # a long question is heard in pieces of this length
-MIN_WINDOW = SAMPLE_RATE  # a rest shorter than this is heard with the piece before it
+# --- recent audio of the user, by sample index in the session
 
 
 class AudioBuffer:
-    """16 kHz int16 samples that arrive, are looked at frame by frame, and are dropped from the front."""
+    """FIFO of 16 kHz int16 samples, read frame by frame, dropped from the front."""
 
     def __init__(self) -> None:
         self._pieces: deque[np.ndarray] = deque()
-        self.begin = 0  # place of the first sample that is kept
-        self.end = 0  # place behind the last one
+        self.begin = 0  # index of the first sample that is kept
+        self.end = 0  # index behind the last one
         self._n_framed = 0
 
-    @property
-    def seconds(self) -> float:
-        """Received in this session."""
-        return self.end / SAMPLE_RATE
-
     def push(self, samples: np.ndarray) -> None:
-        """Add what came."""
+        """Append samples."""
         if len(samples):
             self._pieces.append(samples)
             self.end += len(samples)
 
     def frames(self) -> Iterator[tuple[np.ndarray, float]]:
-        """Whole frames (512,) not looked at yet, and the time at which each ends."""
+        """Whole frames (512,) not yielded yet, and the time at which each ends."""
         while self._n_framed + FRAME <= self.end:
             start = self._n_framed
             self._n_framed += FRAME
@@ -186,7 +178,7 @@ class AudioBuffer:
         """A copy of the samples from `begin` to `end`, as far as they are kept."""
         begin, end = max(begin, self.begin), min(end, self.end)
         parts, position = [], self.end
-        for piece in reversed(self._pieces):  # what is wanted lies at the end
+        for piece in reversed(self._pieces):  # most reads are near the end
             position -= len(piece)
             if position >= end:
                 continue
@@ -196,18 +188,10 @@ class AudioBuffer:
         return np.concatenate(parts[::-1]) if parts else np.zeros(0, np.int16)
 
     def drop_before(self, position: int) -> None:
-        """Forget what lies before."""
+        """Drop pieces that end before an index."""
         while self._pieces and self.begin + len(self._pieces[0]) <= min(position, self.end):
             self.begin += len(self._pieces.popleft())
 
     def skip(self) -> None:
-        """Nothing that has come needs to be looked at any more."""
+        """Yield no frames of the audio so far."""
         self._n_framed = self.end
-
-
-def windows(samples: np.ndarray) -> list[np.ndarray]:
-    """Cut (n,) samples into windows; each but the last has the same length whatever comes after it."""
-    cuts = list(range(0, len(samples), WINDOW)) or [0]
-    if len(cuts) > 1 and len(samples) - cuts[-1] < MIN_WINDOW:
-        cuts.pop()
-    return [samples[begin:end] for begin, end in zip(cuts, [*cuts[1:], len(samples)])]

@@ -1,4 +1,5 @@
-"""The user's turns of a session: sound comes in, turns come out, replies are begun and interrupted."""
+"""Input side of a session: audio events in, user turns out; turn detection starts and interrupts (barge-in)
+replies."""
 
 from __future__ import annotations
 
@@ -6,16 +7,17 @@ import numpy as np
 
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.waveform import MIN_SECONDS
-from echat.serve.app_state import SessionContext
 from echat.serve.protocol import client, server
 from echat.serve.protocol.items import ContentPart, Item
 from echat.serve.protocol.session import TurnDetection
 from echat.serve.protocol.wire import ProtocolError, new_id
+from echat.serve.protocol.wire_audio import MIN_SAMPLES, decode_base64
 from echat.serve.realtime import conversation
-from echat.serve.realtime.conversation import Entry
-from echat.serve.realtime.input_buffer import MIN_WINDOW, WINDOW, InputAudioBuffer
-from echat.serve.realtime.item_events import MIN_SAMPLES, decode_base64, emit_item
+from echat.serve.realtime.conversation import MIN_WINDOW, WINDOW, Entry
+from echat.serve.realtime.input_buffer import InputAudioBuffer
+from echat.serve.realtime.item_events import emit_item
 from echat.serve.realtime.response_manager import ResponseManager
+from echat.serve.realtime.session_context import SessionContext
 from echat.serve.realtime.turn_detection import (
     EagerEndOfTurn,
     Signal,
@@ -27,11 +29,11 @@ from echat.serve.realtime.turn_detection import (
     TurnResumed,
 )
 
-IDLE_SAMPLES = SAMPLE_RATE  # of silence that is answered when nobody speaks
+IDLE_SAMPLES = SAMPLE_RATE  # of silence that become a turn after `idle_timeout_ms`
 
 
 class InputManager:
-    """Local to one session."""
+    """The user's audio and turns of one session."""
 
     def __init__(self, context: SessionContext, response_manager: ResponseManager) -> None:
         self.context, self.response_manager = context, response_manager
@@ -39,12 +41,12 @@ class InputManager:
             context.app.vad, context.config.turns, context.config.limits.question_seconds
         )
         self.input_buffer.configure(context.session.audio.input, context.session.options)
-        self._item_id = new_id("item")  # of the turn to come
-        self._windows_prefilled = 0  # whole windows of the present turn that were handed over to be read
+        self._item_id = new_id("item")  # of the next turn
+        self._windows_prefilled = 0  # whole windows of the present turn that are submitted for prefill
         response_manager.on_idle = self._idle
 
     def configure(self) -> None:
-        """Take over a changed session."""
+        """Apply changed session settings."""
         self.input_buffer.configure(self.context.session.audio.input, self.context.session.options)
         self.response_manager.drop_speculative()
 
@@ -81,7 +83,7 @@ class InputManager:
         self._windows_prefilled = 0
         self.context.emit(server.Cleared())
 
-    # --- signals of turn-taking
+    # --- signals of turn detection
 
     def _on(self, signal: Signal) -> None:
         match signal:
@@ -114,36 +116,28 @@ class InputManager:
         return self.context.session.type == "realtime" and self._detection.create_response
 
     def _speculate(self, samples: np.ndarray) -> None:
-        """Perhaps the turn is over: begin a reply on trial, and ask the detector."""
+        """At an eager end of turn: start a speculative reply, and run the turn detector."""
         if self._responds:
             self.response_manager.start_speculative(self._entry(samples))
-        detector = self.context.app.turn_detector
-        if (
-            detector is not None
-            and self.input_buffer.turns is not None
-            and self.input_buffer.turns.config.adaptive
-        ):
+        turns = self.input_buffer.turns
+        if self.context.app.turn_detector is not None and turns is not None and turns.config.adaptive:
             self.response_manager.run_in_background(self._detect_end(samples))
 
     async def _detect_end(self, samples: np.ndarray) -> None:
-        detector, turn_taking = self.context.app.turn_detector, self.input_buffer.turns
-        assert detector is not None and turn_taking is not None
-        eager_end = turn_taking.eager_end
+        detector, turns = self.context.app.turn_detector, self.input_buffer.turns
+        assert detector is not None and turns is not None
+        eager_end = turns.eager_end
         sound = samples.astype(np.float32) / 32768
         completeness = await self.context.app.async_engine.call(lambda: detector(sound))
-        if eager_end is not None and turn_taking.eager_end is eager_end:  # still the same silence
-            turn_taking.set_completeness(float(completeness))
+        if eager_end is not None and turns.eager_end is eager_end:  # still the same silence
+            turns.set_completeness(float(completeness))
 
     def _end(self, end: float, eager_end: EagerEndOfTurn | None) -> None:
         self.context.emit(server.SpeechStoppedEvent(audio_end_ms=_ms(end), item_id=self._item_id))
         speculative = self.response_manager.take_speculative()
-        entry = (
-            speculative.entry
-            if speculative
-            else self._entry(self.input_buffer.turn_samples(eager_end.end if eager_end else end))
-        )
+        samples = self.input_buffer.turn_samples(eager_end.end if eager_end else end)
         self.input_buffer.end_turn(end)
-        self._add(entry)
+        self._add(speculative.entry if speculative else self._entry(samples))
         if not self._responds:
             return
         if speculative is not None:
@@ -152,7 +146,7 @@ class InputManager:
             self.response_manager.respond_in_turn()
 
     def _idle(self) -> None:
-        """Nobody spoke for a while: answer the silence."""
+        """Idle timeout: take the silence after an answer for a turn."""
         if self.input_buffer.turns is None or self.input_buffer.turns.phase is not TurnPhase.QUIET:
             return
         samples = self.input_buffer.turn_samples()[-IDLE_SAMPLES:]
@@ -177,7 +171,7 @@ class InputManager:
         return Entry(item, samples=samples)
 
     def _add(self, entry: Entry) -> None:
-        """The turn is part of the conversation."""
+        """Add a turn to the conversation."""
         assert entry.item.id is not None
         self._item_id, self._windows_prefilled = new_id("item"), 0
         before = self.context.items.add(entry)
@@ -192,35 +186,29 @@ class InputManager:
         assert entry.item.id is not None and entry.samples is not None and entry.item.content
         item_id, emit = entry.item.id, self.context.emit
         try:
-            sound = conversation.to_recording(entry.samples)
-            words = await self.context.app.async_engine.transcribe(sound, self.response_manager.aside_lane)
+            audio = conversation.to_recording(entry.samples)
+            text = await self.context.app.async_engine.transcribe(audio, self.response_manager.aside_lane)
         except Exception as error:
             message = str(error) if isinstance(error, ValueError) else type(error).__name__
             detail = server.ErrorDetail(type="server_error", code="transcription_failed", message=message)
             emit(server.TranscriptionFailed(item_id=item_id, error=detail))
             return
-        entry.item.content[0].transcript = words
-        if words:
-            emit(server.TranscriptionDelta(item_id=item_id, delta=words))
-        seconds = round(len(entry.samples) / SAMPLE_RATE, 3)
-        emit(
-            server.TranscriptionCompleted(
-                item_id=item_id, transcript=words, usage={"type": "duration", "seconds": seconds}
-            )
-        )
+        entry.item.content[0].transcript = text
+        if text:
+            emit(server.TranscriptionDelta(item_id=item_id, delta=text))
+        usage = {"type": "duration", "seconds": round(len(entry.samples) / SAMPLE_RATE, 3)}
+        emit(server.TranscriptionCompleted(item_id=item_id, transcript=text, usage=usage))
 
     def _prefill_audio(self) -> None:
-        """Of a long question, hear and read every whole window while it is still being asked."""
+        """Prefill every whole window of a long question while the user still speaks."""
         if self.context.session.type != "realtime" or not self.input_buffer.is_in_turn:
             return
-        n_windows = (self.input_buffer.audio.end - self.input_buffer.turn_begin - MIN_WINDOW) // WINDOW
+        audio, begin = self.input_buffer.audio, self.input_buffer.turn_begin
+        n_windows = (audio.end - begin - MIN_WINDOW) // WINDOW
         if n_windows <= self._windows_prefilled:
             return
         self._windows_prefilled = n_windows
-        samples = self.input_buffer.audio.take(
-            self.input_buffer.turn_begin, self.input_buffer.turn_begin + n_windows * WINDOW
-        )
-        history = self.context.items.turns(self._entry(samples))
+        history = self.context.items.turns(self._entry(audio.take(begin, begin + n_windows * WINDOW)))
         self.response_manager.run_in_background(self.response_manager.prefill(history))
 
 

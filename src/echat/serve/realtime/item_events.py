@@ -1,28 +1,23 @@
-"""What a client does to the conversation itself: make, fetch, shorten and delete items."""
+"""Handlers of the `conversation.item.*` events of a client: create, retrieve, truncate and delete items."""
 
 from __future__ import annotations
-
-import base64
-import binascii
 
 import numpy as np
 
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.waveform import MIN_SECONDS
-from echat.serve.app_state import SessionContext
 from echat.serve.protocol import client, server
 from echat.serve.protocol.items import ContentPart, Item
 from echat.serve.protocol.session import FormatName
 from echat.serve.protocol.wire import ProtocolError, new_id
-from echat.serve.protocol.wire_audio import Decoder
+from echat.serve.protocol.wire_audio import MIN_SAMPLES, Decoder, decode_base64
 from echat.serve.realtime import conversation
 from echat.serve.realtime.conversation import Entry, GeneratedAnswer
-
-MIN_SAMPLES = int(MIN_SECONDS * SAMPLE_RATE)
+from echat.serve.realtime.session_context import SessionContext
 
 
 class ItemEventHandler:
-    """Local to one session."""
+    """The handlers of one session."""
 
     def __init__(self, context: SessionContext) -> None:
         self.context, self.items = context, context.items
@@ -41,25 +36,22 @@ class ItemEventHandler:
 
     async def truncate(self, event: client.ItemTruncate) -> None:
         conversation.truncate(self.items.get(event.item_id), event.audio_end_ms, event.content_index)
-        self.context.emit(
-            server.ItemTruncated(
-                item_id=event.item_id, content_index=event.content_index, audio_end_ms=event.audio_end_ms
-            )
-        )
+        values = event.model_dump(include={"item_id", "content_index", "audio_end_ms"})
+        self.context.emit(server.ItemTruncated(**values))
 
     async def delete(self, event: client.ItemDelete) -> None:
         self.items.remove(event.item_id)
         self.context.emit(server.ItemDeleted(item_id=event.item_id))
 
     def to_entries(self, given: list[Item]) -> list[Entry]:
-        """Items of a request, with references followed."""
+        """Items of a `response.create` event, with references resolved."""
         return [
             self.items.get(item.id or "") if item.type == "item_reference" else self.to_entry(item)
             for item in given
         ]
 
     def to_entry(self, given: Item) -> Entry:
-        """A client's item, checked, its sound decoded."""
+        """A client's item, validated, its audio decoded."""
         item = given.model_copy(deep=True)
         item.id, item.status = item.id or new_id("item"), "completed"
         if item.type != "message":
@@ -76,7 +68,7 @@ class ItemEventHandler:
         return Entry(item, samples=np.concatenate(sounds) if sounds else None)
 
     def _decode_part(self, part: ContentPart, name: FormatName) -> np.ndarray:
-        """The sound of a part, which leaves the item."""
+        """Decode the audio of a content part and remove it from the item."""
         samples = Decoder(name).push(decode_base64(part.audio or "", "item.content.audio"), last=True)
         part.audio = None
         most = self.context.config.limits.question_seconds
@@ -90,15 +82,7 @@ class ItemEventHandler:
 
 
 def emit_item(context: SessionContext, entry: Entry, before: str | None) -> None:
-    """An item that is whole from the start."""
+    """Emit the events of a new item that is already complete."""
     item = entry.item.model_copy(deep=True)
     context.emit(server.ItemAdded(item=item, previous_item_id=before))
     context.emit(server.ItemDone(item=item, previous_item_id=before))
-
-
-def decode_base64(audio: str, where: str) -> bytes:
-    """The bytes of base64."""
-    try:
-        return base64.b64decode(audio, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ProtocolError(f"{where}: expected base64", param=where) from error

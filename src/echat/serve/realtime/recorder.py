@@ -1,4 +1,5 @@
-"""Conversations on disk, only where the operator asked for it; clients are told when a session opens."""
+"""Recorder of conversations on disk, only where the operator enabled it; clients are notified when a session
+opens."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from echat.serve.protocol.json_text import write_json
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder; a ValueError where conversations could not be written to it."""
+    """Create the folder of recordings; ValueError where it is not writable."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -26,13 +27,13 @@ def check_folder(folder: Path) -> None:
 
 
 class Recorder:
-    """One folder per session: a WAV per spoken item, and a line per item in `items.jsonl`."""
+    """The recording of one session, a folder: a WAV per spoken item, and a line per item in `items.jsonl`."""
 
     def __init__(self, folder: Path, session_id: str) -> None:
         self._folder = folder / session_id
 
     def write_item(self, item: dict[str, Any], samples: np.ndarray | None, rate: int) -> None:
-        """Write an item and its int16 sound (n,). What cannot be written whole raises and leaves no part."""
+        """Write an item and its int16 samples (n,), whole or not at all."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         line = dict(item)
         if samples is not None and len(samples):
@@ -45,6 +46,6 @@ def _append(path: Path, line: str) -> None:
     with open(path, "ab", buffering=0) as lines:
         before = lines.tell()
         data = line.encode()
-        if lines.write(data) != len(data):  # the disk took a part
+        if lines.write(data) != len(data):  # the disk is full
             lines.truncate(before)
             raise OSError("no space left on the device")

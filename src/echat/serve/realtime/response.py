@@ -1,4 +1,4 @@
-"""One response on its way to the client: events of the engine in, events of the protocol out."""
+"""One response: events of the engine in, events of the protocol out, up to `response.done`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from echat.serve.realtime.conversation import Entry, GeneratedAnswer
 
 log = logging.getLogger("echat.serve")
 
-DELTA_SECONDS = 0.4  # of sound in one event: small enough to be taken back, large enough to be cheap
+DELTA_SECONDS = 0.4  # of audio in one event: small enough to be taken back, large enough to be cheap
 
 Emit = Callable[..., bool]
 CancelReason = Literal["turn_detected", "client_cancelled", "slow_reader", "closing"]
@@ -34,22 +34,22 @@ CancelReason = Literal["turn_detected", "client_cancelled", "slow_reader", "clos
 
 @dataclass(frozen=True)
 class ResponseParams:
-    """What is asked of one response."""
+    """Settings of one response."""
 
     speaks: bool
     output: AudioOutput
     show_thought: bool = False
     max_output_tokens: int | Literal["inf"] = "inf"
     metadata: dict[str, Any] | None = None
-    conversation_id: str | None = None  # None: it is in no conversation
-    think: str | None = None  # None: as the session says
+    conversation_id: str | None = None  # None: out of band, in no conversation
+    think: str | None = None  # None: as set in the session
     instructions: str = ""
-    opening: str = ""  # what the model answers where the user has said nothing new
+    opening: str = ""  # typed turn to answer where there is no new turn of the user
 
 
 @dataclass
 class Timing:
-    """Moments of a response, seconds of the monotonic clock."""
+    """Times of a response, in seconds of the monotonic clock."""
 
     began: float = field(default_factory=time.monotonic)
     first_audio: float | None = None
@@ -57,7 +57,7 @@ class Timing:
 
 
 class Response:
-    """Tells a reply. `entry` is what the conversation keeps of it."""
+    """Sends a reply to the client. `entry` is its item in the conversation."""
 
     def __init__(
         self, params: ResponseParams, stream: AsyncReplyStream, emit: Emit, previous_item_id: str | None
@@ -77,7 +77,9 @@ class Response:
         self._thinking = ""
         self._error: dict[str, Any] | None = None
         self._encoder: Encoder | None = None  # to the client
-        self._history_encoder: Encoder | None = None  # to what is kept, where that is another format
+        self._history_encoder: Encoder | None = (
+            None  # to PCM for the history, where the client has another format
+        )
 
     @property
     def is_running(self) -> bool:
@@ -85,25 +87,25 @@ class Response:
 
     @property
     def plays_until(self) -> float:
-        """When a client that plays as sound arrives will have played it all; monotonic seconds."""
+        """Estimated end of playback: as if the client plays audio as it arrives; monotonic seconds."""
         if self.timing.first_audio is None:
             return 0.0
         return self.timing.first_audio + self.generated.audio_ms / 1000
 
     def cancel(self, reason: CancelReason) -> None:
-        """Stop; the closing events follow."""
+        """Stop the reply; the closing events follow."""
         if self.is_running and self.cancelled is None:
             self.cancelled = reason
             self.stream.cancel()
 
     def played_ms(self, now: float) -> int:
-        """What a client that plays as sound arrives has played by now."""
+        """Estimate of the played audio: as if the client plays audio as it arrives."""
         if self.timing.first_audio is None:
             return 0
         return min(self.generated.audio_ms, int((now - self.timing.first_audio) * 1000))
 
     async def run(self) -> None:
-        """Tell everything, to `response.done`, whatever the end."""
+        """Emit all events up to `response.done`, however the reply ends."""
         try:
             self._open()
             async for event in self.stream:
@@ -111,7 +113,7 @@ class Response:
         except asyncio.CancelledError:
             self.cancelled = self.cancelled or "closing"
             self.stream.cancel()
-        except ValueError as error:  # the model cannot answer this: the message says why
+        except ValueError as error:  # the model cannot answer this, for the reason in the message
             self._error = {"type": "invalid_request_error", "code": "cannot_answer", "message": str(error)}
         except Exception as error:
             self._error = {"type": "server_error", "code": "reply_failed", "message": type(error).__name__}
@@ -162,7 +164,8 @@ class Response:
             self._emit_for_response(server.ThoughtDelta, item_id=self._item_id, delta=text, labels=labels)
 
     def _send_audio(self, waveform: np.ndarray, rate: int, last: bool = False) -> None:
-        """Encode and send in deltas; sound that a slow reader has no room for ends the sound."""
+        """Encode and send in deltas; once the queue of a slow reader is full, the rest of the audio is
+        dropped."""
         assert self._encoder is not None and self._history_encoder is not None
         step = max(1, int(rate * DELTA_SECONDS))
         pieces = [waveform[start : start + step] for start in range(0, len(waveform), step)] or [waveform]
@@ -185,7 +188,7 @@ class Response:
             self.timing.first_audio = self.timing.first_audio or time.monotonic()
             self.generated.pcm += kept
 
-    # --- the frame of events around them
+    # --- opening and closing events
 
     @property
     def _item_id(self) -> str:
@@ -199,25 +202,20 @@ class Response:
         self._emit(server.ResponseCreated(response=self.described("in_progress")))
         self._emit_for_response(server.OutputItemAdded, item=self.entry.item.model_copy(deep=True))
         if self.params.conversation_id:
-            self._emit(
-                server.ItemAdded(
-                    item=self.entry.item.model_copy(deep=True), previous_item_id=self.previous_item_id
-                )
-            )
-        empty = (
-            ContentPart(transcript="", type="audio")
-            if self.params.speaks
-            else ContentPart(text="", type="text")
-        )
+            item = self.entry.item.model_copy(deep=True)
+            self._emit(server.ItemAdded(item=item, previous_item_id=self.previous_item_id))
+        speaks = self.params.speaks
+        empty = ContentPart(type="audio", transcript="") if speaks else ContentPart(type="text", text="")
         self._emit_for_response(server.ContentPartAdded, item_id=self._item_id, part=empty)
 
     def _finish(self) -> None:
-        """Tell the end. A client waits for it, so it comes even where what is told of the response fails."""
+        """Emit the closing events. Clients wait for `response.done`, so it is sent even if the others
+        fail."""
         try:
             self._record_outcome()
             self._close()
         except Exception as error:
-            log.exception("response %s could not be told", self.id)
+            log.exception("the closing events of response %s failed", self.id)
             details = {"type": "server_error", "code": "reply_failed", "message": type(error).__name__}
             failed = server.ResponseObject(
                 id=self.id,
@@ -237,7 +235,7 @@ class Response:
         else:
             self._emit_for_response(server.TextDone, item_id=self._item_id, text=text)
             part = ContentPart(type="output_text", text=text)
-        # A part has the older, shorter name of its type here.
+        # In this event a part has the older, shorter name of its type.
         short_part = part.model_copy(update={"type": "audio" if self.params.speaks else "text"})
         self._emit_for_response(server.ContentPartDone, item_id=self._item_id, part=short_part)
         if not self.generated.is_truncated:
@@ -250,7 +248,7 @@ class Response:
         self._emit(server.ResponseDone(response=self.described(self.status)))
 
     def _record_outcome(self) -> None:
-        """What is known of the answer when nothing more is told."""
+        """Store the final state of the answer in `generated`."""
         self.timing.ended = time.monotonic()
         reply = self.reply
         self.generated.speech_ids = reply.speech_ids if reply else tuple(self._speech_ids)
@@ -284,6 +282,7 @@ class Response:
     def described(self, status: str) -> server.ResponseObject:
         """The response object."""
         output = self.params.output
+        voice = {"voice": output.voice} if output.voice else {}
         return server.ResponseObject.model_validate(
             {
                 "id": self.id,
@@ -292,12 +291,7 @@ class Response:
                 "output": [] if status == "in_progress" else [self.entry.item.model_copy(deep=True)],
                 "conversation_id": self.params.conversation_id,
                 "output_modalities": ["audio"] if self.params.speaks else ["text"],
-                "audio": {
-                    "output": {
-                        "format": output.format.dump(),
-                        **({"voice": output.voice} if output.voice else {}),
-                    }
-                },
+                "audio": {"output": {"format": output.format.dump(), **voice}},
                 "max_output_tokens": self.params.max_output_tokens,
                 "metadata": self.params.metadata,
                 "usage": usage(self.reply) if status != "in_progress" else None,
@@ -308,8 +302,9 @@ class Response:
     def _echat_fields(self, status: str) -> dict[str, Any] | None:
         if status == "in_progress" or not (self.params.show_thought or self.dropped_ms):
             return None
-        seconds = {
-            name: round(value, 4) for name, value in (self.reply.seconds if self.reply else {}).items()
+        measured, counts = (self.reply.seconds, self.reply.counts) if self.reply else ({}, {})
+        return {
+            "seconds": {name: round(value, 4) for name, value in measured.items()},
+            "dropped_audio_ms": self.dropped_ms,
+            "turns_left_out": counts.get("turns_left_out", 0),
         }
-        left_out = self.reply.counts.get("turns_left_out", 0) if self.reply else 0
-        return {"seconds": seconds, "dropped_audio_ms": self.dropped_ms, "turns_left_out": left_out}

@@ -1,4 +1,5 @@
-"""The assistant's side of a session: responses, replies begun on trial, and what the model remembers."""
+"""Response manager of a session: responses, speculative replies, cancellation and barge-in, the prompt
+(prefix) cache."""
 
 from __future__ import annotations
 
@@ -9,78 +10,53 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from echat.dialogue.tasks import get_task
+from echat.dialogue.tasks import get_task, reply_task
 from echat.dialogue.turns import Turn, UserTurn
 from echat.infer.prompt_cache import PromptCache
-from echat.serve.app_state import App, SessionContext
 from echat.serve.async_engine import AsyncReplyStream
 from echat.serve.protocol.wire import ProtocolError
 from echat.serve.realtime.conversation import BYTES_PER_MS, Entry, opening_turn, turns
 from echat.serve.realtime.response import CancelReason, Response, ResponseParams
+from echat.serve.realtime.session_context import SessionContext
 
 log = logging.getLogger("echat.serve")
 
-MAX_WAITING_ASIDES = 8  # transcripts and reading ahead that one session may have waiting
-
-FOREIGN_VOICES = frozenset(
-    {"alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"}
-    | {"marin", "nova", "onyx", "sage", "shimmer", "verse"}
-)  # names of the public protocol: the model's own voice speaks for them
+MAX_WAITING_ASIDES = 8  # transcriptions and prefills that one session may have waiting
 
 
 @dataclass(frozen=True)
 class SpeculativeResponse:
-    """A reply begun before it was sure that the turn is over."""
+    """A speculative reply: started at an eager end of turn, before the turn is certainly over."""
 
-    entry: Entry  # the user's item as it will be
+    entry: Entry  # the item of the user that it answers
     stream: AsyncReplyStream
 
 
-def voice_name(app: App, name: str | None, where: str = "voice") -> str | None:
-    """The voice of the model that a name asks for; an unknown one is refused, as the field `where`."""
-    token2wav = app.async_engine.engine.token2wav
-    if name is None or name in FOREIGN_VOICES or token2wav is None:
-        return app.config.voice
-    if name not in token2wav.voices:
-        known = ", ".join(token2wav.voices)
-        raise ProtocolError(f"{where}: expected one of {known}, found {name[:80]!r}", param=where)
-    return name
-
-
 class ResponseManager:
-    """Local to one session."""
+    """The responses of one session."""
 
     def __init__(self, context: SessionContext) -> None:
-        self.context, self.async_engine, self.config, self.items = (
-            context,
-            context.app.async_engine,
-            context.config,
-            context.items,
-        )
+        self.context, self.async_engine = context, context.app.async_engine
+        self.config, self.items = context.config, context.items
         self.response: Response | None = None  # the newest of the default conversation
         self.has_spoken = False
         self.prompt_cache = PromptCache()
         self.speculative: SpeculativeResponse | None = None
-        self.on_idle: Callable[[], None] = lambda: None  # nobody said anything after an answer
-        self.open: dict[str, Response] = {}  # all that are under way or waiting, by id
+        self.on_idle: Callable[[], None] = lambda: None  # called after `idle_timeout_ms` of silence
+        self.open: dict[str, Response] = {}  # running or waiting, by id
         limits = self.config.limits
-        self.lane = self.async_engine.lane(2)  # a reply on trial that is dropped may still be stopping
+        self.lane = self.async_engine.lane(2)  # while a dropped speculative reply stops, the next one starts
         self.aside_lane = self.async_engine.aside_lane(limits.responses + MAX_WAITING_ASIDES)
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    # --- what is asked of the engine
+    # --- requests to the engine
 
     def task(self, speaks: bool, think: str | None = None) -> str:
-        """The row of the task table."""
-        thinks = think or self.context.session.options.think or self.config.think
-        return ("s2s" if speaks else "s2t") + ("" if thinks == "off" else f"_think_{thinks}")
-
-    def voice(self, name: str | None, where: str = "voice") -> str | None:
-        """The voice of the model that a name asks for."""
-        return voice_name(self.context.app, name, where)
+        """Name of the task."""
+        return reply_task(think or self.context.session.options.think or self.config.think, speaks)
 
     def params(self, **changes: Any) -> ResponseParams:
-        """A response as the session wants it."""
+        """Settings of a response: the session's, with changes."""
         session = self.context.session
         values: dict[str, Any] = {
             "speaks": session.speaks,
@@ -95,7 +71,7 @@ class ResponseManager:
     def start_reply(
         self, history: Sequence[Turn], params: ResponseParams, is_speculative: bool = False
     ) -> AsyncReplyStream:
-        """Begin a reply."""
+        """Start a reply."""
         most = self.config.limits.reply_ids
         task = self.task(params.speaks, params.think)
         if self.config.use_instructions and params.instructions:
@@ -105,7 +81,7 @@ class ResponseManager:
             task,
             is_speculative=is_speculative,
             max_new_ids=most if params.max_output_tokens == "inf" else min(most, params.max_output_tokens),
-            voice=self.voice(params.output.voice) if params.speaks else None,
+            voice=self.context.app.voice_for(params.output.voice) if params.speaks else None,
             seed=self.context.session.options.seed,
             prompt_cache=self.prompt_cache,
             show_thinking=params.show_thought,
@@ -113,17 +89,17 @@ class ResponseManager:
         )
 
     def _with_instructions(self, history: Sequence[Turn], task: str, instructions: str) -> list[Turn]:
-        """The question with the client's instructions before its sound, after the task's own."""
+        """The history, with the client's instructions in the prompt of the question, after the task's own."""
         question = history[-1]
         assert isinstance(question, UserTurn)
         own = get_task(task).prompt_for(self.async_engine.engine.profile)
         prompt = "\n".join(part for part in (own, instructions) if part)
         return [*history[:-1], replace(question, prompt=prompt)]
 
-    # --- replies on trial
+    # --- speculative replies
 
     def start_speculative(self, entry: Entry) -> None:
-        """Work on the answer to what was said so far."""
+        """Start a reply to the audio so far, if none is running."""
         self.drop_speculative()
         if not self.is_busy and self.config.guess_replies:
             self.speculative = SpeculativeResponse(
@@ -131,14 +107,14 @@ class ResponseManager:
             )
 
     def take_speculative(self) -> SpeculativeResponse | None:
-        """The guess came true."""
+        """The turn is over: hand over the speculative reply, if there is one."""
         speculative, self.speculative = self.speculative, None
         if speculative is not None:
             self.context.metrics.speculative_responses.labels("true").inc()
         return speculative
 
     def drop_speculative(self) -> None:
-        """It did not."""
+        """The user goes on: cancel the speculative reply."""
         if self.speculative is not None:
             self.speculative.stream.cancel()
             self.speculative = None
@@ -148,18 +124,19 @@ class ResponseManager:
 
     @property
     def is_busy(self) -> bool:
-        """Is a response of the default conversation under way?"""
+        """Is a response of the default conversation running?"""
         return self.response is not None and self.response.is_running
 
     @property
     def is_playing(self) -> bool:
-        """Is an answer under way, or probably still being played?"""
+        """Is an answer running, or probably still being played?"""
         if self.response is None:
             return False
         return self.response.is_running or time.monotonic() < self.response.plays_until
 
     def create(self, params: ResponseParams, entries: list[Entry] | None = None) -> None:
-        """Answer the conversation, or other entries; where the user has said nothing new, speak first."""
+        """Answer the conversation, or other entries; where there is no new turn of the user, answer an
+        opening turn."""
         if len(self.open) >= self.config.limits.responses:
             raise ProtocolError(
                 f"response.create: expected at most {self.config.limits.responses} responses under way "
@@ -171,7 +148,7 @@ class ResponseManager:
         if not history or not isinstance(history[-1], UserTurn):
             first = opening_turn(entries, params.opening)
             history = [*history, first]
-            if params.opening:  # it is said once
+            if params.opening:  # the instructions are in the opening turn already
                 params = replace(params, instructions=self.context.session.instructions)
         self.drop_speculative()
         self.respond(params, self.start_reply(history, params), first)
@@ -179,7 +156,7 @@ class ResponseManager:
     def respond(
         self, params: ResponseParams, stream: AsyncReplyStream, first: UserTurn | None = None
     ) -> None:
-        """Tell a reply to the client, in the background; `first` is what it answers in place of a user."""
+        """Send a reply to the client, in the background; `first` is an opening turn that it answers."""
         is_default = params.conversation_id is not None
         response = Response(params, stream, self.context.emit, self.items.last_id if is_default else None)
         response.entry.turn = first
@@ -191,7 +168,7 @@ class ResponseManager:
         self.run_in_background(self._run(response))
 
     def respond_in_turn(self) -> None:
-        """Answer now, or after the answer that is under way."""
+        """Answer now, or after the answer that is running."""
 
         async def wait_and_answer() -> None:
             await self.finish()
@@ -219,7 +196,8 @@ class ResponseManager:
             await self.prefill(self.items.turns())
 
     def _schedule_idle_timeout(self, response: Response) -> None:
-        """Where the session says so: when a silence after the answer gets too long, take it for a turn."""
+        """Schedule `on_idle` for a too long silence after the answer, if the session has
+        `idle_timeout_ms`."""
         detection = self.context.session.audio.input.turn_detection
         if detection is None or detection.idle_timeout_ms is None:
             return
@@ -242,8 +220,8 @@ class ResponseManager:
             metrics.audio_out.inc(response.generated.audio_ms / 1000)
 
     def interrupt(self) -> None:
-        """The user speaks: stop, take back what is not sent, remember no more of the answer than was
-        heard."""
+        """Barge-in: stop the answer, remove its unsent audio from the send queue, and truncate it in the
+        history to what was played."""
         response = self.response
         if not self.cancel("turn_detected"):
             return
@@ -254,7 +232,7 @@ class ResponseManager:
         del generated.pcm[sent_ms * BYTES_PER_MS :]
 
     def cancel_by_id(self, response_id: str) -> bool:
-        """Stop any response, also one that waits its turn; was there one?"""
+        """Stop a response, also one that waits; False if there is none."""
         response = self.open.get(response_id)
         if response is None or not response.is_running:
             return False
@@ -262,32 +240,29 @@ class ResponseManager:
         return True
 
     def cancel(self, reason: CancelReason) -> bool:
-        """Stop the response of the conversation that is under way; was there one?"""
+        """Stop the running response of the conversation; False if there is none."""
         if self.response is None or not self.response.is_running:
             return False
         self.response.cancel(reason)
         return True
 
-    # --- what the model remembers
+    # --- prompt cache
 
     def set_prompt_cache(self, prompt_cache: PromptCache) -> None:
-        """Keep what was read, if it is not more than a session may."""
-        self.prompt_cache = (
-            prompt_cache if prompt_cache.n_bytes <= self.config.limits.memory_bytes else PromptCache()
-        )
+        """Keep a prompt cache, if its size is within the limit of a session."""
+        is_allowed = prompt_cache.n_bytes <= self.config.limits.memory_bytes
+        self.prompt_cache = prompt_cache if is_allowed else PromptCache()
 
     async def prefill(self, history: Sequence[Turn]) -> None:
-        """Read what is known of the next question while nobody waits for it."""
+        """Prefill the known part of the next prompt in the background."""
         if history:
-            task = self.task(self.context.session.speaks)
-            self.set_prompt_cache(
-                await self.async_engine.prefill(history, task, self.prompt_cache, self.aside_lane)
-            )
+            task, lane = self.task(self.context.session.speaks), self.aside_lane
+            self.set_prompt_cache(await self.async_engine.prefill(history, task, self.prompt_cache, lane))
 
-    # --- work beside the session
+    # --- background tasks
 
     def run_in_background(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run until the session ends."""
+        """Run a coroutine, at the longest until the session ends."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -299,26 +274,26 @@ class ResponseManager:
             self.context.refuse(error)
         elif error is not None:
             self.context.metrics.errors.labels("background").inc()
-            log.error("work beside a session failed", exc_info=error)
+            log.error("a background task of a session failed", exc_info=error)
 
     async def finish(self) -> None:
-        """Wait until the response that is under way has come to its end."""
+        """Wait for the end of the running response."""
         while self.is_busy:
             assert self.response is not None
             await self.response.ended.wait()
 
     async def finish_all(self) -> None:
-        """Wait for every response, those beside the conversation too."""
+        """Wait for the end of every response, out-of-band ones included."""
         while self.open:
             await next(iter(self.open.values())).ended.wait()
 
     async def close(self) -> None:
-        """Give up everything."""
+        """Cancel everything."""
         self.drop_speculative()
         for response in self.open.values():
             response.cancel("closing")
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.open.clear()  # also those that were cancelled before they began
+        self.open.clear()  # also those cancelled before they started
         self.prompt_cache = PromptCache()

@@ -1,4 +1,4 @@
-"""What waits to be sent to one client. Bounded: of a slow reader, sound is dropped and counted."""
+"""Send queue of one client, with back-pressure: for a slow reader, audio is dropped and counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class OutboundMessage:
-    """One message; `audio_ms` of sound for `response_id` in it."""
+    """One JSON message; `audio_ms` is the duration of the audio in it, of the response `response_id`."""
 
     text: str
     response_id: str | None = None
@@ -17,8 +17,8 @@ class OutboundMessage:
 
 
 class SendQueue:
-    """Messages in order. Events without sound always fit; a reader that takes none of them is cut off by the
-    server."""
+    """Messages in order. Events without audio are always accepted; the server disconnects a client that reads
+    none of them."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -28,7 +28,7 @@ class SendQueue:
         self._changed = asyncio.Event()
 
     def put(self, message: OutboundMessage) -> bool:
-        """Is it on its way? Sound for which there is no room is not."""
+        """Append a message; False: it has audio for which there is no room, and is dropped."""
         if message.audio_ms and self.n_bytes + len(message.text) > self.max_bytes:
             return False
         self._messages.append(message)
@@ -38,23 +38,23 @@ class SendQueue:
 
     @property
     def is_overfull(self) -> bool:
-        """Are even events without sound too many for this reader?"""
+        """Is the queue far over its limit by events without audio?"""
         return self.n_bytes > 2 * self.max_bytes
 
     def take_back(self, response_id: str) -> int:
-        """Remove the sound of a response that is not sent yet; how many milliseconds it was."""
-        kept = deque(message for message in self._messages if not self._is_sound_of(message, response_id))
+        """Remove the unsent audio of a response; returns its milliseconds."""
+        kept = deque(
+            message
+            for message in self._messages
+            if not message.audio_ms or message.response_id != response_id
+        )
         gone = sum(message.audio_ms for message in self._messages) - sum(message.audio_ms for message in kept)
         self._messages = kept
         self.n_bytes = sum(len(message.text) for message in kept)
         return gone
 
-    @staticmethod
-    def _is_sound_of(message: OutboundMessage, response_id: str) -> bool:
-        return message.audio_ms > 0 and message.response_id == response_id
-
     async def take(self) -> OutboundMessage | None:
-        """The next message; None when there will be no more."""
+        """The next message; None once the queue is closed and empty."""
         while not self._messages:
             if self.is_closed:
                 return None
@@ -65,6 +65,6 @@ class SendQueue:
         return message
 
     def close(self) -> None:
-        """Nothing more is put in; what waits is still sent."""
+        """End the queue; messages in it are still sent."""
         self.is_closed = True
         self._changed.set()

@@ -1,49 +1,38 @@
-"""One realtime session: client events in, server events out, no socket."""
+"""One realtime session without a socket: dispatches client events to handlers, which emit server events."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from echat.serve.app_state import App, SessionContext
+from echat.serve.app_state import App
 from echat.serve.protocol import client, server
 from echat.serve.protocol.json_text import read_json
 from echat.serve.protocol.session import Session
 from echat.serve.protocol.session_update import update
 from echat.serve.protocol.size_limits import check_sizes, check_values
-from echat.serve.protocol.wire import ProtocolError, new_id
+from echat.serve.protocol.wire import ProtocolError
 from echat.serve.realtime.input_manager import InputManager
 from echat.serve.realtime.item_events import ItemEventHandler
 from echat.serve.realtime.response import ResponseParams
 from echat.serve.realtime.response_manager import ResponseManager
 from echat.serve.realtime.send_queue import SendQueue
+from echat.serve.realtime.session_context import SessionContext
 
 log = logging.getLogger("echat.serve")
 
 
-def new_session(app: App) -> Session:
-    """A session of a server before anybody changed it."""
-    return Session(
-        id=new_id("sess"),
-        model=app.model,
-        expires_at=int(time.time() + app.config.limits.session_seconds),
-        output_modalities=["text"] if app.async_engine.engine.token2wav is None else ["audio"],
-    )
-
-
 class RealtimeSession:
-    """One client. All methods are called in one event loop; what goes out waits in `send_queue`."""
+    """The session of one client. All methods run in one event loop; server events go to `send_queue`."""
 
     def __init__(
         self, app: App, send_queue: SendQueue, is_beta: bool = False, wanted: dict[str, Any] | None = None
     ) -> None:
-        self.context = SessionContext(app, send_queue, update(new_session(app), wanted or {})[0], is_beta)
+        self.context = SessionContext(app, send_queue, update(app.new_session(), wanted or {})[0], is_beta)
         self.response_manager = ResponseManager(self.context)
         self.input_manager = InputManager(self.context, self.response_manager)
-        item_events = ItemEventHandler(self.context)
-        self._item_events = item_events
+        self._item_events = item_events = ItemEventHandler(self.context)
         self._handlers: dict[type, Callable[[Any], Awaitable[None]]] = {
             client.SessionUpdate: self._update,
             client.AudioAppend: self.input_manager.append,
@@ -63,17 +52,17 @@ class RealtimeSession:
         return self.context.session.id
 
     def open(self) -> None:
-        """The first words of the server."""
+        """Emit the first events."""
         self.context.emit(server.SessionCreated(session=self.context.session.dump()))
         if self.context.config.recording is not None:
             self.context.emit(server.RecordingAnnounced(message="This server keeps conversations on disk."))
 
     async def close(self) -> None:
-        """Give up everything that is under way."""
+        """Cancel everything that is running."""
         await self.response_manager.close()
 
     async def handle(self, text: str) -> None:
-        """One text frame; what is wrong with it is answered, not raised."""
+        """Handle one text frame; an error in it becomes an `error` event."""
         event_id = None
         try:
             check_values(text, self.context.config.limits)
@@ -99,17 +88,16 @@ class RealtimeSession:
         self.context.emit(server.SessionUpdated(session=self.context.session.dump()))
 
     def _check(self, new: Session) -> None:
-        """Can this server do what the session would be?"""
-        voice = self.response_manager.voice(new.audio.output.voice, "audio.output.voice")
-        if self.response_manager.has_spoken and voice != self.response_manager.voice(
-            self.context.session.audio.output.voice
-        ):
-            where = "audio.output.voice"
+        """Refuse settings that this server cannot provide."""
+        app, where = self.context.app, "audio.output.voice"
+        voice, present = new.audio.output.voice, self.context.session.audio.output.voice
+        is_changed = app.voice_for(voice, where) != app.voice_for(present)
+        if self.response_manager.has_spoken and is_changed:
             raise ProtocolError("cannot change after the first audio", "cannot_update_voice", where)
         self._check_speech(new.speaks, "output_modalities")
 
     def _check_speech(self, speaks: bool, where: str) -> None:
-        if speaks and self.context.app.async_engine.engine.token2wav is None:
+        if speaks and not self.context.app.can_speak:
             raise ProtocolError(f'{where}: this model cannot speak, take ["text"]', param=where)
 
     async def _clear_output(self, event: client.OutputAudioClear) -> None:
@@ -128,31 +116,26 @@ class RealtimeSession:
         self.response_manager.create(self._params(requested), entries)
 
     def _params(self, requested: client.ResponseSettings) -> ResponseParams:
-        """The session's way of answering, with what this response wants otherwise."""
+        """Settings of a response: the session's, with those of the event."""
+        session = self.context.session
         changes: dict[str, Any] = {"metadata": requested.metadata}
         if requested.output_modalities is not None:
             changes["speaks"] = requested.output_modalities == ["audio"]
             self._check_speech(changes["speaks"], "response.output_modalities")
         if requested.audio is not None and requested.audio.output is not None:
-            given = {
-                name: getattr(requested.audio.output, name)
-                for name in requested.audio.output.model_fields_set
-            }
-            changes["output"] = self.context.session.audio.output.model_copy(update=given)
-            self.response_manager.voice(changes["output"].voice, "response.audio.output.voice")
+            output = requested.audio.output
+            given = {name: getattr(output, name) for name in output.model_fields_set}
+            changes["output"] = session.audio.output.model_copy(update=given)
+            self.context.app.voice_for(changes["output"].voice, "response.audio.output.voice")
         if requested.max_output_tokens is not None:
             changes["max_output_tokens"] = requested.max_output_tokens
         if requested.instructions is not None:
             changes["instructions"] = requested.instructions
-            # Some clients put the session's own before them.
-            changes["opening"] = requested.instructions.removeprefix(
-                self.context.session.instructions
-            ).strip()
+            # Some clients prepend the instructions of the session.
+            changes["opening"] = requested.instructions.removeprefix(session.instructions).strip()
         if requested.echat is not None:
             changes["think"] = requested.echat.think
-            changes["show_thought"] = (
-                requested.echat.show_thought or self.context.session.options.show_thought
-            )
+            changes["show_thought"] = requested.echat.show_thought or session.options.show_thought
         if requested.conversation == "none":
             changes["conversation_id"] = None
         return self.response_manager.params(**changes)
@@ -163,5 +146,5 @@ class RealtimeSession:
         else:
             was_running = self.response_manager.cancel_by_id(event.response_id)
         if not was_running:
-            # Clients know this case by the first words of the message.
+            # Clients recognize this case by the start of the message.
             raise ProtocolError("Cancellation failed: no such response runs", "response_cancel_not_active")

@@ -1,16 +1,16 @@
-"""Who speaks when: a state machine over voice activity. It knows no sockets, no sound and no clock of its
-own: every call brings the time, in seconds of the user's audio.
+"""Turn detection (endpointing, barge-in): a state machine over voice activity. It has no input or output and
+no clock: every call passes the time, in seconds of the user's audio.
 
     QUIET ──speech──▶ STARTING ──enough of it──▶ SPEAKING ──enough silence──▶ QUIET
                          └──too short──▶ QUIET    └──a short silence: an eager end of the turn
 
     for signal in turns.process(probability, end_seconds, replying=False): ...
 
-While the assistant replies, speech must be certain before it counts, not only long: coughs and sighs last as
-long as words, but the detector is less sure of them. Each frame adds what it says for speech, in log odds, or
-takes away what it says against it. Counting 150 ms of frames above the threshold took 191 ms (median of 300
-recordings of speech) and was deceived by 172 of 399 coughs, sneezes, laughs and the like; this takes 164 ms
-and is deceived by 141 (its numbers were chosen on the same recordings).
+While the assistant replies, an interruption needs certain speech, not only long speech: coughs and sighs last
+as long as words, but their probabilities are lower. Each frame adds its evidence for or against speech, in
+log odds. Counting 150 ms of frames above the threshold took 191 ms (median of 300 recordings of speech) and
+gave 172 false alarms on 399 coughs, sneezes, laughs and the like; this takes 164 ms and gives 141 (the
+parameters were chosen on the same recordings).
 """
 
 from __future__ import annotations
@@ -27,38 +27,40 @@ from pydantic import Field
 from echat.audio.vad import FRAME_SECONDS
 from echat.config import Config
 
-_CERTAIN = 4.0  # log odds of a frame that counts fully; from here on the detector says 0.98 of all speech
-_LEAST = 0.01  # threshold below which everything would be speech
+_CERTAIN = 4.0  # log odds of a frame that counts fully, a probability of 0.98 at threshold 0.5
+_LEAST = 0.01  # lower bound of the threshold, below which everything would be speech
 
 
 class TurnConfig(Config):
-    """When speech begins, when a turn is over."""
+    """Parameters of turn detection."""
 
     threshold: float = Field(0.5, ge=0, le=1, description="probability from which a frame is speech")
     release: float = Field(0.15, ge=0, le=1, description="how far below the threshold speech goes on")
-    prefix_seconds: float = Field(0.3, ge=0, le=5, description="sound kept from before speech was noticed")
-    onset_seconds: float = Field(0.09, ge=0, description="speech that begins a turn")
-    onset_gap_seconds: float = Field(0.1, ge=0, description="silence after which a begin was none")
+    prefix_seconds: float = Field(
+        0.3, ge=0, le=5, description="audio before detected speech that belongs to the turn"
+    )
+    onset_seconds: float = Field(0.09, ge=0, description="speech that starts a turn")
+    onset_gap_seconds: float = Field(0.1, ge=0, description="silence that dismisses a start")
     interrupt_seconds: float = Field(0.09, ge=0, description="speech shorter than this interrupts no reply")
-    certain_seconds: float = Field(0.08, ge=0, description="certain speech in it, so that it interrupts")
-    doubtful_seconds: float = Field(0.25, ge=0, description="speech that interrupts however doubtful it is")
-    guess_seconds: float = Field(0.2, ge=0, description="silence after which a reply is begun on trial")
+    certain_seconds: float = Field(0.08, ge=0, description="certain speech that interrupts a reply")
+    doubtful_seconds: float = Field(0.25, ge=0, description="speech that interrupts even if uncertain")
+    guess_seconds: float = Field(0.2, ge=0, description="silence after which a speculative reply starts")
     silence_seconds: float = Field(0.5, ge=0, description="silence that ends a turn")
-    adaptive: bool = Field(False, description="wait longer for those who pause while they speak")
-    max_wait_seconds: float = Field(4.0, ge=0, description="longest silence that adaptive waiting allows")
+    adaptive: bool = Field(False, description="wait longer for speakers who pause")
+    max_wait_seconds: float = Field(4.0, ge=0, description="longest silence of adaptive waiting")
     max_turn_seconds: float = Field(600.0, gt=0, description="a turn that lasts longer is ended")
 
 
 @dataclass(frozen=True)
 class SpeechSuspected:
-    """Perhaps the user begins to speak, while a reply sounds."""
+    """Possible barge-in: perhaps the user starts to speak while a reply is played."""
 
     start: float
 
 
 @dataclass(frozen=True)
 class SpeechDismissed:
-    """It was a short sound and not meant as a turn."""
+    """The suspected speech was a short sound, not a turn."""
 
     start: float
     end: float
@@ -66,30 +68,30 @@ class SpeechDismissed:
 
 @dataclass(frozen=True)
 class SpeechStarted:
-    """The user speaks, and did so since `start`; sound is kept from `start` on."""
+    """The user speaks; the audio of the turn starts at `start`."""
 
     start: float
 
 
 @dataclass(frozen=True)
 class EagerEndOfTurn:
-    """The user is silent for a moment: work on a reply to what was said until `end`."""
+    """Short silence: a speculative reply to the audio up to `end` may start."""
 
     end: float
 
 
 @dataclass(frozen=True)
 class TurnResumed:
-    """The user went on: that work is for nothing."""
+    """The user goes on speaking: the speculative reply is obsolete."""
 
 
 @dataclass(frozen=True)
 class TurnEnded:
-    """The turn is over; `end` includes the silence. `guessed`: a guess that nothing has contradicted."""
+    """The turn is over; `end` includes the silence. `eager_end` is still valid where it is given."""
 
     end: float
     eager_end: EagerEndOfTurn | None
-    is_forced: bool = False  # the turn had reached its longest
+    is_forced: bool = False  # by `max_turn_seconds`
 
 
 Signal = SpeechSuspected | SpeechDismissed | SpeechStarted | EagerEndOfTurn | TurnResumed | TurnEnded
@@ -103,21 +105,21 @@ class TurnPhase(Enum):
 
 @dataclass
 class TurnStateMachine:
-    """The turns of one user."""
+    """Turn detection of one user."""
 
     config: TurnConfig = field(default_factory=TurnConfig)
     phase: TurnPhase = TurnPhase.QUIET
     start: float = 0.0  # of the speech, seconds
     voiced: float = 0.0  # seconds of speech in this turn
-    certain: float = 0.0  # of a begin: seconds of speech that would be as certain as all that was heard
+    certain: float = 0.0  # evidence so far, as seconds of fully certain speech
     silence: float = 0.0  # seconds since the last speech
     longest_pause: float = 0.0  # within this turn
     eager_end: EagerEndOfTurn | None = None
-    completeness: float | None = None  # 0 to 1: a detector's opinion of the guess
+    completeness: float | None = None  # 0 to 1: a turn detector's estimate at `eager_end`
     _suspected: bool = False
 
     def process(self, probability: float, end: float, replying: bool = False) -> list[Signal]:
-        """One frame of the user's sound that ends at `end`; what follows from it."""
+        """Process one frame of the user's audio that ends at `end`; returns the signals."""
         if self.phase is TurnPhase.SPEAKING:
             return self._process_speaking(probability, end)
         if self.phase is TurnPhase.STARTING:
@@ -129,12 +131,12 @@ class TurnStateMachine:
         return self._process_starting(probability, end, replying)
 
     def set_completeness(self, completeness: float) -> None:
-        """A turn detector's opinion of the present guess: 1 is certainly a whole turn."""
+        """Set a turn detector's estimate at the eager end: 1 is certainly a complete turn."""
         if self.eager_end is not None:
             self.completeness = min(max(completeness, 0.0), 1.0)
 
     def reset(self) -> None:
-        """Forget the turn that is under way."""
+        """Drop the present turn."""
         self.phase = TurnPhase.QUIET
         self._reset_turn()
 
@@ -166,7 +168,7 @@ class TurnStateMachine:
 
     @property
     def _interrupts(self) -> bool:
-        """Is what was heard enough to stop a reply?"""
+        """Is the speech so far enough to stop a reply?"""
         config = self.config
         is_sure = self.certain >= config.certain_seconds or self.voiced >= config.doubtful_seconds
         return self.voiced >= config.interrupt_seconds and is_sure
@@ -190,7 +192,8 @@ class TurnStateMachine:
         return signals
 
     def _count(self, probability: float) -> None:
-        """Speech goes on a little below the threshold at which it begins."""
+        """Count a frame as speech or silence, with hysteresis: speech continues a little below the threshold
+        at which it starts."""
         held = self.phase is TurnPhase.SPEAKING or self.silence == 0.0
         threshold = self.config.threshold - (self.config.release if held else 0.0)
         self.certain = max(0.0, self.certain + self._certainty(probability) * FRAME_SECONDS)
@@ -201,7 +204,7 @@ class TurnStateMachine:
             self.silence += FRAME_SECONDS
 
     def _certainty(self, probability: float) -> float:
-        """-1 to 1: what a frame says against or for speech; 0 at the threshold."""
+        """Evidence of a frame for speech, -1 to 1; 0 at the threshold."""
         evidence = _log_odds(probability) - _log_odds(self.config.threshold)
         return min(max(evidence / _CERTAIN, -1.0), 1.0)
 
@@ -216,14 +219,14 @@ def _log_odds(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-# --- An optional judge of whether a turn is whole: any function of the sound so far.
+# --- optional turn detector: any function that estimates from the audio whether a turn is complete
 
-# (16 kHz float32 samples (n,) of the turn so far) -> 0.0 certainly goes on ... 1.0 certainly whole
+# (16 kHz float32 samples (n,) of the turn so far) -> 0.0 certainly incomplete ... 1.0 certainly complete
 TurnDetector = Callable[[np.ndarray], float]
 
 
 def load_turn_detector(spec: str) -> TurnDetector:
-    """The function at `module:function`."""
+    """Import the function `module:function`."""
     module, colon, name = spec.partition(":")
     if not colon:
         raise ValueError(f"turn_detector: expected module:function, found {spec!r}")

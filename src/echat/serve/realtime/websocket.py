@@ -1,4 +1,5 @@
-"""`/v1/realtime`: a WebSocket at one end, a session at the other."""
+"""WebSocket endpoint `/v1/realtime`: connects a socket to a session, within limits of number, time and event
+rate."""
 
 from __future__ import annotations
 
@@ -8,12 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qs
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from echat.serve.app_state import App
-from echat.serve.middleware import headers_of, protocols_of
 from echat.serve.protocol import server
 from echat.serve.protocol.wire import ProtocolError
 from echat.serve.realtime.send_queue import SendQueue
@@ -22,9 +21,9 @@ from echat.serve.realtime.session import RealtimeSession
 log = logging.getLogger("echat.serve")
 
 BUSY, LEAVING, POLICY = 1013, 1001, 1008  # close codes: try again later; going away; misuse
-CLOSE_SECONDS = 2.0  # for a client to take the last words
+CLOSE_SECONDS = 2.0  # for a client to read the last events
 RATE_WINDOW = 10.0  # seconds over which the rate of events is averaged
-CHARACTERS_OF_AN_EVENT = 2**16  # a longer one counts as several
+CHARACTERS_OF_AN_EVENT = 2**16  # a longer event counts as several
 BETA_PROTOCOL = "openai-beta.realtime-v1"
 
 
@@ -37,7 +36,7 @@ class CloseConnection(Exception):
 
 
 class SessionRegistry:
-    """The open sessions of a server: how many there may be, and how they are ended together."""
+    """The open sessions of a server: admission control and graceful shutdown."""
 
     def __init__(self, app: App) -> None:
         self.app, self.metrics = app, app.metrics
@@ -57,13 +56,13 @@ class SessionRegistry:
             self.metrics.sessions.set(len(self.open))
 
     def check_capacity(self, from_address: int) -> None:
-        """Raise where one more is too many; `from_address` counts the newcomer."""
+        """Raise where one more session exceeds a limit; `from_address` counts the new one."""
         limits = self.app.config.limits
         if self.shutting_down.is_set():
             raise CloseConnection(LEAVING, "leaving", "the server shuts down")
         if len(self.open) >= limits.sessions:
             self.metrics.busy.inc()
-            raise CloseConnection(BUSY, "server_busy", "all places are taken; try again later")
+            raise CloseConnection(BUSY, "server_busy", "all sessions are in use; try again later")
         if from_address > limits.sessions_per_address:
             self.metrics.busy.inc()
             most = limits.sessions_per_address
@@ -71,7 +70,7 @@ class SessionRegistry:
             raise CloseConnection(BUSY, "server_busy", message)
 
     async def shut_down(self) -> None:
-        """Ask every session to end: each finishes its reply, as long as there is time, and says why."""
+        """End all sessions: each finishes its replies, within a time limit, and is closed with a reason."""
         self.shutting_down.set()
         deadline = time.monotonic() + self.app.config.limits.shutdown_seconds + 2 * CLOSE_SECONDS
         while self.open and time.monotonic() < deadline:
@@ -79,11 +78,10 @@ class SessionRegistry:
 
 
 async def serve_websocket(socket: WebSocket, sessions: SessionRegistry, wanted: dict[str, Any]) -> None:
-    """Serve one connection, to its end; `wanted` are changes to the session's defaults."""
-    headers = headers_of(socket.scope)
-    offered = protocols_of(headers)
-    is_beta = "realtime=v1" in headers.get("openai-beta", "") or BETA_PROTOCOL in offered
-    if "transcription" in parse_qs(socket.scope.get("query_string", b"").decode("latin-1")).get("intent", []):
+    """Serve one connection until its end; `wanted` are changes to the session's defaults."""
+    offered = socket.scope.get("subprotocols", [])
+    is_beta = "realtime=v1" in socket.headers.get("openai-beta", "") or BETA_PROTOCOL in offered
+    if "transcription" in socket.query_params.getlist("intent"):
         wanted = {"type": "transcription", **wanted}
     await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
     app = sessions.app
@@ -97,12 +95,12 @@ async def serve_websocket(socket: WebSocket, sessions: SessionRegistry, wanted: 
             session.open()
             try:
                 await _receive(socket, session, sessions.shutting_down, sender)
-            except CloseConnection as closing:  # it stays open until it has said goodbye
+            except CloseConnection as closing:  # close within `admitted`: it counts until then
                 reason = closing.reason
                 await _close_gracefully(socket, session, sender, closing)
     except WebSocketDisconnect:
         pass
-    except CloseConnection as closing:  # there was no room
+    except CloseConnection as closing:  # not admitted
         reason = closing.reason
         await _close_gracefully(socket, session, sender, closing)
     except Exception:
@@ -120,8 +118,8 @@ async def serve_websocket(socket: WebSocket, sessions: SessionRegistry, wanted: 
 async def _receive(
     socket: WebSocket, session: RealtimeSession, shutting_down: asyncio.Event, sender: asyncio.Task[None]
 ) -> None:
-    """Hand every text frame to the session, within its limits of time, rate and reading, as long as the
-    sender works."""
+    """Pass every text frame to the session, within its limits of time, event rate and unsent bytes, until the
+    sender fails."""
     limits = session.context.config.limits
     deadline = time.monotonic() + limits.session_seconds
     rate = _EventRateLimiter(limits.events_per_second)
@@ -146,7 +144,7 @@ async def _receive(
 
 
 class _EventRateLimiter:
-    """Events above the rate wait: the client is slowed down by its own connection."""
+    """Rate limit as back-pressure (leaky bucket): events above the rate wait, which slows the client down."""
 
     def __init__(self, per_second: int) -> None:
         self.per_second, self._level, self._before = per_second, 0.0, time.monotonic()
@@ -162,7 +160,7 @@ class _EventRateLimiter:
 async def _next(
     socket: WebSocket, seconds: float, shutting_down: asyncio.Event, sender: asyncio.Task[None]
 ) -> dict[str, str] | None:
-    """The next frame; None when there was none in time."""
+    """The next frame; None after a time-out."""
     receive = asyncio.ensure_future(socket.receive())
     shut_down = asyncio.ensure_future(shutting_down.wait())
     ends = {receive, shut_down, sender}
@@ -171,7 +169,7 @@ async def _next(
         if shut_down.done():
             raise CloseConnection(LEAVING, "leaving", "the server shuts down")
         if sender.done():
-            sender.result()  # raises what it died of
+            sender.result()  # raises its exception
             raise WebSocketDisconnect(1006)
         if not receive.done():
             return None
@@ -185,7 +183,7 @@ async def _next(
 
 
 async def _send(socket: WebSocket, send_queue: SendQueue) -> None:
-    """Send what waits, in order."""
+    """Send the queue to the socket."""
     try:
         while (message := await send_queue.take()) is not None:
             await socket.send_text(message.text)
@@ -196,7 +194,7 @@ async def _send(socket: WebSocket, send_queue: SendQueue) -> None:
 async def _close_gracefully(
     socket: WebSocket, session: RealtimeSession, sender: asyncio.Task[None], closing: CloseConnection
 ) -> None:
-    """Finish the reply if the server leaves, say why, then close."""
+    """At a shutdown wait for running replies; then send the reason and close."""
     if closing.reason == "leaving":
         limit = session.context.config.limits.shutdown_seconds
         await asyncio.wait({asyncio.ensure_future(session.response_manager.finish_all())}, timeout=limit)
@@ -213,5 +211,5 @@ async def _close(socket: WebSocket, code: int, reason: str) -> None:
         return
     try:
         await asyncio.wait_for(socket.close(code, reason), CLOSE_SECONDS)
-    except (RuntimeError, WebSocketDisconnect, TimeoutError):  # it is gone already
-        log.debug("a client left before it could be told why")
+    except (RuntimeError, WebSocketDisconnect, TimeoutError):  # already closed
+        log.debug("a client left before its close frame was sent")

@@ -1,1 +1,1 @@
-"""The studio: every task of a model in the browser, for looking and listening closely."""
+"""The studio: a Gradio app that runs every task of a model, with spectrograms."""

@@ -1,4 +1,4 @@
-"""What the studio computes: answers as they form, pictures of sounds, tables of many files. No Gradio."""
+"""Computations of the studio, without Gradio: streamed answers, spectrograms, batches of files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from echat.audio.errors import AudioError
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.resampling import resample
-from echat.audio.waveform import read, write
+from echat.audio.waveform import read, to_int16, write
 from echat.data.tools.plots import write_spectrogram
 from echat.dialogue.labels import KINDS, in_english
 from echat.dialogue.tasks import Task, get_task
@@ -36,12 +35,12 @@ THOUGHT_ROWS = ("emotion", "age", "gender", "sound_event", "reply_emotion")
 
 @dataclass(frozen=True)
 class PartialAnswer:
-    """An answer as far as it is known."""
+    """An answer as far as it is generated, in the form that the studio shows."""
 
     thought: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
-    sound: GradioAudio | None = None
+    audio: GradioAudio | None = None
     picture: str | None = None  # path of a PNG
     seconds: str = ""
     raw_text: str = ""
@@ -56,7 +55,7 @@ class Studio:
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """Name of the model."""
         return self.engine.home.name if self.engine.home else self.engine.name
 
     # --- one question
@@ -74,7 +73,7 @@ class Studio:
         voice: VoicePrompt | str | None = None,
         seed: int | None = None,
     ) -> Iterator[PartialAnswer]:
-        """An answer, told as it forms; the last one is whole."""
+        """Stream an answer; the last item is complete."""
         shown, thinking = PartialAnswer(), ""
         for event in self.engine.reply(conversation, task, voice=voice, seed=seed, show_thinking=True):
             match event:
@@ -93,27 +92,19 @@ class Studio:
             yield shown
 
     def _final_answer(self, reply: Reply, shown: PartialAnswer, task: Task) -> PartialAnswer:
-        labels = shown.labels
         if task.understands:
-            labels, text = understood(task, reply), ""
+            shown = replace(shown, labels=understood(task, reply), text="")
         else:
-            text = reply.text
-        sound = None if reply.waveform is None else (reply.rate or 1, as_int16(reply.waveform))
-        picture = None if sound is None else self.picture(reply.waveform, reply.rate or 1, "answer")
+            shown = replace(shown, text=reply.text)
+        if reply.waveform is not None:
+            rate = reply.rate or 1
+            picture = self.picture(reply.waveform, rate, "answer")
+            shown = replace(shown, audio=(rate, to_int16(reply.waveform)), picture=picture)
         seconds = ", ".join(f"{name} {value:.2f} s" for name, value in reply.seconds.items())
-        return replace(
-            shown,
-            labels=labels,
-            text=text,
-            sound=sound,
-            picture=picture,
-            seconds=seconds,
-            raw_text=reply.raw_text,
-        )
+        return replace(shown, seconds=seconds, raw_text=reply.raw_text)
 
-    def picture(self, waveform: Tensor | None, rate: int, title: str) -> str:
-        """The spectrogram of a waveform (samples,), as a PNG that is new each time."""
-        assert waveform is not None
+    def picture(self, waveform: Tensor, rate: int, title: str) -> str:
+        """The spectrogram of a waveform (samples,): path of a new PNG."""
         path = self._new_file(f"{title}.png")
         write_spectrogram(resample(waveform.float(), rate, SAMPLE_RATE), path, title="")
         return str(path)
@@ -121,19 +112,19 @@ class Studio:
     # --- speech from text
 
     def voice(self, name: str | None, path: str | None) -> VoicePrompt | str | None:
-        """A recording's voice where there is one, else a voice of the model."""
+        """The voice of a recording if there is one, else a voice of the model by name."""
         return self.engine.voice_from(path) if path else name
 
     def say(self, text: str, voice: VoicePrompt | str | None, seed: int | None) -> tuple[GradioAudio, str]:
-        """A text read aloud, and its spectrogram."""
+        """Text to speech: the audio and its spectrogram."""
         waveform, rate = self.engine.say(text, voice, seed=seed)
-        return (rate, as_int16(waveform)), self.picture(waveform, rate, "speech")
+        return (rate, to_int16(waveform)), self.picture(waveform, rate, "speech")
 
     # --- many files
 
     def batch(self, paths: Sequence[str], task: str, seed: int | None) -> tuple[list[list[str]], list[str]]:
-        """Rows for a table (file, words, labels, reply, error) and files to take away: the records as JSON
-        lines, and for a task that speaks the answers in an archive."""
+        """Run a task on many files: rows of a table (see TABLE_HEADERS), and files to download: the records
+        as JSON lines, and for a task that speaks a ZIP of the answers."""
         if not paths:
             raise ValueError("files: expected at least one sound file, found none; upload some")
         row = get_task(task)
@@ -173,19 +164,19 @@ class Studio:
 
 
 def thought_text(thought: Thought) -> str:
-    """The words of a thought; of labels what was heard."""
+    """The text of a thought; of a label thought the transcript."""
     return thought.transcript if isinstance(thought, LabelThought) else thought.text
 
 
 def thought_labels(thought: Thought) -> dict[str, str]:
-    """Kinds and values, to be shown; none of a thought in words."""
+    """Label kinds and values in English; empty for a language thought."""
     if not isinstance(thought, LabelThought):
         return {}
     return {kind: in_english(getattr(thought, kind) or "unknown") for kind in THOUGHT_ROWS}
 
 
 def understood(task: Task, reply: Reply) -> dict[str, str]:
-    """Words and labels of an understanding task, those that it asks for."""
+    """The transcript and labels that an understanding task has in its target."""
     found = parse_understanding(task, reply.raw_text)
     rows = {"words": found.text} if task.transcribes else {}
     kinds = [kind for kind in KINDS if kind in task.labels]
@@ -194,7 +185,7 @@ def understood(task: Task, reply: Reply) -> dict[str, str]:
 
 
 def record_of(task: Task, reply: Reply) -> dict[str, Any]:
-    """What a batch keeps of one file."""
+    """The result of one file in a batch."""
     if task.understands:
         return {**understood(task, reply), "raw_text": reply.raw_text}
     thought = {} if reply.thought is None else {"thought": thought_text(reply.thought)}
@@ -206,13 +197,8 @@ TABLE_HEADERS = ["file", "words", "labels", "reply", "error"]
 
 
 def table_row(record: dict[str, Any]) -> list[str]:
-    """One record under the headers."""
+    """One record as a row of the table."""
     shown = {"file", "task", "words", "thought", "reply", "error", "raw_text"}
     labels = ", ".join(f"{name}: {value}" for name, value in record.items() if name not in shown)
     words = record.get("words", record.get("thought", ""))
     return [record["file"], words, labels, record.get("reply", ""), record.get("error", "")]
-
-
-def as_int16(waveform: Tensor) -> np.ndarray:
-    """Samples as whole numbers, so that nobody scales them again."""
-    return np.asarray((waveform.detach().float().cpu().clamp(-1, 1) * 32767).round().to(torch.int16).numpy())

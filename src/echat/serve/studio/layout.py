@@ -1,7 +1,9 @@
-"""What the studio looks like: tabs of Gradio over `backend.Studio`."""
+"""Layout of the studio: Gradio tabs over `backend.Studio`."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
 import tempfile
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import echat
-from echat.dialogue.tasks import TASKS, get_task
+from echat.dialogue.tasks import TASKS, get_task, reply_task
 from echat.dialogue.turns import ask
 from echat.infer.engine import Engine
 from echat.serve.origins import Origins
@@ -21,14 +23,14 @@ from echat.serve.studio.origin_middleware import OriginMiddleware
 if TYPE_CHECKING:
     import gradio as gr
 
-KEPT_SECONDS = 3600  # how long uploads and pictures stay
-SAVE: list[Any] = ["download"]  # sharing, which Gradio offers as well, would upload the sound elsewhere
+KEPT_SECONDS = 3600  # lifetime of uploads and pictures
+SAVE: list[Any] = ["download"]  # Gradio's sharing button would upload the audio to another host
 FORMS = ("label", "language")
 EXAMPLE = Path(echat.__file__).parent / "models" / "echat-tiny" / "examples" / "question.wav"
 
 
 def run(engine: Engine, host: str, port: int) -> None:
-    """Keep the studio open until it is told to stop."""
+    """Run the studio until Ctrl-C."""
     with tempfile.TemporaryDirectory(prefix="echat-studio-") as folder:
         blocks = start(engine, host, port, Path(folder))
         print(f"echat studio is open at {blocks.local_url} (Ctrl-C closes it)", file=sys.stderr)
@@ -36,7 +38,7 @@ def run(engine: Engine, host: str, port: int) -> None:
 
 
 def start(engine: Engine, host: str, port: int | None, folder: Path) -> gr.Blocks:
-    """Open the studio; `folder` holds its pictures. Nothing is sent to anybody, nothing is shared."""
+    """Start the studio, without analytics and sharing; `folder` is for its pictures."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")
     import gradio as gr
     from starlette.middleware import Middleware
@@ -52,14 +54,14 @@ def start(engine: Engine, host: str, port: int | None, folder: Path) -> gr.Block
         allowed_paths=[str(folder)],
         max_file_size="100mb",
         app_kwargs={"middleware": [Middleware(OriginMiddleware, origins=Origins(host))]},
-        # Fonts of the device: the default theme would fetch some from elsewhere.
+        # Local fonts: the default theme would fetch some from another host.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
     return blocks
 
 
 def build(studio: Studio) -> gr.Blocks:
-    """The tabs."""
+    """Build the tabs."""
     import gradio as gr
 
     with gr.Blocks(title="echat studio", delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
@@ -77,7 +79,7 @@ def build(studio: Studio) -> gr.Blocks:
     return blocks
 
 
-# --- a question, both thoughts side by side
+# --- one question, answered with both forms of thought side by side
 
 
 def _ask_tab(studio: Studio) -> None:
@@ -85,7 +87,7 @@ def _ask_tab(studio: Studio) -> None:
 
     with gr.Row():
         question = gr.Audio(sources=["upload", "microphone"], type="filepath", buttons=SAVE, label="Question")
-        asked = gr.Image(label="Question, as it is heard", interactive=False, buttons=[])
+        asked = gr.Image(label="Spectrogram of the question", interactive=False, buttons=[])
     with gr.Row():
         voice, seed = _voice(studio), _seed()
         button = gr.Button("Answer", variant="primary")
@@ -102,9 +104,10 @@ def _ask_tab(studio: Studio) -> None:
         waveform = studio.question(path)
         picture = studio.picture(waveform, backend.SAMPLE_RATE, "question")
         shown = [PartialAnswer(), PartialAnswer()]
-        speaks = "s2s" if studio.engine.token2wav is not None else "s2t"
+        speaks = studio.engine.token2wav is not None
         for column, form in enumerate(FORMS):
-            answers = studio.answer(ask(audio=waveform), f"{speaks}_think_{form}", voice, _to_int(seed))
+            task = reply_task(form, speaks)
+            answers = studio.answer(ask(audio=waveform), task, voice, _to_int(seed))
             for shown[column] in answers:
                 yield [picture, *_values(shown[0]), *_values(shown[1])]
 
@@ -112,14 +115,14 @@ def _ask_tab(studio: Studio) -> None:
 
 
 def _answer_fields() -> list[Any]:
-    """Fields of one answer, in the order of `_values`."""
+    """Output fields of one answer, in the order of `_values`."""
     import gradio as gr
 
     return [
         gr.Textbox(label="Thought", lines=4),
         gr.Textbox(label="Reply"),
         gr.Audio(label="Speech", interactive=False, buttons=SAVE),
-        gr.Image(label="Speech, as it would be heard", interactive=False, buttons=[]),
+        gr.Image(label="Spectrogram of the speech", interactive=False, buttons=[]),
         gr.Textbox(label="Time", lines=2),
     ]
 
@@ -127,7 +130,7 @@ def _answer_fields() -> list[Any]:
 def _values(shown: PartialAnswer) -> list[Any]:
     labels = ", ".join(f"{kind.replace('_', ' ')}: {value}" for kind, value in shown.labels.items())
     thought = "\n".join(part for part in (shown.thought, labels) if part)
-    return [thought, shown.text, shown.sound, shown.picture, shown.seconds]
+    return [thought, shown.text, shown.audio, shown.picture, shown.seconds]
 
 
 # --- every task
@@ -156,7 +159,7 @@ def _task_tab(studio: Studio) -> None:
             reply = gr.Textbox(label="Text")
         with gr.Column():
             sound = gr.Audio(label="Speech", interactive=False, buttons=SAVE)
-            picture = gr.Image(label="Speech, as it would be heard", interactive=False, buttons=[])
+            picture = gr.Image(label="Spectrogram of the speech", interactive=False, buttons=[])
     with gr.Row():
         raw, seconds = gr.Textbox(label="As the model wrote it"), gr.Textbox(label="Time")
     gr.Examples([[str(EXAMPLE)]], inputs=[clip], label="Examples")
@@ -176,14 +179,14 @@ def _task_tab(studio: Studio) -> None:
             raise ValueError("text: expected words, found none; write some")
         for shown in studio.answer(conversation, name, voice, _to_int(seed)):
             rows = [[kind.replace("_", " "), value] for kind, value in shown.labels.items()]
-            yield [rows, shown.thought, shown.text, shown.sound, shown.picture, shown.raw_text, shown.seconds]
+            yield [rows, shown.thought, shown.text, shown.audio, shown.picture, shown.raw_text, shown.seconds]
 
     task.change(fields_of, [task], [clip, text])
     outputs = [labels, thought, reply, sound, picture, raw, seconds]
     button.click(_with_gradio_errors(answer), [task, clip, text, voice, seed], outputs)
 
 
-# --- speech from text
+# --- text to speech
 
 
 def _speech_tab(studio: Studio) -> None:
@@ -197,12 +200,12 @@ def _speech_tab(studio: Studio) -> None:
                 sources=["upload", "microphone"],
                 type="filepath",
                 buttons=SAVE,
-                label="Or a voice of your own: 3 to 10 s of it",
+                label="Or a recording of another voice, 3 to 10 s",
             )
             button = gr.Button("Speak", variant="primary")
         with gr.Column():
             sound = gr.Audio(label="Speech", interactive=False, buttons=SAVE)
-            picture = gr.Image(label="Speech, as it would be heard", interactive=False, buttons=[])
+            picture = gr.Image(label="Spectrogram of the speech", interactive=False, buttons=[])
     gr.Examples([["it is good to hear your voice again"]], inputs=[text], label="Examples")
 
     def say(words: str, name: str | None, path: str | None, seed: float | None) -> list[Any]:
@@ -230,7 +233,7 @@ def _batch_tab(studio: Studio) -> None:
         interactive=False,
         column_widths=["15%", "30%", "25%", "15%", "15%"],
     )
-    results = gr.File(label="To take away", file_count="multiple", interactive=False)
+    results = gr.File(label="Download", file_count="multiple", interactive=False)
 
     def batch(paths: list[str] | None, name: str, seed: float | None) -> tuple[Any, Any]:
         return studio.batch(paths or [], name, _to_int(seed))
@@ -238,7 +241,7 @@ def _batch_tab(studio: Studio) -> None:
     button.click(_with_gradio_errors(batch), [files, task, seed], [table, results])
 
 
-# --- parts
+# --- shared fields
 
 
 def _voice(studio: Studio) -> Any:
@@ -252,7 +255,7 @@ def _voice(studio: Studio) -> Any:
 def _seed() -> Any:
     import gradio as gr
 
-    return gr.Number(label="Seed (empty: chance)", value=0, precision=0)
+    return gr.Number(label="Seed (empty: random)", value=0, precision=0)
 
 
 def _to_int(number: float | None) -> int | None:
@@ -260,10 +263,7 @@ def _to_int(number: float | None) -> int | None:
 
 
 def _with_gradio_errors(work_of: Callable[..., Any]) -> Callable[..., Any]:
-    """What is wrong with an input is shown to whoever gave it."""
-    import functools
-    import inspect
-
+    """Show a ValueError as an error message in the browser."""
     import gradio as gr
 
     if inspect.isgeneratorfunction(work_of):

@@ -1,57 +1,35 @@
-"""Keeps pages of other origins and foreign names (DNS rebinding) away from a studio, and it out of frames."""
+"""ASGI middleware of the studio: refuses pages of other origins and foreign host names (DNS rebinding), and
+forbids frames."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from echat.serve.origins import Origins
+from echat.serve.origins import SECURITY_HEADERS, Origins, encode_headers, request_headers, with_headers
 
-ASGIMessage = MutableMapping[str, Any]
-Send = Callable[[ASGIMessage], Awaitable[None]]
-ASGIApp = Callable[[ASGIMessage, Callable[[], Awaitable[ASGIMessage]], Send], Awaitable[None]]
-
-HEADERS = [
-    (b"x-frame-options", b"DENY"),
-    (b"content-security-policy", b"frame-ancestors 'none'; base-uri 'self'; object-src 'none'"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-]
+CONTENT_SECURITY = "frame-ancestors 'none'; base-uri 'self'; object-src 'none'"
+HEADERS = encode_headers({**SECURITY_HEADERS, "content-security-policy": CONTENT_SECURITY})
 
 
 class OriginMiddleware:
-    """ASGI middleware."""
+    """Answers 403 to whatever is not the studio's own page."""
 
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
         self.app, self.origins = app, origins
 
-    async def __call__(
-        self, scope: ASGIMessage, receive: Callable[[], Awaitable[ASGIMessage]], send: Send
-    ) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = request_headers(scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.origins.allows_host(host) and self.origins.allows_origin(origin, host):
-            await self.app(scope, receive, _with_security_headers(send))
+            await self.app(scope, receive, with_headers(send, HEADERS))
         elif scope["type"] == "http":
             body = b"this studio is open to its own page alone; open it under the address that it printed\n"
-            start = {
-                "type": "http.response.start",
-                "status": 403,
-                "headers": [(b"content-type", b"text/plain")],
-            }
-            await _with_security_headers(send)(start)
+            plain = [(b"content-type", b"text/plain")]
+            start = {"type": "http.response.start", "status": 403, "headers": plain}
+            await with_headers(send, HEADERS)(start)
             await send({"type": "http.response.body", "body": body})
         else:
             await send({"type": "websocket.close", "code": 1008})
-
-
-def _with_security_headers(send: Send) -> Send:
-    async def send_guarded(message: ASGIMessage) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *HEADERS]
-        await send(message)
-
-    return send_guarded

@@ -1,1 +1,1 @@
-"""Talking in a terminal: one session without a socket, between a microphone and a loudspeaker."""
+"""Voice chat in a terminal: one session without a socket, with microphone and loudspeaker."""

@@ -1,4 +1,4 @@
-"""Where sound comes from and goes to: the devices of this machine, or files at the pace of a clock."""
+"""Audio input and output of the terminal: sound devices, or files in real time."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from echat.audio.waveform import check, read, write
+from echat.audio.waveform import check, read, to_int16, write
 from echat.serve.protocol.session import PCM_RATE
 from echat.serve.terminal.playback import PlaybackQueue
 
 PIECE = PCM_RATE // 25  # samples: 40 ms
 TAIL_SECONDS = 1.5  # of silence after a file, so that its last turn ends
-WITHOUT_DEVICES = "or talk through files: --input question.wav --output answer.wav"
+WITHOUT_DEVICES = "or use files: --input question.wav --output answer.wav"
 
 
 class AudioIO(Protocol):
-    """An ear and a mouth."""
+    """Recording and playback."""
 
     queue: PlaybackQueue
-    delay_seconds: float  # from the queue to the ear
-    greeting: str  # to the user, once it is open
+    delay_seconds: float  # output latency, from the queue to the loudspeaker
+    greeting: str  # shown once it is open
 
     def pieces(self, is_idle: Callable[[], bool]) -> AsyncIterator[np.ndarray]:
-        """Pieces (960,) int16 of 24 kHz as they are heard; files end once the conversation `is_idle`."""
+        """Recorded pieces (960,) int16 at 24 kHz, in real time; files end once the conversation `is_idle`."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -36,7 +36,7 @@ class AudioIO(Protocol):
 
 
 class FileAudio:
-    """A WAV file is heard at the pace of the clock; what is played is written to another."""
+    """Reads input from a WAV file in real time and writes playback to another."""
 
     delay_seconds = 0.0
     greeting = ""
@@ -45,7 +45,7 @@ class FileAudio:
         self.queue, self.target = PlaybackQueue(), target
         waveform, rate = read(source, PCM_RATE, allow_silence=True)
         check(waveform, rate, str(source), allow_silence=True)
-        self._input = np.clip(np.round(waveform.numpy() * 32768), -32768, 32767).astype(np.int16)
+        self._input = to_int16(waveform)
         self.played: list[np.ndarray] = []
 
     def __enter__(self) -> Self:
@@ -73,7 +73,7 @@ class FileAudio:
 class DeviceAudio:
     """The microphone and loudspeaker of this machine."""
 
-    greeting = "I am listening. Just speak; Ctrl-C says goodbye."
+    greeting = "The microphone is on. Just speak; Ctrl-C ends the conversation."
 
     def __init__(self, name: int | str | None = None) -> None:
         self.queue, self.delay_seconds = PlaybackQueue(), 0.0
@@ -84,7 +84,7 @@ class DeviceAudio:
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
 
-        def on_sound(recorded: np.ndarray, played: np.ndarray, *_: Any) -> None:  # in a thread of the library
+        def on_audio(recorded: np.ndarray, played: np.ndarray, *_: Any) -> None:  # in a thread of PortAudio
             played[:, 0] = self.queue.take(len(played))
             loop.call_soon_threadsafe(self._input.put_nowait, recorded[:, 0].copy())
 
@@ -96,7 +96,7 @@ class DeviceAudio:
                 blocksize=PIECE,
                 device=self._name,
                 latency="low",
-                callback=on_sound,
+                callback=on_audio,
             )
             self._stream.start()
         except (self._sounddevice.PortAudioError, ValueError) as error:
@@ -117,7 +117,7 @@ class DeviceAudio:
 
 
 def import_sounddevice() -> Any:
-    """The sounddevice package, if it finds what it stands on."""
+    """Import the sounddevice package; ValueError where PortAudio is missing."""
     try:
         import sounddevice
     except OSError as error:  # the package is there, PortAudio is not

@@ -1,4 +1,4 @@
-"""What waits to be played, and what of it was heard."""
+"""Playback queue that counts the played samples of each answer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from echat.serve.protocol.session import PCM_RATE
 
 
 class PlaybackQueue:
-    """24 kHz int16 samples of answers, in order. Filled by one thread, emptied by another."""
+    """24 kHz int16 samples of answers, in order; written by one thread, read by another."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pieces: deque[tuple[str, np.ndarray]] = deque()
-        self._item_id: str | None = None  # whose sound is or was last played
+        self._item_id: str | None = None  # the answer that is played, or was last
         self._played = 0  # samples of it
         self._is_paused = False
 
     def push(self, item_id: str, samples: np.ndarray) -> None:
-        """Add sound of an answer."""
+        """Append audio of an answer."""
         if len(samples):
             with self._lock:
                 self._pieces.append((item_id, samples))
 
     def take(self, count: int) -> np.ndarray:
-        """The next samples (count,), silence where there are none."""
+        """The next samples (count,), padded with silence."""
         output = np.zeros(count, np.int16)
         filled = 0
         with self._lock:
@@ -44,14 +44,14 @@ class PlaybackQueue:
         return output
 
     def pause(self, is_paused: bool = True) -> None:
-        """Hold the sound back for a moment, or go on."""
+        """Pause or resume."""
         with self._lock:
             self._is_paused = is_paused
 
     def stop(self, active_item_id: str | None, delay_seconds: float = 0.0) -> tuple[str, int] | None:
-        """Be silent: which answer was cut, and how many milliseconds of it were heard; None if none was.
+        """Drop the queue. Returns the interrupted answer and its played milliseconds; None without an answer.
 
-        `active_item_id` is the answer of which more may come. Sound needs `delay_seconds` to the ear.
+        `active_item_id` is the answer that is not complete yet, `delay_seconds` the output latency.
         """
         with self._lock:
             cut = self._pieces[0][0] if self._pieces else active_item_id

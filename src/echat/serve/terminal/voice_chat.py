@@ -1,4 +1,4 @@
-"""A conversation: sound goes into a session, what it says is told and played."""
+"""Voice chat: sends audio input to a session, plays and shows its answers."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from echat.serve.realtime.session import RealtimeSession
 from echat.serve.settings import SWITCH_SECONDS, ServeConfig
 from echat.serve.terminal.audio_io import AudioIO, DeviceAudio, FileAudio
 
-ECHO_SECONDS = 0.3  # that a room goes on after the loudspeaker
+ECHO_SECONDS = 0.3  # reverberation after the loudspeaker stops
 Show = Callable[[Literal["you", "thought", "echat", "note"], str], None]
 
 
 class VoiceChat:
-    """One person and one model."""
+    """One user and one model."""
 
     def __init__(
         self,
         app: App,
-        sound: AudioIO,
+        audio: AudioIO,
         show: Show,
         think: Think = "label",
         voice: str | None = None,
         is_full_duplex: bool = True,
     ) -> None:
-        """`is_full_duplex`: False where loudspeaker and microphone hear each other."""
-        self.sound, self.show, self.think, self.voice = sound, show, think, voice
+        """`is_full_duplex`: False where the microphone records the loudspeaker (no echo cancellation)."""
+        self.audio, self.show, self.think, self.voice = audio, show, think, voice
         self.is_full_duplex = is_full_duplex
         self.send_queue = SendQueue(app.config.limits.unsent_bytes)
         self.session = RealtimeSession(app, self.send_queue)
-        self._turn = asyncio.Lock()  # a session takes one event after the other
-        self.cut: dict[str, int] = {}  # milliseconds that were heard of answers that were interrupted
-        self._active_item_id: str | None = None  # the answer of which more may come
-        self._playing_item_id: str | None = None  # the answer of which sound has come
-        self._quiet_seconds = 0.0  # since the last sound of an answer
+        self._turn = asyncio.Lock()  # a session handles one event after the other
+        self.cut: dict[str, int] = {}  # played milliseconds of interrupted answers
+        self._active_item_id: str | None = None  # the answer that is not complete yet
+        self._playing_item_id: str | None = None  # the answer of which audio has arrived
+        self._quiet_seconds = 0.0  # since the last audio of an answer
 
     async def run(self) -> None:
-        """Talk until the sound ends, or for ever."""
+        """Run until the audio input ends."""
         self.session.open()
         voice = {"output": {"voice": self.voice}} if self.voice else {}
         options = {"think": self.think, "show_thought": True, "pause": True}
@@ -59,10 +59,10 @@ class VoiceChat:
         reader = asyncio.create_task(self._read())
         await self._send("session.update", session={"type": "realtime", "audio": audio, "echat": options})
         try:
-            with self.sound:
-                if self.sound.greeting:
-                    self.show("note", self.sound.greeting)
-                async for piece in self.sound.pieces(self._is_idle):
+            with self.audio:
+                if self.audio.greeting:
+                    self.show("note", self.audio.greeting)
+                async for piece in self.audio.pieces(self._is_idle):
                     await self._send_audio(piece)
                     if reader.done():
                         await reader
@@ -77,14 +77,12 @@ class VoiceChat:
         await self._send("input_audio_buffer.append", audio=base64.b64encode(piece.tobytes()).decode())
 
     def _is_echo_expected(self, seconds: float) -> bool:
-        """Does an answer sound, or did it a moment ago? `seconds` have passed since the last call."""
+        """Is an answer being played, or was it shortly before? `seconds` have passed since the last call."""
         has_more = self._active_item_id is not None and self._active_item_id == self._playing_item_id
-        is_playing = has_more or not self.sound.queue.is_empty
+        is_playing = has_more or not self.audio.queue.is_empty
         self._quiet_seconds = 0.0 if is_playing else self._quiet_seconds + seconds
-        return (
-            self._playing_item_id is not None
-            and self._quiet_seconds < self.sound.delay_seconds + ECHO_SECONDS
-        )
+        is_recent = self._quiet_seconds < self.audio.delay_seconds + ECHO_SECONDS
+        return self._playing_item_id is not None and is_recent
 
     async def _send(self, kind: str, **fields: Any) -> None:
         async with self._turn:
@@ -92,14 +90,14 @@ class VoiceChat:
 
     def _is_idle(self) -> bool:
         busy = self.session.response_manager.is_busy or self.session.input_manager.input_buffer.is_in_turn
-        return not busy and self.sound.queue.is_empty
+        return not busy and self.audio.queue.is_empty
 
     async def _read(self) -> None:
         while (message := await self.send_queue.take()) is not None:
             await self._on(json.loads(message.text))
 
     async def _on(self, event: dict[str, Any]) -> None:
-        queue = self.sound.queue
+        queue = self.audio.queue
         match event["type"]:
             case "input_audio_buffer.speech_suspected":
                 queue.pause()
@@ -124,13 +122,13 @@ class VoiceChat:
     def _done(self, response: dict[str, Any]) -> None:
         self._active_item_id = None
         for item in response["output"]:
-            words = "".join(part.get("transcript") or part.get("text") or "" for part in item["content"])
+            text = "".join(part.get("transcript") or part.get("text") or "" for part in item["content"])
             cut = " (interrupted)" if response["status"] == "cancelled" else ""
-            self.show("echat", (words or "(nothing to say)") + cut)
+            self.show("echat", (text or "(no answer)") + cut)
 
     async def _interrupt(self) -> None:
-        """The user speaks: be silent, and let the model know what was heard."""
-        stopped = self.sound.queue.stop(self._active_item_id, self.sound.delay_seconds)
+        """Barge-in: stop playback, and truncate the answer in the session to what was played."""
+        stopped = self.audio.queue.stop(self._active_item_id, self.audio.delay_seconds)
         if stopped is None:
             return
         item_id, played_ms = stopped
@@ -152,7 +150,7 @@ def thought_line(thought: dict[str, Any]) -> str:
     return ", ".join(labels)
 
 
-# --- `echat talk`: everything one conversation needs, on this machine.
+# --- `echat talk`: one conversation on this machine
 
 THREADS = 4  # for one session
 
@@ -167,12 +165,12 @@ def run(
     device: int | str | None,
     is_full_duplex: bool,
 ) -> None:
-    """Talk until a file ends or somebody presses Ctrl-C."""
-    sound: AudioIO = FileAudio(source, target) if source is not None else DeviceAudio(device)
+    """Run until the input file ends, or Ctrl-C."""
+    audio: AudioIO = FileAudio(source, target) if source is not None else DeviceAudio(device)
     sys.setswitchinterval(SWITCH_SECONDS)
     async_engine = AsyncEngine(engine, threads=THREADS)
     app = App(async_engine, ServeConfig(), VoiceActivityDetector(), Metrics())
     try:
-        asyncio.run(VoiceChat(app, sound, show, think, voice, is_full_duplex).run())
+        asyncio.run(VoiceChat(app, audio, show, think, voice, is_full_duplex).run())
     finally:
         async_engine.close()

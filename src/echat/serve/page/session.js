@@ -1,6 +1,6 @@
-// One conversation: microphone -> connection -> loudspeaker, and what happens when the user speaks.
+// One session: microphone -> connection -> loudspeaker, and barge-in.
 //
-// Events: state {name}, recording {message}, trouble {message}, over {}, heard {samples}, spoken {samples},
+// Events: state {name}, recording {message}, trouble {message}, over {}, input {samples}, output {samples},
 // and for the history: turn {id, role}, words {id, text, whole}, transcript {id, text}, thought {id, ...},
 // answered {id, status}, cut {id, text}, timing {...}.
 
@@ -11,7 +11,7 @@ import { Stopwatch } from "./stopwatch.js";
 import { decode, encode } from "./pcm.js";
 
 export class Session extends EventTarget {
-  /** `history`: turns {role, text} of an earlier session that echat shall remember. */
+  /** `history`: turns {role, text} of an earlier session to continue. */
   constructor({ model, key, think, voice, history = [] }) {
     super();
     this.connection = new Connection(model, key);
@@ -20,25 +20,25 @@ export class Session extends EventTarget {
     this.stopwatch = new Stopwatch();
     this.settings = { think, voice };
     this.history = history;
-    this.silenced = new Set(); // ids of answers that shall not be heard any more
-    this.answer = null; // {id, responseId} under way, or still sounding
-    this.received = new Map(); // answer id -> milliseconds of sound received
+    this.silenced = new Set(); // ids of interrupted answers
+    this.answer = null; // {id, responseId} that is generated, or still played
+    this.received = new Map(); // answer id -> milliseconds of audio received
   }
 
   async open() {
     this.emit("state", { name: "connecting" });
     try {
       await this.player.open();
-      this.listen();
+      this.addHandlers();
       await this.connection.open();
       this.update();
-      this.recall();
+      this.sendHistory();
       await this.microphone.open();
     } catch (error) {
       await this.close();
       throw error;
     }
-    this.emit("state", { name: "listening" });
+    this.emit("state", { name: "ready" });
   }
 
   async close() {
@@ -64,7 +64,7 @@ export class Session extends EventTarget {
     });
   }
 
-  recall() {
+  sendHistory() {
     this.history.forEach(({ role, text }) => {
       const content = [{ type: role === "user" ? "input_text" : "output_text", text }];
       this.connection.send("conversation.item.create", { item: { type: "message", role, content } });
@@ -81,16 +81,16 @@ export class Session extends EventTarget {
     this.microphone.isMuted = isMuted;
   }
 
-  // --- what the user says
+  // --- audio of the user
 
   sendAudio(samples) {
     if (!this.connection.isOpen) return;
     this.stopwatch.sent(samples.length);
     this.connection.send("input_audio_buffer.append", { audio: encode(samples) });
-    this.emit("heard", { samples });
+    this.emit("input", { samples });
   }
 
-  /** The user began to speak, or wants silence: stop the sound, and let echat remember what was heard of it. */
+  /** Barge-in or stop button: stop playback, and truncate the answer on the server to what was played. */
   async interrupt() {
     const answer = this.answer;
     const { id, playedMs } = await this.player.stop();
@@ -103,22 +103,22 @@ export class Session extends EventTarget {
     this.connection.send("conversation.item.retrieve", { item_id: id });
   }
 
-  /** Stop an answer without speaking. */
+  /** Stop an answer by the button. */
   async hush() {
     if (!this.answer) return;
     const isRunning = this.answer.isRunning;
     if (isRunning) this.connection.send("response.cancel");
     await this.interrupt();
-    this.emit("state", { name: "listening" });
+    this.emit("state", { name: "ready" });
   }
 
-  // --- what the server says
+  // --- events of the server
 
-  listen() {
+  addHandlers() {
     const on = (kind, handle) => this.connection.addEventListener(kind, ({ detail }) => handle(detail));
-    this.listenToTurns(on);
-    this.listenToAnswers(on);
-    this.listenToPlayer();
+    this.handleTurns(on);
+    this.handleAnswers(on);
+    this.handlePlayer();
     on("session.recording", ({ message }) => this.emit("recording", { message }));
     on("error", ({ error }) => this.emit("trouble", { message: error.message }));
     on("closed", async ({ reason }) => {
@@ -128,13 +128,13 @@ export class Session extends EventTarget {
     });
   }
 
-  listenToTurns(on) {
+  handleTurns(on) {
     on("input_audio_buffer.speech_suspected", () => this.player.pause());
     on("input_audio_buffer.speech_dismissed", () => this.player.resume());
     on("input_audio_buffer.speech_started", ({ item_id: id }) => {
       this.interrupt();
       this.emit("turn", { id, role: "user" });
-      this.emit("state", { name: "hearing" });
+      this.emit("state", { name: "speaking" });
     });
     on("input_audio_buffer.speech_stopped", ({ audio_end_ms: end }) => {
       this.stopwatch.turnEnded(end);
@@ -144,12 +144,12 @@ export class Session extends EventTarget {
     on(`${kind}.completed`, ({ item_id: id, transcript }) => this.emit("transcript", { id, text: transcript }));
     on(`${kind}.failed`, ({ item_id: id }) => this.emit("transcript", { id, text: "" }));
     on("conversation.item.retrieved", ({ item }) => {
-      const heard = (item.content ?? []).map((part) => part.transcript ?? "").join("");
-      if (item.role === "assistant") this.emit("cut", { id: item.id, text: heard });
+      const text = (item.content ?? []).map((part) => part.transcript ?? "").join("");
+      if (item.role === "assistant") this.emit("cut", { id: item.id, text });
     });
   }
 
-  listenToAnswers(on) {
+  handleAnswers(on) {
     on("response.output_item.added", ({ item, response_id: responseId }) => {
       this.answer = { id: item.id, responseId, isRunning: true };
       this.emit("turn", { id: item.id, role: "assistant" });
@@ -186,23 +186,23 @@ export class Session extends EventTarget {
     if (response.status === "cancelled" && !this.received.has(id)) this.emit("cut", { id, text: "" });
     this.stopwatch.seconds = response.echat?.seconds ?? {};
     this.emit("timing", this.stopwatch.report());
-    if (!this.received.has(id) && response.status !== "cancelled") this.emit("state", { name: "listening" });
+    if (!this.received.has(id) && response.status !== "cancelled") this.emit("state", { name: "ready" });
   }
 
-  listenToPlayer() {
+  handlePlayer() {
     const on = (kind, handle) => this.player.addEventListener(kind, ({ detail }) => handle(detail));
     on("began", ({ id }) => {
       this.stopwatch.mark("sound");
       this.emit("timing", this.stopwatch.report());
       this.emit("state", { name: "answering", id });
     });
-    on("played", ({ samples, id }) => this.emit("spoken", { samples, id }));
+    on("played", ({ samples, id }) => this.emit("output", { samples, id }));
     on("gap", ({ seconds }) => {
       this.stopwatch.gap(seconds);
       this.emit("timing", this.stopwatch.report());
     });
     on("dry", ({ id, isEnd }) => {
-      if (isEnd && !this.silenced.has(id)) this.emit("state", { name: "listening" });
+      if (isEnd && !this.silenced.has(id)) this.emit("state", { name: "ready" });
     });
   }
 }

@@ -14,8 +14,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from echat.serve.http.middleware import RateLimiter
 from echat.serve.keys import Keys, digest
-from echat.serve.middleware import RateLimiter
 from echat.serve.settings import ServeConfig
 
 
