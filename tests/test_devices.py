@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import echat
-from echat.cli import engine_io as record
+from echat.cli import engines as record
 from echat.devices import present_device, present_devices
 
 

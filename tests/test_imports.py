@@ -1,4 +1,4 @@
-"""Imports point one way, optional libraries are imported where they are used, and help is instant."""
+"""Structure of the source: imports point one way without circles, files, folders and functions stay small."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 import echat
 
 PACKAGE = Path(echat.__file__).parent
+ROOT = PACKAGE.parents[1]
+MOST_FILES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 15, 350, 60
 GROUND = {
     "config",
     "checkpoint",
@@ -22,6 +25,7 @@ GROUND = {
     "kernels",
     "metrics",
     "devices",
+    "progress",
 }
 SENSES = GROUND | {"audio", "dialogue"}
 PARTS = SENSES | {"model", "token2wav", "data"}
@@ -34,6 +38,7 @@ MAY_IMPORT = {
     "optional_dependencies": set(),
     "metrics": set(),
     "devices": set(),
+    "progress": set(),
     "kernels": set(),
     "config": {"checkpoint"},
     "audio": GROUND,
@@ -45,9 +50,9 @@ MAY_IMPORT = {
     "infer": RELEASE,
     "verify": ENGINE,
     "train": ENGINE,
-    "eval": ENGINE,
     "serve": ENGINE,
     "corpus": ENGINE,
+    "eval": ENGINE | {"corpus"},  # a benchmark may make its items
     "cli": ENGINE | {"verify", "train", "eval", "serve", "corpus"},
     "__init__": {"infer", "devices"},
     "__main__": {"cli"},
@@ -69,6 +74,15 @@ OPTIONAL = {
     "tensorboard",
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """Dotted name of a module or package."""
+    parts = ("echat", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path): path for path in MODULES}
 
 
 def owner(path: Path) -> str:
@@ -107,6 +121,55 @@ def test_imports_point_one_way(path):
         ".".join(name) for name in names if name[0] == "echat" and len(name) > 1 and name[1] not in allowed
     ]
     assert not wrong, f"{path.relative_to(PACKAGE)} may import {sorted(allowed)} of echat, found {wrong}"
+
+
+def circles() -> Iterator[str]:
+    """Circles of imports anywhere in a module: at its top, inside functions, for type checking alone."""
+    graph: dict[str, set[str]] = {}
+    for name, path in NAMES.items():
+        found = imported(ast.walk(ast.parse(path.read_text(encoding="utf-8"))), path)
+        modules = {one if one in NAMES else one.rpartition(".")[0] for one in found}
+        graph[name] = (modules & NAMES.keys()) - {name}
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+            return
+        except CycleError as error:
+            circle = error.args[1]
+            yield " <- ".join(circle)
+            graph[circle[1]].discard(circle[0])  # and look for the next one
+
+
+def test_there_are_no_circles():
+    found = list(circles())
+    assert not found, "move what both need into a module of its own:\n" + "\n".join(found)
+
+
+def test_folders_and_files_are_small():
+    folders = {path.parent for top in ("src", "tests", "benchmarks") for path in (ROOT / top).rglob("*.py")}
+    crowded = {
+        str(folder.relative_to(ROOT)): count
+        for folder in folders
+        if (count := len(list(folder.glob("*.py")))) > MOST_FILES
+    }
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in MODULES
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+    }
+    assert not crowded, f"at most {MOST_FILES} Python files in a folder: {crowded}"
+    assert not long, f"at most {MOST_LINES} lines in a file: {long}"
+
+
+def test_functions_are_short():
+    long = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION
+    ]
+    assert not long, f"at most {MOST_LINES_OF_A_FUNCTION} lines in a function: {long}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

@@ -24,9 +24,10 @@ TARGETS = re.findall(r"^make ([\w-]+)", "\n".join(path.read_text(encoding="utf-8
 def test_commands_parse(line):
     words = shlex.split(line.split(">")[0])[1:]
     command = typer.main.get_command(app)
-    while hasattr(command, "commands"):
-        assert words[0] in command.commands, f"{line!r}: no command {words[0]!r}"
-        command = command.commands[words.pop(0)]
+    while hasattr(command, "get_command"):
+        found = command.get_command(None, words[0])
+        assert found is not None, f"{line!r}: no command {words[0]!r}"
+        command, words = found, words[1:]
     context = command.make_context("echat", words)
     assert context.params
 

@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
+from echat.audio.waveform import AudioError
 from echat.data.sample import Sample
 from echat.eval import judge
+from echat.eval.benchmark import run
 from echat.eval.benchmarks import tiny
+from echat.eval.report import write_json, write_text
+
+
+def measure(engine: Any, manifest: Path) -> tiny.TinyReport:
+    report = run(tiny.Tiny(manifest=manifest), engine)
+    assert isinstance(report, tiny.TinyReport)
+    return report
 
 
 def figures(report: tiny.TinyReport) -> dict[str, float | None]:
@@ -19,7 +28,9 @@ def figures(report: tiny.TinyReport) -> dict[str, float | None]:
 
 def test_truth_meets_every_bar_of_hearing_and_answering(engine: Any, manifest: Path, tmp_path: Path) -> None:
     json_out, card = tmp_path / "tiny.json", tmp_path / "card.md"
-    report = tiny.run(engine, manifest, json_out=json_out, markdown_out=card)
+    report = measure(engine, manifest)
+    write_json(json_out, report.as_dict())
+    write_text(card, report.as_markdown())
     measured = [m for m in report.measures if "spoken" not in m.name and "memory" not in m.name]
     assert len(measured) == 13
     assert all(measure.ok is not False for measure in measured)
@@ -31,7 +42,7 @@ def test_truth_meets_every_bar_of_hearing_and_answering(engine: Any, manifest: P
 
 def test_one_reply_for_two_cues_fails_the_pair(engine: Any, manifest: Path) -> None:
     engine.wrong = {"q1": "oh no, that is hard", "q4": "broken"}
-    measured = figures(tiny.run(engine, manifest, spoken=0))
+    measured = figures(measure(engine, manifest))
     assert measured["reply fits (label thought)"] == pytest.approx(4 / 6)
     assert measured["pairs answered apart (label thought)"] == pytest.approx(1 / 3)
     assert measured["label thought parses"] == pytest.approx(5 / 6)
@@ -46,7 +57,7 @@ def test_spoken_replies_are_held_against_the_reader(
     monkeypatch.setattr(judge, "missing_programs", lambda: None)
     monkeypatch.setattr(judge, "transcribe", lambda waveform, rate: "happy birthday")
     monkeypatch.setattr(judge, "transcribe_baseline", lambda text: text)
-    report = tiny.run(engine, manifest, spoken=6)
+    report = measure(engine, manifest)
     spoken = next(m for m in report.measures if m.name == "word errors of spoken replies")
     assert spoken.items == 6
     assert spoken.bar == pytest.approx(tiny.BASELINE_MARGIN)
@@ -60,26 +71,25 @@ def test_spoken_replies_are_held_against_the_reader(
 def test_missing_programs_become_a_note(engine: Any, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.token2wav = object()
     monkeypatch.setattr(judge, "missing_programs", lambda: "install flite")
-    report = tiny.run(engine, manifest)
+    report = measure(engine, manifest)
     assert report.notes == ["install flite"]
     assert figures(report)["word errors of spoken replies"] is None
 
 
-def test_the_set_is_built_once(tmp_path: Path, corpus_writer: Any) -> None:
-    built: list[Path] = []
-
-    def build(folder: Path) -> None:
-        built.append(folder)
-        corpus_writer(folder)
-
-    first = tiny.held_out_manifest(None, build, tmp_path / "cache")
-    assert tiny.held_out_manifest(None, build, tmp_path / "cache") == first
-    assert built == [tmp_path / "cache"]
+def test_the_set_is_made_in_the_cache_and_measured(
+    engine: Any, manifest: Path, corpus_writer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tiny, "_require_synthesis", lambda: None)
+    monkeypatch.setattr("echat.corpus.build.build_held_out", lambda folder, **_: corpus_writer(folder))
+    assert run(tiny.Tiny(limit=2), engine).as_dict()["understanding"]["clips"] == 2
+    assert tiny.held_out_manifest().parent.parent == tmp_path / "echat"
 
 
-def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected the manifest of the held-out set"):
-        tiny.held_out_manifest(None, None, tmp_path)
+def test_a_sound_that_cannot_be_read_is_an_error(engine: Any, manifest: Path) -> None:
+    (manifest.parent / "2.wav").write_text("not a sound")
+    with pytest.raises(AudioError, match=r"2\.wav"):
+        measure(engine, manifest)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,26 @@ import pytest
 
 from echat.audio.waveform import AudioError
 from echat.data.formats.manifest import read_manifest
-from echat.eval.benchmarks import understanding
-from echat.eval.runner import SkippedSamples, evenly_spaced, understand
+from echat.eval.benchmark import run
+from echat.eval.benchmarks.understanding import Understanding, UnderstandingReport
+from echat.eval.report import write_json
+from echat.eval.runner import Item, Request, evenly_spaced, respond
+
+
+def measure(engine: Any, *manifests: Path, limit: int | None = None) -> UnderstandingReport:
+    report = run(Understanding(manifest=list(manifests), limit=limit), engine)
+    assert isinstance(report, UnderstandingReport)
+    return report
+
+
+def items_of(manifest: Path) -> list[Item]:
+    return [Item(sample, (Request("understand"),)) for sample in read_manifest(manifest)]
 
 
 def test_truth_scores_full_marks(engine: Any, manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "scores.json"
-    report = understanding.run(engine, [manifest], json_out=out)
+    report = measure(engine, manifest)
+    write_json(out, report.as_dict())
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert figures["overall"]["word_errors"] == {"rate": 0.0, "errors": 0, "words": 24, "texts": 6}
     assert figures["overall"]["labels"]["emotion"]["unweighted_recall"] == 1.0
@@ -27,7 +40,7 @@ def test_truth_scores_full_marks(engine: Any, manifest: Path, tmp_path: Path) ->
 
 def test_what_is_not_said_counts_as_wrong(engine: Any, manifest: Path) -> None:
     engine.wrong = {"q0": "nothing", "q3": "nothing"}
-    report = understanding.run(engine, [manifest])
+    report = measure(engine, manifest)
     assert report.overall.words.errors == 8
     emotion = report.overall.labels["emotion"]
     assert emotion.recalls["sad"] == 0.0
@@ -38,31 +51,30 @@ def test_what_is_not_said_counts_as_wrong(engine: Any, manifest: Path) -> None:
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_batches_keep_the_order_of_the_manifest(engine: Any, manifest: Path, batch_size: int) -> None:
     samples = read_manifest(manifest)
-    results = understand(engine, samples, batch_size=batch_size)
-    assert [h.sample.key for h in results] == [s.key for s in samples]
-    assert [h.output.labels for h in results] == [s.labels for s in samples]
+    responses = respond(engine, items_of(manifest), batch_size=batch_size).responses
+    assert [one.item.sample.key for one in responses] == [sample.key for sample in samples]
+    assert [one.output.labels for one in responses] == [sample.labels for sample in samples]
     assert max(engine.batch_sizes) == min(batch_size, 6)
 
 
 def test_limit_is_spread_over_the_manifest(engine: Any, manifest: Path) -> None:
-    assert understanding.run(engine, [manifest], limit=3).overall.clips == 3
+    assert measure(engine, manifest, limit=3).overall.clips == 3
     assert evenly_spaced(range(6), 3) == [0, 2, 4]
     assert evenly_spaced(range(2), 3) == [0, 1]
 
 
 def test_unusable_sounds_are_counted_or_raised(engine: Any, manifest: Path) -> None:
     (manifest.parent / "2.wav").write_text("not a sound")
-    report = understanding.run(engine, [manifest])
+    report = measure(engine, manifest)
     assert report.overall.clips == 5
-    assert list(report.skipped.reasons) == ["q2"]
+    assert list(report.skipped) == ["q2"]
     assert "1 clips skipped" in str(report)
     with pytest.raises(AudioError, match=r"2\.wav"):
-        understand(engine, read_manifest(manifest))
-    assert not SkippedSamples()
+        respond(engine, items_of(manifest), skip=False)
 
 
 def test_manifests_in_folders_of_one_name_stay_apart(engine: Any, manifest: Path, corpus_writer: Any) -> None:
     second = corpus_writer(manifest.parent.parent / "again" / "made")
-    report = understanding.run(engine, [manifest, second])
+    report = measure(engine, manifest, second)
     assert set(report.sets) == {str(manifest), str(second)}
     assert report.overall.clips == 12

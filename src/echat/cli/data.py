@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from echat.cli.options import Json
+from echat.cli import inspect_data
+from echat.cli.errors import DEFECTS_FOUND, exit_on_defects
+from echat.cli.options import (
+    CodecSize,
+    CorpusFolder,
+    Engine,
+    EngineName,
+    Json,
+    Root,
+    ShardSize,
+    Source,
+    SourceFormat,
+    Strict,
+    Within,
+    Workers,
+    path_strings,
+)
+from echat.progress import progress
 
 if TYPE_CHECKING:
     from echat.data.defects import DefectReport
@@ -26,13 +41,6 @@ class Format(StrEnum):
     combine = "combine"
 
 
-class EngineName(StrEnum):
-    """Who does the work."""
-
-    local = "local"
-    ray = "ray"
-
-
 class AudioStorage(StrEnum):
     """How sound is stored."""
 
@@ -41,30 +49,9 @@ class AudioStorage(StrEnum):
     opus = "opus"
 
 
-DEFECTS_FOUND = 1  # exit code: the data have defects; what is good in them was written
-Source = Annotated[str, typer.Argument(help="A list, a tar, or a folder that holds one; or a URL of one.")]
-SourceFormat = Annotated[str, typer.Option("--format", help="Of the source; auto looks at it.")]
-Root = Annotated[Path | None, typer.Option(help="Where relative names in the source begin.")]
-Within = Annotated[
-    list[Path] | None,
-    typer.Option(help="A further folder that sound may lie in. Repeatable; / is all."),
-]
-Out = Annotated[Path, typer.Option("--output", "-o", help="Folder of the result.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
-Engine = Annotated[
-    EngineName, typer.Option(help="Processes here, or Ray: that of RAY_ADDRESS, or one started here.")
-]
-CodecSize = Annotated[int, typer.Option(min=1, help="Speech ids from here up are refused.")]
-ShardSize = Annotated[int, typer.Option(min=1, help="Records per shard.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first defect.")]
-
-
 def add_to(app: typer.Typer) -> None:
-    from echat.cli.inspect_data import check, show
-
     group = typer.Typer(no_args_is_help=True, help="Look at data, convert and import them.")
-    group.command("check")(check)
-    group.command("show")(show)
+    inspect_data.add_to(group)
     group.command("convert")(convert)
     group.command("tokenize")(tokenize)
     group.command("import")(import_)
@@ -74,7 +61,7 @@ def add_to(app: typer.Typer) -> None:
 def convert(
     source: Source,
     to: Annotated[Format, typer.Option("--to", help="Format of the result.")],
-    out: Out,
+    out: CorpusFolder,
     format: SourceFormat = "auto",
     shard_size: ShardSize = 1000,
     workers: Workers = 1,
@@ -119,7 +106,7 @@ def convert(
 
 def tokenize(
     source: Source,
-    out: Out,
+    out: CorpusFolder,
     tokenizer: Annotated[
         str, typer.Option(help="A shipped model, a model folder, or a folder of a speech tokenizer.")
     ],
@@ -156,7 +143,7 @@ def tokenize(
         tokenizer=str(_speech_tokenizer(tokenizer)),
         again=again,
     )
-    with progress("listening") as step:
+    with progress("tokenizing") as step:
         report = run(config, load_speech_tokenizer, workers, strict, step, engine.value)
     report_outcome(f"{out}: {report.records} records as {to.value}", report.records, report.defects, json)
     exit_on_defects(str(source), report.records, report.defects)
@@ -169,7 +156,7 @@ def import_(
             help="A table (CSV, TSV, JSON, Parquet), a tar, a folder of one of these, or hf://NAME."
         ),
     ],
-    out: Out,
+    out: CorpusFolder,
     map: Annotated[
         list[str] | None, typer.Option("--map", help="field=column, such as text=sentence. Repeatable.")
     ] = None,
@@ -218,36 +205,6 @@ def report_outcome(line: str, records: int, defects: DefectReport, json: bool) -
             print(defects, file=sys.stderr)
 
 
-def exit_on_defects(source: str, records: int, defects: DefectReport) -> None:
-    """End with 1 for data with defects, and for data without a record."""
-    if not records:
-        print(f"{source}: expected records, found none to use", file=sys.stderr)
-    if defects or not records:
-        raise typer.Exit(DEFECTS_FOUND)
-
-
-class ProgressCallback(Protocol):
-    """Told how much is done, of how much."""
-
-    def __call__(self, done: int, total: int, /) -> None: ...
-
-
-@contextmanager
-def progress(what: str) -> Iterator[ProgressCallback]:
-    """A bar on stderr, where somebody looks."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-
-        def step(done: int, total: int, /) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield step
-
-
 def _speech_tokenizer(name: str) -> Path:
     """The folder of the speech tokenizer, by itself or inside a model."""
     from echat.infer.engine import SPEECH_TOKENIZER_FOLDER
@@ -265,10 +222,6 @@ def column_map(map: list[str] | None) -> dict[str, str]:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def path_strings(paths: list[Path] | None) -> tuple[str, ...] | None:
-    return tuple(map(str, paths)) if paths else None
 
 
 def _pair(item: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from echat.cli import engine_io
+from echat.cli import records
 from echat.cli.io import STREAM
 from echat.dialogue.labels import in_english
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
@@ -50,7 +50,7 @@ def reply(answer: Reply, output: Path | None) -> None:
     emotion = f"({in_english(answer.reply_emotion)}) " if answer.reply_emotion else ""
     _print_labelled("reply", f"{emotion}{answer.text}", style="bold")
     if output is not None:
-        written(output, engine_io.duration(answer) or 0.0)
+        written(output, records.duration(answer) or 0.0)
     _print_labelled("time", timing(answer.seconds), style="dim")
 
 

@@ -6,15 +6,20 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import typer
 from typer.core import TyperGroup
 
 from echat.errors import USER_ERROR, ModelError, accept_any_encoding
 from echat.optional_dependencies import DISTRIBUTION, EXTRA_OF, missing
 
+if TYPE_CHECKING:
+    from echat.data.defects import DefectReport
+
 INTERNAL_ERROR = 1
 INTERRUPTED = 130
+DEFECTS_FOUND = 1  # the data have defects; what is good in them was written
 
 
 class ErrorHandlingGroup(TyperGroup):
@@ -70,6 +75,14 @@ def exit_on(error: BaseException) -> NoReturn:
     code, message = explain(error)
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def exit_on_defects(source: str, records: int, defects: DefectReport) -> None:
+    """End with 1 for data with defects, and for data without a record."""
+    if not records:
+        print(f"{source}: expected records, found none to use", file=sys.stderr)
+    if defects or not records:
+        raise typer.Exit(DEFECTS_FOUND)
 
 
 def explain(error: BaseException) -> tuple[int, str]:

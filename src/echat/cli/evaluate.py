@@ -1,28 +1,61 @@
-"""Commands that judge: verify, eval tiny, eval understanding."""
+"""Commands that measure: verify, eval NAME for every benchmark, eval list."""
 
 from __future__ import annotations
 
-import os
-import sys
+import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-import echat
-from echat.cli.options import DEFAULT_DEVICE, DEFAULT_MODEL, Device, Json, Model
+from echat.cli.options import DEFAULT_DEVICE, DEFAULT_MODEL, Device, EchatCommand, Json, Model
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from echat.eval.benchmark import Benchmark
 
 Figures = Annotated[
     Path | None, typer.Option("--output", "-o", help="Also write the figures as JSON to this file.")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only so many items, evenly spaced.")]
+Markdown = Annotated[Path | None, typer.Option(help="Also write the table to this file.")]
+
+
+class BenchmarkGroup(TyperGroup):
+    """`echat eval`: one command per benchmark, built from its class when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from echat.eval.benchmark import shipped_benchmarks
+
+        return [*shipped_benchmarks(), *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        from echat.eval.benchmark import find_benchmark, shipped_benchmarks
+
+        if name in self.commands:
+            return self.commands[name]
+        if name in shipped_benchmarks() or ":" in name:
+            return benchmark_command(name, find_benchmark(name))
+        return None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Names with one sentence each, without importing any benchmark."""
+        from echat.eval.benchmark import shipped_benchmarks
+
+        own = {name: command.get_short_help_str() for name, command in self.commands.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl([*shipped_benchmarks().items(), *own.items()])
 
 
 def add_to(app: typer.Typer) -> None:
     app.command()(verify)
-    group = typer.Typer(no_args_is_help=True, help="Measure a model.")
-    group.command("tiny")(evaluate_tiny)
-    group.command("understanding")(evaluate_understanding)
+    group = typer.Typer(
+        cls=BenchmarkGroup,
+        no_args_is_help=True,
+        help="Measure a model: a benchmark by name, or one of your own as module:Class.",
+    )
+    group.command("list")(list_benchmarks)
     app.add_typer(group, name="eval")
 
 
@@ -65,91 +98,61 @@ def verify(
         raise typer.Exit(1)
 
 
-def evaluate_tiny(
-    manifest: Annotated[
-        Path | None, typer.Option(help="A held-out set made before; without it the set is made once.")
-    ] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Also write the table to this file.")] = None,
-    model: Model = DEFAULT_MODEL,
-    device: Device = DEFAULT_DEVICE,
-    limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Of the sampled replies.")] = 0,
-    json: Json = False,
-    output: Figures = None,
-) -> None:
-    """The bundled evaluation: held-out spoken questions, how well they were heard and answered."""
-    from echat.cli import display, engine_io
-    from echat.eval.benchmarks import tiny
+def list_benchmarks() -> None:
+    """The benchmarks of this installation, one a line."""
+    from echat.eval.benchmark import shipped_benchmarks
 
-    _require_files([manifest] if manifest else [])
-    questions = manifest or _held_out_set()
-    engine = engine_io.open_engine(model, device)
-    report = tiny.run(engine, questions, limit, json_out=output, markdown_out=markdown, seed=seed)
-    if json:
-        display.json_line(report.as_dict())
-    else:
-        print(report)
+    for name, sentence in shipped_benchmarks().items():
+        print(f"{name}: {sentence}")
 
 
-def evaluate_understanding(
-    manifest: Annotated[list[Path], typer.Option(help="JSON lines of labelled clips. Repeatable.")],
-    split: Annotated[str | None, typer.Option(help="Only rows of this split, such as test.")] = None,
-    model: Model = DEFAULT_MODEL,
-    device: Device = DEFAULT_DEVICE,
-    limit: Limit = None,
-    json: Json = False,
-    output: Figures = None,
-) -> None:
-    """Word errors, accuracy and unweighted recall per label on any manifest of clips."""
-    from echat.cli import display, engine_io
-    from echat.eval.benchmarks import understanding
+def benchmark_command(name: str, benchmark: type[Benchmark]) -> Any:
+    """The command of a benchmark: the fields of its class as options, and those that all benchmarks share."""
 
-    _require_files(manifest)
-    engine = engine_io.open_engine(model, device)
-    report = understanding.run(engine, manifest, limit=limit, json_out=output, split=split)
-    if json:
-        display.json_line(report.as_dict())
-    else:
-        print(report)
+    def evaluate(
+        *,
+        model: Model = DEFAULT_MODEL,
+        device: Device = DEFAULT_DEVICE,
+        json: Json = False,
+        output: Figures = None,
+        markdown: Markdown = None,
+        **options: Any,
+    ) -> None:
+        from echat.cli import display
+        from echat.cli.engines import open_engine
+        from echat.config import validate
+        from echat.eval.benchmark import run
+        from echat.eval.report import write_json, write_text
 
+        given = {option: value for option, value in options.items() if value is not None}
+        job = validate(benchmark, given, f"benchmark {name}")
+        job.check()
+        report = run(job, open_engine(model, device))
+        if output is not None:
+            write_json(output, report.as_dict())
+        if markdown is not None:
+            write_text(markdown, report.as_markdown())
+        if json:
+            display.json_line(report.as_dict())
+        else:
+            print(report)
 
-def _held_out_set() -> Path:
-    """The manifest of the held-out questions, made on the first call; an interrupted making goes on."""
-    from echat.cli.data import progress
-    from echat.corpus.build import build_held_out
-    from echat.release.hub_models import cache_folder
-
-    folder = cache_folder() / f"tiny-held-out-{echat.__version__}"
-    if not (folder / "manifest.jsonl").is_file():
-        _require_for_making_speech()
-        print(f"making the held-out questions in {folder}, once", file=sys.stderr)
-    with progress("making questions") as step:
-        return build_held_out(folder, workers=min(2, os.cpu_count() or 1), progress=step)
-
-
-def _require_for_making_speech() -> None:
-    """Everything that is missing, and the one line that brings it, before anything is made."""
-    from importlib.util import find_spec
-    from shutil import which
-
-    from echat.corpus.synthesis.tts_engines import voices
-    from echat.optional_dependencies import how_to_install
-
-    programs = sorted({voice.engine for voice in voices("test")})
-    missing = [name for name in programs if which(name) is None]
-    packages = [name for name in ("pyworld", "scipy") if find_spec(name) is None]
-    remedies = [f"apt-get install {' '.join(missing)}"] if missing else []
-    remedies += [how_to_install(packages[0])] if packages else []
-    if remedies:
-        raise ValueError(
-            f"making the held-out questions: expected {', '.join([*programs, 'pyworld', 'scipy'])}, found no "
-            f"{', '.join(missing + packages)}; {' && '.join(remedies)}, or give --manifest"
-        )
+    shared = inspect.signature(evaluate, eval_str=True).parameters.values()
+    own = [_option(field_name, field) for field_name, field in benchmark.model_fields.items()]
+    parameters = [*own, *(one for one in shared if one.kind is not inspect.Parameter.VAR_KEYWORD)]
+    evaluate.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    evaluate.__annotations__ = {one.name: one.annotation for one in parameters}
+    evaluate.__doc__ = benchmark.__doc__
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name, cls=EchatCommand)(evaluate)
+    return typer.main.get_command(app)
 
 
-def _require_files(paths: list[Path]) -> None:
-    """Before a model is loaded: the clearest time to hear of a wrong path."""
-    for path in paths:
-        if not path.is_file():
-            found = "a folder" if path.is_dir() else "nothing"
-            raise ValueError(f"{path}: expected a manifest in JSON lines, found {found}; check the path")
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    """A field of a benchmark as an option: its name, type, default, least value and description."""
+    least = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
+    option = typer.Option("--" + name.replace("_", "-"), help=field.description, min=least)
+    default = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[field.annotation, option]
+    )

@@ -53,7 +53,7 @@ def reply(
 
     Several questions are answered one by one, each as if it were the only one; -o then names a folder.
     """
-    from echat.cli import display, engine_io, io
+    from echat.cli import display, engines, io, records
     from echat.cli.io import Inputs
     from echat.dialogue.tasks import get_task
     from echat.dialogue.turns import Conversation
@@ -63,15 +63,15 @@ def reply(
     speech_of = io.speech_files(questions, output)
     if voice and not output:
         raise ValueError("--voice: expected -o FILE for the speech, found none; add -o answer.wav")
-    past = [turn for path in history or [] for turn in engine_io.read_history(path)]
-    user_turns = {number: turn for number, turn in engine_io.read_questions(inputs)}
-    engine = engine_io.open_engine(model, device, output is not None, precision)
+    past = [turn for path in history or [] for turn in records.read_history(path)]
+    user_turns = {number: turn for number, turn in records.read_questions(inputs)}
+    engine = engines.open_engine(model, device, output is not None, precision)
     task = ("s2s" if output else "s2t") + ("" if think is Think.off else f"_think_{think.value}")
     for number, question in inputs:
         with inputs.part(number):
             conversation = Conversation([*past, user_turns[number]])
             answer = reply_with_retry(
-                engine, conversation, get_task(task), seed, voice=engine_io.resolve_voice(engine, voice)
+                engine, conversation, get_task(task), seed, voice=engines.resolve_voice(engine, voice)
             )
             display.note_dropped_turns(engine, answer)
             speech = speech_of[number]
@@ -79,7 +79,7 @@ def reply(
                 io.write_reply(speech, answer)
             with io.texts_beside(speech):
                 if json:
-                    display.json_line(engine_io.reply_record(answer, task, question=question, output=speech))
+                    display.json_line(records.reply_record(answer, task, question=question, output=speech))
                 else:
                     display.heading(question, inputs.are_several)
                     display.reply(answer, speech)
@@ -99,7 +99,7 @@ def understand(
     json: Json = False,
 ) -> None:
     """Say what was said in clips and how it was said."""
-    from echat.cli import display, engine_io
+    from echat.cli import display, engines, records
     from echat.cli.io import Inputs
     from echat.dialogue.tasks import TASKS, get_task
 
@@ -107,13 +107,13 @@ def understand(
         names = ", ".join(name for name, row in TASKS.items() if row.understands)
         raise ValueError(f"--task: expected one of {names}, found {task!r}, which answers; use echat reply")
     inputs = Inputs(clips)
-    user_turns = {number: turn for number, turn in engine_io.read_questions(inputs)}
-    engine = engine_io.open_engine(model, device, precision=precision)
+    user_turns = {number: turn for number, turn in records.read_questions(inputs)}
+    engine = engines.open_engine(model, device, precision=precision)
     for number, clip in inputs:
         with inputs.part(number):
             found = engine.understand(user_turns[number].audio, task)
             if json:
-                display.json_line(engine_io.understanding_record(found, task, clip))
+                display.json_line(records.understanding_record(found, task, clip))
             else:
                 display.heading(clip, inputs.are_several)
                 display.understanding(found)
@@ -136,13 +136,13 @@ def say(
     """Read a text aloud, of any length."""
     import torch
 
-    from echat.cli import display, engine_io, io
+    from echat.cli import display, engines, io
     from echat.cli.io import stdin_text
 
     io.check_speech(output)
     text = stdin_text() if text == "-" else text
-    engine = engine_io.open_engine(model, device, True, precision)
-    parts = list(engine.read_aloud(text, voice=engine_io.resolve_voice(engine, voice), seed=seed))
+    engine = engines.open_engine(model, device, True, precision)
+    parts = list(engine.read_aloud(text, voice=engines.resolve_voice(engine, voice), seed=seed))
     waveform, rate = torch.cat([part.waveform for part in parts]), parts[0].rate
     io.write_speech(output, waveform, rate)
     seconds, doubtful = round(len(waveform) / rate, 3), [part.text for part in parts if part.is_doubtful]
@@ -166,14 +166,14 @@ def chat(
 
     A line that has no answer is named and forgotten; the exit code tells of it at the end.
     """
-    from echat.cli import display, engine_io
+    from echat.cli import display, engines, records
     from echat.cli.errors import explain
     from echat.dialogue.tasks import get_task
     from echat.dialogue.turns import Conversation, UserTurn
     from echat.errors import ModelError
     from echat.infer.reply_stream import reply_with_retry
 
-    engine = engine_io.open_engine(model, device, precision=precision)
+    engine = engines.open_engine(model, device, precision=precision)
     turns: list[Turn] = []
     is_noted, code = False, 0
     for line in _typed_lines():
@@ -187,7 +187,7 @@ def chat(
         is_noted = is_noted or display.note_dropped_turns(engine, answer)
         turns += [question, answer.as_turn()]
         if json:
-            display.json_line(engine_io.reply_record(answer, "t2t", text=line))
+            display.json_line(records.reply_record(answer, "t2t", text=line))
         else:
             display.chat_line(answer.text)
     raise typer.Exit(code)

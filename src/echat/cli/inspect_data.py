@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from echat.cli.data import (
+from echat.cli.errors import exit_on_defects
+from echat.cli.options import (
     CodecSize,
     Engine,
     EngineName,
+    Json,
     Root,
     Source,
     SourceFormat,
     Strict,
     Within,
     Workers,
-    exit_on_defects,
     path_strings,
-    progress,
 )
-from echat.cli.options import Json
+from echat.progress import progress
 
 if TYPE_CHECKING:
     from echat.data.tools.check import CheckConfig, Findings
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from echat.dialogue.tasks import Profile
     from echat.dialogue.vocabulary import Vocabulary
     from echat.model.text_tokenizer import TextTokenizer
+
+
+def add_to(group: typer.Typer) -> None:
+    group.command()(check)
+    group.command()(show)
 
 
 def check(

@@ -1,14 +1,21 @@
-"""Commands that bring released weights into echat: download, convert."""
+"""Commands about models: info, download, convert. Facts are read without loading a model."""
 
 from __future__ import annotations
 
+import json as json_module
+import math
+import platform
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import echat
 from echat.cli.options import Json
+
+if TYPE_CHECKING:
+    from echat.dialogue.tasks import Task
 
 
 class ThoughtForm(StrEnum):
@@ -27,8 +34,25 @@ class StoredPrecision(StrEnum):
 
 
 def add_to(app: typer.Typer) -> None:
+    app.command()(info)
     app.command()(download)
     app.command()(convert)
+
+
+def info(
+    model: Annotated[
+        str | None, typer.Argument(help="A shipped model or a model folder; without it: this installation.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Facts about this installation and its tasks, or about one model."""
+    from echat.cli import display
+
+    facts = describe_installation() if model is None else describe_model(model)
+    if json:
+        display.json_line(facts)
+    else:
+        display.facts(facts)
 
 
 def download(
@@ -95,3 +119,74 @@ def convert(
 
     print(run(weights, llm, output, token2wav, voice, DTYPES[dtype.value]))
     print(f"written: {output}")
+
+
+def describe_installation() -> dict[str, Any]:
+    """Versions, devices, shipped models and the task table."""
+    import torch
+
+    from echat.dialogue.tasks import TASKS
+    from echat.infer.loading import built_in_models
+
+    cards = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return {
+        "echat": echat.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "devices": ["cpu", *cards],
+        "models": list(built_in_models()),
+        "tasks": {name: _describe_task(row) for name, row in TASKS.items()},
+    }
+
+
+def _describe_task(task: Task) -> str:
+    """``audio -> words, emotion`` or ``audio -> label thought, text, speech``."""
+    if task.understands:
+        kinds = [kind.replace("_", " ") for kind in task.labels]
+        written = (["words"] if task.transcribes else []) + kinds
+    else:
+        written = ([f"{task.thinks} thought"] if task.thinks else []) + list(task.writes)
+    return f"{task.input_modality} -> {', '.join(written)}"
+
+
+def describe_model(name: str) -> dict[str, Any]:
+    """Size, parameters per part, voices and configuration of a model folder."""
+    from echat.config import read_yaml
+    from echat.infer.loading import built_in_models
+    from echat.model.model_folder import CONFIG_FILE
+
+    built_in = built_in_models()
+    folder = built_in.get(name, Path(name))
+    if not (folder / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"{name}: expected a model folder with {CONFIG_FILE} or a shipped model "
+            f"({', '.join(built_in) or 'none'}), found neither; check the name or the path"
+        )
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {
+        "folder": str(folder),
+        "megabytes": round(sum(path.stat().st_size for path in files) / 1e6, 1),
+        "parameters": {
+            path.relative_to(folder).as_posix(): _parameters(path)
+            for path in sorted(folder.rglob("*.safetensors"))
+            if path.parent.name != "voices"
+        },
+        "voices": sorted(path.stem for path in folder.rglob("voices/*.safetensors")),
+        "config": read_yaml(folder / CONFIG_FILE),
+    }
+
+
+def _parameters(path: Path) -> dict[str, int]:
+    """Number of values per top-level module, from the header of the file alone."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            raise ValueError(f"{path}: expected a safetensors file, found a broken header; copy it again")
+        header = json_module.loads(file.read(size))
+    counts: dict[str, int] = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            part = name.split(".")[0]
+            counts[part] = counts.get(part, 0) + math.prod(entry["shape"])
+    return counts

@@ -47,6 +47,38 @@ class Think(StrEnum):
     off = "off"
 
 
+# --- Options of commands that read a corpus.
+
+
+class EngineName(StrEnum):
+    """Who does the work."""
+
+    local = "local"
+    ray = "ray"
+
+
+Source = Annotated[str, typer.Argument(help="A list, a tar, or a folder that holds one; or a URL of one.")]
+SourceFormat = Annotated[str, typer.Option("--format", help="Of the source; auto looks at it.")]
+Root = Annotated[Path | None, typer.Option(help="Where relative names in the source begin.")]
+Within = Annotated[
+    list[Path] | None,
+    typer.Option(help="A further folder that sound may lie in. Repeatable; / is all."),
+]
+CorpusFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the result.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+Engine = Annotated[
+    EngineName, typer.Option(help="Processes here, or Ray: that of RAY_ADDRESS, or one started here.")
+]
+CodecSize = Annotated[int, typer.Option(min=1, help="Speech ids from here up are refused.")]
+ShardSize = Annotated[int, typer.Option(min=1, help="Records per shard.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first defect.")]
+
+
+def path_strings(paths: list[Path] | None) -> tuple[str, ...] | None:
+    """The value of `Within` for a configuration."""
+    return tuple(map(str, paths)) if paths else None
+
+
 # --- How every command is called: old spellings go on working, and help speaks no Python.
 
 DEPRECATED_OPTIONS = {"--out": "--output"}

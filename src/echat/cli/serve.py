@@ -1,4 +1,4 @@
-"""Commands of the server: serve, keys."""
+"""Commands that converse: serve (with its API keys), studio in the browser, talk in the terminal."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
-from echat.cli.options import DEFAULT_DEVICE, DEFAULT_MODEL, Device, Model, Precision
+from echat.cli.options import DEFAULT_DEVICE, DEFAULT_MODEL, Device, Model, Precision, Think
 
 KeyFile = Annotated[Path, typer.Option("--keys", help="File of hashed API keys.")]
 
 
 def add_to(app: typer.Typer) -> None:
+    app.command()(studio)
+    app.command()(talk)
     app.command()(serve)
     group = typer.Typer(no_args_is_help=True, help="API keys of the server.")
     group.command("add")(add_key)
@@ -48,7 +50,7 @@ def serve(
     precision: Precision = None,
 ) -> None:
     """Talk in real time: the OpenAI Realtime protocol and audio endpoints, and a page at /."""
-    from echat.cli import engine_io
+    from echat.cli import engines
     from echat.serve import server
     from echat.serve.connection_limiter import listen
 
@@ -58,7 +60,7 @@ def serve(
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
     settings = server.load_config(config, [*given, *(overrides or [])])
     sockets = listen(settings.host, settings.port)  # before the model is loaded: is the port free?
-    server.run(engine_io.open_engine(model, device, precision=precision), settings, sockets)
+    server.run(engines.open_engine(model, device, precision=precision), settings, sockets)
 
 
 def add_key(
@@ -94,3 +96,53 @@ def remove_key(key_id: Annotated[str, typer.Argument(help="As `list` shows it.")
     from echat.serve.keys import Keys
 
     Keys(keys).remove(key_id)
+
+
+def studio(
+    model: Model = DEFAULT_MODEL,
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless given.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    device: Device = DEFAULT_DEVICE,
+    precision: Precision = None,
+) -> None:
+    """Every task of a model in the browser: spectrograms, both forms of thought, many files."""
+    import gradio  # noqa: F401  (before the model is loaded: is it there?)
+
+    from echat.cli import engines
+    from echat.serve.studio import layout
+
+    layout.run(engines.open_engine(model, device, precision=precision), host, port)
+
+
+def talk(
+    think: Annotated[Think, typer.Option(help="The form of the thought before a reply.")] = Think.label,
+    voice: Annotated[str | None, typer.Option(help="A voice of the model.")] = None,
+    sound: Annotated[
+        str | None, typer.Option(help="Sound device, name or number: python -m sounddevice lists them.")
+    ] = None,
+    loudspeaker: Annotated[
+        bool, typer.Option("--loudspeaker", help="Without a headset: do not listen while the answer sounds.")
+    ] = False,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="Hear this file instead of a microphone.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write what would be heard to this file.")
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    device: Device = DEFAULT_DEVICE,
+    precision: Precision = None,
+) -> None:
+    """Talk with microphone and loudspeaker, best with a headset. Speak to interrupt; Ctrl-C says goodbye."""
+    from echat.cli import display, engines, io
+    from echat.serve.terminal import audio_io
+    from echat.serve.terminal.voice_chat import run
+
+    io.check_speech(output)
+    if source is None:
+        audio_io.import_sounddevice()  # before the model is loaded: is it there?
+    if output is not None and source is None:
+        raise ValueError("--output: expected --input FILE beside it, found none; devices play what they hear")
+    engine = engines.open_engine(model, device, speaks=True, precision=precision)
+    named = int(sound) if sound is not None and sound.isdigit() else sound
+    run(engine, display.spoken_line, think.value, voice, source, output, named, not loudspeaker)

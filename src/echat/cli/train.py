@@ -1,4 +1,4 @@
-"""Commands that look at models and make them: info, train, finetune, report, corpus build, corpus speak."""
+"""Commands that train: train, finetune, report; corpus build, corpus speak."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from typing import Annotated
 
 import typer
 
-from echat.cli.options import Json
-
 
 def add_to(app: typer.Typer) -> None:
-    app.command()(info)
     app.command()(train)
     app.command()(finetune)
     app.command()(report)
@@ -19,22 +16,6 @@ def add_to(app: typer.Typer) -> None:
     group.command("build")(build_corpus)
     group.command("speak")(speak_table)
     app.add_typer(group, name="corpus")
-
-
-def info(
-    model: Annotated[
-        str | None, typer.Argument(help="A shipped model or a model folder; without it: this installation.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Tell about this installation and its tasks, or about one model."""
-    from echat.cli import display, model_info
-
-    facts = model_info.describe_installation() if model is None else model_info.describe_model(model)
-    if json:
-        display.json_line(facts)
-    else:
-        display.facts(facts)
 
 
 def train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,29 @@ from echat.dialogue.labels import in_english
 from echat.metrics import Confusion
 
 WIDTH = 120
+
+
+class Report(ABC):
+    """The figures of a benchmark: tables for people, markdown for model cards, JSON for programs."""
+
+    @abstractmethod
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+
+    @abstractmethod
+    def parts(self) -> Iterable[RenderableType]:
+        """Tables and lines, for people."""
+
+    def as_markdown(self) -> str:
+        """For a model card."""
+        return f"```\n{self}\n```\n"
+
+    def __str__(self) -> str:
+        buffer = io.StringIO()
+        console = Console(file=buffer, width=WIDTH, highlight=False)
+        for part in self.parts():
+            console.print(part)
+        return buffer.getvalue().rstrip("\n")
 
 
 @dataclass(frozen=True)
@@ -113,25 +137,12 @@ def markdown_table(measures: Sequence[Measure]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_text(parts: Iterable[RenderableType]) -> str:
-    """Tables and lines as plain text."""
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=WIDTH, highlight=False)
-    for part in parts:
-        console.print(part)
-    return buffer.getvalue().rstrip("\n")
-
-
 def write_json(path: Path | str, figures: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    _write(path, json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
+    """A JSON file, whole or not at all."""
+    write_text(path, json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
 
 
-def write_markdown(path: Path | str, text: str) -> None:
-    """Whole or not at all."""
-    _write(path, text)
-
-
-def _write(path: Path | str, text: str) -> None:
+def write_text(path: Path | str, text: str) -> None:
+    """A text file, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

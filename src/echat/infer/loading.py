@@ -35,21 +35,26 @@ def load(name_or_path: str | Path, device: str = "cpu", dtype: torch.dtype | Non
     return _load_released(path, device, dtype)
 
 
+def built_in_models() -> dict[str, Path]:
+    """Name -> folder of the models inside the package."""
+    folders = Path(str(files("echat"))) / MODELS_FOLDER
+    return {path.parent.name: path.parent for path in sorted(folders.glob(f"*/{CONFIG_FILE}"))}
+
+
 def find_model(name_or_path: str | Path) -> Path:
     """The folder or `.pt` file of a path, a built-in name, or a name on the hub (fetched when it is new)."""
     path = Path(name_or_path)
     if path.exists():
         return path
-    built_in = Path(str(files("echat"))) / MODELS_FOLDER
-    names = sorted(p.name for p in built_in.iterdir() if p.is_dir()) if built_in.is_dir() else []
-    if str(name_or_path) in names:
-        return built_in / str(name_or_path)
+    built_in = built_in_models()
+    if str(name_or_path) in built_in:
+        return built_in[str(name_or_path)]
     from echat.release.hub_models import fetch_model, is_hub_name
 
     if not is_hub_name(str(name_or_path)):
         raise CheckpointError(
             f"model {str(name_or_path)!r}: expected a model folder, a released .pt file, a built-in name "
-            f"({', '.join(names) or 'none is installed'}), osum-echat or OWNER/NAME on the hub, found "
+            f"({', '.join(built_in) or 'none is installed'}), osum-echat or OWNER/NAME on the hub, found "
             "nothing there; check the path"
         )
     try:

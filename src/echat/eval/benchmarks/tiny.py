@@ -1,9 +1,8 @@
-"""The bundled evaluation: held-out spoken questions, how well they were heard, and how fittingly answered.
+"""The bundled evaluation: held-out spoken questions, word errors, labels, fitting replies, spoken replies.
 
-The test set is made, not shipped: whoever may make corpora passes ``build``, which writes ``manifest.jsonl``
-and its sounds into a folder; the same call makes the same set. A third of the questions each comes from
-unseen variants of a known engine (``condition`` espeak), from an engine voice never heard in training
-(natural), and from both with noise (noise).
+The test set is made by the corpus generator, not shipped; the same version of echat makes the same set. A
+third of the questions each comes from unseen variants of a known TTS engine (``condition`` espeak), from an
+engine voice that training never used (natural), and from both with noise (noise).
 """
 
 from __future__ import annotations
@@ -11,44 +10,26 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
+from pydantic import Field
 from rich.console import RenderableType
 
+import echat
 from echat.audio.features import SAMPLE_RATE
 from echat.data.formats.manifest import read_manifest
 from echat.data.sample import Sample
 from echat.dialogue.labels import VALUES
-from echat.dialogue.thinking import LabelThought, LanguageThought
-from echat.dialogue.turns import Conversation, UserTurn
+from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
 from echat.eval import judge
-from echat.eval.benchmarks.understanding import Scores
-from echat.eval.report import (
-    Measure,
-    as_text,
-    confusion_table,
-    markdown_table,
-    measures_table,
-    write_json,
-    write_markdown,
-)
-from echat.eval.runner import (
-    BATCH_SIZE,
-    ReplyResult,
-    answer,
-    evenly_spaced,
-    load_question,
-    understand,
-    with_progress,
-)
+from echat.eval.benchmark import Benchmark, Scored
+from echat.eval.benchmarks.understanding import ClipScore, Scores, require_manifests
+from echat.eval.report import Measure, Report, confusion_table, markdown_table, measures_table
+from echat.eval.runner import Item, Request, Response, Responses, evenly_spaced
 from echat.metrics import ErrorRate, error_rate
-
-if TYPE_CHECKING:
-    from echat.infer.engine import Engine
-    from echat.infer.events import Reply
 
 SPOKEN_REPLIES = 60
 """Replies that are synthesised and transcribed."""
@@ -61,12 +42,16 @@ BASELINE_MARGIN = 0.06
 REAL_TIME_BAR = 1.5
 """Time to a spoken reply, in durations of question and answer."""
 MEMORY_BAR_GB = 1.5
-LABEL_TASK, LANGUAGE_TASK = "s2s_think_label", "s2t_think_language"
+UNDERSTAND, ALOUD = Request("understand"), Request("s2s_think_label", aloud=True)
+THOUGHT_FORMS: dict[Request, type[Thought]] = {
+    Request("s2s_think_label"): LabelThought,
+    Request("s2t_think_language"): LanguageThought,
+}
 
 
 @dataclass(frozen=True)
-class TinyReport:
-    """The table of the model card, with the details behind it. Prints as tables."""
+class TinyReport(Report):
+    """The table of the model card, with the details behind it."""
 
     measures: list[Measure]
     understanding: Scores
@@ -84,10 +69,7 @@ class TinyReport:
     def as_markdown(self) -> str:
         return markdown_table(self.measures) + "".join(f"\n{note}\n" for note in self.notes)
 
-    def __str__(self) -> str:
-        return as_text(self._parts())
-
-    def _parts(self) -> Iterator[RenderableType]:
+    def parts(self) -> Iterator[RenderableType]:
         yield measures_table("Held-out spoken questions", self.measures)
         for kind, confusion in self.understanding.labels.items():
             yield confusion_table(kind, confusion, VALUES[kind])
@@ -95,79 +77,130 @@ class TinyReport:
 
 
 @dataclass(frozen=True)
-class SpokenReply:
-    """A synthesised reply, what was heard in it, and what was heard when flite read the same text."""
+class ReplyScore:
+    """Of a reply as text."""
 
-    reply: Reply
-    question_seconds: float
+    fits: bool | None
+    """None: the record names no accepted replies."""
+    parses: bool
+    """Is the thought complete and of the form that was asked for?"""
+
+
+@dataclass(frozen=True)
+class SpokenReply:
+    """A synthesised reply: text, ASR transcript, and the transcript when flite reads the same text."""
+
+    text: str
     transcript: str
     baseline_transcript: str
+    real_time_factor: float
+    """Time taken over the duration of question and answer."""
 
-    @property
-    def real_time_factor(self) -> float:
-        """Time taken over the duration of question and answer."""
-        waveform, rate = self.reply.waveform, self.reply.rate
-        answer_seconds = len(waveform) / rate if waveform is not None and rate else 0.0
-        return self.reply.seconds.get("total", 0.0) / (self.question_seconds + answer_seconds)
-
-
-def run(
-    engine: Engine,
-    manifest: Path | str | None = None,
-    limit: int | None = None,
-    json_out: Path | str | None = None,
-    markdown_out: Path | str | None = None,
-    build: Callable[[Path], object] | None = None,
-    cache: Path | str | None = None,
-    spoken: int = SPOKEN_REPLIES,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-) -> TinyReport:
-    """Measure the engine on the held-out set (``limit``: so many questions, evenly spaced)."""
-    samples = read_manifest(held_out_manifest(manifest, build, cache))
-    samples = evenly_spaced(samples, limit)
-    results = understand(engine, samples, batch_size=batch_size)
-    in_labels = answer(engine, samples, LABEL_TASK, batch_size, seed)
-    in_words = answer(engine, samples, LANGUAGE_TASK, batch_size, seed)
-    reason = _cannot_speak(engine) if spoken else None
-    spoken_replies = [] if reason or not spoken else speak(engine, evenly_spaced(samples, spoken), seed)
-    report = TinyReport(
-        measures=[
-            *_word_errors(results),
-            *_labels(Scores.of(results)),
-            *_replies(in_labels, in_words),
-            *_spoken_measures(spoken_replies, reason or ""),
-        ],
-        understanding=Scores.of(results),
-        notes=[reason] if reason else [],
-        examples=[_example(item) for item in evenly_spaced(in_labels, 20)],
-    )
-    if json_out is not None:
-        write_json(json_out, report.as_dict())
-    if markdown_out is not None:
-        write_markdown(markdown_out, report.as_markdown())
-    return report
-
-
-def held_out_manifest(
-    manifest: Path | str | None,
-    build: Callable[[Path], object] | None = None,
-    cache: Path | str | None = None,
-) -> Path:
-    """The given manifest, or the one of the cache folder, which is built when it is not there."""
-    if manifest is not None:
-        return Path(manifest)
-    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    folder = Path(cache) if cache is not None else home / "echat" / "tiny-held-out"
-    path = folder / "manifest.jsonl"
-    if not path.is_file() and build is not None:
-        build(folder)
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: expected the manifest of the held-out set, found nothing; "
-            "give --manifest or build the set there"
+    @classmethod
+    def of(cls, response: Response) -> SpokenReply:
+        reply = response.output
+        answer_seconds = (
+            len(reply.waveform) / reply.rate if reply.waveform is not None and reply.rate else 0.0
         )
-    return path
+        return cls(
+            reply.text,
+            judge.transcribe(reply.waveform, reply.rate or SAMPLE_RATE),
+            judge.transcribe_baseline(reply.text),
+            reply.seconds.get("total", 0.0) / (response.question_seconds + answer_seconds),
+        )
+
+
+class Tiny(Benchmark):
+    """The bundled evaluation: held-out spoken questions, how well they are understood and answered."""
+
+    skips_bad_items: ClassVar[bool] = False  # the set is made: a sound that cannot be read is a fault of ours
+
+    manifest: Path | None = Field(
+        None, description="A held-out set made before; without it the set is made once."
+    )
+
+    def check(self) -> None:
+        require_manifests([self.manifest] if self.manifest else [])
+
+    def items(self) -> list[Item]:
+        samples = evenly_spaced(read_manifest(self.manifest or held_out_manifest()), self.limit)
+        judged = {question.sample.key: question for question in judge.judged_questions(samples)}
+        aloud = [] if judge.missing_programs() else evenly_spaced(samples, SPOKEN_REPLIES)
+        keys = {sample.key for sample in aloud}
+        return [
+            Item(
+                sample,
+                (UNDERSTAND, *THOUGHT_FORMS, *([ALOUD] if sample.key in keys else [])),
+                condition(sample),
+                judged.get(sample.key),
+            )
+            for sample in samples
+        ]
+
+    def score(self, response: Response) -> ClipScore | ReplyScore | SpokenReply | None:
+        if response.request == UNDERSTAND:
+            return ClipScore.of(response)
+        if response.request == ALOUD:
+            return SpokenReply.of(response) if response.output.text.strip() else None
+        reply, question = response.output, response.item.reference
+        return ReplyScore(
+            None if question is None else question.is_appropriate(reply.text),
+            reply.wellformed and isinstance(reply.thought, THOUGHT_FORMS[response.request]),
+        )
+
+    def report(self, scored: Sequence[Scored], responses: Responses) -> TinyReport:
+        by_request: dict[Request, list[Scored]] = {}
+        for one in scored:
+            by_request.setdefault(one.response.request, []).append(one)
+        understood, in_labels = by_request[UNDERSTAND], by_request[next(iter(THOUGHT_FORMS))]
+        reason = judge.missing_programs()
+        if not responses.has_voice:
+            reason = "spoken replies: not measured, the model has no token2wav"
+        return TinyReport(
+            measures=[
+                *_word_errors(understood),
+                *_labels(Scores.of(understood)),
+                *(measure for request in THOUGHT_FORMS for measure in _replies(by_request[request], request)),
+                *_spoken_measures([one.score for one in by_request.get(ALOUD, [])], reason or ""),
+            ],
+            understanding=Scores.of(understood),
+            notes=[reason] if reason else [],
+            examples=[_example(one.response) for one in evenly_spaced(in_labels, 20)],
+        )
+
+
+def held_out_manifest() -> Path:
+    """The manifest of the held-out questions, made in the cache on the first call; a stopped one resumes."""
+    from echat.corpus.build import build_held_out
+    from echat.progress import progress
+    from echat.release.hub_models import cache_folder
+
+    folder = cache_folder() / f"tiny-held-out-{echat.__version__}"
+    if not (folder / "manifest.jsonl").is_file():
+        _require_synthesis()
+        print(f"making the held-out questions in {folder}, once", file=sys.stderr)
+    with progress("making questions") as step:
+        return build_held_out(folder, workers=min(2, os.cpu_count() or 1), progress=step)
+
+
+def _require_synthesis() -> None:
+    """Everything that is missing, and the one line that brings it, before anything is made."""
+    from importlib.util import find_spec
+    from shutil import which
+
+    from echat.corpus.synthesis.tts_engines import voices
+    from echat.optional_dependencies import how_to_install
+
+    programs = sorted({voice.engine for voice in voices("test")})
+    missing = [name for name in programs if which(name) is None]
+    packages = [name for name in ("pyworld", "scipy") if find_spec(name) is None]
+    remedies = [f"apt-get install {' '.join(missing)}"] if missing else []
+    remedies += [how_to_install(packages[0])] if packages else []
+    if remedies:
+        raise ValueError(
+            f"making the held-out questions: expected {', '.join([*programs, 'pyworld', 'scipy'])}, found no "
+            f"{', '.join(missing + packages)}; {' && '.join(remedies)}, or give --manifest"
+        )
 
 
 def condition(sample: Sample) -> str:
@@ -180,34 +213,17 @@ def condition(sample: Sample) -> str:
     return "espeak" if str(sample.extra.get("engine", "")).startswith("espeak") else "natural"
 
 
-def speak(engine: Engine, samples: Sequence[Sample], seed: int = 0) -> list[SpokenReply]:
-    """Answer each question aloud, one by one as a person would ask, and transcribe the answers."""
-    spoken_replies = []
-    for sample in with_progress(samples, "answering aloud"):
-        question = load_question(sample)
-        reply = engine.run(Conversation([UserTurn(audio=question)]), LABEL_TASK, seed=seed)
-        if reply.text.strip():
-            transcript = judge.transcribe(reply.waveform, reply.rate or SAMPLE_RATE)
-            spoken_replies.append(
-                SpokenReply(
-                    reply, len(question) / SAMPLE_RATE, transcript, judge.transcribe_baseline(reply.text)
-                )
-            )
-    return spoken_replies
-
-
-def _word_errors(results: Sequence[Any]) -> Iterator[Measure]:
+def _word_errors(understood: Sequence[Scored]) -> Iterator[Measure]:
     for name, bar in WORD_ERROR_BARS.items():
-        pairs = [
-            (h.sample.text, h.output.text) for h in results if condition(h.sample) == name and h.sample.text
-        ]
-        rate = error_rate(pairs)
+        rate = error_rate(
+            one.score.words for one in understood if one.response.item.group == name and one.score.words
+        )
         yield Measure(f"word errors, {name}", rate.rate, rate.texts, bar, at_least=False)
 
 
 def _labels(scores: Scores) -> Iterator[Measure]:
     for kind, bar in LABEL_BARS.items():
-        confusion = scores.labels[kind]  # type: ignore[index]
+        confusion = scores.labels[kind]
         recall = confusion.unweighted_recall
         note = "" if recall is None else f"unweighted recall {100 * recall:.1f} %"
         yield Measure(
@@ -215,27 +231,28 @@ def _labels(scores: Scores) -> Iterator[Measure]:
         )
 
 
-def _replies(in_labels: Sequence[ReplyResult], in_words: Sequence[ReplyResult]) -> Iterator[Measure]:
-    for form, answered in (("label", in_labels), ("language", in_words)):
-        wanted = LabelThought if form == "label" else LanguageThought
-        replies = {item.sample.key: item.reply.text for item in answered}
-        asked = judge.judged_questions([item.sample for item in answered])
-        right = {q.sample.key: q.is_appropriate(replies[q.sample.key]) for q in asked}
-        bar = REPLY_BAR if form == "label" else None
-        yield Measure(f"reply fits ({form} thought)", _share(right.values()), len(right), bar)
-        pairs = [
-            right[a.sample.key] and right[b.sample.key] for a, b in judge.cue_pairs(asked)
-        ]  # no reply fits both, so two that fit differ
-        yield Measure(
-            f"pairs answered apart ({form} thought)", _share(pairs), len(pairs), PAIR_BAR if bar else None
-        )
-        parsed = [item.reply.wellformed and isinstance(item.reply.thought, wanted) for item in answered]
-        yield Measure(f"{form} thought parses", _share(parsed), len(parsed), PARSE_BAR)
+def _replies(answered: Sequence[Scored], request: Request) -> Iterator[Measure]:
+    is_label = THOUGHT_FORMS[request] is LabelThought
+    form = "label" if is_label else "language"
+    fits = {one.response.item.sample.key: one.score.fits for one in answered if one.score.fits is not None}
+    asked = [one.response.item.reference for one in answered if one.score.fits is not None]
+    yield Measure(
+        f"reply fits ({form} thought)", _share(fits.values()), len(fits), REPLY_BAR if is_label else None
+    )
+    pairs = [
+        fits[a.sample.key] and fits[b.sample.key] for a, b in judge.cue_pairs(asked)
+    ]  # no reply fits both, so two that fit differ
+    yield Measure(
+        f"pairs answered apart ({form} thought)", _share(pairs), len(pairs), PAIR_BAR if is_label else None
+    )
+    yield Measure(
+        f"{form} thought parses", _share(one.score.parses for one in answered), len(answered), PARSE_BAR
+    )
 
 
 def _spoken_measures(spoken_replies: Sequence[SpokenReply], note: str) -> Iterator[Measure]:
-    ours = error_rate((item.reply.text, item.transcript) for item in spoken_replies)
-    baseline = error_rate((item.reply.text, item.baseline_transcript) for item in spoken_replies)
+    ours = error_rate((item.text, item.transcript) for item in spoken_replies)
+    baseline = error_rate((item.text, item.baseline_transcript) for item in spoken_replies)
     bar = None if baseline.rate is None else baseline.rate + BASELINE_MARGIN
     yield Measure(
         "word errors of spoken replies",
@@ -262,16 +279,11 @@ def _baseline_note(rate: ErrorRate) -> str:
     return "" if rate.rate is None else f"flite slt: {100 * rate.rate:.1f} %"
 
 
-def _cannot_speak(engine: Engine) -> str | None:
-    if engine.token2wav is None:
-        return "spoken replies: not measured, the model has no token2wav"
-    return judge.missing_programs()
-
-
-def _share(outcomes: Any) -> float | None:
+def _share(outcomes: Iterable[Any]) -> float | None:
     outcomes = list(outcomes)
     return sum(outcomes) / len(outcomes) if outcomes else None
 
 
-def _example(item: ReplyResult) -> dict[str, str]:
-    return {"key": item.sample.key, "question": item.sample.text or "", "output": item.reply.raw_text}
+def _example(response: Response) -> dict[str, str]:
+    sample = response.item.sample
+    return {"key": sample.key, "question": sample.text or "", "output": response.output.raw_text}

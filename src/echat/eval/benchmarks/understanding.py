@@ -1,47 +1,73 @@
-"""Words and labels of real or made clips: word errors, accuracy and unweighted recall on any manifest."""
+"""Understanding of any labelled clips: word error rate, accuracy and unweighted recall per label."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pydantic import Field
 from rich.console import RenderableType
 
 from echat.data.formats.manifest import read_manifest
 from echat.data.sample import Sample
-from echat.dialogue.labels import VALUES, LabelKind, Labels
-from echat.eval.report import as_text, confusion_table, number, table, write_json
-from echat.eval.runner import BATCH_SIZE, SkippedSamples, UnderstandingResult, evenly_spaced, understand
-from echat.infer.events import Understanding
+from echat.dialogue.labels import VALUES, LabelKind
+from echat.dialogue.tasks import TASKS, get_task
+from echat.eval.benchmark import Benchmark, Scored
+from echat.eval.report import Report, confusion_table, number, table
+from echat.eval.runner import Item, Request, Response, Responses, evenly_spaced
 from echat.metrics import Confusion, ErrorRate, error_rate
 
-if TYPE_CHECKING:
-    from echat.infer.engine import Engine
-
 KINDS: tuple[LabelKind, ...] = ("emotion", "gender", "age", "sound_event")
-TASKS = {"text": "asr", "emotion": "emotion", "gender": "gender", "age": "age", "sound_event": "event"}
+WORDS = Request("asr")
+LABELS = {  # label kind -> the task that asks for it alone
+    kind: Request(
+        next(name for name, task in TASKS.items() if task.labels == (kind,) and not task.transcribes)
+    )
+    for kind in KINDS
+}
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """Truth and prediction of what one response tells about a clip."""
+
+    words: tuple[str, str] | None
+    """(reference, hypothesis)"""
+    labels: dict[LabelKind, tuple[str | None, str | None]]
+
+    @classmethod
+    def of(cls, response: Response) -> ClipScore:
+        """Of what the task asks for and the record of the clip knows."""
+        sample, output, task = response.item.sample, response.output, get_task(response.request.task)
+        return cls(
+            (sample.text, output.text) if task.transcribes and sample.text else None,
+            {
+                kind: (getattr(sample.labels, kind), getattr(output.labels, kind))
+                for kind in KINDS
+                if kind in task.labels
+            },
+        )
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well a group of clips was heard."""
+    """Word errors and label scores of a group of clips."""
 
     clips: int
     words: ErrorRate
     labels: dict[LabelKind, Confusion]
 
     @classmethod
-    def of(cls, results: Sequence[UnderstandingResult]) -> Scores:
-        """Each figure over the clips whose manifest row knows the truth."""
+    def of(cls, scored: Sequence[Scored]) -> Scores:
+        """Each figure over the clips whose record knows the truth."""
+        scores = [one.score for one in scored]
         return cls(
-            clips=len(results),
-            words=error_rate((h.sample.text, h.output.text) for h in results if h.sample.text),
+            clips=len({id(one.response.item) for one in scored}),
+            words=error_rate(score.words for score in scores if score.words),
             labels={
-                kind: Confusion.of(
-                    (getattr(h.sample.labels, kind), getattr(h.output.labels, kind)) for h in results
-                )
+                kind: Confusion.of(score.labels[kind] for score in scores if kind in score.labels)
                 for kind in KINDS
             },
         )
@@ -52,26 +78,23 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class UnderstandingReport:
-    """Scores over all clips, per manifest, and per language where clips name one. Prints as tables."""
+class UnderstandingReport(Report):
+    """Scores over all clips, per manifest, and per language where clips name one."""
 
     overall: Scores
     sets: dict[str, Scores]
     languages: dict[str, Scores]
-    skipped: SkippedSamples = field(default_factory=SkippedSamples)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "overall": self.overall.as_dict(),
             "sets": {name: scores.as_dict() for name, scores in self.sets.items()},
             "languages": {name: scores.as_dict() for name, scores in self.languages.items()},
-            "skipped": self.skipped.reasons,
+            "skipped": self.skipped,
         }
 
-    def __str__(self) -> str:
-        return as_text(self._parts())
-
-    def _parts(self) -> Iterator[RenderableType]:
+    def parts(self) -> Iterator[RenderableType]:
         yield _summary("Per set", self.sets | {"all": self.overall})
         if len(self.languages) > 1:
             yield _summary("Per language", self.languages)
@@ -79,71 +102,65 @@ class UnderstandingReport:
             if len(confusion.support) > 1:
                 yield confusion_table(f"{kind}: {confusion.total} clips", confusion, VALUES[kind])
         if self.skipped:
-            first = next(iter(self.skipped.reasons.values()))
+            first = next(iter(self.skipped.values()))
             yield f"{len(self.skipped)} clips skipped; the first: {first}"
 
 
-def run(
-    engine: Engine,
-    manifests: Sequence[Path | str],
-    limit: int | None = None,
-    json_out: Path | str | None = None,
-    split: str | None = None,
-    batch_size: int = BATCH_SIZE,
-) -> UnderstandingReport:
-    """Understand every clip of the manifests (``limit``: so many of each, evenly spaced) and score it.
+class Understanding(Benchmark):
+    """Word errors, accuracy and unweighted recall per label on any manifest of clips.
 
-    What a row knows is asked for by itself, each by the task of its name: many sets know one thing only,
+    What a record knows is asked for by itself, each by the task of its name: many sets know one thing only,
     and a model that was trained on such sets was never asked for more.
     """
-    skipped = SkippedSamples()
-    named: list[tuple[str, Sample]] = []
-    for name, path in _names([Path(path) for path in manifests]).items():
-        named += [(name, sample) for sample in evenly_spaced(read_manifest(path, split), limit)]
-    results = ask(engine, [sample for _, sample in named], batch_size, skipped)
-    set_of = {id(sample): name for name, sample in named}
-    report = UnderstandingReport(
-        Scores.of(results),
-        _grouped(results, [set_of[id(h.sample)] for h in results]),
-        _grouped(results, [h.sample.language for h in results]),
-        skipped,
-    )
-    if json_out is not None:
-        write_json(json_out, report.as_dict())
-    return report
+
+    manifest: list[Path] = Field(description="JSON lines of labelled clips. Repeatable.")
+    split: str | None = Field(None, description="Only rows of this split, such as test.")
+
+    def check(self) -> None:
+        require_manifests(self.manifest)
+
+    def items(self) -> list[Item]:
+        return [
+            Item(sample, requests, name)
+            for name, path in _names(self.manifest).items()
+            for sample in evenly_spaced(read_manifest(path, self.split), self.limit)
+            if (requests := tuple(_requests(sample)))
+        ]
+
+    def score(self, response: Response) -> ClipScore:
+        return ClipScore.of(response)
+
+    def report(self, scored: Sequence[Scored], responses: Responses) -> UnderstandingReport:
+        return UnderstandingReport(
+            Scores.of(scored),
+            _grouped(scored, [one.response.item.group for one in scored]),
+            _grouped(scored, [one.response.item.sample.language for one in scored]),
+            responses.skipped,
+        )
 
 
-def ask(
-    engine: Engine, samples: Sequence[Sample], batch_size: int, skipped: SkippedSamples
-) -> list[UnderstandingResult]:
-    """What the engine hears in each sample of what its row knows, in the order of the samples."""
-    outputs: dict[int, Understanding] = {}
-    for name, task in TASKS.items():
-        known = [sample for sample in samples if _knows(sample, name)]
-        for result in understand(engine, known, task, batch_size, skipped):
-            before = outputs.get(id(result.sample), Understanding("", Labels(), ""))
-            outputs[id(result.sample)] = _with(before, name, result.output)
-    return [UnderstandingResult(sample, outputs[id(sample)]) for sample in samples if id(sample) in outputs]
+def require_manifests(paths: Iterable[Path]) -> None:
+    """Refuse a wrong path before a model is loaded."""
+    for path in paths:
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "nothing"
+            raise ValueError(f"{path}: expected a manifest in JSON lines, found {found}; check the path")
 
 
-def _knows(sample: Sample, name: str) -> bool:
-    return bool(sample.text if name == "text" else getattr(sample.labels, name))
+def _requests(sample: Sample) -> Iterator[Request]:
+    """One task for each thing that the record knows."""
+    if sample.text:
+        yield WORDS
+    for kind, request in LABELS.items():
+        if getattr(sample.labels, kind):
+            yield request
 
 
-def _with(before: Understanding, name: str, found: Understanding) -> Understanding:
-    """The field `name` of a finding beside what was found before."""
-    raw_text = " ".join(filter(None, [before.raw_text, found.raw_text]))
-    if name == "text":
-        return replace(before, text=found.text, raw_text=raw_text)
-    labels = replace(before.labels, **{name: getattr(found.labels, name)})
-    return replace(before, labels=labels, raw_text=raw_text)
-
-
-def _grouped(results: Sequence[UnderstandingResult], names: Sequence[str | None]) -> dict[str, Scores]:
-    groups: dict[str, list[UnderstandingResult]] = {}
-    for item, name in zip(results, names, strict=True):
+def _grouped(scored: Sequence[Scored], names: Sequence[str | None]) -> dict[str, Scores]:
+    groups: dict[str, list[Scored]] = {}
+    for one, name in zip(scored, names, strict=True):
         if name is not None:
-            groups.setdefault(name, []).append(item)
+            groups.setdefault(name, []).append(one)
     return {name: Scores.of(group) for name, group in groups.items()}
 
 
