@@ -49,7 +49,7 @@ class Think(StrEnum):
 
 # --- How every command is called: old spellings go on working, and help speaks no Python.
 
-DEPRECATED_OPTIONS = {"--out": "--output"}
+DEPRECATED_OPTIONS = {"--out": "--output", "--rehearse": "--replay", "--rehearse-share": "--replay-share"}
 METAVARS = {"str": "TEXT", "path": "PATH", "file": "PATH", "directory": "PATH"}
 METAVARS |= {"int": "NUMBER", "float": "NUMBER"}
 
@@ -76,7 +76,7 @@ class EchatCommand(TyperCommand):
 
 
 def _renamed(args: list[str], known: set[str]) -> Iterator[str]:
-    """`--out X` and `--out=X` as `--output`."""
+    """`--out X` and `--out=X` as `--output`, and so on."""
     rest = iter(args)
     for word in rest:
         name, equals, value = word.partition("=")
