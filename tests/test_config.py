@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from echat.config import Config, ConfigError, apply_override, load_config, merge, save_config
+from echat.config import Config, ConfigError, _warn_renamed, apply_override, load_config, merge, save_config
 
 
 class Layer(Config):
@@ -134,3 +135,80 @@ def test_merging_keeps_every_change_and_its_inputs(base, changes):
     assert merge(merged, changes) == merged and set(merged) == set(base) | set(changes)
     assert merge({}, base) == base == merge(base, {})
     assert (repr(base), repr(changes)) == before
+
+
+# --- renamed keys: read under their old names for one version
+
+
+class Loss(Config):
+    weight: float = 0.0
+    only: bool = False
+
+
+class Part(Config):
+    renamed: ClassVar = {"big": "size"}
+
+    size: int = 1
+
+
+class Renamed(Config):
+    renamed: ClassVar = {"learn": "trainable", "ctc_weight": "loss.weight"}
+
+    trainable: list[str] = []
+    loss: Loss | None = None
+    parts: tuple[Part, ...] = ()
+
+
+OLD = "learn: [a]\nctc_weight: 0.5\nparts: [{big: 3}]\n"
+NEW = Renamed(trainable=["a"], loss=Loss(weight=0.5), parts=(Part(size=3),))
+
+
+def test_old_keys_are_read_from_a_file_an_override_and_a_program(tmp_path):
+    assert load_config(Renamed, write(tmp_path, OLD)) == NEW
+    overrides = ["learn=[a]", "ctc_weight=0.5", "parts=[{big: 3}]"]
+    assert load_config(Renamed, write(tmp_path, ""), overrides) == NEW
+    assert Renamed(learn=["a"], ctc_weight=0.5, parts=[{"big": 3}]) == NEW
+    assert load_config(Renamed, write(tmp_path, OLD), ["parts.0.big=4"]).parts[0].size == 4
+
+
+@pytest.mark.parametrize(
+    ("base", "text"), [("trainable: [b]", "learn: [a]"), ("learn: [b]", "trainable: [a]")]
+)
+def test_old_and_new_names_override_each_other(tmp_path, base, text):
+    write(tmp_path, base, "base.yaml")
+    path = write(tmp_path, f"base: base.yaml\n{text}")
+    assert load_config(Renamed, path).trainable == ["a"]
+    assert load_config(Renamed, path, ["learn=[c]"]).trainable == ["c"]
+    assert load_config(Renamed, path, ["trainable=[c]"]).trainable == ["c"]
+
+
+def test_an_old_key_joins_the_table_that_is_there(tmp_path):
+    assert load_config(Renamed, write(tmp_path, "loss: {only: true}\nctc_weight: 2")).loss == Loss(
+        weight=2, only=True
+    )
+    assert load_config(Renamed, write(tmp_path, "loss: null\nctc_weight: 2")).loss == Loss(weight=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learn: [a]\ntrainable: [b]", "key learn: its new name trainable is there, too; leave learn out"),
+        ("ctc_weight: 1\nloss: {weight: 1}", "key ctc_weight: its new name loss.weight is there, too"),
+        ("ctc_weight: 1\nloss: 3", "key loss: expected keys and values, found the value 3"),
+        ("larn: [a]", "unknown key 'larn'"),
+    ],
+)
+def test_an_old_key_beside_its_new_one_is_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(Renamed, write(tmp_path, text))
+
+
+def test_each_old_key_is_named_once(tmp_path, caplog):
+    _warn_renamed.cache_clear()
+    for _ in range(2):
+        load_config(Renamed, write(tmp_path, OLD), ["learn=[b]"])
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
+        "key learn is now trainable",
+        "key ctc_weight is now loss.weight",
+        "key big is now size",
+    ]

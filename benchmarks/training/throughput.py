@@ -120,7 +120,7 @@ def one_row(way: str, args: argparse.Namespace) -> dict[str, float]:
         output="-",
         budget=BudgetConfig(steps=1),
         precision=args.precision,
-        recompute=recompute,
+        activation_checkpointing=recompute,
         compile=args.compile and way != "plain",
         parallel=args.parallel,
     )

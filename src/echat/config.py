@@ -2,17 +2,19 @@
 
 A file states only what differs from the defaults. ``base: other.yaml`` inherits from another file (path
 relative to the one that names it), and ``a.b=c`` overrides win over both. An unknown key is an error that
-suggests the nearest known one.
+suggests the nearest known one. Keys that were renamed are read under their old names for one version.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from reprlib import Repr
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -20,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from echat.checkpoint import atomic_path
 
 C = TypeVar("C", bound=BaseModel)
+_LOG = logging.getLogger(__name__)
 
 
 class ConfigError(ValueError):
@@ -31,10 +34,14 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Old key -> key of today, `table.key` for one that moved into a table; read for one version."""
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
+            values = _renamed(cls, values)
             known = set(cls.model_fields) | {f.alias for f in cls.model_fields.values() if f.alias}
             for key in values:
                 if key not in known:
@@ -51,10 +58,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
     """Read ``path`` (with its bases), apply ``key.path=value`` overrides and validate as ``cls``."""
-    values = read_yaml(path)
+    return validate(cls, read_values(cls, path, overrides), str(path))
+
+
+def read_values(
+    cls: type[BaseModel], path: str | Path | None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The values of a file (None: none) and of overrides under the keys of today, not yet validated."""
+    values = read_yaml(path, cls) if path is not None else {}
     for override in overrides:
-        apply_override(values, override)
-    return validate(cls, values, str(path))
+        apply_override(values, override, cls)
+    return values
 
 
 def validate(cls: type[C], values: Mapping[str, Any], where: str) -> C:
@@ -96,21 +110,29 @@ def to_yaml(config: BaseModel) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, with ``base`` files resolved: mappings merge, anything else is replaced."""
-    return _read_with_bases(Path(path), ())
+def read_yaml(path: str | Path, cls: type[BaseModel] | None = None) -> dict[str, Any]:
+    """The mapping in a YAML file, with ``base`` files resolved: mappings merge, anything else is replaced.
+
+    With the class of the configuration each file may use old names of its keys.
+    """
+    return _read_with_bases(Path(path), (), cls)
 
 
-def _read_with_bases(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
+def _read_with_bases(path: Path, readers: tuple[Path, ...], cls: type[BaseModel] | None) -> dict[str, Any]:
     if path.resolve() in readers:
         raise ConfigError(f"{path}, key base: expected a chain that ends, found a circle; remove one base")
     values = _read_one(path)
+    if cls is not None:
+        try:
+            values = rename_keys(cls, values)
+        except ValueError as error:
+            raise ConfigError(f"{path}, {error}") from error
     base = values.pop("base", None)
     if base is None:
         return values
     if not isinstance(base, str):
         raise ConfigError(f"{path}, key base: expected the path of a YAML file, found {base!r}")
-    return merge(_read_with_bases(path.parent / base, (*readers, path.resolve())), values)
+    return merge(_read_with_bases(path.parent / base, (*readers, path.resolve()), cls), values)
 
 
 def _read_one(path: Path) -> dict[str, Any]:
@@ -144,16 +166,22 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set ``a.b.0.c=value`` in place. The value is YAML; a number in the path picks from a list."""
+def apply_override(values: dict[str, Any], override: str, cls: type[BaseModel] | None = None) -> None:
+    """Set ``a.b.0.c=value`` in place. The value is YAML; a number in the path picks from a list.
+
+    With the class of the configuration the path may use old names of keys.
+    """
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
+    parts = [*_renamed_path(cls, key.strip().split("."))]
     if not equals or not all(parts):
         raise ConfigError(f"override {override!r}: expected key.path=value, for example optimizer.lr=1e-4")
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: expected a YAML value, {_problem(error)}") from error
+    inner = _class_at(cls, parts)
+    if inner is not None and isinstance(value, dict):
+        value = rename_keys(inner, value)
     node: Any = values
     for depth, part in enumerate(parts[:-1]):
         node = _step(node, part, override, ".".join(parts[:depth]))
@@ -183,6 +211,77 @@ def _index(items: list[Any], part: str, override: str) -> int:
             f"override {override!r}: expected a list index in 0..{len(items) - 1}, found {part!r}"
         )
     return int(part)
+
+
+# --- Renamed keys: files and overrides are brought to the keys of today before they are merged.
+
+
+def rename_keys(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the old keys of a configuration, and of those inside it, under their new names."""
+    changed = _renamed(cls, values)
+    for key, field in cls.model_fields.items():
+        inner = _config_in(field.annotation)
+        if inner is not None and key in changed:
+            changed[key] = _rename_inside(inner, changed[key])
+    return changed
+
+
+def _rename_inside(cls: type[Config], value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return rename_keys(cls, value)
+    return [_rename_inside(cls, item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _renamed(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    changed = dict(values)
+    for old, new in getattr(cls, "renamed", {}).items():
+        if old in changed:
+            value, (*tables, key) = changed.pop(old), new.split(".")
+            node = changed
+            for table in tables:
+                there = node.get(table) or {}
+                if not isinstance(there, Mapping):
+                    raise ValueError(f"key {table}: expected keys and values, found the value {there!r}")
+                node[table] = node = dict(there)
+            if key in node:
+                raise ValueError(f"key {old}: its new name {new} is there, too; leave {old} out")
+            node[key] = value
+            _warn_renamed(old, new)
+    return changed
+
+
+@cache  # one line per key, however often it is read
+def _warn_renamed(old: str, new: str) -> None:
+    _LOG.warning("key %s is now %s; the old name will not be read by the next version", old, new)
+
+
+def _renamed_path(cls: type[BaseModel] | None, parts: Sequence[str]) -> Iterable[str]:
+    """The parts of a dotted path under the keys of today."""
+    for part in parts:
+        new = getattr(cls, "renamed", {}).get(part)
+        if new is not None:
+            _warn_renamed(part, new)
+        names = [part] if new is None else new.split(".")
+        yield from names
+        cls = _class_at(cls, names)
+
+
+def _class_at(cls: type[BaseModel] | None, parts: Iterable[str]) -> type[BaseModel] | None:
+    """The configuration that a path leads to; None for a plain value."""
+    for part in parts:
+        if cls is not None and not part.isdigit():
+            field = cls.model_fields.get(part)
+            cls = None if field is None else _config_in(field.annotation)
+    return cls
+
+
+def _config_in(annotation: Any) -> type[Config] | None:
+    """The configuration that an annotation holds: itself, optional, or the items of a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return annotation
+    if get_origin(annotation) is dict:
+        return None
+    return next((found for inner in get_args(annotation) if (found := _config_in(inner))), None)
 
 
 class _Loader(yaml.SafeLoader):

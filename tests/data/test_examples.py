@@ -31,13 +31,13 @@ from echat.dialogue.tasks import TASKS, get_task
 from echat.dialogue.turns import Conversation
 
 LOUD = AugmentConfig(
-    bend=0.1,
-    colour_db=6.0,
+    vtlp_bands=0.1,
+    eq_db=6.0,
     speed=0.2,
     pitch=0.1,
-    formants=0.1,
+    vtlp=0.1,
     gain_db=6,
-    tempo=0.1,
+    time_stretch=0.1,
     noise=1.0,
     time_masks=1,
     mel_masks=1,

@@ -43,11 +43,13 @@ def delivered(config: SourceConfig, build, workers: int = 0) -> Counter[tuple[st
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("near", [None, 4])
-def test_shards_that_are_not_scanned_deliver_what_scanned_ones_do(manifest, shards, build, near, workers):
+@pytest.mark.parametrize("shuffle_block", [None, 4])
+def test_shards_that_are_not_scanned_deliver_what_scanned_ones_do(
+    manifest, shards, build, shuffle_block, workers
+):
     expected = delivered(SourceConfig(path=str(manifest), tasks=TASKS), build)
     assert len(expected) == 24 + 16 + 24 and set(expected.values()) == {1}
-    config = SourceConfig(path=str(shards), format="shard", tasks=TASKS, near=near)
+    config = SourceConfig(path=str(shards), format="shard", tasks=TASKS, shuffle_block=shuffle_block)
     assert not config.scans and delivered(config, build, workers) == expected
     assert delivered(config.model_copy(update={"scan": True, "format": "auto"}), build) == expected
 

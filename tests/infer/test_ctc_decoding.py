@@ -206,7 +206,7 @@ def test_a_sound_in_pieces_does_not_spell(engine: Engine) -> None:
 
 def test_whether_a_model_spells_is_stored_with_it(engine: Engine, tmp_path: Path) -> None:
     assert not load(engine.home or "").has_ctc
-    save_model(tmp_path / "m", engine.model, engine.tokenizer, spells=True)
+    save_model(tmp_path / "m", engine.model, engine.tokenizer, ctc=True)
     assert load(tmp_path / "m").has_ctc
     load(tmp_path / "m").save(tmp_path / "copy")
     assert load(tmp_path / "copy").has_ctc

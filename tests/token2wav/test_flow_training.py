@@ -74,7 +74,7 @@ def test_one_step_learns_what_it_says():
     """The loss of a one-step flow is the distance of what it speaks from the mel, nothing else."""
     torch.manual_seed(0)
     once = {"one_step": True, "steps": 1, "temperature": 0, "inference_cfg_rate": 0, "training_cfg_rate": 0}
-    flow = Flow(FlowConfig(**{**dict(SMALL), **once, "seam_ids": 0})).eval()
+    flow = Flow(FlowConfig(**{**dict(SMALL), **once, "boundary_tokens": 0})).eval()
     ids, embedding = torch.randint(12, (1, 50)), torch.randn(1, 192)  # so long that seams would count
     mel = torch.randn(1, flow.config.mel_frames(50), 80)
     lens, mel_lens = torch.tensor([50]), torch.tensor([mel.shape[1]])
@@ -95,7 +95,7 @@ def test_one_step_is_one_step():
 
 
 def test_frames_without_seams_lie_evenly():
-    flow = Flow(FlowConfig(**{**dict(SMALL), "seam_ids": 0})).eval()
+    flow = Flow(FlowConfig(**{**dict(SMALL), "boundary_tokens": 0})).eval()
     ids = torch.randint(12, (1, 60))
     even = flow.length_regulator(stretch(flow.encode(ids), flow.config.mel_frames(60)).mT)
     assert torch.equal(flow.regulate(ids, ids[:, :0], 0), even)

@@ -70,5 +70,5 @@ def test_silence_and_snippets_pass() -> None:
 
 def test_other_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="expected 256 samples per frame of 80 bins, found 128 and 80"):
-        VocoderConfig(refinement=1, istft_hop=2)
-    assert VocoderConfig(refinement=2).reach == VocoderConfig().reach + 2 * FRAMES_PER_ITERATION
+        VocoderConfig(griffin_lim_iters=1, istft_hop=2)
+    assert VocoderConfig(griffin_lim_iters=2).reach == VocoderConfig().reach + 2 * FRAMES_PER_ITERATION

@@ -151,11 +151,13 @@ def test_one_piece_is_the_whole(golden_token2wav, voice, close):
     assert (released - twin).abs().mean() < 0.05 * twin.std()
 
 
-@pytest.mark.parametrize("refinement", [0, 2])
-def test_the_vocoder_goes_on_in_phase(golden_token2wav, golden, close, refinement, monkeypatch):
+@pytest.mark.parametrize("griffin_lim_iters", [0, 2])
+def test_the_vocoder_goes_on_in_phase(golden_token2wav, golden, close, griffin_lim_iters, monkeypatch):
     """Cut anywhere, with enough final mel at the right, the sound is that of the whole mel."""
     vocoder = golden_token2wav.vocoder
-    monkeypatch.setattr(vocoder, "config", vocoder.config.model_copy(update={"refinement": refinement}))
+    monkeypatch.setattr(
+        vocoder, "config", vocoder.config.model_copy(update={"griffin_lim_iters": griffin_lim_iters})
+    )
     mel = golden("hift")["mel"][:1]
     mel = torch.cat([mel] * (1 + 120 // mel.shape[2]), dim=2)[:, :, :120]
     phase = torch.linspace(-3, 3, vocoder.config.nb_harmonics + 1)[None, :, None]

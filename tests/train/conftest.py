@@ -112,7 +112,7 @@ def miniature(objective: str, corpus: Path) -> dict[str, Any]:
         "validate_steps": 3,
     }
     source = {"path": manifest, "split": "train"}
-    if objective == "ctc":
+    if objective == "encoder_ctc":
         augment = {"speed": 0.1, "noise": 0.5, "time_masks": 1}
         own = {
             "encoder": ENCODER,
@@ -127,11 +127,11 @@ def miniature(objective: str, corpus: Path) -> dict[str, Any]:
         own = {
             "model": MODEL,
             "tokenizer": str(corpus / "tokenizer"),
-            "spell_weight": 0.3,
+            "ctc": {"weight": 0.3},
             "data": {
                 "sources": [source | {"tasks": tasks}],
                 "validation": [{"path": manifest, "split": "dev", "tasks": {"asr": 1, "s2s": 1}}],
-                "augment": {"speed": 0.1, "formants": 0.1},
+                "augment": {"speed": 0.1, "vtlp": 0.1},
                 "batch_cost": 400,
                 "pool": 6,
             },

@@ -13,7 +13,7 @@ import torch
 
 from echat.checkpoint import read_tensors
 from echat.train.distributed import Ranks, select_device
-from echat.train.objectives import ctc
+from echat.train.objectives import encoder_ctc
 from echat.train.recipe import load_recipe
 from echat.train.tools.export import main as export
 from echat.train.trainer import train
@@ -29,13 +29,13 @@ def steps(folder: Path) -> list[dict]:
 
 
 def shared_keys(ranks: Ranks, recipe: Path, folder: Path) -> None:
-    batches = ctc.build(load_recipe(recipe)).batches
+    batches = encoder_ctc.build(load_recipe(recipe)).batches
     batches.share(ranks.rank, ranks.world)
     (folder / str(ranks.rank)).write_text(" ".join(batches.next().keys))
 
 
 def test_two_ranks_see_different_samples(recipe, tmp_path, in_processes):
-    in_processes(2, shared_keys, recipe("ctc"), tmp_path)
+    in_processes(2, shared_keys, recipe("encoder_ctc"), tmp_path)
     first, second = ((tmp_path / str(rank)).read_text().split() for rank in (0, 1))
     assert first and second and not set(first) & set(second)
 
@@ -78,7 +78,7 @@ def test_ranks_validate_together(recipe, tmp_path, in_processes):
 @pytest.mark.slow
 def test_torchrun_starts_processes_that_learn_together(recipe, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "echat.train", str(recipe("ctc", budget={"steps": 4})), "--resume"]
+    command += ["-m", "echat.train", str(recipe("encoder_ctc", budget={"steps": 4})), "--resume"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-6000:]

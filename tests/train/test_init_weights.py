@@ -220,9 +220,9 @@ def test_stage_one_starts_from_whisper_and_qwen(recipe, whisper_folder, qwen_fol
         "speech_llm",
         model=model,
         tokenizer=None,
-        spell_weight=0.0,
+        ctc=None,
         init_from={"encoder": str(whisper_folder), "llm": str(qwen_folder)},
-        learn=["encoder.*", "adapter.*", "subsampler.*", "projection.*"],
+        trainable=["encoder.*", "adapter.*", "subsampler.*", "projection.*"],
         budget={"steps": 2},
     )
     folder = train(path)
@@ -249,11 +249,9 @@ def test_what_a_model_learned_is_declared_after_more_training_too(random_model: 
     assert inherited_learned({"llm": str(tmp_path / "start")}) == Capabilities()
 
 
-@pytest.mark.parametrize("spells", [True, False])
-def test_a_model_with_ctc_keeps_it_after_more_training(
-    random_model: Path, tmp_path: Path, spells: bool
-) -> None:
+@pytest.mark.parametrize("ctc", [True, False])
+def test_a_model_with_ctc_keeps_it_after_more_training(random_model: Path, tmp_path: Path, ctc: bool) -> None:
     known = load_model(random_model)
-    save_model(tmp_path / "start", known.model, known.tokenizer, spells=spells)
-    assert init_has_ctc({"all": str(tmp_path / "start"), "llm": str(random_model)}) == spells
+    save_model(tmp_path / "start", known.model, known.tokenizer, ctc=ctc)
+    assert init_has_ctc({"all": str(tmp_path / "start"), "llm": str(random_model)}) == ctc
     assert init_has_ctc({"llm": str(tmp_path / "start"), "projection": str(random_model)}) is False

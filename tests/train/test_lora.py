@@ -68,8 +68,8 @@ def test_layers_are_chosen_by_globs():
 
 @pytest.mark.slow
 def test_a_recipe_with_adapters_exports_an_ordinary_model(recipe, random_model, corpus, tmp_path):
-    start = {"init_from": {"all": str(random_model)}, "model": None, "tokenizer": None, "spell_weight": 0.0}
-    lora = {"rank": 2, "targets": ["llm.*", "projection"], "also": ["speech_head.*"]}
+    start = {"init_from": {"all": str(random_model)}, "model": None, "tokenizer": None, "ctc": None}
+    lora = {"rank": 2, "targets": ["llm.*", "projection"], "modules_to_save": ["speech_head.*"]}
     path = recipe("speech_llm", lora=lora, **start)
     folder = train(path)
     before, after = (
@@ -87,7 +87,7 @@ def test_a_recipe_with_adapters_exports_an_ordinary_model(recipe, random_model, 
 
 @pytest.mark.slow
 def test_adapters_resume_to_the_same_weights(recipe, random_model):
-    start = {"init_from": {"all": str(random_model)}, "model": None, "tokenizer": None, "spell_weight": 0.0}
+    start = {"init_from": {"all": str(random_model)}, "model": None, "tokenizer": None, "ctc": None}
     path = recipe("speech_llm", "whole", lora={"rank": 2, "dropout": 0.1}, **start)
     whole = train(path)
     parts = whole.parent.with_name("parts")

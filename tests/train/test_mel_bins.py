@@ -8,17 +8,17 @@ import echat
 from echat.dialogue.tasks import DecodingDefaults
 from echat.dialogue.turns import ask
 from echat.infer.audio_input import to_mel
-from echat.train.objectives import ctc, speech_llm
+from echat.train.objectives import encoder_ctc, speech_llm
 from echat.train.recipe import load_recipe
 from echat.train.trainer import train
 
 BINS = 128  # of Whisper large-v3
-AUGMENT = "{speed: 0.1, noise: 0.5, formants: 0.1, bend: 0.1, colour_db: 3.0, tempo: 0.1, mel_masks: 1}"
+AUGMENT = "{speed: 0.1, noise: 0.5, vtlp: 0.1, vtlp_bands: 0.1, eq_db: 3.0, time_stretch: 0.1, mel_masks: 1}"
 
 
 def test_a_model_of_128_mel_bins_learns_and_replies(recipe, corpus):
     encoder = f"encoder.n_mels={BINS}"
-    pretrained = train(recipe("ctc", "pretrained"), [encoder, "budget.steps=2", f"augment={AUGMENT}"])
+    pretrained = train(recipe("encoder_ctc", "pretrained"), [encoder, "budget.steps=2", f"augment={AUGMENT}"])
     start = f"init_from={{encoder: {pretrained}}}"
     overrides = [f"model.{encoder}", "budget.steps=2", f"data.augment={AUGMENT}", start]
     folder = train(recipe("speech_llm"), overrides)
@@ -31,7 +31,10 @@ def test_a_model_of_128_mel_bins_learns_and_replies(recipe, corpus):
 
 def test_features_of_training_are_those_of_inference(recipe, corpus):
     by_key = {f"clip-{number}": corpus / f"{number}.wav" for number in range(16)}
-    for module, name, override in ((ctc, "ctc", "encoder"), (speech_llm, "speech_llm", "model.encoder")):
+    for module, name, override in (
+        (encoder_ctc, "encoder_ctc", "encoder"),
+        (speech_llm, "speech_llm", "model.encoder"),
+    ):
         settings = load_recipe(recipe(name), [f"{override}.n_mels={BINS}", "accumulate=1"])
         objective = module.build(settings)
         clips = 0

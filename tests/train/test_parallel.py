@@ -37,8 +37,8 @@ def save_gradients_of_share(ranks: Ranks, recipe: Path, overrides: list[str], fo
     torch.manual_seed(0)
     objective = speech_llm.build(settings)
     objective.batches.share(ranks.rank, ranks.world)
-    wrap_in_lora(objective.module, settings.learn)
-    set_trainable(objective.module, settings.learn)
+    wrap_in_lora(objective.module, settings.trainable)
+    set_trainable(objective.module, settings.trainable)
     parallel_model = ParallelModel(objective, settings, ranks, CPU)
     batches = [objective.batches.next() for _ in range(MICRO_BATCHES)]
     counts = [
@@ -54,9 +54,9 @@ def save_gradients_of_share(ranks: Ranks, recipe: Path, overrides: list[str], fo
     )
 
 
-def wrap_in_lora(module: nn.Module, learn: tuple[str, ...]) -> None:
+def wrap_in_lora(module: nn.Module, trainable: tuple[str, ...]) -> None:
     """Adapters on the attention of the language model where the recipe teaches them."""
-    if any("lora_" in pattern for pattern in learn):
+    if any("lora_" in pattern for pattern in trainable):
         from peft import LoraConfig, inject_adapter_in_model
 
         torch.manual_seed(1)
@@ -71,8 +71,8 @@ def gradients_of_one_process(
     settings = load_recipe(recipe, overrides)
     torch.manual_seed(0)
     objective = speech_llm.build(settings)
-    wrap_in_lora(objective.module, settings.learn)
-    set_trainable(objective.module, settings.learn)
+    wrap_in_lora(objective.module, settings.trainable)
+    set_trainable(objective.module, settings.trainable)
     count = 0.0
     for rank in range(world):
         batches = speech_llm.build(settings).batches
@@ -84,13 +84,13 @@ def gradients_of_one_process(
     return gradients_of(objective.module), count
 
 
-EVERYTHING = ['learn=["*"]']
-LORA = ['learn=["*lora_*", "projection.*", "speech_head.*"]']
+EVERYTHING = ['trainable=["*"]']
+LORA = ['trainable=["*lora_*", "projection.*", "speech_head.*"]']
 KINDS = {
     "ddp": [*EVERYTHING],
     "fsdp": [*EVERYTHING, "parallel=fsdp"],
-    "fsdp-recompute": [*EVERYTHING, "parallel=fsdp", 'recompute=["*"]', "logits_at_once=4000"],
-    "ddp-recompute": [*EVERYTHING, 'recompute=["*"]', "logits_at_once=4000"],
+    "fsdp-checkpointed": [*EVERYTHING, "parallel=fsdp", 'activation_checkpointing=["*"]', "max_logits=4000"],
+    "ddp-checkpointed": [*EVERYTHING, 'activation_checkpointing=["*"]', "max_logits=4000"],
     "fsdp-copies": [*EVERYTHING, "parallel=fsdp", "shard_ranks=1"],
     "ddp-lora": LORA,
     "fsdp-lora": [*LORA, "parallel=fsdp"],

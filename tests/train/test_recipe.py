@@ -46,26 +46,26 @@ def test_a_glob_that_matches_nothing_is_refused():
 
 
 def test_nothing_that_learns_is_refused():
-    with pytest.raises(ValueError, match="leaves nothing that learns"):
+    with pytest.raises(ValueError, match="selects no parameter"):
         set_trainable(small(), ["encoder.*", "!*"])
 
 
 def test_a_budget_needs_an_end(recipe):
     with pytest.raises(ValueError, match="expected steps, minutes or epochs"):
-        load_recipe(recipe("ctc", budget={}))
+        load_recipe(recipe("encoder_ctc", budget={}))
 
 
 def test_an_unknown_objective_is_refused(recipe):
-    with pytest.raises(ValueError, match="expected one of speech_llm, ctc"):
-        load_recipe(recipe("ctc"), ["objective=dream"])
+    with pytest.raises(ValueError, match="expected one of speech_llm, encoder_ctc"):
+        load_recipe(recipe("encoder_ctc"), ["objective=dream"])
 
 
 def test_a_recipe_inherits_its_objective(recipe, tmp_path):
-    recipe("ctc", "basis")
+    recipe("encoder_ctc", "basis")
     (tmp_path / "heir.yaml").write_text("base: basis.yaml\nseed: 7\n")
     assert (load_recipe(tmp_path / "heir.yaml").seed, load_recipe(tmp_path / "heir.yaml").objective) == (
         7,
-        "ctc",
+        "encoder_ctc",
     )
 
 
@@ -84,7 +84,7 @@ def shrunk(path: Path, corpus: Path, tmp_path: Path, shape: dict, starts: dict[s
     values |= {"output": str(tmp_path / path.stem), "budget": {"steps": 2}, "checkpoint": {"every_steps": 1}}
     values |= {"validate_steps": 2, "device": "cpu", "decode": {"every_steps": 2, "records": 2, "samples": 1}}
     values["init_from"] = {part: starts[part] for part in values.get("init_from", {})}
-    values.pop("starting_heads", None)  # one layer cannot hold them
+    values.pop("init", None)  # one layer cannot hold them
     foreign = {"encoder", "llm"} & values["init_from"].keys() and "all" not in values["init_from"]
     model = {k: v for k, v in shape.items() if k not in ("encoder", "llm")} if foreign else shape
     small = {"encoder": shape["encoder"], "model": model, "tokenizer": str(corpus / "tokenizer")}
@@ -133,7 +133,7 @@ def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, 
     from echat.model.model_folder import load_model
 
     loaded = load_model(folder)
-    assert loaded.config.profile == "echat" and loaded.config.name == "follow_tempo" and loaded.config.spells
+    assert loaded.config.profile == "echat" and loaded.config.name == "follow_tempo" and loaded.config.ctc
 
 
 STAGES = (
@@ -186,3 +186,49 @@ def test_the_voice_of_each_size_learns_at_miniature_size(size, talkative, tmp_pa
         overrides.append(f"init_from.all={start}")
     folder = train(path, overrides)
     assert (folder / "flow.safetensors").is_file()
+
+
+OLD_KEYS = {
+    "learn": ["llm.*"],
+    "recompute": ["llm.*"],
+    "spell_weight": 0.5,
+    "cue_weight": 2.0,
+    "spells_only": True,
+    "spell_languages": ["de"],
+    "starting_heads": True,
+    "logits_at_once": 5000,
+    "lora": {"also": ["projection.*"]},
+}
+OLD_DATA_KEYS = {
+    "spread": 1.5,
+    "learn_heard": True,
+    "augment": {"bend": 1, "formants": 2, "colour_db": 3, "tempo": 4},
+}
+
+
+def test_keys_of_earlier_versions_are_read(recipe, corpus):
+    source = {"path": str(corpus / "manifest.jsonl"), "as_text": True, "near": 7}
+    data = OLD_DATA_KEYS | {"sources": [source]}
+    settings = load_recipe(recipe("speech_llm", **OLD_KEYS, ctc=None, data=data))
+    assert settings.trainable == settings.activation_checkpointing == ("llm.*",)
+    assert settings.ctc.model_dump() == {
+        "weight": 0.5,
+        "label_weight": 2.0,
+        "only": True,
+        "languages": ("de",),
+    }
+    assert settings.init.induction_heads and settings.max_logits == 5000
+    assert settings.lora.modules_to_save == ("projection.*",)
+    assert settings.data.pseudo_audio.blanks == 1.5 and settings.data.pseudo_audio.loss_on_input
+    augment = settings.data.augment
+    assert (augment.vtlp_bands, augment.vtlp, augment.eq_db, augment.time_stretch) == (1, 2, 3, 4)
+    assert settings.data.sources[0].pseudo_audio and settings.data.sources[0].shuffle_block == 7
+
+
+def test_ctc_of_weight_zero_is_none(recipe):
+    assert load_recipe(recipe("speech_llm"), ["spell_weight=0"]).ctc is None
+    assert load_recipe(recipe("speech_llm"), ["ctc.weight=0"]).ctc is None
+
+
+def test_the_objective_of_earlier_versions_is_read(recipe):
+    assert load_recipe(recipe("encoder_ctc"), ["objective=ctc"]).objective == "encoder_ctc"

@@ -21,7 +21,7 @@ def rows(folder):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_evaluating_samples_changes_no_step(objective, recipe, corpus):
     held_out = {"validation": [str(corpus / "manifest.jsonl")]}
-    changes = {} if objective in ("ctc", "speech_llm") else held_out
+    changes = {} if objective in ("encoder_ctc", "speech_llm") else held_out
     blind = train(recipe(objective, "blind", **changes)).parent
     seeing = train(recipe(objective, "seeing", decode=DECODE, **changes)).parent
     assert [row for row in rows(blind) if "loss" in row] == [row for row in rows(seeing) if "loss" in row]

@@ -22,7 +22,7 @@ from echat.train import step as step_module
 from echat.train import trainer
 from echat.train.checkpointing.checkpoints import load_tensors
 from echat.train.distributed import Ranks
-from echat.train.objectives import ctc as ctc_objective
+from echat.train.objectives import encoder_ctc as ctc_objective
 from echat.train.parallel import ParallelModel
 from echat.train.recipe import OBJECTIVES, load_recipe, objective_module
 from echat.train.tools.export import main as export
@@ -81,7 +81,7 @@ def test_killed_in_mid_step_resumes_to_the_same_curve(objective, recipe, tmp_pat
 
 
 def test_the_loss_falls_and_parts_are_logged(recipe):
-    folder = train(recipe("ctc", budget={"steps": 40}, accumulate=1)).parent
+    folder = train(recipe("encoder_ctc", budget={"steps": 40}, accumulate=1)).parent
     losses = [row["loss"] for row in metrics(folder) if "loss" in row]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     assert {"characters", "emotion", "emotion_accuracy"} <= metrics(folder)[0]["parts"].keys()
@@ -99,13 +99,13 @@ def test_workers_change_nothing_and_padding_is_logged(recipe):
 
 
 def test_what_was_left_out_is_said_at_the_end(recipe, capsys):
-    train(recipe("ctc", filters={"max_seconds": 0.7}, budget={"steps": 2}))
+    train(recipe("encoder_ctc", filters={"max_seconds": 0.7}, budget={"steps": 2}))
     assert "left out of the data, counted each time:\ntoo-long: " in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_only_the_newest_checkpoints_stay(recipe, tmp_path):
-    train(recipe("ctc", checkpoint={"every_steps": 1, "keep": 3, "keep_best": False}))
+    train(recipe("encoder_ctc", checkpoint={"every_steps": 1, "keep": 3, "keep_best": False}))
     names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
     assert names == ["step-00000004", "step-00000005", "step-00000006"]
 
@@ -113,7 +113,7 @@ def test_only_the_newest_checkpoints_stay(recipe, tmp_path):
 def test_micro_batches_weigh_by_their_targets(recipe):
     """Two micro-batches give the gradient of one batch that holds both."""
     encoder = {"dim": 16, "blocks": 1, "heads": 2, "dropout": 0.0}
-    settings = load_recipe(recipe("ctc", precision="fp32", augment=None, encoder=encoder))
+    settings = load_recipe(recipe("encoder_ctc", precision="fp32", augment=None, encoder=encoder))
     objective = ctc_objective.build(settings)
     batches = [objective.batches.next() for _ in range(2)]
     losses = [objective.loss(batch) for batch in batches]
@@ -129,7 +129,7 @@ def test_micro_batches_weigh_by_their_targets(recipe):
 
 
 def test_a_run_folder_in_use_needs_resume(recipe):
-    path = recipe("ctc")
+    path = recipe("encoder_ctc")
     train(path)
     with pytest.raises(TrainingStopped, match="add --resume"):
         train(path)
@@ -138,14 +138,14 @@ def test_a_run_folder_in_use_needs_resume(recipe):
 
 @pytest.mark.slow
 def test_a_longer_budget_goes_on_where_the_run_ended(recipe):
-    path = recipe("ctc")
+    path = recipe("encoder_ctc")
     train(path)
     folder = train(path, ["budget.steps=9"], resume=True).parent
     assert [row["step"] for row in metrics(folder) if "loss" in row] == list(range(1, 10))
 
 
 def test_the_clock_ends_a_run_too(recipe):
-    folder = train(recipe("ctc", budget={"minutes": 0.02})).parent
+    folder = train(recipe("encoder_ctc", budget={"minutes": 0.02})).parent
     assert len(metrics(folder)) >= 1 and (folder / "model" / "model.safetensors").is_file()
 
 
@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_its_samples_are_named(
     recipe, monkeypatch, tmp_path, capsys
 ):
     spoil(monkeypatch, 3)  # two micro-batches a step
-    folder = train(recipe("ctc", validate_steps=100)).parent
+    folder = train(recipe("encoder_ctc", validate_steps=100)).parent
     rows = metrics(folder)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert "found nan" in rows[1]["skipped"] and "loss" not in rows[1]
@@ -195,14 +195,14 @@ def test_a_loss_that_is_not_finite_is_skipped_and_its_samples_are_named(
 def test_gradients_out_of_proportion_are_not_followed(recipe, monkeypatch):
     monkeypatch.setattr(step_module, "NORM_WARMUP_STEPS", 3)
     spoil(monkeypatch, 9, factor=1e6)
-    folder = train(recipe("ctc", validate_steps=100)).parent
+    folder = train(recipe("encoder_ctc", validate_steps=100)).parent
     skipped = [row for row in metrics(folder) if "skipped" in row]
     assert [row["step"] for row in skipped] == [5] and "times the usual" in skipped[0]["skipped"]
 
 
 @pytest.mark.slow
 def test_a_diverged_run_stops_and_goes_on_from_its_last_good_checkpoint(recipe, monkeypatch, tmp_path):
-    path = recipe("ctc", guard={"patience": 2}, checkpoint={"every_steps": 1})
+    path = recipe("encoder_ctc", guard={"patience": 2}, checkpoint={"every_steps": 1})
     with monkeypatch.context() as broken:
         spoil(broken, 7, forever=True)
         with pytest.raises(
@@ -219,7 +219,9 @@ def test_a_diverged_run_stops_and_goes_on_from_its_last_good_checkpoint(recipe, 
 def test_the_best_checkpoint_stays_and_becomes_a_model(recipe, monkeypatch, tmp_path):
     losses = iter([{"loss": 2.0}, {"loss": 1.0}, {"loss": 3.0}, {"loss": 1.5}, {"loss": 1.2}])
     monkeypatch.setattr(trainer, "validate", lambda *_: next(losses))
-    path = recipe("ctc", budget={"steps": 5}, validate_steps=1, checkpoint={"every_steps": 1, "keep": 1})
+    path = recipe(
+        "encoder_ctc", budget={"steps": 5}, validate_steps=1, checkpoint={"every_steps": 1, "keep": 1}
+    )
     folder = train(path).parent
     assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == ["step-00000002", "step-00000005"]
     for choice, step in (["--best"], 2), (["--step", "5"], 5), ([], 5):
@@ -243,7 +245,7 @@ def test_a_full_disk_does_not_end_the_run_but_its_last_checkpoint_must_be_writte
         return save(*arguments, **options)
 
     monkeypatch.setattr(dcp, "save", sometimes)
-    path = recipe("ctc", checkpoint={"every_steps": 2, "keep_best": False})
+    path = recipe("encoder_ctc", checkpoint={"every_steps": 2, "keep_best": False})
     assert train(path).is_dir()  # saved after 2, not after 4, after 6
     assert "No space left on device" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match="No space left .*step-00000006 before it is whole"):
@@ -251,7 +253,7 @@ def test_a_full_disk_does_not_end_the_run_but_its_last_checkpoint_must_be_writte
 
 
 def test_a_stop_file_saves_and_ends_well(recipe, monkeypatch, tmp_path, capsys):
-    path, add = recipe("ctc"), trainer.StepStats.add
+    path, add = recipe("encoder_ctc"), trainer.StepStats.add
 
     def add_and_stop(sums, *arguments):
         add(sums, *arguments)
@@ -266,7 +268,7 @@ def test_a_stop_file_saves_and_ends_well(recipe, monkeypatch, tmp_path, capsys):
 
 
 def test_a_budget_in_epochs_counts_samples(recipe):
-    folder = train(recipe("ctc", budget={"epochs": 2.5}, accumulate=1)).parent
+    folder = train(recipe("encoder_ctc", budget={"epochs": 2.5}, accumulate=1)).parent
     counts = [row["samples"] for row in metrics(folder) if "loss" in row]
     assert counts[-2] < 2.5 * 14 <= counts[-1]  # 14 records to learn from
 
@@ -278,7 +280,7 @@ def test_an_epoch_of_random_cuts_is_refused(recipe):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_ends_well(recipe, tmp_path):
-    path = recipe("ctc", budget={"steps": 100_000}, checkpoint={"every_steps": 100_000})
+    path = recipe("encoder_ctc", budget={"steps": 100_000}, checkpoint={"every_steps": 100_000})
     command = [sys.executable, "-m", "echat.train", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "metrics.jsonl"
@@ -294,6 +296,6 @@ def test_sigterm_saves_and_ends_well(recipe, tmp_path):
 def test_the_command_says_what_to_mend_in_one_line(recipe, capsys):
     from echat.train.__main__ import main
 
-    assert main([str(recipe("ctc")), "optimizer.learning_rate=1"]) == 2
+    assert main([str(recipe("encoder_ctc")), "optimizer.learning_rate=1"]) == 2
     assert "unknown key 'learning_rate'" in capsys.readouterr().err
-    assert main([str(recipe("ctc")), "budget.steps=1", "accumulate=1"]) == 0
+    assert main([str(recipe("encoder_ctc")), "budget.steps=1", "accumulate=1"]) == 0

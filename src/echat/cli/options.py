@@ -81,7 +81,7 @@ def path_strings(paths: list[Path] | None) -> tuple[str, ...] | None:
 
 # --- How every command is called: old spellings go on working, and help speaks no Python.
 
-DEPRECATED_OPTIONS = {"--out": "--output"}
+DEPRECATED_OPTIONS = {"--out": "--output", "--rehearse": "--replay", "--rehearse-share": "--replay-share"}
 METAVARS = {"str": "TEXT", "path": "PATH", "file": "PATH", "directory": "PATH"}
 METAVARS |= {"int": "NUMBER", "float": "NUMBER"}
 
@@ -108,7 +108,7 @@ class EchatCommand(TyperCommand):
 
 
 def _renamed(args: list[str], known: set[str]) -> Iterator[str]:
-    """`--out X` and `--out=X` as `--output`."""
+    """`--out X` and `--out=X` as `--output`, and so on."""
     rest = iter(args)
     for word in rest:
         name, equals, value = word.partition("=")

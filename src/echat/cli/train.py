@@ -49,11 +49,12 @@ def finetune(
     map: Annotated[
         list[str] | None, typer.Option("--map", help="field=column, such as text=sentence. Repeatable.")
     ] = None,
-    rehearse: Annotated[
-        list[str] | None, typer.Option(help="Manifest of what must not be forgotten. Repeatable.")
+    replay: Annotated[
+        list[str] | None,
+        typer.Option(help="Manifest of replay data, against forgetting. Repeatable."),
     ] = None,
-    rehearse_share: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Of what is learned from: how much is rehearsal.")
+    replay_share: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Share of replay data in the mixture.")
     ] = 0.5,
     speech_tokenizer: Annotated[
         Path | None, typer.Option(help="Folder of the speech tokenizer (default: that of the model).")
@@ -69,7 +70,7 @@ def finetune(
     from echat.train.tools.finetune import finetune as run
 
     job = FineTune(
-        model, data, out, column_map(map), rehearse or (), rehearse_share, speech_tokenizer, skip_bad
+        model, data, out, column_map(map), replay or (), replay_share, speech_tokenizer, skip_bad
     )
     folder = run(job, overrides or [], resume)
     if folder.is_dir():

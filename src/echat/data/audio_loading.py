@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,12 +29,19 @@ _FULL_SCALE = np.float32(1 / 32768)
 class AugmentConfig(Config):
     """Variation of the user's sound while learning. Zero switches a kind off."""
 
+    renamed: ClassVar = {
+        "bend": "vtlp_bands",
+        "formants": "vtlp",
+        "colour_db": "eq_db",
+        "tempo": "time_stretch",
+    }
+
     speed: float = 0.0  # play faster or slower by up to this share (pitch and formants follow)
     pitch: float = 0.0  # raise or lower pitch and formants by up to this share at unchanged tempo
-    tempo: float = 0.0  # say it faster or slower by up to this share: frames of mel are moved, pitch stays
-    formants: float = 0.0  # stretch the mel axis by up to this share: another vocal tract
-    bend: float = 0.0  # on top of it, each fifth of the mel axis by its own share of up to this
-    colour_db: float = 0.0  # raise or lower bands by up to this many decibels, smoothly from one to the next
+    time_stretch: float = 0.0  # faster or slower by up to this share, on the mel: pitch stays
+    vtlp: float = 0.0  # warp the mel axis by up to this share: vocal tract length perturbation
+    vtlp_bands: float = 0.0  # on top of it, piecewise: each fifth of the mel axis by its own share
+    eq_db: float = 0.0  # spectral equalization: bands by up to so many decibels, smoothly
     edges: float = 0.0  # begin and end after up to so many seconds of the clip's own quiet, whatever it had
     gain_db: float = 0.0  # louder or softer by up to this many decibels
     noise: float = 0.0  # probability of added noise
@@ -140,15 +147,17 @@ def augment_waveform(waveform: np.ndarray, augment: AugmentConfig, rng: np.rando
 
 
 def augment_mel(mel: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Tempo, formants, colour, masks, substitutions, as configured."""
-    if augment.tempo:
-        mel = augmentation.stretch_mel(mel, math.exp(rng.uniform(-1.0, 1.0) * math.log1p(augment.tempo)))
-    if augment.formants or augment.bend:
-        everywhere = rng.uniform(-1.0, 1.0) * math.log1p(augment.formants)
-        here = rng.uniform(-1.0, 1.0, BANDS) * math.log1p(augment.bend) if augment.bend else 0.0
+    """Time stretch, VTLP, equalization, masks, substitutions, as configured."""
+    if augment.time_stretch:
+        mel = augmentation.stretch_mel(
+            mel, math.exp(rng.uniform(-1.0, 1.0) * math.log1p(augment.time_stretch))
+        )
+    if augment.vtlp or augment.vtlp_bands:
+        everywhere = rng.uniform(-1.0, 1.0) * math.log1p(augment.vtlp)
+        here = rng.uniform(-1.0, 1.0, BANDS) * math.log1p(augment.vtlp_bands) if augment.vtlp_bands else 0.0
         mel = augmentation.warp_mel(mel, np.exp(everywhere + here))
-    if augment.colour_db:
-        mel = augmentation.equalize_mel(mel, rng.uniform(-1.0, 1.0, BANDS) * augment.colour_db)
+    if augment.eq_db:
+        mel = augmentation.equalize_mel(mel, rng.uniform(-1.0, 1.0, BANDS) * augment.eq_db)
     if augment.time_masks or augment.mel_masks:
         longest = min(augment.max_time, max(1, len(mel) // 4))  # a mask must not swallow a short clip
         mel = augmentation.spec_augment(

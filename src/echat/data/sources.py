@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,8 @@ SHARD_BLOCK = 1000  # records: the published size of a shard
 class SourceConfig(Config):
     """One corpus in the mixture."""
 
+    renamed: ClassVar = {"as_text": "pseudo_audio", "near": "shuffle_block"}
+
     path: str  # manifest.jsonl of ours, or a list of the published formats; local or an object store's URL
     format: str = Field("manifest", pattern="^(auto|manifest|raw|shard|combine)$")
     root: str | None = None  # where relative names in a list begin; None: found out
@@ -39,11 +41,11 @@ class SourceConfig(Config):
     spoken_form: bool = False  # texts to lower case without punctuation
     min_seconds: float = 0.1  # records outside these bounds are left out (where the duration is stated)
     max_seconds: float = 30.0
-    as_text: bool = False  # words and cues as text in the place of the question's sound
+    pseudo_audio: bool = False  # words and cues as text in the place of the question's sound
     every_turn: bool = False  # each earlier turn of a dialogue is a sample, too
     optional: bool = False  # the mixture goes on without the source when its file is not there
     scan: bool | None = None  # read all records at the start, to know which serve; None: unless in shards
-    near: int | None = Field(None, ge=0)  # shuffle blocks of so many, few at a time; 0: all; None: shards
+    shuffle_block: int | None = Field(None, ge=0)  # records, few blocks at a time; 0: all; None: shards
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -58,8 +60,8 @@ class SourceConfig(Config):
     @property
     def block(self) -> int:
         """Records of a block that are drawn at about the same time, so that few shards are open at a time."""
-        if self.near is not None:
-            return self.near
+        if self.shuffle_block is not None:
+            return self.shuffle_block
         return 0 if self.scans else SHARD_BLOCK
 
 
@@ -201,7 +203,7 @@ def _component(
     else:
         chosen = SelectedRecords(records, config, is_eligible)
     return MixtureComponent(
-        config.path, name, chosen, weight, seed, config.as_text, config.every_turn, config.block
+        config.path, name, chosen, weight, seed, config.pseudo_audio, config.every_turn, config.block
     )
 
 
@@ -217,7 +219,7 @@ def _eligibility(config: SourceConfig, name: str | None) -> Callable[[Sample], b
         if name is not None and sample.task not in (None, name):
             return False
         own = name or sample.task
-        return own is not None and can_serve(sample, get_task(own), config.as_text)
+        return own is not None and can_serve(sample, get_task(own), config.pseudo_audio)
 
     return is_eligible
 

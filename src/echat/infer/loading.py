@@ -80,7 +80,7 @@ def _load_folder(folder: Path, device: str, dtype: torch.dtype | None) -> "Engin
         token2wav,
         name=loaded.config.name or folder.name,
         home=folder,
-        has_ctc=loaded.config.spells,
+        has_ctc=loaded.config.ctc,
         learned=loaded.config.learned,
     )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -22,10 +22,12 @@ TOKENIZER_FOLDER = "tokenizer"
 class ModelFolderConfig(Config):
     """`config.yaml` of a model folder."""
 
+    renamed: ClassVar = {"spells": "ctc"}
+
     kind: Literal["echat"] = "echat"
     name: str = ""  # for people
     profile: Profile = "echat"  # the dialect that the weights were trained in
-    spells: bool = False  # do the frames of a sound spell its words (CTC over the text table)?
+    ctc: bool = False  # were the encoder's frames trained by CTC over the text table?
     learned: Capabilities = Capabilities()  # of texts and conversations
     model: SpeechLLMConfig  # every size
 
@@ -52,7 +54,7 @@ def save_model(
     profile: Profile = "echat",
     name: str = "",
     dtype: torch.dtype | None = None,
-    spells: bool = False,
+    ctc: bool = False,
     learned: Capabilities | None = None,
 ) -> None:
     """Write the three parts, each whole or not at all; other files of the folder stay. `dtype` is that on
@@ -62,7 +64,7 @@ def save_model(
     write_tensors(folder / WEIGHTS_FILE, model.state_dict(), dtype)
     tokenizer.save(folder / TOKENIZER_FOLDER)
     config = ModelFolderConfig(
-        name=name, profile=profile, spells=spells, learned=learned or Capabilities(), model=model.config
+        name=name, profile=profile, ctc=ctc, learned=learned or Capabilities(), model=model.config
     )
     save_config(config, folder / CONFIG_FILE)
 

@@ -8,7 +8,7 @@ Legend: batch, n = speech ids, time = mel frames, bins = 80.
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ Velocity = Callable[[Tensor, int, Tensor], Tensor]
 class FlowConfig(Config):
     """Sizes and constants of the flow; the defaults are those of the released 25 Hz model."""
 
+    renamed: ClassVar = {"seam_ids": "boundary_tokens"}
+
     input_size: int = Field(512, description="width of the speech id embedding")
     output_size: int = Field(80, description="mel bins")
     spk_embed_dim: int = Field(192, description="width of the speaker embedding")
@@ -52,7 +54,7 @@ class FlowConfig(Config):
         description="learn the mel itself, in one step from zero, instead of a velocity: for voices that "
         "always read alike, where there is no noise to draw",
     )
-    seam_ids: int = Field(
+    boundary_tokens: int = Field(
         20, ge=0, description="ids at head and tail that are stretched to whole frames on their own; 0 = none"
     )
     mel_mean: float = Field(0.0, description="subtracted from the mel inside the flow")
@@ -220,7 +222,7 @@ class Flow(nn.Module):
         """Condition of the flow, `(1, bins, prompt_frames + time)`."""
         h = self.encode(torch.cat([prompt_ids.to(speech_ids), speech_ids], dim=1))
         prompt, reply = h[:, : prompt_ids.shape[1]], h[:, prompt_ids.shape[1] :]
-        n, edge = reply.shape[1], self.config.seam_ids
+        n, edge = reply.shape[1], self.config.boundary_tokens
         frames, seam = self.config.mel_frames(n), self.config.mel_frames(edge)
         pieces = [stretch(prompt, prompt_frames)]
         if edge and n > 2 * edge:

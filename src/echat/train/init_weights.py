@@ -166,10 +166,10 @@ def initial_config(
 
 
 def init_has_ctc(sources: Mapping[str, str]) -> bool:
-    """Whether the frames of a sound spell its words in the model that one of these begins with."""
+    """Whether the encoder's frames were trained by CTC over the text table in one of these sources."""
     last_parts = (WHOLE, "projection")  # what the frames leave last
     configs = [Path(source) / CONFIG_FILE for name, source in sources.items() if name in last_parts]
-    return any(path.is_file() and bool(read_yaml(path).get("spells")) for path in configs)
+    return any(path.is_file() and bool(read_yaml(path, ModelFolderConfig).get("ctc")) for path in configs)
 
 
 def inherited_learned(sources: Mapping[str, str]) -> Capabilities:

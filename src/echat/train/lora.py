@@ -7,6 +7,7 @@ added to the layer, so that what is exported is an ordinary model: as large and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -20,17 +21,19 @@ ADAPTERS = "*.lora_*"  # names of the parameters that peft adds
 class LoraConfig(Config):
     """Which linear layers get an adapter, and of what size."""
 
+    renamed: ClassVar = {"also": "modules_to_save"}
+
     rank: int = Field(16, gt=0)  # of the update of one layer
     alpha: float = Field(32.0, gt=0)  # the update is multiplied by alpha / rank
     dropout: float = Field(0.0, ge=0, lt=1)  # on the input of the adapters
     dora: bool = False  # also learn the length of each row apart from its direction
     targets: tuple[str, ...] = ("*",)  # globs over names of linear layers, !glob takes out; all by default
-    also: tuple[str, ...] = ()  # globs over names of parameters that learn whole beside the adapters
+    modules_to_save: tuple[str, ...] = ()  # globs over names of parameters trained in full beside them
 
     @property
     def trainable_patterns(self) -> tuple[str, ...]:
-        """What learns, as `learn` of a recipe says it."""
-        return (ADAPTERS, *self.also)
+        """Globs over the trained parameters, in the form of `trainable` in a recipe."""
+        return (ADAPTERS, *self.modules_to_save)
 
 
 def add_adapters(module: nn.Module, config: LoraConfig) -> list[str]:

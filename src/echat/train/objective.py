@@ -74,7 +74,7 @@ class Objective(Protocol):
     """One thing to learn: a module, its data and its loss."""
 
     recipe: Recipe  # with what was found out: the shape of what it starts from
-    module: nn.Module  # parameter names are what ``learn:`` patterns of the recipe match
+    module: nn.Module  # parameter names are what ``trainable:`` patterns of the recipe match
     batches: BatchSource
 
     def loss(self, batch: Any) -> Loss:

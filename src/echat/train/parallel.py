@@ -62,7 +62,7 @@ class ParallelModel:
     def __init__(self, objective: Objective, recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
         self.device, self._half = device, recipe.precision == "bf16"
         self._module = objective.module
-        apply_activation_checkpointing(objective.module, recipe.recompute, recipe.compile)
+        apply_activation_checkpointing(objective.module, recipe.activation_checkpointing, recipe.compile)
         self._loss = LossModule(objective)
         self._ddp: nn.parallel.DistributedDataParallel | None = None
         if ranks.world > 1 and recipe.parallel == "fsdp":
@@ -164,14 +164,14 @@ def transformer_blocks(module: nn.Module) -> dict[str, nn.Module]:
     return {name: part for name, part in module.named_modules() if _BLOCK.fullmatch(name)}
 
 
-def apply_activation_checkpointing(module: nn.Module, recompute: Sequence[str], compiled: bool) -> None:
+def apply_activation_checkpointing(module: nn.Module, patterns: Sequence[str], compiled: bool) -> None:
     """Compile all blocks if asked to, and let those that globs name forget their activations.
 
     A block that forgets keeps its input only, and computes again when gradients come back: a third more work
     for a fraction of the memory.
     """
     blocks = transformer_blocks(module)
-    checkpointed = match_names([*blocks], recompute, "recompute", "block")
+    checkpointed = match_names([*blocks], patterns, "activation_checkpointing", "block")
     for name, block in blocks.items():
         if compiled:
             block.compile(dynamic=True)

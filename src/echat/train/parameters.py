@@ -58,6 +58,6 @@ def check_frozen(where: object, stored: str, here: str) -> None:
     if stored and stored != here:
         raise CheckpointError(
             f"{where}: expected the weights that stood still when it was written, found others "
-            f"(fingerprint {stored[:12]}, here {here[:12] or 'none'}); init_from or learn has changed since: "
-            "give them back what they were, or begin a new run"
+            f"(fingerprint {stored[:12]}, here {here[:12] or 'none'}); init_from or trainable has "
+            "changed since: give them back what they were, or begin a new run"
         )

@@ -7,21 +7,25 @@ A YAML file states what differs from the defaults here; ``base: other.yaml`` inh
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import nn
 
-from echat.config import Config, apply_override, read_yaml, validate
+from echat.config import Config, read_values, validate
 from echat.train.lora import LoraConfig
 from echat.train.parameters import match_names
 from echat.train.sample_eval import DecodeConfig
 
+_LOG = logging.getLogger(__name__)
+
 RECIPE_FILE = "recipe.yaml"  # of a run folder: the resolved recipe
-OBJECTIVES = ("speech_llm", "ctc", "tokenizer", "flow", "vocoder")
+OBJECTIVES = ("speech_llm", "encoder_ctc", "tokenizer", "flow", "vocoder")
+RENAMED_OBJECTIVES = {"ctc": "encoder_ctc"}  # read for one version
 
 
 class OptimizerConfig(Config):
@@ -29,7 +33,7 @@ class OptimizerConfig(Config):
 
     lr: float = Field(1e-3, gt=0)  # peak learning rate
     lr_scale: dict[str, float] = {}  # glob over parameter names -> factor on lr; the first match counts
-    muon: tuple[str, ...] = ()  # globs as in `learn`: matrices and kernels that Muon moves, AdamW the rest
+    muon: tuple[str, ...] = ()  # globs as in `trainable`: matrices and kernels for Muon, AdamW the rest
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     weight_decay: float = 0.01  # on matrices only: never on norms, biases and embeddings
@@ -76,11 +80,13 @@ class GuardConfig(Config):
 class Recipe(Config):
     """Fields every objective shares."""
 
-    objective: Literal["speech_llm", "ctc", "tokenizer", "flow", "vocoder"]
+    renamed: ClassVar = {"learn": "trainable", "recompute": "activation_checkpointing"}
+
+    objective: Literal["speech_llm", "encoder_ctc", "tokenizer", "flow", "vocoder"]
     output: str  # run folder: checkpoints/, model/ (the export), metrics.jsonl, recipe.yaml, tensorboard/
     seed: int = 0
-    learn: tuple[str, ...] = ("*",)  # globs over parameter names; a leading ! takes names out again
-    lora: LoraConfig | None = None  # adapters learn in the place of what `learn` names
+    trainable: tuple[str, ...] = ("*",)  # globs over parameter names; a leading ! takes names out again
+    lora: LoraConfig | None = None  # adapters are trained instead of what `trainable` names
     init_from: dict[
         str, str
     ] = {}  # module name, or "all" -> what it starts with: see `echat.train.init_weights`
@@ -92,7 +98,7 @@ class Recipe(Config):
     accumulate: int = Field(1, ge=1)  # micro-batches per optimiser step
     parallel: Literal["ddp", "fsdp"] = "ddp"  # under torchrun: the whole model in each process, or shares
     shard_ranks: int | None = Field(None, ge=1)  # fsdp: processes that share one copy; None: all
-    recompute: tuple[str, ...] = ()  # globs over Transformer blocks that forget their activations
+    activation_checkpointing: tuple[str, ...] = ()  # globs over Transformer blocks: computed again backwards
     compile: bool = False  # Transformer blocks through torch.compile
     optimizer: OptimizerConfig = OptimizerConfig()
     guard: GuardConfig = GuardConfig()
@@ -106,7 +112,7 @@ class Recipe(Config):
     @property
     def trainable_patterns(self) -> tuple[str, ...]:
         """Globs over the names of the parameters that learn."""
-        return self.learn if self.lora is None else self.lora.trainable_patterns
+        return self.trainable if self.lora is None else self.lora.trainable_patterns
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
@@ -127,11 +133,18 @@ class Recipe(Config):
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe at ``path`` as the ``Settings`` of its objective; unknown keys are refused."""
-    values = read_yaml(path)
-    for override in overrides:
-        apply_override(values, override)
-    settings: type[Recipe] = objective_module(str(values.get("objective")), path).Settings
+    objective = current_objective(read_values(Recipe, path, overrides).get("objective"))
+    settings: type[Recipe] = objective_module(objective, path).Settings
+    values = read_values(settings, path, overrides) | {"objective": objective}
     return validate(settings, values, str(path))
+
+
+def current_objective(name: object) -> str:
+    """The name of an objective today; the old one is read for one version."""
+    new = RENAMED_OBJECTIVES.get(str(name))
+    if new is not None:
+        _LOG.warning("objective %s is now %s; the old name will not be read by the next version", name, new)
+    return new or str(name)
 
 
 def objective_module(name: str, where: Path | str = "recipe") -> ModuleType:
@@ -147,9 +160,9 @@ def set_trainable(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     ``encoder.*`` takes in, ``!encoder.embed.*`` takes out again, in the order written.
     """
     names = [name for name, _ in module.named_parameters()]
-    chosen = match_names(names, patterns, "learn")
+    chosen = match_names(names, patterns, "trainable")
     if not chosen:
-        raise ValueError(f"learn: {list(patterns)} leaves nothing that learns; name at least one module")
+        raise ValueError(f"trainable: {list(patterns)} selects no parameter; name at least one module")
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in chosen)
     return [name for name in names if name in chosen]

@@ -42,7 +42,7 @@ class Trainee:
         self.ranks = ranks
         self.objective = speech_llm.build(settings)
         self.objective.batches.share(ranks.rank, ranks.world)
-        set_trainable(self.objective.module, settings.learn)
+        set_trainable(self.objective.module, settings.trainable)
         self.parallel_model = ParallelModel(self.objective, settings, ranks, CPU)
         self.optimizer = build_optimizer(self.objective.module, settings.optimizer)
         self.progress = Progress()
@@ -124,7 +124,7 @@ def test_muon_and_adam_come_back(exact, tmp_path):
         assert torch.equal(one, other)
 
 
-FROZEN = ['learn=["adapter.*", "llm.model.norm.*"]']
+FROZEN = ['trainable=["adapter.*", "llm.model.norm.*"]']
 
 
 def stored_names(path: Path) -> set[str]:

@@ -23,7 +23,7 @@ def stages(recipe, tmp_path) -> tuple[Path, Path]:
         model=None,
         tokenizer=None,
         init_from={"all": str(first)},
-        learn=["adapter.*", "projection.*"],
+        trainable=["adapter.*", "projection.*"],
         budget={"steps": 4},
         checkpoint={"every_steps": 2},
     )

@@ -20,7 +20,7 @@ from echat.checkpoint import CheckpointError, read_tensors
 from echat.train.__main__ import main as train_command
 from echat.train.checkpointing.checkpoints import list_checkpoints, load_tensors, read_progress
 from echat.train.checkpointing.integrity import HASHES, INDEX, RUN_FILE, DamagedCheckpoint, SafeReader
-from echat.train.objectives import ctc
+from echat.train.objectives import encoder_ctc
 from echat.train.recipe import load_recipe
 from echat.train.tools.export import main as export
 from echat.train.trainer import train
@@ -32,7 +32,7 @@ KEEP_ALL = {"every_steps": 2, "keep": 9, "keep_best": False}
 def trained(corpus, tmp_path_factory):
     """(recipe, run folder) of six steps with checkpoints at 2, 4 and 6; copy it before changing it."""
     folder = tmp_path_factory.mktemp("trained")
-    values = miniature("ctc", corpus) | {"output": str(folder / "run"), "checkpoint": KEEP_ALL}
+    values = miniature("encoder_ctc", corpus) | {"output": str(folder / "run"), "checkpoint": KEEP_ALL}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     train(path)
@@ -141,7 +141,7 @@ def test_a_checkpoint_without_hashes_is_read_and_its_damage_found(run):
     torch.save(state, checkpoint / RUN_FILE)
     (checkpoint / HASHES).unlink()
     assert read_progress(checkpoint).step == 6
-    module = ctc.build(load_recipe(recipe)).module
+    module = encoder_ctc.build(load_recipe(recipe)).module
     load_tensors(checkpoint, module)
     weights_file(checkpoint).write_bytes(b"")
     with pytest.raises(DamagedCheckpoint, match="tensors cannot be read"):
@@ -223,7 +223,7 @@ def test_tensors_that_are_pickles_are_not_unpickled(run, tmp_path):
     (checkpoint / INDEX).write_bytes(pickle.dumps(index))
     torch.save(Runs(proof), weights_file(checkpoint))
     with pytest.raises(DamagedCheckpoint, match="BytesStorageMetadata"):
-        load_tensors(checkpoint, ctc.build(load_recipe(recipe)).module)
+        load_tensors(checkpoint, encoder_ctc.build(load_recipe(recipe)).module)
     assert not proof.exists()
 
 
@@ -236,7 +236,7 @@ def test_an_index_points_into_its_own_folder_alone(run):
         part.relative_path = f"../step-00000004/{part.relative_path}"
     (checkpoint / INDEX).write_bytes(pickle.dumps(index))
     with pytest.raises(DamagedCheckpoint, match="expected a file of this folder, found '../step"):
-        load_tensors(checkpoint, ctc.build(load_recipe(recipe)).module)
+        load_tensors(checkpoint, encoder_ctc.build(load_recipe(recipe)).module)
 
 
 def test_an_index_changes_no_class(tmp_path):
@@ -275,7 +275,9 @@ def test_what_must_stay_is_refused_in_one_line(run, capsys, change, said):
 def test_another_objective_is_refused(run, recipe, capsys):
     _, _, here = run
     assert train_command([str(recipe("tokenizer")), *here, "--resume"]) == 2
-    assert "expected objective ctc, with which the run began, found tokenizer" in capsys.readouterr().err
+    assert (
+        "expected objective encoder_ctc, with which the run began, found tokenizer" in capsys.readouterr().err
+    )
 
 
 def test_another_shape_is_refused_where_the_recipe_of_the_run_is_lost(run, capsys):

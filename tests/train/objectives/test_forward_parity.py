@@ -47,7 +47,7 @@ def objective(golden, recipe, tmp_path):
     engine = golden.engine
     save_model(tmp_path / "start", engine.model, engine.tokenizer, "osum", name="start")
     start = {"all": str(tmp_path / "start")}
-    path = recipe("speech_llm", model=None, tokenizer=None, init_from=start, precision="fp32", spell_weight=0)
+    path = recipe("speech_llm", model=None, tokenizer=None, init_from=start, precision="fp32", ctc=None)
     built = build(load_recipe(path))
     built.module.eval()
     encode = built.module.encode

@@ -174,7 +174,7 @@ def test_no_tensor_of_positions_by_classes_is_kept_beyond_a_piece(model, targets
     assert largest_saved(hidden, many, model, 10_000) <= len(labels) * DIM
 
 
-def largest_saved(hidden: Tensor, targets: Targets, model: Model, logits_at_once: int) -> int:
+def largest_saved(hidden: Tensor, targets: Targets, model: Model, max_logits: int) -> int:
     """Elements of the largest tensor that a graph keeps."""
     sizes = [0]
 
@@ -183,5 +183,5 @@ def largest_saved(hidden: Tensor, targets: Targets, model: Model, logits_at_once
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        fused_cross_entropy(hidden, targets, model.heads(), logits_at_once)
+        fused_cross_entropy(hidden, targets, model.heads(), max_logits)
     return max(sizes)

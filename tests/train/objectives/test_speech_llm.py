@@ -11,7 +11,7 @@ from echat.data.examples import IGNORE, TEXT
 from echat.data.mixture import SampledItem
 from echat.dialogue.labels import AGES
 from echat.train.distributed import Ranks
-from echat.train.objectives.ctc import greedy_ctc_text
+from echat.train.objectives.encoder_ctc import greedy_ctc_text
 from echat.train.parallel import ParallelModel, apply_activation_checkpointing
 from echat.train.recipe import load_recipe, objective_module, set_trainable
 
@@ -26,7 +26,7 @@ def build(path, *overrides):
 
 @pytest.fixture
 def speaking(recipe):
-    return build(recipe("speech_llm"), "spell_weight=0")
+    return build(recipe("speech_llm"), "ctc.weight=0")
 
 
 def slow_loss(objective, batch) -> tuple[float, int]:
@@ -76,8 +76,8 @@ def test_the_first_speech_id_is_learnt_from_the_end_of_the_text(speaking, corpus
 
 def test_speech_weight_counts_speech_targets_so_often(recipe):
     plain, heavy = (
-        build(recipe("speech_llm"), "spell_weight=0"),
-        build(recipe("speech_llm"), "spell_weight=0", "speech_weight=3"),
+        build(recipe("speech_llm"), "ctc.weight=0"),
+        build(recipe("speech_llm"), "ctc.weight=0", "speech_weight=3"),
     )
     batch = plain.batches.next()
     one, three = plain.loss(batch), heavy.loss(batch)
@@ -86,7 +86,7 @@ def test_speech_weight_counts_speech_targets_so_often(recipe):
 
 
 def test_ctc_draws_sound_to_the_text_vectors(recipe):
-    objective = build(recipe("speech_llm"), "spell_weight=1", "data.augment=null")
+    objective = build(recipe("speech_llm"), "ctc.weight=1", "data.augment=null")
     module = objective.module
     batch = next(b for b in iter(objective.batches.next, None) if len(b.mel))
     lens = torch.full_like(batch.ctc_lens, 2)  # as many ids as fit into these short clips
@@ -107,7 +107,7 @@ def test_ctc_draws_sound_to_the_text_vectors(recipe):
 
 
 def test_labels_are_learnt_whatever_the_words(recipe):
-    objective = build(recipe("speech_llm"), "spell_weight=1", "cue_weight=3", "data.augment=null")
+    objective = build(recipe("speech_llm"), "ctc.weight=1", "ctc.label_weight=3", "data.augment=null")
     batch = next(b for b in iter(objective.batches.next, None) if len(b.mel))
     assert (batch.ctc_label_lens > 0).all()
     one = torch.ones_like(batch.ctc_label_lens)  # these clips are too short for more
@@ -126,8 +126,10 @@ def test_the_text_stage_needs_no_sound(recipe, corpus, tmp_path):
     manifest = tmp_path / "text.jsonl"
     rows = (corpus / "manifest.jsonl").read_text().replace('"audio"', '"no_audio"')
     manifest.write_text(rows)
-    data = {"sources": [{"path": str(manifest), "tasks": {"s2t_think_label": 1, "asr": 1}, "as_text": True}]}
-    objective = build(recipe("speech_llm", data=data | {"spread": 1.5, "pool": 4}))
+    data = {
+        "sources": [{"path": str(manifest), "tasks": {"s2t_think_label": 1, "asr": 1}, "pseudo_audio": True}]
+    }
+    objective = build(recipe("speech_llm", data=data | {"pseudo_audio": {"blanks": 1.5}, "pool": 4}))
     batch = objective.batches.next()
     assert not len(batch.mel) and torch.isfinite(objective.loss(batch).total)
 
@@ -143,7 +145,7 @@ def test_a_start_without_shape_is_refused(recipe):
 
 
 def test_unknown_words_and_labels_teach_nothing(recipe):
-    objective = build(recipe("ctc"))
+    objective = build(recipe("encoder_ctc"))
     batch = objective.batches.next()
     whole = objective.loss(batch)
     assert whole.count == float(batch.target_lens.sum()) + 2.0 * int((batch.labels != IGNORE).sum())
@@ -167,7 +169,7 @@ def gradients(objective, batch) -> dict[str, torch.Tensor]:
 
 def test_logits_in_pieces_change_nothing(recipe):
     whole = build(recipe("speech_llm"))
-    pieces = build(recipe("speech_llm"), "logits_at_once=1300")  # three positions of both heads
+    pieces = build(recipe("speech_llm"), "max_logits=1300")  # three positions of both heads
     batch = next(
         b for b in iter(whole.batches.next, None) if b.writes_speech.any() and not b.writes_speech.all()
     )
@@ -209,16 +211,17 @@ def count_saved(loss) -> int:
 
 def test_a_misspelt_block_is_refused(recipe):
     with pytest.raises(
-        ValueError, match=r"recompute: pattern 'decoder\.\*' matches no block; blocks start with"
+        ValueError,
+        match=r"activation_checkpointing: pattern 'decoder\.\*' matches no block; blocks start with",
     ):
         apply_activation_checkpointing(build(recipe("speech_llm")).module, ["decoder.*"], compiled=False)
 
 
 def test_frozen_parts_make_no_noise_and_keep_no_graph(recipe):
     path = recipe("speech_llm")
-    settings = load_recipe(path, ["precision=fp32", 'learn=["projection.*", "llm.*"]'])
+    settings = load_recipe(path, ["precision=fp32", 'trainable=["projection.*", "llm.*"]'])
     objective = objective_module("speech_llm").build(settings)
-    set_trainable(objective.module, settings.learn)
+    set_trainable(objective.module, settings.trainable)
     ParallelModel(objective, settings, Ranks(), torch.device("cpu"))
     module = objective.module
     batch = next(b for b in iter(objective.batches.next, None) if len(b.mel))
@@ -236,7 +239,7 @@ def test_sequential_and_interleaved_layouts_share_a_batch(recipe, corpus):
     """Dialogues of every layout in one batch: the loss is that of each alone, whatever stands beside it."""
     long_enough = {"tts_stream": 1, "s2s_stream": 1, "s2s_think_label": 1, "asr": 1}
     source = {"path": str(corpus / "manifest.jsonl"), "split": "train", "tasks": long_enough}
-    objective = build(recipe("speech_llm", data={"sources": [source], "pool": 64}), "spell_weight=0")
+    objective = build(recipe("speech_llm", data={"sources": [source], "pool": 64}), "ctc.weight=0")
     make = objective._builder(None)
     examples = []
     for component in objective.batches._stream.components:

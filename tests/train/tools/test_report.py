@@ -55,7 +55,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 
 def test_a_resumed_run_names_each_start(recipe, tmp_path):
-    path = recipe("ctc", budget={"steps": 2})
+    path = recipe("encoder_ctc", budget={"steps": 2})
     folder = train(path).parent
     train(path, ["budget.steps=4"], resume=True)
     starts = json.loads((folder / "provenance.json").read_text())["starts"]

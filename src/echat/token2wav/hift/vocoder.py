@@ -8,6 +8,7 @@ bins = n_fft / 2 + 1.
 
 import math
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,8 @@ class F0PredictorConfig(Config):
 class VocoderConfig(Config):
     """Sizes of HiFT; the defaults are those of the released 22.05 kHz vocoder."""
 
+    renamed: ClassVar = {"refinement": "griffin_lim_iters"}
+
     in_channels: int = Field(80, description="mel bins")
     base_channels: int = Field(512, description="width before the first upsampling, halved by each")
     nb_harmonics: int = Field(8, description="sinusoids above the fundamental")
@@ -50,7 +53,7 @@ class VocoderConfig(Config):
     source_resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5))
     lrelu_slope: float = 0.1
     audio_limit: float = Field(0.99, description="the waveform is clamped to this")
-    refinement: int = Field(
+    griffin_lim_iters: int = Field(
         0, ge=0, description="rounds that draw the waveform to its mel, for small vocoders"
     )
     f0_predictor: F0PredictorConfig = F0PredictorConfig()
@@ -58,9 +61,12 @@ class VocoderConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> "VocoderConfig":
         stages = len(self.upsample_rates)
-        if self.refinement and (self.samples_per_frame, self.in_channels) != (VOCODER_HOP, VOCODER_N_MELS):
+        if self.griffin_lim_iters and (self.samples_per_frame, self.in_channels) != (
+            VOCODER_HOP,
+            VOCODER_N_MELS,
+        ):
             raise ValueError(
-                f"refinement: expected {VOCODER_HOP} samples per frame of {VOCODER_N_MELS} bins, "
+                f"griffin_lim_iters: expected {VOCODER_HOP} samples per frame of {VOCODER_N_MELS} bins, "
                 f"found {self.samples_per_frame} and {self.in_channels}; set it to 0"
             )
         if not stages or self.base_channels % 2**stages:
@@ -101,7 +107,7 @@ class VocoderConfig(Config):
             )
             frames += (main + source) / rate
         own = math.ceil(frames + (3 + 1 + self.istft_n_fft / self.istft_hop) / rate)
-        return own + self.refinement * FRAMES_PER_ITERATION
+        return own + self.griffin_lim_iters * FRAMES_PER_ITERATION
 
 
 def _block_reach(kernel: int, dilations: tuple[int, ...]) -> int:
@@ -276,7 +282,7 @@ class Vocoder(nn.Module):
         waveform = torch.istft(spectrum, self.config.istft_n_fft, self.config.istft_hop, window=self.window)
         if self.training:
             return waveform
-        waveform = griffin_lim(waveform, mel.float(), self.config.refinement)
+        waveform = griffin_lim(waveform, mel.float(), self.config.griffin_lim_iters)
         return waveform.clamp(-self.config.audio_limit, self.config.audio_limit)
 
     def source_spectrum(self, source: Tensor) -> Tensor:

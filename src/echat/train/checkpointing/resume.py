@@ -17,7 +17,7 @@ from echat.config import ConfigError, read_yaml, validate
 from echat.train.checkpointing.checkpoints import Progress, list_checkpoints, load_newest, remove_partial
 from echat.train.distributed import Ranks
 from echat.train.objective import Objective
-from echat.train.recipe import RECIPE_FILE, Recipe
+from echat.train.recipe import RECIPE_FILE, Recipe, current_objective
 from echat.train.step import TrainingStopped
 
 FIXED = ("objective", "seed", "profile", "model", "encoder", "tokenizer", "flow", "vocoder", "lora")
@@ -63,9 +63,10 @@ def start_or_resume(
 def _compare_recipes(path: Path, recipe: Recipe, info: Callable[[str], None]) -> None:
     """CheckpointError where something fixed has changed since the run began; a line for anything else."""
     try:
-        values = read_yaml(path)
-        if values.get("objective") != recipe.objective:
-            _refuse(path, "objective", values.get("objective"), recipe.objective)
+        values = read_yaml(path, type(recipe))
+        values["objective"] = current_objective(values.get("objective"))
+        if values["objective"] != recipe.objective:
+            _refuse(path, "objective", values["objective"], recipe.objective)
         stored = validate(type(recipe), values, str(path))
     except ConfigError as error:
         info(f"what has changed in the recipe is not known: {error}")

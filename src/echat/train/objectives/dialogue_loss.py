@@ -31,7 +31,7 @@ class DialogueLoss:
     ctc_weight: float = 0.0  # of CTC that leads sound to the text vectors of its words and cues
     label_weight: float = 0.0  # inside that CTC: of the cues once more, whatever words follow
     ctc_only: bool = False
-    logits_at_once: int = MAX_LOGITS
+    max_logits: int = MAX_LOGITS
     is_sharded: bool = False  # do the model's blocks lie on several processes (FSDP)?
 
     def __call__(self, batch: DialogueBatch) -> Loss:
@@ -52,7 +52,7 @@ class DialogueLoss:
         hidden, _ = model.hidden(embeds)  # causal, padded on the right only: no mask
         index, targets = self._targets(batch)
         total, losses = fused_cross_entropy(
-            hidden.flatten(0, 1)[index], targets, self._heads(), self.logits_at_once
+            hidden.flatten(0, 1)[index], targets, self._heads(), self.max_logits
         )
         total = total + self.ctc_weight * ctc.total
         count = float(targets.weights.sum()) + self.ctc_weight * ctc.count

@@ -50,13 +50,13 @@ class Targets:
 
 
 def fused_cross_entropy(
-    hidden: Tensor, targets: Targets, heads: Heads, logits_at_once: int = MAX_LOGITS
+    hidden: Tensor, targets: Targets, heads: Heads, max_logits: int = MAX_LOGITS
 ) -> tuple[Tensor, Tensor]:
     """hidden (n, dim) -> weighted sum of the losses, and the losses (n,) without gradient, in float32.
 
-    At most ``logits_at_once`` logits exist at a time.
+    At most ``max_logits`` logits exist at a time.
     """
-    rows = max(1, logits_at_once // heads.classes)
+    rows = max(1, max_logits // heads.classes)
     if len(hidden) <= rows:
         return _unchunked(hidden, targets, heads)
     trainable = [weight for weight in heads.weights if weight.requires_grad and torch.is_grad_enabled()]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from echat.config import Config
 from echat.data.audio_loading import AudioLoader, AugmentConfig
 from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
 from echat.data.collation import DialogueBatch, collate_dialogues
@@ -38,15 +39,38 @@ from echat.train.sample_eval import DecodeConfig, SampleReport
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class PseudoAudioConfig(Config):
+    """How sources with `pseudo_audio: true` put words and labels as text in the place of sound."""
+
+    blanks: float = Field(0.0, ge=0)  # mean count of blank ids before each text id (blank insertion)
+    loss_on_input: bool = False  # predict this text as well: words that belong together
+
+
+class CTCConfig(Config):
+    """CTC over the text embedding table: an auxiliary loss on the adapter's output."""
+
+    weight: float = Field(0.0, ge=0)  # of the CTC loss beside the cross-entropy
+    label_weight: float = Field(0.0, ge=0)  # inside it: of the labels once more, whatever words follow
+    only: bool = False  # no cross-entropy: encoder and adapter alone, a fraction of the work
+    languages: tuple[str, ...] = ("en",)  # whose transcripts are targets; of others the labels alone
+
+
+class InitConfig(Config):
+    """Weights set by construction, for layers that start from nothing."""
+
+    induction_heads: bool = False  # three attention heads that copy
+
+
 class DataConfig(LoadingConfig):
-    """What is heard and read, and in which portions."""
+    """Corpora, their shares, and how their records become batches."""
+
+    renamed: ClassVar = {"spread": "pseudo_audio.blanks", "learn_heard": "pseudo_audio.loss_on_input"}
 
     sources: tuple[SourceConfig, ...]
     temperature: float | None = Field(None, gt=0)  # sources also weigh by size ** (1 / temperature)
     validation: tuple[SourceConfig, ...] = ()
     validation_records: int = 32  # per source and task
-    spread: float = Field(0.0, ge=0)  # of sources as text: mean count of blanks before each id heard
-    learn_heard: bool = False  # predict the words of sources as text as well: what is said belongs together
+    pseudo_audio: PseudoAudioConfig = PseudoAudioConfig()
     augment: AugmentConfig | None = None
     filters: FilterConfig = FilterConfig()
     max_positions: int = 2000  # longer dialogues are left out
@@ -55,22 +79,32 @@ class DataConfig(LoadingConfig):
 class Settings(Recipe):
     """Recipe of every stage of the speech language model."""
 
+    renamed: ClassVar = {
+        **Recipe.renamed,
+        "spell_weight": "ctc.weight",
+        "cue_weight": "ctc.label_weight",
+        "spells_only": "ctc.only",
+        "spell_languages": "ctc.languages",
+        "starting_heads": "init.induction_heads",
+        "logits_at_once": "max_logits",
+    }
+
     objective: Literal["speech_llm"] = "speech_llm"
     profile: Profile = "echat"
     model: SpeechLLMConfig | None = None  # what it leaves out: the shape of what is in init_from
     tokenizer: str | None = None  # folder of the text tokenizer; None: that of init_from.all or .llm
     data: DataConfig
-    starting_heads: bool = False  # set three attention heads by hand; for layers that start from nothing
+    init: InitConfig = InitConfig()
+    ctc: CTCConfig | None = None
     speech_weight: float = Field(1.0, gt=0)  # of one speech target against one text target
-    logits_at_once: int = Field(MAX_LOGITS, gt=0)  # more are made in pieces; memory, no other effect
-    spell_weight: float = Field(
-        0.0, ge=0
-    )  # of CTC that leads sound to the text vectors of its words and cues
-    cue_weight: float = Field(0.0, ge=0)  # inside that CTC: of the cues once more, whatever words follow
-    spells_only: bool = False  # nothing but that CTC: the sound side by itself, a fraction of the work
+    max_logits: int = Field(MAX_LOGITS, gt=0)  # made at once; more in pieces: memory, no other effect
     export_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # precision of the exported weights
     learned: Capabilities | None = None  # of texts and conversations; None: as `init_from.all` declares
-    spell_languages: tuple[str, ...] = ("en",)  # of the sound that is spelled
+
+    @field_validator("ctc")
+    @classmethod
+    def _without_weight_none(cls, ctc: CTCConfig | None) -> CTCConfig | None:
+        return ctc if ctc is not None and ctc.weight > 0 else None
 
 
 class SpeechLLMObjective:
@@ -89,33 +123,33 @@ class SpeechLLMObjective:
             self.tokenizer, config.speech_codec_size, config.llm.vocab_size
         )
         self._blank = self.tokenizer.encode(END_OF_DOCUMENT)[0]
-        self._has_ctc = recipe.spell_weight > 0 or init_has_ctc(recipe.init_from)
+        self._has_ctc = recipe.ctc is not None or init_has_ctc(recipe.init_from)
         self._learned = inherited_learned(recipe.init_from) if recipe.learned is None else recipe.learned
         self.module = SpeechLLM(config)
         init_from(self.module, recipe.init_from)
-        if recipe.starting_heads:
+        if recipe.init.induction_heads:
             init_induction_heads(self.module.llm, self._blank)
         self._loss = DialogueLoss(
             self.module,
             self.vocabulary.text_size,
             self._blank,
             speech_weight=recipe.speech_weight,
-            ctc_weight=recipe.spell_weight,
-            label_weight=recipe.cue_weight,
-            ctc_only=recipe.spells_only,
-            logits_at_once=recipe.logits_at_once,
+            ctc_weight=0.0 if recipe.ctc is None else recipe.ctc.weight,
+            label_weight=0.0 if recipe.ctc is None else recipe.ctc.label_weight,
+            ctc_only=recipe.ctc is not None and recipe.ctc.only,
+            max_logits=recipe.max_logits,
             is_sharded=recipe.parallel == "fsdp",
         )
         self._audio_loader = AudioLoader(recipe.data.sound_cache_mb)
         self._cached_tokenizer = CachedTokenizer(self.tokenizer)
         data = recipe.data
         stream = mixture(data.sources, recipe.seed, data.temperature)
-        build = self._builder(data.augment, data.learn_heard)
+        build = self._builder(data.augment, data.pseudo_audio.loss_on_input)
         self.batches: PooledBatches[DialogueExample, DialogueBatch] = PooledBatches(
             stream, build, collate_dialogues, data.batch_cost, data.pool, recipe.seed, data.workers
         )
 
-    def _builder(self, augment: AugmentConfig | None, learn_heard: bool = False) -> DialogueBuilder:
+    def _builder(self, augment: AugmentConfig | None, loss_on_input: bool = False) -> DialogueBuilder:
         data = self.recipe.data
         return DialogueBuilder(
             self._cached_tokenizer,
@@ -125,10 +159,10 @@ class SpeechLLMObjective:
             self.recipe.profile,
             augment,
             data.max_positions,
-            self.recipe.spell_languages if self.recipe.spell_weight else (),
-            data.spread,
+            () if self.recipe.ctc is None else self.recipe.ctc.languages,
+            data.pseudo_audio.blanks,
             self._blank,
-            learn_heard,
+            loss_on_input,
             data.filters,
         )
 

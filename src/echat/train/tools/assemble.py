@@ -69,7 +69,7 @@ def write_dialogue_model(output: Path, dialogue: Path) -> None:
         config.profile,
         name,
         torch.float16,
-        spells=config.spells,
+        ctc=config.ctc,
         learned=config.learned,
     )
 

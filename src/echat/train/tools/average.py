@@ -72,7 +72,7 @@ def main(arguments: Arguments) -> None:
             mean.tokenizer,
             config.profile,
             config.name,
-            spells=config.spells,
+            ctc=config.ctc,
             learned=config.learned,
         )
     print(f"{options.output}: the mean of {len(options.models)} models")

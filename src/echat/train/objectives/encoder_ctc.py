@@ -39,7 +39,7 @@ TASK = "ctc"
 class Settings(Recipe, LoadingConfig):
     """Recipe of the encoder's pre-training."""
 
-    objective: Literal["ctc"] = "ctc"
+    objective: Literal["encoder_ctc"] = "encoder_ctc"
     encoder: EncoderConfig = EncoderConfig()
     characters: str = "abcdefghijklmnopqrstuvwxyz' "  # units; unit 0 is the blank
     text_languages: tuple[str, ...] = ("en",)  # only here are texts targets; elsewhere the labels alone teach
