@@ -41,8 +41,8 @@ def read(
     where PyAV or ffmpeg is installed. Integer samples are divided by their full scale (16 bit: 32768),
     channels are averaged (of channels that cancel each other the loudest is taken), and then the waveform is
     resampled to ``rate`` (None keeps the rate of the file). Raises :class:`AudioError` for audio that
-    :func:`check` refuses. ``name`` stands for the source in messages. With ``start_seconds`` or ``end_seconds``
-    nothing outside of them is decoded or checked.
+    :func:`check` refuses. ``name`` stands for the source in messages. With ``start_seconds`` or
+    ``end_seconds`` nothing outside of them is decoded or checked.
     """
     where = name or ("audio bytes" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else file_bytes(Path(source))

@@ -1,6 +1,6 @@
-"""Text and speech in one stream: 6 text ids, 18 speech ids, … until the text is used up, then only speech.
+"""Interleaving of text and speech ids: 6 text ids, 18 speech ids, … until the text ends, then only speech.
 
-18 speech ids are 0.72 s of sound, more than 6 text ids take to say, so speech is never starved of text.
+18 speech ids are 0.72 s of audio, more than 6 text ids take to say, so the text of speech always comes first.
 """
 
 from __future__ import annotations
