@@ -61,7 +61,7 @@ def first_audio(engine: Engine, seconds: float, n_text: int, n_speech: int, stre
 
 def measure(engine: Engine, args: argparse.Namespace) -> dict[str, Times]:
     """The best of the repetitions (others were disturbed), paths by turns; the first round warms up."""
-    fast = engine.packed(args.precision) if args.precision else engine
+    fast = engine.optimized(args.precision) if args.precision else engine
     paths = {"whole": (engine, args.speech, False), "streamed": (fast, args.speech, True)}
     paths |= {f"streamed, {n} ids": (fast, n, True) for n in (2 * args.speech, 4 * args.speech)}
     if args.precision:

@@ -1,4 +1,4 @@
-"""A benchmark is one class in one file: those here, which nothing else knows, run through the whole command."""
+"""A benchmark is one class in one file: those here, known nowhere else, run through the whole command."""
 
 from __future__ import annotations
 

@@ -13,8 +13,7 @@ from echat.infer.continuous_batching import BatchedKVCache, ContinuousBatch
 from echat.infer.engine import Engine
 from echat.infer.generation import CACHE_HEADROOM, SequenceState
 from echat.infer.prompt_cache import PromptCache
-from echat.infer.reply_stream import ReplyRequest
-from echat.infer.sampling import greedy
+from echat.infer.reply_stream import ReplyRequest, parse_output
 from echat.model.llm import KVCache
 
 LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
@@ -30,7 +29,7 @@ def question(task: str, row: int) -> Conversation:
 
 
 def request(task: str, row: int, **settings: object) -> ReplyRequest:
-    decoding = DRAWN if row % 2 else greedy(DRAWN)
+    decoding = DRAWN if row % 2 else DecodingDefaults(max_new_ids=DRAWN.max_new_ids)
     return ReplyRequest(question(task, row), get_task(task), seed=row, decoding=decoding, **settings)  # type: ignore[arg-type]
 
 
@@ -61,7 +60,7 @@ def test_a_row_equals_the_row_alone(
     while not batch.is_idle:
         ended += [s for s, step in batch.step() if step is None]
     assert sorted(map(sequences.index, ended)) == list(range(len(TASKS)))
-    replies = [engine.parse_output(sequence.state, sequence.state.rules.task) for sequence in sequences]
+    replies = [parse_output(engine.tokenizer, sequence.state) for sequence in sequences]
     assert [[r.text_ids, r.speech_ids, r.finish_reason] for r in replies] == alone
     assert batch.kv_cache.n_bytes == 0 and not batch.sequences
 

@@ -15,7 +15,7 @@ from echat.dialogue.turns import AssistantTurn, Conversation, ask
 from echat.infer import decoding, events, generation
 from echat.infer.engine import Engine
 from echat.infer.loading import load
-from echat.infer.sampling import greedy
+from echat.infer.reply_stream import parse_output
 
 ASSETS = Path(__file__).parent.parent / "assets" / "model"
 LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
@@ -92,7 +92,7 @@ def test_threads_share_one_engine(engine: Engine) -> None:
 
 def test_events_come_in_order_and_add_up(engine: Engine) -> None:
     golden_like = replace(engine, profile="reference")
-    decoding = greedy(get_task("s2s_think_language").decoding_for("reference"))
+    decoding = DecodingDefaults(constrain_age=True)
     emitted = list(golden_like.reply(ask(audio=wave_a()), "s2s_think_language", decoding=decoding))
     pieces = [event for event in emitted if isinstance(event, events.TextPiece)]
     thought, text, speech, done = (event for event in emitted if event not in pieces)
@@ -114,7 +114,7 @@ def wave_a() -> torch.Tensor:
 
 
 def test_reference_profile_loses_the_last_text_id(engine: Engine) -> None:
-    decoding = greedy(DecodingDefaults(max_new_ids=100))
+    decoding = DecodingDefaults(max_new_ids=100)
     ours = engine.run(ask(audio=wave_a()), "s2s", decoding=decoding)
     theirs = replace(engine, profile="reference").run(ask(audio=wave_a()), "s2s", decoding=decoding)
     assert ours.text_ids == theirs.text_ids
@@ -140,7 +140,7 @@ def test_reference_history_keeps_the_ids_that_were_written(engine: Engine, spoke
     text_end = like_theirs.vocabulary.text_end
     for id_ in (263, 257, text_end, *spoken):
         state.push(id_)
-    reply = like_theirs.parse_output(state, task)
+    reply = parse_output(engine.tokenizer, state)
     assert reply.raw_speech_ids == tuple(spoken)
     longer = Conversation([*first.turns, reply.as_turn(), *question("s2s", seed=2).turns])
     flat = [id_ for kind, id_ in plain_ids(like_theirs.render(longer, "s2s")) if kind == "speech"]
@@ -224,7 +224,7 @@ def test_bfloat16_engine_replies(random_model: Path) -> None:
 def test_a_released_file_loads_with_its_folder(path: Path) -> None:
     engine = load(path)
     assert (engine.profile, engine.name) == ("osum", "tiny_echat")
-    decoding = greedy(DecodingDefaults(max_new_ids=100))
+    decoding = DecodingDefaults(max_new_ids=100)
     assert engine.run(ask(audio=wave_a()), "s2s", decoding=decoding).text == "thank you."
 
 
@@ -309,11 +309,11 @@ def test_unknown_task_and_wrong_hearing(engine: Engine) -> None:
 def test_a_packed_twin_writes_and_speaks_nearly_alike(tmp_path):
     shipped = load("echat-tiny")
     plain = shipped.run(ask(text="i am glad"), "tts", seed=0)
-    twin = shipped.packed("fp32")
+    twin = shipped.optimized("fp32")
     packed = twin.run(ask(text="i am glad"), "tts", seed=0)
     assert packed.speech_ids == plain.speech_ids
     assert torch.allclose(packed.waveform, plain.waveform, atol=0.02)
-    assert shipped.packed("int4").run(ask(text="i am glad"), "tts", seed=0).waveform.numel()
+    assert shipped.optimized("int4").run(ask(text="i am glad"), "tts", seed=0).waveform.numel()
     with pytest.raises((ValueError, RuntimeError), match="packed|prepared|pack"):
         twin.save(tmp_path / "twin")
     assert not list((tmp_path / "twin").iterdir())

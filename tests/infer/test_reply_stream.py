@@ -42,7 +42,7 @@ def emitted(engine: Engine, task: str, text: str, profile: Profile = "echat") ->
     """Pieces and other events while `text` is written."""
     engine = replace(engine, profile=profile)
     rules = DecodingRules.make(get_task(task), engine.vocabulary, profile)
-    detokenizer = Detokenizer(engine, rules)
+    detokenizer = Detokenizer(engine.tokenizer, rules)
     ids = [*engine.tokenizer.encode(text), engine.vocabulary.text_end]
     found = [event for id_ in ids for event in detokenizer.push(id_)] + list(detokenizer.end())
     pieces = [event.text for event in found if isinstance(event, events.TextPiece)]
@@ -88,7 +88,9 @@ def test_the_reference_loses_the_last_id_in_pieces_too(engine: Engine) -> None:
 def test_a_mixed_stream_is_told_in_the_order_it_is_written(engine: Engine) -> None:
     """Interleaved: sound is known before the text is complete."""
     text = engine.tokenizer.encode("thank you. i am fine, see you soon and thank you again")
-    detokenizer = Detokenizer(engine, DecodingRules.make(get_task("s2s_stream"), engine.vocabulary, "echat"))
+    detokenizer = Detokenizer(
+        engine.tokenizer, DecodingRules.make(get_task("s2s_stream"), engine.vocabulary, "echat")
+    )
     left = {
         False: [*text, engine.vocabulary.text_end],
         True: [engine.vocabulary.speech_boundary, *range(10)] * 12,
@@ -308,7 +310,7 @@ def test_a_thought_is_told_while_it_forms(engine: Engine) -> None:
     text = "<think>she is sad, be kind<think end>come in"
     rules = DecodingRules.make(get_task("s2t_think_language"), engine.vocabulary, "echat")
     for shown in (True, False):
-        detokenizer = Detokenizer(replace(engine, profile="echat"), rules, show_thinking=shown)
+        detokenizer = Detokenizer(engine.tokenizer, rules, show_thinking=shown)
         ids = [*engine.tokenizer.encode(text), engine.vocabulary.text_end]
         found = [event for id_ in ids for event in detokenizer.push(id_)]
         pieces = [event.text for event in found if isinstance(event, events.ThoughtPiece)]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echat.dialogue.tasks import DecodingDefaults, Sampling
+from echat.dialogue.tasks import Sampling
 from echat.infer import sampling
 from echat.infer.sampling import LabelSlot, LoopGuard, RepeatGuard
 
@@ -36,13 +36,6 @@ def test_probabilities_are_probabilities_and_keep_the_best(values: list[float], 
     found = sampling.probabilities(logits, Sampling(sample=True, top_k=k, top_p=p, temperature=0.7))
     assert found.sum().item() == pytest.approx(1, abs=1e-4)
     assert logits[found > 0].max() == logits.max()
-
-
-def test_greedy_ignores_chance() -> None:
-    decoding = DecodingDefaults(Sampling(sample=True, top_k=3), Sampling(sample=True, temperature=2.0))
-    quiet = sampling.greedy(decoding)
-    assert sampling.choose(LOGITS, quiet.text) == 0
-    assert (quiet.speech.temperature, quiet.speech.sample) == (2.0, False)
 
 
 def test_seeded_draws_repeat() -> None:
@@ -76,12 +69,6 @@ def test_loops_are_seen() -> None:
     assert sampling.is_looping([9, 1, 2, 3, 1, 2, 3], length=3, times=2)
     assert not sampling.is_looping([9, 1, 2, 3, 1, 2, 4], length=3, times=2)
     assert not sampling.is_looping([1, 2], length=3, times=2)
-
-
-def test_end_of_speech_counts_boundaries_after_the_text() -> None:
-    assert sampling.is_speech_complete([40, 5, 99, 40, 3, 40], text_end=99, boundary=40)
-    assert not sampling.is_speech_complete([40, 99, 40], text_end=99, boundary=40)
-    assert not sampling.is_speech_complete([40, 40], text_end=99, boundary=40)
 
 
 def blocked(ids: list[int]) -> set[int]:

@@ -17,7 +17,7 @@ from echat.infer.engine import Engine
 from echat.infer.events import Reply
 from echat.infer.loading import load
 from echat.infer.sampling import derived_seed
-from echat.infer.text_to_speech import TRIES, split_for_reading, syllables
+from echat.infer.text_to_speech import TRIES, TextToSpeech, syllables
 
 LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
 DRAWN = DecodingDefaults(LIVELY, LIVELY, max_new_ids=60)
@@ -139,8 +139,8 @@ def test_what_cannot_be_read_is_refused_before_anything_is_spoken(reader: Engine
 
 
 def test_the_reference_reads_a_text_as_it_is(reader: Engine) -> None:
-    reference = replace(reader, profile="reference")
-    assert split_for_reading(reference, "Mr. X, 3 < 5. " * 30) == ["Mr. X, 3 < 5. " * 30]
+    reference = TextToSpeech(reader.tokenizer, None)
+    assert reference.split("Mr. X, 3 < 5. " * 30) == ["Mr. X, 3 < 5. " * 30]
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Air to numbers and back: reading and writing sound, features, augmentation."""
+"""Audio files, resampling, log-mel features, voice activity detection and augmentation."""

@@ -1,4 +1,4 @@
-"""Cheap variations of waveforms and mels for training.
+"""Data augmentation of waveforms and mels: gain, noise, speed, pitch, VTLP, SpecAugment, FilterAugment.
 
 Every function takes a ``numpy.random.Generator`` where chance is involved, so a seed repeats the sample.
 Waveforms are ``(samples,)`` float32 arrays or tensors, and the kind passed in comes back; mels are
@@ -28,7 +28,7 @@ def gain(waveform: Wave, decibels: float) -> Wave:
     return waveform * float(10.0 ** (decibels / 20.0))
 
 
-def noise(samples: int, colour: str, rng: np.random.Generator, rate: int = 16_000) -> np.ndarray:
+def noise(samples: int, colour: str, rng: np.random.Generator, rate: int = SAMPLE_RATE) -> np.ndarray:
     """Noise of unit power and a given colour: white, pink (-3 dB per octave), brown (-6), or mains hum."""
     if colour not in NOISE_COLOURS:
         raise ValueError(f"expected a noise colour of {', '.join(NOISE_COLOURS)}, found '{colour}'")
@@ -90,7 +90,7 @@ def _lowpass(signal: np.ndarray, cutoff: float) -> np.ndarray:
     return np.fft.irfft(spectrum, n=len(signal))
 
 
-def time_stretch(waveform: Wave, factor: float, rate: int = 16_000) -> Wave:
+def time_stretch(waveform: Wave, factor: float, rate: int = SAMPLE_RATE) -> Wave:
     """Speak ``factor`` times faster at unchanged pitch."""
     signal = waveform if isinstance(waveform, np.ndarray) else waveform.numpy()
     if abs(factor - 1.0) < 1e-3:
@@ -99,16 +99,16 @@ def time_stretch(waveform: Wave, factor: float, rate: int = 16_000) -> Wave:
     return faster if isinstance(waveform, np.ndarray) else torch.from_numpy(faster)
 
 
-def pitch(waveform: Wave, factor: float, rate: int = 16_000) -> Wave:
+def pitch(waveform: Wave, factor: float, rate: int = SAMPLE_RATE) -> Wave:
     """Raise pitch *and* formants by ``factor`` at unchanged tempo: a smaller or larger speaker."""
     return time_stretch(speed(waveform, factor), 1.0 / factor, rate)
 
 
 def warp_mel(mel: Tensor, factor: float | np.ndarray) -> Tensor:
-    """Stretch the mel axis by ``factor`` (above 1: formants rise), as a shorter vocal tract does.
+    """Vocal tract length perturbation (VTLP): stretch the mel axis by ``factor`` (above 1: formants rise).
 
-    Several factors hold at evenly spaced places from the lowest bin to the highest, and between them in
-    proportion: a tract of another form.
+    Several factors apply at evenly spaced bins from the lowest to the highest, with linear interpolation
+    between them: a vocal tract of another form.
     """
     n_mels = mel.shape[1]
     factors = torch.from_numpy(_interpolated(factor, n_mels))
@@ -120,19 +120,18 @@ def stretch_mel(mel: Tensor, factor: float) -> Tensor:
     return _rows_at(mel, torch.arange(max(1, round(len(mel) / factor)), dtype=torch.float32) * factor)
 
 
-def _rows_at(x: Tensor, places: Tensor) -> Tensor:
-    """Rows of ``x`` at fractional places, between two in proportion; the last row stands for all beyond."""
+def _rows_at(x: Tensor, positions: Tensor) -> Tensor:
+    """Rows of ``x`` at fractional positions by linear interpolation; the last row stands for all beyond."""
     last = len(x) - 1
-    places = places.clamp(max=last)
-    low = places.floor().long()
-    share = (places - low)[:, None].to(x)
+    positions = positions.clamp(max=last)
+    low = positions.floor().long()
+    share = (positions - low)[:, None].to(x)
     return x[low] * (1.0 - share) + x[(low + 1).clamp(max=last)] * share
 
 
 def equalize_mel(mel: Tensor, decibels: np.ndarray) -> Tensor:
-    """Raise or lower the bands of a normalised log mel by ``decibels`` at evenly spaced places.
-
-    Microphones, rooms and throats do so (FilterAugment, Nam et al. 2022, with linear bands).
+    """FilterAugment (Nam et al. 2022, linear bands): add ``decibels``, given at evenly spaced bins, to a
+    normalised log mel. It simulates microphones, rooms and voices.
     """
     return mel + torch.from_numpy(_interpolated(decibels, mel.shape[1]) * np.float32(MEL_PER_DECIBEL))
 

@@ -1,7 +1,7 @@
-"""Which kinds of sound file there are, told by their first bytes, and whether one of them is whole.
+"""Container formats of audio files: detection by magic bytes, and detection of truncated files.
 
-libsndfile, which always comes along, reads the plain kinds. The others are what browsers and phones record
-and need a decoder (:mod:`echat.audio.media_decoding`). Without torch: who only copies sound needs none.
+libsndfile, a dependency, reads the plain formats. The others are those of browsers and phones and need a
+decoder (:mod:`echat.audio.media_decoding`). No torch here: copying audio does not need it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _EBML_MASTERS = (0x18538067, 0x1F43B675)  # Segment, Cluster: looked into
 
 
 def _is_ebml_cut(data: bytes) -> bool:
-    """Elements: an id of 1 to 4 bytes, a size of 1 to 8 bytes, whose first bit that is set tells how many.
+    """Elements: an id of 1 to 4 bytes, a size of 1 to 8 bytes, with the number of bytes in its leading zeros.
 
     A size of ones alone is unknown (a stream): such a Segment or Cluster ends where its last element does.
     """
@@ -87,7 +87,7 @@ def _is_ebml_cut(data: bytes) -> bool:
 
 
 def _ebml_number(data: bytes, position: int, keeps_mark: bool = False) -> tuple[int | None, int]:
-    """(number, place behind it); None where the bytes end before it or none is there."""
+    """(number, position after it); None where the bytes end before it or none is there."""
     if position >= len(data) or not data[position]:
         return None, len(data)
     length = 9 - data[position].bit_length()
@@ -114,7 +114,7 @@ _AMR_WIDE = (17, 23, 32, 36, 40, 46, 50, 58, 60, 5)
 
 
 def _is_amr_cut(data: bytes) -> bool:
-    """Frames whose first byte tells their mode and with it their length (RFC 4867, section 5.3)."""
+    """Frames whose first byte holds their mode, which gives their length (RFC 4867, section 5.3)."""
     is_wide = data.startswith(b"#!AMR-WB\n")
     sizes, position = (_AMR_WIDE, 9) if is_wide else (_AMR_NARROW, 6)
     while position < len(data):
@@ -127,9 +127,9 @@ _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def _is_asf_cut(data: bytes) -> bool:
-    """The file properties hold the size of the file, 40 bytes behind their beginning; 0 in a stream."""
-    place = data.find(_ASF_FILE_PROPERTIES)
-    return place >= 0 and int.from_bytes(data[place + 40 : place + 48], "little") > len(data)
+    """The file properties hold the size of the file at their byte 40; 0 in a stream."""
+    start = data.find(_ASF_FILE_PROPERTIES)
+    return start >= 0 and int.from_bytes(data[start + 40 : start + 48], "little") > len(data)
 
 
 _MP4 = Container("mp4", ("m4a", "mp4", "3gp"), "mov", _is_mp4_cut)

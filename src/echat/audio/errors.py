@@ -1,4 +1,4 @@
-"""What is wrong with a sound, for people and for programs. Without torch: who only copies needs none."""
+"""The error of unusable audio, with a message for people and a kind for programs. No torch here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AudioErrorKind = Literal[
 
 
 class AudioError(ValueError):
-    """A sound that cannot be used; the message says expected, found, where, and the remedy.
+    """Audio that cannot be used; the message says expected, found, where, and the remedy.
 
     ``kind`` names the trouble for programs that count; None where the request was wrong, not the sound.
     """

@@ -1,4 +1,4 @@
-"""Waveform to features: the two mel families, the Kaldi filter bank, and every constant of time.
+"""Audio features (log-mel spectrograms of encoder and vocoder, Kaldi filter bank) and all constants of time.
 
 Legend: samples, frames, n_mels, bins = n_fft // 2 + 1. All functions take one mono waveform ``(samples,)`` in
 [-1, 1] and return ``(frames, n_mels)`` float32 on the waveform's device.
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-# What the ear hears: everything below is derived from these.
-SAMPLE_RATE = 16_000  # Hz, everything the model listens to
+# Input of the speech encoder: everything below is derived from these.
+SAMPLE_RATE = 16_000  # Hz
 HOP = 160  # samples between mel frames
 WINDOW = 400  # samples under one mel window, 25 ms
-N_MELS = 80  # of the released encoder; `EncoderConfig.n_mels` says how many another one hears
+N_MELS = 80  # of the released encoder; others: see `EncoderConfig.n_mels`
 SPEECH_TOKEN_RATE = 25  # speech tokens per second
 
 MEL_RATE = SAMPLE_RATE // HOP  # 100 mel frames per second
 SAMPLES_PER_SPEECH_TOKEN = SAMPLE_RATE // SPEECH_TOKEN_RATE  # 640: one speech token = 40 ms
 MEL_FRAMES_PER_SPEECH_TOKEN = MEL_RATE // SPEECH_TOKEN_RATE  # 4
-MEL_FRAMES_PER_LLM_FRAME = 8  # the model hears 12.5 vectors a second
+MEL_FRAMES_PER_LLM_FRAME = 8  # the language model reads 12.5 frames a second
 
-# What the mouth speaks.
+# Output of the vocoder.
 VOCODER_RATE = 22_050  # Hz
 VOCODER_HOP = 256  # samples per vocoder mel frame, about 86 frames per second
 VOCODER_WINDOW = 1024
@@ -71,7 +71,7 @@ def log_mel(waveform: Tensor, n_mels: int) -> Tensor:
 
 
 def mel_22k(waveform: Tensor) -> Tensor:
-    """Natural-log magnitude mel of a 22.05 kHz waveform, what flow and vocoder speak: ``(frames, 80)``."""
+    """Natural-log magnitude mel of a 22.05 kHz waveform, for flow and vocoder: ``(frames, 80)``."""
     _refuse_shorter_than(waveform, VOCODER_EDGE + 1, "mel_22k")
     spectrum = vocoder_spectrum(waveform.float()[None])[0]
     magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()  # (513, frames)

@@ -1,4 +1,4 @@
-"""Bytes of a sound file, of any kind, into one channel of samples."""
+"""Decoding of an audio file in any format to mono samples (WAV, libsndfile, or PyAV / ffmpeg)."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def decode(
 
 
 def open_sound(data: bytes, where: str, most_seconds: float = math.inf, plainly: bool = True) -> Any:
-    """What reads like ``soundfile.SoundFile``; ``plainly``: a plain WAV without a decoder, as floats alone.
+    """A reader like ``soundfile.SoundFile``; ``plainly``: of a plain WAV without a decoder, as floats alone.
 
-    AudioError for a file that breaks off or lacks its decoder, LibsndfileError for what is no sound. More
+    AudioError for a truncated file or a missing decoder, LibsndfileError for bytes that are no audio. More
     than ``most_seconds`` need not be decoded.
     """
     import soundfile
@@ -77,7 +77,7 @@ def open_sound(data: bytes, where: str, most_seconds: float = math.inf, plainly:
 
 
 def seconds_of(path: str) -> float:
-    """Length of a file as its header says it. AudioError, LibsndfileError or OSError where it says none."""
+    """Duration according to the header of a file. AudioError, LibsndfileError or OSError without any."""
     import soundfile
 
     with open(path, "rb") as file:
@@ -91,7 +91,7 @@ def seconds_of(path: str) -> float:
 
 
 def _mono_blocks(sound: Any, where: str, max_seconds: float, most: int) -> np.ndarray:
-    """Decode minute by minute, so that a file of unknown length cannot fill the memory; ``most`` samples."""
+    """Decode minute by minute, so that a file of unknown length cannot exhaust RAM; ``most`` samples."""
     blocks: list[np.ndarray] = []
     total, channel = 0, None
     while total < most:
@@ -99,7 +99,7 @@ def _mono_blocks(sound: Any, where: str, max_seconds: float, most: int) -> np.nd
         block = sound.read(count, dtype="float32", always_2d=True)  # (samples, channels)
         if not len(block):
             break
-        if channel is None and block.any():  # how a file is wired stays the same in it
+        if channel is None and block.any():  # chosen once for the whole file
             channel = _channel_for_all(block)
         blocks.append(block.mean(axis=1) if channel in (None, _MEAN) else block[:, channel])
         total += len(block)

@@ -1,8 +1,8 @@
-"""A moment of quiet before a sound that begins at once.
+"""Padding of audio that begins abruptly with background noise of its own (a lead-in).
 
-Recordings begin with a moment of silence, and so do those a model learns from. Of a clip that is cut at its
-first word, the model misses that word and mistakes gender and age. Quiet in front mends it, if it is the
-quiet of that clip: with digital silence, which no microphone gives, women are taken for men.
+Recordings, also those of the training data, begin with a moment of silence. Of a clip that is cut at its
+first word, the model misses that word and gets gender and age wrong. A lead-in mends this if it is the
+background noise of that clip: with digital silence, which no microphone records, women are taken for men.
 
 Legend: frames of 10 ms.
 """
@@ -48,7 +48,7 @@ def with_background(waveform: Tensor, samples: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Background:
-    """What a clip is like before it begins."""
+    """The background noise of a clip."""
 
     samples: int  # of it in front
     stretch: Tensor  # (800,) of the quietest
@@ -78,8 +78,8 @@ def _background_of(waveform: Tensor) -> _Background | None:
         return None
     powers = waveform[: frames * HOP].double().view(frames, HOP).square().mean(dim=1)
     levels = powers.unfold(0, _STRETCH, 1).mean(dim=1).sqrt()  # (frames - 4,)
-    loudest, place = float(levels.max()), int(levels.argmin())
-    quietest = max(float(levels[place]), _FLOOR)
+    loudest, start = float(levels.max()), int(levels.argmin())
+    quietest = max(float(levels[start]), _FLOOR)
     if quietest > _STEADY * loudest:
         return None
     most = SHARE_OF_LOUDEST * loudest
@@ -87,5 +87,5 @@ def _background_of(waveform: Tensor) -> _Background | None:
     begins = torch.nonzero(powers.sqrt() > quiet)
     if not len(begins):
         return None
-    stretch = waveform[HOP * place : HOP * (place + _STRETCH)]
+    stretch = waveform[HOP * start : HOP * (start + _STRETCH)]
     return _Background(HOP * int(begins[0]), stretch, min(quietest, most))

@@ -1,4 +1,4 @@
-"""Sound files of browsers and phones (webm, m4a, 3gp, amr, aac, wma), decoded by PyAV or else by ffmpeg.
+"""Decoding of the audio formats of browsers and phones (webm, m4a, 3gp, amr, aac, wma) by PyAV or ffmpeg.
 
 Both are FFmpeg: PyAV inside this process, ffmpeg as a program beside it. Only the bytes given are decoded:
 the demuxer is named, so that no playlist or script is followed, and protocols that reach elsewhere are off.
@@ -34,7 +34,7 @@ def has_decoder() -> bool:
 
 
 def readable_suffixes() -> tuple[str, ...]:
-    """Of the files that can be read on this machine, without dots."""
+    """File name suffixes that can be read on this machine, without dots."""
     return PLAIN_SUFFIXES + (MEDIA_SUFFIXES if has_decoder() else ())
 
 
@@ -97,7 +97,7 @@ def _blocks(file: Any, where: str, most_seconds: float) -> Iterator[tuple[np.nda
 
 
 def _with_ffmpeg(data: bytes, demuxer: str, where: str, most_seconds: float) -> tuple[np.ndarray, int]:
-    """The file lies in memory under the name of its descriptor, because mp4 is read back and forth."""
+    """ffmpeg reads the bytes through a file descriptor, because mp4 needs a file that can seek."""
     with _unnamed_file() as file:
         file.write(data)
         file.flush()
@@ -118,14 +118,14 @@ def _with_ffmpeg(data: bytes, demuxer: str, where: str, most_seconds: float) -> 
 
 
 def _unnamed_file() -> Any:
-    """A file that no folder knows; in memory where the system has such files."""
+    """A temporary file without a name; in RAM where the system offers it."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("sound"), "w+b")
     return tempfile.TemporaryFile()
 
 
 def _samples_of(wav: bytes, where: str, demuxer: str) -> tuple[np.ndarray, int]:
-    """What ffmpeg writes: a wav of float32 whose length stands for unknown."""
+    """The samples of ffmpeg's output: a wav of float32 with an unknown length in its header."""
     form, body = wav.find(b"fmt "), wav.find(b"data")
     if form < 0 or body < 0 or len(wav) - body - 8 < 4:
         raise _undecodable(where, demuxer, "not a single sample in it")

@@ -1,4 +1,4 @@
-"""Waveforms at another rate."""
+"""Resampling of waveforms, whole (windowed sinc) and streaming."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import conv1d, pad
 from echat.audio.errors import AudioError
 
 _LOWPASS_WIDTH = 6  # zero crossings on each side of the resampling kernel
-_STREAM_WIDTH = 24  # steeper, as people listen: what lies 5 % above the band is 36 dB down, not 10
+_STREAM_WIDTH = 24  # steeper, for output to people: 36 dB instead of 10 at 5 % above the band
 _ROLLOFF = 0.99
 _MAX_KERNEL_VALUES = 4_000_000  # rates without a common divisor would need gigabytes; soxr takes over there
 
@@ -37,10 +37,10 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 
 class Resampler:
-    """`resample` for sound that comes in pieces, in numpy and with a steeper filter: any cut gives the same.
+    """Streaming `resample`, in numpy and with a steeper filter; the result does not depend on the chunks.
 
-    It holds back what the kernel needs of the future and no more: 1.6 ms from 24 to 16 kHz. (Streams of soxr
-    work in blocks and held back 21 ms there, 64 ms from 8 to 16 kHz, on the way to everything that listens.)
+    Its latency is what the kernel needs of the future and no more: 1.6 ms from 24 to 16 kHz. (Streams of soxr
+    work in blocks: 21 ms there, 64 ms from 8 to 16 kHz.)
     """
 
     def __init__(self, from_rate: int, to_rate: int, width: int = _STREAM_WIDTH) -> None:

@@ -1,4 +1,4 @@
-"""Faster or slower speech at the same pitch: waveform similarity overlap-add (Verhelst and Roelands, 1993).
+"""Time stretching at constant pitch by waveform similarity overlap-add (WSOLA; Verhelst and Roelands, 1993).
 
 A frame is `2 * step` samples. Frames follow each other by `step` in the output and by `step * speed` in the
 input.
@@ -13,7 +13,7 @@ SEARCH_SECONDS = 0.008  # how far a frame may move to fit the one before it
 
 
 class TimeStretcher:
-    """Sound in pieces of any length; the result does not depend on how it is cut."""
+    """Streaming WSOLA; the result does not depend on the chunks."""
 
     def __init__(self, rate: int, speed: float) -> None:
         if not 0.1 <= speed <= 10:
@@ -23,9 +23,9 @@ class TimeStretcher:
         self._speed = speed
         self._window = np.hanning(2 * self._step + 1)[:-1].astype(np.float32)
         self._input = np.zeros(0, np.float32)
-        self._begin = 0  # place of the first sample that is kept
+        self._begin = 0  # position of the first sample that is kept
         self._frames = 0  # made so far
-        self._place = 0  # of the last frame
+        self._position = 0  # of the last frame
         self._tail = np.zeros(self._step, np.float32)
 
     def push(self, waveform: np.ndarray, last: bool = False) -> np.ndarray:
@@ -39,24 +39,24 @@ class TimeStretcher:
         while True:
             ideal = round(self._frames * self._step * self._speed)
             reached = self._begin + len(self._input)
-            if max(ideal, self._place + self._step) + self._search + n_frame > reached or (
+            if max(ideal, self._position + self._step) + self._search + n_frame > reached or (
                 last and ideal >= end
             ):
                 break
             made.append(self._next(ideal))
-        keep = max(self._begin, min(self._place + self._step, ideal - self._search))
+        keep = max(self._begin, min(self._position + self._step, ideal - self._search))
         self._input, self._begin = self._input[keep - self._begin :], keep
         return np.concatenate(made) if made else np.zeros(0, np.float32)
 
     def _next(self, ideal: int) -> np.ndarray:
-        """One more step of output: the frame near `ideal` that goes on best from the one before."""
-        place = ideal
+        """One more step of output, from the frame near `ideal` that continues the one before best."""
+        position = ideal
         if self._frames:
-            place = self._best(ideal, self._at(self._place + self._step, self._step))
-        frame = self._at(place, 2 * self._step) * self._window
+            position = self._best(ideal, self._at(self._position + self._step, self._step))
+        frame = self._at(position, 2 * self._step) * self._window
         first = self._frames == 0
-        sound = self._at(place, self._step) if first else self._tail + frame[: self._step]
-        self._tail, self._place, self._frames = frame[self._step :], place, self._frames + 1
+        sound = self._at(position, self._step) if first else self._tail + frame[: self._step]
+        self._tail, self._position, self._frames = frame[self._step :], position, self._frames + 1
         return sound
 
     def _best(self, ideal: int, template: np.ndarray) -> int:
@@ -67,5 +67,6 @@ class TimeStretcher:
         energy = squares[len(template) :] - squares[: len(squares) - len(template)]
         return begin + int(np.argmax(products / np.sqrt(energy + 1e-9)))
 
-    def _at(self, place: int, length: int) -> np.ndarray:
-        return self._input[place - self._begin : place - self._begin + length]
+    def _at(self, position: int, length: int) -> np.ndarray:
+        start = position - self._begin
+        return self._input[start : start + length]

@@ -1,10 +1,10 @@
-"""Is somebody speaking? The Silero voice activity detector, frame by frame, its state a value.
+"""Voice activity detection (VAD) with the Silero network, frame by frame.
 
-    vad = VoiceActivity()
+    vad = VoiceActivityDetector()
     state = vad.begin()
     probability, state = vad.step(frame, state)
 
-One network serves any number of listeners at once.
+The state is passed in and out, so one network serves any number of audio streams at once.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ import numpy as np
 
 from echat.audio.features import SAMPLE_RATE
 
-FRAME = 512  # samples the network hears at once
+FRAME = 512  # samples per step of the network
 FRAME_SECONDS = FRAME / SAMPLE_RATE  # 32 ms
-SPEECH = 0.5  # probability above which a sound holds speech, see `has_speech`
-_FAINTEST = 1e-4  # -80 dB, three steps of 16 bit: no speech is as faint as what is rounded there
+SPEECH = 0.5  # probability above which a frame is speech, see `has_speech`
+_FAINTEST = 1e-4  # -80 dB, three steps of 16 bit: rounding noise, no speech is as faint
 _LEVEL = 0.15  # to which the loudest frame is brought
-_LEAD_FRAMES = 8  # of silence before and after: a short word cut close is hard to tell without
-_CONTEXT = 64  # samples of the frame before that it hears again
+_LEAD_FRAMES = 8  # of silence before and after: without it, short words cut close are missed
+_CONTEXT = 64  # samples of the frame before that are input again
 _FULL_SCALE = np.float32(1 / 32768)
 
 
 @dataclass(frozen=True)
 class VADState:
-    """What the network remembers of one listener's sound."""
+    """The recurrent state of the network for one audio stream."""
 
     recurrent_state: np.ndarray  # (2, 1, 128) float32
     context: np.ndarray  # (64,) float32, the end of the last frame
 
 
 class VoiceActivityDetector:
-    """The network. Safe to share between threads."""
+    """The network, run by onnxruntime. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._session = _session()
         self._rate = np.array(SAMPLE_RATE, dtype=np.int64)
 
     def begin(self) -> VADState:
-        """Nothing heard yet."""
+        """The state before the first frame."""
         return VADState(np.zeros((2, 1, 128), np.float32), np.zeros(_CONTEXT, np.float32))
 
     def step(self, frame: np.ndarray, state: VADState) -> tuple[float, VADState]:
@@ -63,22 +63,22 @@ class VoiceActivityDetector:
 
 
 def has_speech(samples: np.ndarray) -> bool:
-    """Does anybody speak in a 16 kHz sound (samples,), float32? Loudness does not matter.
+    """Does 16 kHz audio (samples,), float32, hold speech, however loud?
 
-    It says no only where it is sure: none of 1,567 clips of 8 corpora, 599 single digits among them, was
-    taken for silence. The least probability of 320 of them was 0.96, the largest of noise and hum of any
-    level 0.34. Without the package of the detector only what is too faint for speech is told apart.
+    False negatives are rare: none of 1,567 clips of 8 corpora, 599 single digits among them, was taken for
+    silence. The least probability of 320 of them was 0.96, the largest of noise and hum of any level 0.34.
+    Without the silero-vad package everything that is not too faint counts as speech.
     """
     return any(probability > SPEECH for probability in _probabilities(samples))
 
 
 def speech_seconds(samples: np.ndarray) -> float:
-    """How long somebody speaks in a 16 kHz sound (samples,), float32; what might be speech counts."""
+    """Seconds of speech in 16 kHz audio (samples,), float32; frames that may be speech count."""
     return FRAME_SECONDS * sum(probability > SPEECH for probability in _probabilities(samples))
 
 
 def _probabilities(samples: np.ndarray) -> Iterator[float]:
-    """Of speech in each frame of a sound that is brought to one loudness."""
+    """Of speech in each frame of loudness-normalized audio."""
     frames = np.pad(samples, (0, -len(samples) % FRAME)).reshape(-1, FRAME).astype(np.float32)
     levels = np.sqrt(np.square(frames).mean(axis=1))
     loudest = float(levels.max(initial=0.0))
@@ -96,7 +96,7 @@ def _probabilities(samples: np.ndarray) -> Iterator[float]:
 
 
 def is_installed() -> bool:
-    """Are the network and what runs it there? They come with the extras serve and talk."""
+    """Are silero-vad and onnxruntime installed? They come with the extras serve and talk."""
     return all(find_spec(name) is not None for name in ("silero_vad", "onnxruntime"))
 
 

@@ -1,12 +1,13 @@
-"""WAV files: where the samples lie, also where a header is wrong, and a reader of the plainest kind.
+"""WAV files: repair of wrong lengths in the header, and a reader of 16-bit PCM without a decoder.
 
 Recorders write the length last. One that was killed leaves 0, one that writes to a pipe leaves the largest
-number, and some count their own header. Players then play to the end of the file, and so is it read here.
+number, and some count their own header. Like players do, samples are then read to the end of the file.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
@@ -26,19 +27,25 @@ def is_wav(data: bytes) -> bool:
 
 
 def whole_wav(data: bytes, where: str) -> bytes:
-    """A WAV with the true length of its sound in its header, for decoders that believe it; as it is where it
-    tells the truth. AudioError where the file breaks off before or amid the samples."""
-    position, block = 12, 1
-    while position + 8 <= len(data):
-        name, size = struct.unpack_from("<4sI", data, position)
-        body = position + 8
+    """A WAV with the true length of its samples in the header, for decoders that rely on it. AudioError where
+    the file ends before or within the samples."""
+    block = 1
+    for name, size, body in _chunks(data):
         if name == b"fmt " and body + 16 <= len(data):
             _, _, rate, _, block = struct.unpack_from("<HHIIH", data, body)
             refuse_impossible_rate(rate, where)
         if name == b"data":
             return _with_size(data, body, size, _true_size(data, body, size, block, where))
-        position = body + size + size % 2
     raise cut_off(where, "a wav file with a data chunk", f"{len(data)} bytes without one")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, size and position of the body of each chunk of a RIFF file."""
+    position = 12
+    while position + 8 <= len(data):
+        name, size = struct.unpack_from("<4sI", data, position)
+        yield name, size, position + 8
+        position += 8 + size + size % 2
 
 
 def _with_size(data: bytes, body: int, size: int, true: int) -> bytes:
@@ -51,9 +58,9 @@ def _with_size(data: bytes, body: int, size: int, true: int) -> bytes:
 def _true_size(data: bytes, body: int, size: int, block: int, where: str) -> int:
     """Bytes of sound from ``body`` on, where the header says ``size``."""
     there = len(data) - body
-    if size <= there and (size or not there) and _goes_on(data, body + size):
+    if size <= there and (size or not there) and _is_boundary(data, body + size):
         return size
-    if not size and _goes_on(data, body):
+    if not size and _is_boundary(data, body):
         return 0  # empty, and something else follows
     whole = there - there % max(1, block)
     if 0 < size < _STREAMED and size > there:
@@ -66,17 +73,17 @@ def _true_size(data: bytes, body: int, size: int, block: int, where: str) -> int
     return whole
 
 
-def _goes_on(data: bytes, place: int) -> bool:
-    """Is here the end of the file or the beginning of a chunk or a tag, with or without a byte between?"""
+def _is_boundary(data: bytes, position: int) -> bool:
+    """Does the file end here, or a chunk or a tag start, with or without a padding byte before it?"""
     return any(
         len(data) - start < 8 or data.startswith(_TAGS, start) or _is_chunk(data, start)
-        for start in (place, place + 1)
+        for start in (position, position + 1)
     )
 
 
-def _is_chunk(data: bytes, place: int) -> bool:
-    name, size = struct.unpack_from("<4sI", data, place)
-    return all(32 <= byte < 127 for byte in name) and place + 8 + size <= len(data)
+def _is_chunk(data: bytes, position: int) -> bool:
+    name, size = struct.unpack_from("<4sI", data, position)
+    return all(32 <= byte < 127 for byte in name) and position + 8 + size <= len(data)
 
 
 def refuse_impossible_rate(rate: int, where: str) -> None:
@@ -104,7 +111,8 @@ _FULL_SCALE = np.float32(1 / 32768)
 
 
 class Samples:
-    """What of ``soundfile.SoundFile`` reading takes, over (samples, channels) int16 or float32 in memory."""
+    """The part of the ``soundfile.SoundFile`` interface that reading needs, over an array (samples, channels)
+    of int16 or float32."""
 
     def __init__(self, samples: np.ndarray, samplerate: int) -> None:
         self._samples, self.samplerate = samples, samplerate
@@ -146,17 +154,12 @@ class PlainWav(Samples):
     @classmethod
     def of(cls, data: bytes) -> Self | None:
         """None where the bytes are anything else, or not whole: then a decoder has to look."""
-        if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-            return None
-        position, form = 12, None
-        while position + 8 <= len(data):
-            name, size = struct.unpack_from("<4sI", data, position)
-            body = position + 8
+        form = None
+        for name, size, body in _chunks(data) if is_wav(data) else ():
             if name == b"fmt " and body + 16 <= len(data):
                 form = struct.unpack_from("<HHIIHH", data, body)
             if name == b"data":
                 return cls._samples_at(data, body, size, form)
-            position = body + size + size % 2
         return None
 
     @classmethod

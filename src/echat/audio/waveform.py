@@ -1,4 +1,4 @@
-"""Reading and writing sound files, mono, at any rate; saying what is wrong with a file."""
+"""Audio files as mono waveforms: reading with resampling and checks, and writing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from echat.audio.resampling import resample
 
 MIN_SECONDS = 0.025  # one analysis window
 MAX_SECONDS = 600.0
-LOUDEST = 8.0  # +18 dB over full scale; floats beyond hold integers that nobody divided
+LOUDEST = 8.0  # +18 dB over full scale; floats beyond are integers that were not divided
 _FULL_SCALES = (2.0**7, 2.0**15, 2.0**23, 2.0**31)
 _SUBTYPES = {16: "PCM_16", 32: "FLOAT"}
 
@@ -40,9 +40,9 @@ def read(
     Wav, flac, ogg, opus and mp3 are always read; what browsers and phones record (webm, m4a, 3gp, amr, aac)
     where PyAV or ffmpeg is installed. Integer samples are divided by their full scale (16 bit: 32768),
     channels are averaged (of channels that cancel each other the loudest is taken), and then the waveform is
-    resampled to ``rate`` (None keeps the rate of the file). Raises :class:`AudioError` for anything that
-    cannot be listened to: see :func:`check`. ``name`` stands for the source in messages. Of a stretch from
-    ``start_seconds`` to ``end_seconds`` nothing else is decoded or checked.
+    resampled to ``rate`` (None keeps the rate of the file). Raises :class:`AudioError` for audio that
+    :func:`check` refuses. ``name`` stands for the source in messages. With ``start_seconds`` or
+    ``end_seconds`` nothing outside of them is decoded or checked.
     """
     where = name or ("audio bytes" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else file_bytes(Path(source))

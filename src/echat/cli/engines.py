@@ -23,10 +23,10 @@ def open_engine(model: str, device: str, speaks: bool = False, precision: str | 
         raise ValueError(
             f"model {model}: expected a token2wav folder to speak with, found none; leave out -o or add one"
         )
-    return engine if precision is None else packed(engine, precision)
+    return engine if precision is None else optimized(engine, precision)
 
 
-def packed(engine: Engine, precision: str) -> Engine:
+def optimized(engine: Engine, precision: str) -> Engine:
     """The engine in another precision, which only a CPU offers."""
     from typing import get_args
 
@@ -37,7 +37,7 @@ def packed(engine: Engine, precision: str) -> Engine:
         raise ValueError(f"--precision: expected one of {', '.join(known)}, found {precision!r}")
     if engine.model.speech_embedding.weight.device.type != "cpu":
         raise ValueError(f"--precision {precision}: expected --device cpu, found another; leave it out there")
-    return engine.packed(precision)  # type: ignore[arg-type]
+    return engine.optimized(precision)  # type: ignore[arg-type]
 
 
 def resolve_voice(engine: Engine, name_or_path: str | None) -> VoicePrompt | str | None:

@@ -55,9 +55,7 @@ def reply(
     """
     from echat.cli import display, engines, io, records
     from echat.cli.io import Inputs
-    from echat.dialogue.tasks import get_task
     from echat.dialogue.turns import Conversation
-    from echat.infer.reply_stream import reply_with_retry
 
     inputs = Inputs(questions)
     speech_of = io.speech_files(questions, output)
@@ -70,8 +68,8 @@ def reply(
     for number, question in inputs:
         with inputs.part(number):
             conversation = Conversation([*past, user_turns[number]])
-            answer = reply_with_retry(
-                engine, conversation, get_task(task), seed, voice=engines.resolve_voice(engine, voice)
+            answer = engine.run_with_retry(
+                conversation, task, seed, voice=engines.resolve_voice(engine, voice)
             )
             display.note_dropped_turns(engine, answer)
             speech = speech_of[number]
@@ -168,10 +166,8 @@ def chat(
     """
     from echat.cli import display, engines, records
     from echat.cli.errors import explain
-    from echat.dialogue.tasks import get_task
     from echat.dialogue.turns import Conversation, UserTurn
     from echat.errors import ModelError
-    from echat.infer.reply_stream import reply_with_retry
 
     engine = engines.open_engine(model, device, precision=precision)
     turns: list[Turn] = []
@@ -179,7 +175,7 @@ def chat(
     for line in _typed_lines():
         question = UserTurn(text=line)
         try:
-            answer = reply_with_retry(engine, Conversation([*turns, question]), get_task("t2t"), seed)
+            answer = engine.run_with_retry(Conversation([*turns, question]), "t2t", seed)
         except (ValueError, ModelError) as error:
             code, message = explain(error)
             print(f"error: {message}", file=sys.stderr)

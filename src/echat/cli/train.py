@@ -69,9 +69,7 @@ def finetune(
     from echat.train.tools.finetune import FineTune
     from echat.train.tools.finetune import finetune as run
 
-    job = FineTune(
-        model, data, out, column_map(map), replay or (), replay_share, speech_tokenizer, skip_bad
-    )
+    job = FineTune(model, data, out, column_map(map), replay or (), replay_share, speech_tokenizer, skip_bad)
     folder = run(job, overrides or [], resume)
     if folder.is_dir():
         print(f"{folder}: try `echat reply QUESTION.wav -m {folder}`, `echat report {out}` shows the run")

@@ -1,1 +1,1 @@
-"""What a turn, a task, a thought and a token are. Pure Python: the tokenizer is passed in, no torch."""
+"""Conversations, tasks, labels, thoughts and their prompt layout. Pure Python: no torch, no tokenizer."""

@@ -1,7 +1,7 @@
-"""What a model learned of texts and conversations: a declaration in its folder, and texts in that form.
+"""Capabilities of a model, declared in its folder: languages, length of the history, form of its texts.
 
-A model answers everything, also what it never learned: then with nonsense. The declaration says where that
-begins. Nothing declared means no limit, as for the released weights.
+A model answers any input, also one outside of its training data: then with nonsense. The declaration states
+these limits, and texts are converted to the form of the training data. Nothing declared means no limit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class WrittenForm(Config):
     lowercase: bool = False
     spelled_out: bool = Field(False, description="numbers, units and symbols as words, no markup")
     marks: str | None = Field(
-        None, description="punctuation that was learned, besides the apostrophe; None: any"
+        None, description="punctuation of the training data, besides the apostrophe; None: any"
     )
 
     def of(self, text: str) -> str:
@@ -42,11 +42,8 @@ class WrittenForm(Config):
             return text
         pause = "," if "," in self.marks else " "
         text = _MARK.sub(lambda found: self._mark(found[0], pause), text)
-        text = (
-            re.sub(rf"\s*([{re.escape(self.marks)}])[\s{re.escape(self.marks)}]*", r"\1 ", text)
-            if (self.marks)
-            else text
-        )
+        if self.marks:
+            text = re.sub(rf"\s*([{re.escape(self.marks)}])[\s{re.escape(self.marks)}]*", r"\1 ", text)
         return " ".join(text.split()).strip(self.marks + " ")
 
     def _mark(self, mark: str, pause: str) -> str:
@@ -56,7 +53,7 @@ class WrittenForm(Config):
 
 
 class ReadingCapabilities(WrittenForm):
-    """Texts that were read aloud."""
+    """The form of texts for text-to-speech, and the pace of their speech."""
 
     piece_ids: int | None = Field(None, ge=4, description="text ids that are read well at once; None: many")
     ids_per_syllable: tuple[float, float] | None = Field(
@@ -72,7 +69,7 @@ class ReadingCapabilities(WrittenForm):
 
 
 class Capabilities(Config):
-    """What the weights of a folder learned; what is left out has no limit."""
+    """Limits of the training data of a model; a field that is left out has no limit."""
 
     history_turns: int | None = Field(None, ge=0, description="earlier turns (question and answer) at most")
     languages: tuple[str, ...] = Field((), description="codes such as en, zh; none: any")
@@ -80,15 +77,15 @@ class Capabilities(Config):
     reading: ReadingCapabilities = Field(ReadingCapabilities(), description="texts that are read aloud")
 
     def foreign_words(self, text: str) -> list[str]:
-        """Words with letters of a script that none of the languages is written in."""
+        """Words in a script that none of the languages uses."""
         if not self.languages:
             return []
         scripts = set[str]().union(*(SCRIPTS.get(code, LATIN) for code in self.languages))
         return [word for word in _WORD.findall(text) if not _script_of(word) <= scripts]
 
     def refuse_foreign(self, text: str, what: str) -> None:
-        """Text in a script that was never learned is an error: byte-level ids could write it, but all that
-        comes of it is made up, and does not sound so."""
+        """ValueError for text in a script outside of the training data: byte-level ids can encode it, but the
+        reply to it would be made up."""
         if words := self.foreign_words(text):
             shown = ", ".join(repr(word) for word in words[:3])
             raise ValueError(
@@ -102,6 +99,6 @@ UNRESTRICTED = Capabilities()
 
 
 def _script_of(word: str) -> set[str]:
-    """Names of the scripts of its letters, as Unicode has them."""
-    letters = [letter for letter in word if letter.isalpha() and letter not in "ªºµ"]
-    return {unicodedata.name(letter, "UNKNOWN").split(" ")[0].split("-")[0] for letter in letters}
+    """Unicode names of the scripts of its alphabetic characters."""
+    alphabetic = [char for char in word if char.isalpha() and char not in "ªºµ"]
+    return {unicodedata.name(char, "UNKNOWN").split(" ")[0].split("-")[0] for char in alphabetic}

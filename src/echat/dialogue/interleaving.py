@@ -1,11 +1,11 @@
-"""Text and speech in one stream: 6 text ids, 18 speech ids, … until the text is used up, then only speech.
+"""Interleaving of text and speech ids: 6 text ids, 18 speech ids, … until the text ends, then only speech.
 
-18 speech ids are 0.72 s of sound, more than 6 text ids take to say, so speech is never starved of text.
+18 speech ids are 0.72 s of audio, more than 6 text ids take to say, so the text of speech always comes first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 TEXT_CHUNK = 6
@@ -50,15 +50,6 @@ def _mix(text_ids: tuple[int, ...], speech_ids: tuple[int, ...], lead: int) -> I
         speech_position += SPEECH_CHUNK
     if speech_position < len(speech_ids):
         yield Chunk(True, speech_ids[speech_position:])
-
-
-def deinterleave(chunks: Iterable[Chunk]) -> tuple[list[int], list[int]]:
-    """Text ids and speech ids of a mixed stream."""
-    text_ids: list[int] = []
-    speech_ids: list[int] = []
-    for chunk in chunks:
-        (speech_ids if chunk.is_speech else text_ids).extend(chunk.ids)
-    return text_ids, speech_ids
 
 
 def is_speech_next(n_text: int, n_speech: int, text_ended: bool) -> bool:

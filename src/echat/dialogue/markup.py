@@ -1,4 +1,4 @@
-"""The words of a text written for the eye or for a speech engine: Markdown, HTML, SSML, emoticons."""
+"""Removal of markup (Markdown, HTML, SSML, emoticons) from a text that is to be spoken."""
 
 from __future__ import annotations
 

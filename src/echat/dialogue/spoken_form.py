@@ -1,7 +1,7 @@
-"""A written text as it is read aloud: numbers, units and symbols in words, without markup.
+"""Text normalization for text-to-speech: numbers, units and symbols in words, without markup.
 
 Numbers, dates, times, money and measures are left to WeText (English and Chinese grammars); markup goes
-before, and what its grammars read badly is rewritten for them. Plain words never load it.
+first, and text that its grammars read badly is rewritten for them. Plain words do not load it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _NEEDS_GRAMMAR = re.compile(r"[\d$€£¥%@#&+=°℃℉/<>×÷]|\b(?:Dr|Mr|Mrs|M
 
 
 def spoken_form(text: str) -> str:
-    """The words to say, on one line, with the punctuation that divides them; "" where nothing can be said.
+    """The words to speak, on one line, with punctuation; "" for a text without words.
 
     The spoken form of a spoken form is itself.
     """
     for _ in range(_ROUNDS):  # what one rule leaves may be another's
-        if not any(letter.isalnum() for letter in text):
+        if not any(char.isalnum() for char in text):
             return ""
         before, text = text, _tidy(_in_words(without_markup(unicodedata.normalize("NFC", text))))
         if text == before:
@@ -43,24 +43,7 @@ _COINS = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "pen
 _URL_SIGNS = {".": " dot ", "/": " slash ", "-": " dash ", "_": " underscore ", "?": " question mark "}
 _URL_SIGNS |= {"=": " equals ", "&": " and ", "@": " at ", "#": " hash ", ":": " colon ", "%": " percent "}
 _URL_SIGNS |= {"+": " plus ", "~": " tilde "}
-_SPELLED = {
-    "USA",
-    "UK",
-    "EU",
-    "AI",
-    "UN",
-    "USB",
-    "CEO",
-    "FAQ",
-    "API",
-    "ATM",
-    "AM",
-    "PM",
-    "ID",
-    "IT",
-    "IQ",
-    "UFO",
-}
+_INITIALISMS = re.compile("USA|UK|EU|AI|UN|USB|CEO|FAQ|API|ATM|AM|PM|ID|IT|IQ|UFO")
 _ADDRESS = re.compile(
     r"(?<![\w@.])(?:(?:https?|ftp)://|www\.)[^\s<>\"'()\[\]]*[\w/]"
     r"|(?<![\w@.])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
@@ -80,8 +63,8 @@ def _money(found: re.Match[str]) -> str:
     name, small = _COINS[sign]
     cents = int(part or 0)
     coins = small if cents == 1 else {"penny": "pence"}.get(small, f"{small}s")
-    told = f"{whole} {name}{'' if whole == '1' else 's'}"
-    return told if not cents else f"{told} and {cents} {coins}"
+    amount = f"{whole} {name}{'' if whole == '1' else 's'}"
+    return amount if not cents else f"{amount} and {cents} {coins}"
 
 
 def _thousands(found: re.Match[str]) -> str:
@@ -157,7 +140,7 @@ def _in_words(text: str) -> str:
     """Numbers, units, abbreviations and symbols in the words of the language that the text is written in."""
     text = _ADDRESS.sub(_address, text)
     language = "zh" if _HAN.search(text) else "en"
-    text = "".join(_plain_character(letter) for letter in text)
+    text = "".join(_plain_character(char) for char in text)
     if language == "en":
         for pattern, spoken in _ENGLISH:
             text = pattern.sub(spoken, text)
@@ -180,7 +163,7 @@ def _grammar(language: str) -> Any:
 
 
 def _by_grammar(text: str, language: str) -> str:
-    """What WeText makes of it, and digit by digit whatever it left as digits."""
+    """Normalization by WeText, and digit by digit where it left digits."""
     text = _normalized(text, language)
     digits = _DIGITS if language == "en" else list("零一二三四五六七八九")
     blank = " " if language == "en" else ""
@@ -197,61 +180,61 @@ def _normalized(text: str, language: str) -> str:
         words = text.split()
         if len(words) > 1:
             return " ".join(_normalized(word, language) for word in words)
-        plain = "".join(letter if letter.isalnum() else " " for letter in text).strip()
+        plain = "".join(char if char.isalnum() else " " for char in text).strip()
         return _normalized(plain, language) if plain not in ("", text) else plain
 
 
-def _plain_character(letter: str) -> str:
-    """Quotes and blanks in their plain form; emoji and control characters are gone."""
-    if letter in "“”„«»″":
+def _plain_character(char: str) -> str:
+    """Quotes and blanks in their plain form; emoji and control characters are removed."""
+    if char in "“”„«»″":
         return '"'
-    if letter in "‘’‚′`´":
+    if char in "‘’‚′`´":
         return "'"
-    if letter == "⁄":  # of a fraction
+    if char == "⁄":  # of a fraction
         return "/"
-    kind = unicodedata.category(letter)
-    if letter in "°℃℉№":
-        return unicodedata.normalize("NFKC", letter)
-    if kind == "So" or "\U0001f3fb" <= letter <= "\U0001f3ff":
+    kind = unicodedata.category(char)
+    if char in "°℃℉№":
+        return unicodedata.normalize("NFKC", char)
+    if kind == "So" or "\U0001f3fb" <= char <= "\U0001f3ff":
         return " "
-    if kind in ("Cf", "Cc", "Co", "Cs", "Cn", "Me") or "\ufe00" <= letter <= "\ufe0f":
-        return " " if letter.isspace() else ""
-    if kind in ("No", "Nd", "Nl") and not letter.isascii():
-        return unicodedata.normalize("NFKC", letter).replace("⁄", "/")
-    return " " if letter.isspace() else letter
+    if kind in ("Cf", "Cc", "Co", "Cs", "Cn", "Me") or "\ufe00" <= char <= "\ufe0f":
+        return " " if char.isspace() else ""
+    if kind in ("No", "Nd", "Nl") and not char.isascii():
+        return unicodedata.normalize("NFKC", char).replace("⁄", "/")
+    return " " if char.isspace() else char
 
 
 def _capitals(text: str) -> str:
-    """Letters of an abbreviation apart: HTML -> H T M L; words in capitals stay words."""
+    """Abbreviations with blanks between their characters: HTML -> H T M L; words in capitals stay words."""
     words = re.findall(r"[A-Za-z]{2,}", text)
     shouted = sum(word.isupper() for word in words)
     if shouted > len(words) / 2 and shouted > 1:
         return text
     text = re.sub(r"\b(?:[A-Z]\.){2,}(?=(\s*$)?)", _initials, text)
-    return re.sub(r"\b([A-Z]{2,5})(?=s?\b)", lambda found: _letters(found[1]), text)
+    return re.sub(r"\b([A-Z]{2,5})(?=s?\b)", lambda found: _initialism(found[1]), text)
 
 
 def _initials(found: re.Match[str]) -> str:
     return " ".join(found[0].replace(".", "")) + ("." if found[1] is not None else "")
 
 
-def _letters(word: str) -> str:
-    return " ".join(word) if word in _SPELLED or not re.search("[AEIOUY]", word) else word
+def _initialism(word: str) -> str:
+    return " ".join(word) if _INITIALISMS.fullmatch(word) or not re.search("[AEIOUY]", word) else word
 
 
 # --- what is left
 
 _BRACKETS = re.compile(r"\s*[(\[{（【《「『][\s]*|[\s]*[)\]}）】》」』]")
 _DASH = re.compile(r"\s+[-–—−]+\s+|\s*[—―]+\s*|(?<=\w)\s*--+\s*(?=\w)|(?<=\w)\s*[–](?=\s*\w)")
-_LOOSE = re.compile(r"(?<!\w)['-]+|['-]+(?!\w)")
+_DANGLING = re.compile(r"(?<!\w)['-]+|['-]+(?!\w)")
 
 
 def _tidy(text: str) -> str:
-    """Nothing but words and the marks that divide them."""
+    """Nothing but words and punctuation."""
     text = re.sub(r"\.{2,}|…+", ", ", text)
     text = _DASH.sub(", ", _BRACKETS.sub(", ", text))
-    text = "".join(letter if letter.isalnum() or _stays(letter) else " " for letter in text)
-    text = " ".join(_LOOSE.sub(" ", text).split())
+    text = "".join(char if char.isalnum() or _is_kept(char) else " " for char in text)
+    text = " ".join(_DANGLING.sub(" ", text).split())
     text = re.sub(r"\s+(?=[,.!?;:])", "", text)
     text = re.sub(r"[,;:]+(?=[.!?])|(?<=[.!?])[,;:]+|(?<=[,;:])[,;:]+|(?<=[.!?])[.!?]+", "", text)
     return re.sub(r"([,;:])(?=[^\s\d])", r"\1 ", text).strip(" ,;:-'.") + _end(text)
@@ -261,6 +244,6 @@ def _end(text: str) -> str:
     return "." if text.rstrip(" ,;:-'").endswith(".") else ""
 
 
-def _stays(letter: str) -> bool:
-    """Marks that divide, blanks, and the accents of letters."""
-    return letter in " ,.!?;:'-，。！？；：、" or unicodedata.category(letter) in ("Mn", "Mc")
+def _is_kept(char: str) -> bool:
+    """Punctuation, blanks and combining accents."""
+    return char in " ,.!?;:'-，。！？；：、" or unicodedata.category(char) in ("Mn", "Mc")

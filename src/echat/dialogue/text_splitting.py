@@ -1,8 +1,7 @@
-"""A text in pieces that are read aloud one after the other.
+"""Splitting of a text into pieces for text-to-speech (sentence segmentation).
 
-Cuts are made where a reader would breathe: between sentences, then at commas and semicolons, then between
-words, and inside a word (or a text written without blanks) only where nothing else is left. The pieces put
-together are the text, letter by letter.
+Splits are made between sentences, else at commas and semicolons, else between words, and inside a word (or a
+text written without blanks) only as a last resort. The pieces joined are exactly the text.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from itertools import accumulate, pairwise
 
 Size = Callable[[str], int]
 
-# The empty place after which a piece may begin, the best kind of place first.
+# A match ends where a piece may begin; the best kind of boundary first.
 _BOUNDARIES = (
     re.compile(r"(?<=\n)(?=\S)|(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？…])[”’」』）]*"),
     re.compile(r"(?<=[,;:])\s+|\s+(?=[(\[–—])|(?<=[，；：、])"),
@@ -23,7 +22,7 @@ _BOUNDARIES = (
 )
 
 PARAGRAPH, SENTENCE, CLAUSE, WORD = 0.6, 0.35, 0.18, 0.04
-"""Seconds of quiet after a piece that ends with such a place."""
+"""Seconds of silence after a piece that ends with such a boundary."""
 
 
 def split_text(text: str, size: Size, limit: int) -> list[str]:
@@ -33,7 +32,7 @@ def split_text(text: str, size: Size, limit: int) -> list[str]:
 
 
 def pause_after(piece: str) -> float:
-    """Seconds of quiet that belong after a piece, where another follows."""
+    """Seconds of silence between a piece and the next one."""
     end = piece.rstrip().rstrip("\"'”’」』)]）")[-1:]
     if piece.endswith("\n"):
         return PARAGRAPH
@@ -64,7 +63,7 @@ def _cut(text: str, size: Size, limit: int, kind: int) -> Iterator[str]:
 
 
 def _pack(parts: Sequence[str], size: Size, limit: int) -> list[str]:
-    """Neighbours together while they fit."""
+    """Neighbours joined up to the limit."""
     packs: list[str] = []
     for part in parts:
         if packs and size(packs[-1] + part) <= limit:

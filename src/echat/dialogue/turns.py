@@ -1,4 +1,4 @@
-"""A conversation: user turns (heard or read) and assistant turns (thought, text, speech)."""
+"""A conversation: user turns (audio or text) and assistant turns (thought, text, speech)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ class UserTurn:
 
     ``text``: words, typed or known from a transcript. ``audio``: waveform, mel or any handle that the caller
     resolves; rendering only passes it through. ``prompt``: instruction before the sound; ``None`` takes the
-    task's own, ``""`` none. ``labels``: how it was said, where known. ``is_pseudo_audio``: in a task that
-    hears audio, write the words and cues as text in the place of the sound (pre-training of the language
-    model).
+    task's own, ``""`` none. ``labels``: of the voice, where known. ``is_pseudo_audio``: in a task with audio
+    input, words and labels replace the audio as text (pre-training of the language model).
     """
 
     text: str | None = None
@@ -51,7 +50,7 @@ Turn = UserTurn | AssistantTurn
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns that alternate, the user first. Ends with a user turn to answer or an assistant turn to learn."""
+    """Alternating turns, the user first. Ends with a user turn to answer or an assistant turn as target."""
 
     turns: tuple[Turn, ...]
 
@@ -72,7 +71,7 @@ class Conversation:
 
     @property
     def target(self) -> AssistantTurn | None:
-        """The answer to learn, or ``None`` when the answer is still to be given."""
+        """The answer to train on, or ``None`` when the answer is still to be generated."""
         last = self.turns[-1]
         return last if isinstance(last, AssistantTurn) else None
 

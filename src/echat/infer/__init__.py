@@ -1,1 +1,1 @@
-"""The engine: a conversation in, a stream of events (thought, text, speech ids, audio) out."""
+"""The inference engine: a conversation in, a stream of events (thought, text, speech ids, audio) out."""

@@ -42,6 +42,7 @@ class DecodingRules:
     force_boundary: bool = False  # speech begins with the boundary without asking the model
     limit_speech: bool = False  # stop speech that runs far longer than its text, or in circles
     read_aloud: int = 0  # text ids in the prompt that the reply speaks (reading aloud)
+    drops_last_text_id: bool = False  # the reference loses the last id of a text before speech
 
     @classmethod
     def make(
@@ -75,6 +76,7 @@ class DecodingRules:
             force_boundary=ours and task.writes_text,
             limit_speech=ours,
             read_aloud=read_aloud,
+            drops_last_text_id=not ours and task.writes_speech,
         )
 
 
@@ -169,6 +171,11 @@ class GenerationState:
         ):
             return "loop"
         return None
+
+    @property
+    def visible_text_ids(self) -> list[int]:
+        """Ids of the text generated so far, as it is shown."""
+        return self.text_ids[:-1] if self.rules.drops_last_text_id else self.text_ids
 
     @property
     def codec_ids(self) -> list[int]:

@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 
 from echat.checkpoint import TOKEN2WAV_FOLDER
-from echat.dialogue import thinking
 from echat.dialogue.capabilities import UNRESTRICTED, Capabilities
 from echat.dialogue.rendering import Segment, render
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task, get_task
-from echat.dialogue.turns import Conversation, Turn, UserTurn
+from echat.dialogue.turns import Conversation, Turn, UserTurn, ask
 from echat.dialogue.understanding import parse_understanding
 from echat.dialogue.vocabulary import Vocabulary
+from echat.errors import ModelError
 from echat.infer.audio_input import holds_speech
 from echat.infer.continuous_batching import ROWS, ContinuousBatch
-from echat.infer.ctc_decoding import CTCDecoder, CTCQuoteProcessor
+from echat.infer.ctc_decoding import CTCDecoder
 from echat.infer.decoding import DecodingRules, GenerationState
 from echat.infer.events import Done, Event, Reply, Understanding
 from echat.infer.generation import SequenceState, generate_sequence, prefill_sequence, prefill_with
 from echat.infer.prompt_cache import Prompt, PromptCache, known_prefix, prepare_prompts
-from echat.infer.reply_stream import ReplyRequest, StageTimer, build_reply, emit, find_defect
-from echat.infer.sampling import seeded_generator
-from echat.infer.text_to_speech import SpokenPiece, Write, read_aloud, speak_batch
+from echat.infer.reply_stream import ReplyRequest, StageTimer, build_reply, emit
+from echat.infer.sampling import derived_seed, seeded_generator
+from echat.infer.text_to_speech import PieceRequest, SpokenPiece, TextToSpeech, Write
 from echat.infer.truncation import match_training, truncate_history
 from echat.model.model_folder import save_model
 from echat.model.speech_llm import SpeechLLM
@@ -87,17 +87,42 @@ class Engine:
         timer = StageTimer()
         settings = seed, decoding, voice, speak, stream, prompt_cache, cancel, show_thinking
         request = ReplyRequest(conversation, get_task(task), *settings)
+        # 1. Encode the audio. 2. Embed the prompt, from the end of the prompt cache on.
         (sequence,) = self.new_sequences([request])
         timer.lap("listen")
+        # 3. Prefill: read the prompt in chunks.
         prefill_sequence(self.model, sequence)
         timer.lap("read")
-        yield from emit(self, request, sequence, generate_sequence(self.model, sequence), timer)
+        # 4. Generate one id after the other, each when it is asked for.
+        steps = generate_sequence(self.model, sequence)
+        # 5. Emit events: detokenize text, synthesize speech.
+        yield from emit(self.tokenizer, self.token2wav, request, sequence, steps, timer)
 
     def run(self, conversation: Conversation, task: str | Task, **settings: Any) -> Reply:
         """The finished reply; settings as for `reply`."""
         *_, last = self.reply(conversation, task, **settings)
         assert isinstance(last, Done)
         return last.reply
+
+    def run_with_retry(
+        self, conversation: Conversation, task: str | Task, seed: int | None = None, **settings: Any
+    ) -> Reply:
+        """`run`, with one retry for a reply with a defect: sampled, under a seed that follows from the first.
+        Raises ModelError where that has a defect too.
+        """
+        reply = self.run(conversation, task, seed=seed, **settings)
+        if reply.defect is None:
+            return reply
+        settings["decoding"] = get_task(task).decoding_for(self.profile).with_sampling()
+        seed = None if seed is None else derived_seed(seed, 1)
+        again = self.run(conversation, task, seed=seed, **settings)
+        if again.defect is None:
+            return again
+        raise ModelError(
+            f"answer: expected a reply that can be read, found {again.defect} in two tries "
+            f"(the model wrote {again.raw_text[:80]!r}); try another --seed or --think, or a clearer "
+            "recording"
+        )
 
     def run_batch(
         self,
@@ -112,14 +137,25 @@ class Engine:
     ) -> list[Reply]:
         """Many replies, at most `rows` side by side, each what `run` gives alone, row i with `seed + i`."""
         task = get_task(task)
-        if task.name == "tts" and self.profile != "reference":
+        if task.reads_aloud and not task.writes_text and self.profile != "reference":
+
+            def write(pieces: Sequence[PieceRequest]) -> list[Reply]:
+                made = [ReplyRequest(ask(text=p.text), task, p.seed, decoding, speak=False) for p in pieces]
+                return self._run_requests(made, rows)
+
             texts = [conversation.question.text or "" for conversation in conversations]
-            return speak_batch(self, texts, voice, seed, speak, rows, decoding)
+            token2wav = self.token2wav if speak else None
+            return self._text_to_speech.read_batch(texts, token2wav, voice, seed, write)
         requests = [
             ReplyRequest(conversation, task, None if seed is None else seed + row, decoding, voice, speak)
             for row, conversation in enumerate(conversations)
         ]
-        shared = [self.prefill((), task)] if len(requests) > 1 else []
+        return self._run_requests(requests, rows, [self.prefill((), task)] if len(requests) > 1 else [])
+
+    def _run_requests(
+        self, requests: Sequence[ReplyRequest], rows: int, shared: Sequence[PromptCache] = ()
+    ) -> list[Reply]:
+        """Replies by continuous batching; each prompt starts from its own prompt cache or a `shared` one."""
         rows_of: dict[SequenceState, int] = {}
         replies: dict[int, Reply] = {}
 
@@ -132,7 +168,7 @@ class Engine:
 
         for sequence in ContinuousBatch(self.model, rows).run(sequences()):
             row = rows_of.pop(sequence)
-            replies[row] = build_reply(self, requests[row], sequence, StageTimer())
+            replies[row] = build_reply(self.tokenizer, self.token2wav, requests[row], sequence, StageTimer())
         return [replies[row] for row in range(len(requests))]
 
     def prefill(
@@ -186,7 +222,17 @@ class Engine:
         decoding: DecodingDefaults | None = None,
     ) -> Iterator[SpokenPiece]:
         """`say` in pieces, each as soon as it is spoken; a piece tells whether its length fits its words."""
-        return read_aloud(self, text, voice, seed, cancel, write, decoding)
+
+        def write_alone(text: str, seed: int | None) -> Reply:
+            return self.run(ask(text=text), "tts", seed=seed, speak=False, cancel=cancel, decoding=decoding)
+
+        token2wav = self.need_token2wav()
+        reader = self._text_to_speech
+        yield from reader.read_aloud(text, token2wav, voice, seed, cancel, write or write_alone)
+
+    @property
+    def _text_to_speech(self) -> TextToSpeech:
+        return TextToSpeech(self.tokenizer, None if self.profile == "reference" else self.learned)
 
     def voice_from(self, path: str | Path) -> "VoicePrompt":
         """The voice of a recording, to speak with."""
@@ -234,43 +280,31 @@ class Engine:
         ]
 
     def _state(self, conversation: Conversation, request: ReplyRequest, prompt: Prompt) -> GenerationState:
-        """A reply of which nothing is written; of words that nobody spoke nothing ever is."""
-        state = GenerationState(
-            self.decoding_rules(conversation, request.task, request.decoding),
-            seeded_generator(request.seed),
-            self.quote_processor(prompt, request.task, request.cancel),
-        )
-        is_judged = request.task.writes_only_words and self.lead_in
-        if is_judged and not holds_speech(conversation.question.audio):
+        """The initial state; a transcription of audio in which the VAD finds no speech is over at once."""
+        task, frames = request.task, prompt.last_audio
+        quote_processor = None
+        if self.has_ctc and frames is not None:
+            prefill = partial(prefill_with, self.model, prompt)
+            quote_processor = self._ctc_decoder.quote_processor(frames, task, prefill, request.cancel)
+        rules = self.decoding_rules(conversation, task, request.decoding)
+        state = GenerationState(rules, seeded_generator(request.seed), quote_processor)
+        if task.writes_only_words and self.lead_in and not holds_speech(conversation.question.audio):
             state.finish_reason = "end"
         return state
 
     @property
     def lead_in(self) -> bool:
-        """May sounds be judged and quiet be put before them? The reference takes them as they are."""
+        """Is audio checked for speech and given a lead-in of silence? The reference takes it as it is."""
         return self.profile != "reference"
-
-    def quote_processor(
-        self, prompt: Prompt, task: Task, cancel: threading.Event | None = None
-    ) -> CTCQuoteProcessor | None:
-        """What the question's sound has to say while it is quoted; None without a CTC head."""
-        frames = prompt.last_audio
-        if not self.has_ctc or frames is None:
-            return None
-        prefill = partial(prefill_with, self.model, prompt)
-        return self._ctc_decoder.quote_processor(frames, task, prefill, cancel)
 
     @cached_property
     def _ctc_decoder(self) -> CTCDecoder:
         return CTCDecoder(self.model, self.tokenizer)
 
     def embed(self, segments: Sequence[Segment]) -> Tensor:
-        """Segments -> embeds (1, L, dim); sounds are encoded here."""
-        return self.embed_many([segments])[0]
-
-    def embed_many(self, prompts: Sequence[Sequence[Segment]]) -> list[Tensor]:
-        """Prompts -> embeds (1, L_i, dim) each; all sounds of all prompts are encoded in one batch."""
-        return [prompt.embeds for prompt in prepare_prompts(self.model, prompts, lead_in=self.lead_in)]
+        """The embeddings (1, L, dim) of a prompt; its audio is encoded here."""
+        (prompt,) = prepare_prompts(self.model, [segments], lead_in=self.lead_in)
+        return prompt.embeds
 
     def decoding_rules(
         self, conversation: Conversation, task: str | Task, decoding: DecodingDefaults | None = None
@@ -281,33 +315,6 @@ class Engine:
         read_aloud = len(self.tokenizer.encode(text)) if text and not task.writes_text else 0
         return DecodingRules.make(task, self.vocabulary, self.profile, decoding, read_aloud)
 
-    def parse_output(self, state: GenerationState, task: Task) -> Reply:
-        """Take the written ids apart: thought, emotion, text, speech."""
-        raw_text = self.decode(state, task)
-        parsed = thinking.parse_reply(raw_text) if not task.understands else None
-        reply = Reply(
-            text=parsed.reply if parsed else raw_text.strip(),
-            raw_text=raw_text,
-            thought=parsed.thought if parsed else None,
-            reply_emotion=parsed.reply_emotion if parsed else None,
-            wellformed=parsed is None
-            or (parsed.wellformed and (parsed.thought is not None) == bool(task.thinks)),
-            text_ids=tuple(state.text_ids),
-            speech_ids=tuple(state.codec_ids),
-            raw_speech_ids=tuple(state.speech_ids),
-            finish_reason=state.finish_reason or "end",
-        )
-        return replace(reply, defect=find_defect(reply, task))
-
-    def decode(self, state: GenerationState, task: Task) -> str:
-        """The text written so far."""
-        return self.tokenizer.decode(self.visible_text_ids(state, task))
-
-    def visible_text_ids(self, state: GenerationState, task: Task) -> list[int]:
-        """Ids of the text written so far; the reference loses the last one of a text before speech."""
-        is_cut = self.profile == "reference" and task.writes_speech
-        return state.text_ids[:-1] if is_cut else state.text_ids
-
     def need_token2wav(self) -> "Token2Wav":
         """What speaks; a model without it is refused by name."""
         if self.token2wav is None:
@@ -317,7 +324,7 @@ class Engine:
             )
         return self.token2wav
 
-    def packed(self, precision: "Precision") -> "Engine":
+    def optimized(self, precision: "Precision") -> "Engine":
         """A faster twin for replies on this CPU: fp32, bf16, int8 or int4; it is not moved or saved.
 
         What it costs in quality is measured in `benchmarks/README.md`. The synthesis has no int4: int8 there.

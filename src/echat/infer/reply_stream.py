@@ -1,11 +1,14 @@
-"""From generated ids to the events of a reply: text is decoded, speech synthesised, each stage timed. All of
-it is local to one reply."""
+"""The event stream of one reply (step 5 of `Engine.reply`): ids in, events out, and the finished `Reply`.
+
+A streaming detokenizer turns text ids into characters, a streaming synthesizer turns speech ids into audio,
+and each stage is timed. All state is local to one reply, so the ids may come from another thread.
+"""
 
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,47 +16,56 @@ from torch import Tensor
 from echat.dialogue import thinking
 from echat.dialogue.tasks import DecodingDefaults, Task
 from echat.dialogue.turns import Conversation
-from echat.errors import ModelError
 from echat.infer import events
 from echat.infer.decoding import DecodingRules, GenerationState
 from echat.infer.events import Defect, Event, Reply
 from echat.infer.generation import GeneratedId, SequenceState
 from echat.infer.prompt_cache import PromptCache
-from echat.infer.sampling import derived_seed
+from echat.model.text_tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from echat.infer.engine import Engine
     from echat.token2wav.token2wav import Token2Wav
     from echat.token2wav.voice import VoicePrompt
 
-
 SPEECH_CHUNK = 25  # codec ids per event: one second
-REPLACEMENT_CHARACTER = (
-    "\ufffd"  # what a decoder writes for a character of which the last bytes are still to come
-)
+REPLACEMENT_CHARACTER = "\ufffd"  # decoded where the last bytes of a character are still to come
+
+
+@dataclass(frozen=True)
+class ReplyRequest:
+    """A request for one reply: a conversation to answer and the settings of `Engine.reply`."""
+
+    conversation: Conversation
+    task: Task
+    seed: int | None = None
+    decoding: DecodingDefaults | None = None
+    voice: "VoicePrompt | str | None" = None
+    speak: bool = True
+    stream: bool = False
+    prompt_cache: PromptCache | None = None
+    cancel: threading.Event | None = None
+    show_thinking: bool = False
 
 
 class StageTimer:
-    """Seconds by stage."""
+    """Seconds spent in each stage of a reply (latency breakdown)."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._start = self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """The time since the last call belongs to this stage."""
+        """Count the time since the last call for this stage."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
 
     def mark(self, moment: str) -> None:
-        """Something happens for the first time: seconds since the start."""
+        """Record when something happens for the first time: seconds since the start."""
         self.seconds.setdefault(moment, time.perf_counter() - self._start)
 
     def skip(self) -> None:
-        """The time since the last call was somebody else's."""
+        """Count the time since the last call for no stage: the caller spent it."""
         self._last = time.perf_counter()
 
     def total(self) -> dict[str, float]:
@@ -61,28 +73,76 @@ class StageTimer:
         return {**self.seconds, "total": time.perf_counter() - self._start}
 
 
-class Detokenizer:
-    """Turns the ids of a reply into events. It keeps its own record of the reply, so that the ids may come
-    from another thread."""
+def emit(
+    tokenizer: TextTokenizer,
+    token2wav: "Token2Wav | None",
+    request: ReplyRequest,
+    sequence: SequenceState,
+    steps: Iterator[GeneratedId],
+    timer: StageTimer,
+) -> Iterator[Event]:
+    """The events of a reply whose ids come from `steps`; the sequence is over when they end."""
+    for event in _events(tokenizer, token2wav, request, sequence, steps, timer):
+        yield event
+        timer.skip()
 
-    def __init__(self, engine: "Engine", rules: DecodingRules, show_thinking: bool = False) -> None:
-        self.engine, self.task, self.show_thinking = engine, rules.task, show_thinking
+
+def _events(
+    tokenizer: TextTokenizer,
+    token2wav: "Token2Wav | None",
+    request: ReplyRequest,
+    sequence: SequenceState,
+    steps: Iterator[GeneratedId],
+    timer: StageTimer,
+) -> Iterator[Event]:
+    rules = sequence.state.rules
+    detokenizer = Detokenizer(tokenizer, rules, request.show_thinking)
+    synthesizer = None
+    if request.stream and request.speak and token2wav is not None and rules.task.writes_speech:
+        synthesizer = StreamingSynthesizer(token2wav, request.voice, request.seed, timer)
+    for step in steps:
+        timer.lap("speak" if step.is_speech else "write")
+        yield from detokenizer.push(step.id)
+        if synthesizer and step.is_speech and step.id != rules.vocabulary.speech_boundary:
+            yield from synthesizer.push([step.id])
+    if not is_cancelled(request, sequence):
+        yield from detokenizer.end()
+        if synthesizer:
+            yield from synthesizer.push([], final=True)
+    reply = build_reply(tokenizer, token2wav, request, sequence, timer, synthesizer)
+    if reply.waveform is not None and reply.rate is not None and synthesizer is None:
+        timer.mark("first_audio")
+        yield events.Audio(reply.waveform, reply.rate)
+    yield events.Done(replace(reply, seconds=timer.total()))
+
+
+# --- Text ids -> text, thought and speech ids
+
+
+class Detokenizer:
+    """A streaming detokenizer: ids of a reply in, events of text, thought and speech ids out.
+
+    It has a `GenerationState` of its own, because the thread that generates goes on meanwhile.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, rules: DecodingRules, show_thinking: bool = False) -> None:
+        self.tokenizer, self.task, self.show_thinking = tokenizer, rules.task, show_thinking
         self.state = GenerationState(rules)
         self.thought_emitted = not rules.task.thinks
         self.text_emitted = not rules.task.writes_text
         self.n_speech_emitted = 0
         self._text = ""  # the text so far, up to its last whole character
         self._n_decoded = 0  # ids in it
-        self._emitted = ""  # of the reply, as told
-        self._emitted_thought = ""  # of the thought, as told
+        self._emitted = ""  # of the reply
+        self._emitted_thought = ""  # of the thought
 
     def push(self, id_: int) -> Iterator[Event]:
-        """What becomes known with the next id."""
+        """Events that the next id makes possible."""
         self.state.push(id_)
         yield from self._emit(self.state.text_ended, len(self.state.speech_ids) % SPEECH_CHUNK == 0)
 
     def end(self) -> Iterator[Event]:
-        """What is left to tell when nothing more is written."""
+        """Events that remain after the last id."""
         yield from self._emit(text_ended=True, speech_is_due=True)
 
     def _emit(self, text_ended: bool, speech_is_due: bool) -> Iterator[Event]:
@@ -101,11 +161,11 @@ class Detokenizer:
         if self.show_thinking and not self.thought_emitted:
             yield from self._emit_thought()
         if not self.thought_emitted and (ended or thinking.THINK_END in self._text):
-            parsed = thinking.parse_reply(self.engine.decode(self.state, self.task))
+            parsed = thinking.parse_reply(self.tokenizer.decode(self.state.visible_text_ids))
             if parsed.thought is not None:
                 self.thought_emitted = True
                 yield events.Thought(parsed.thought, parsed.wellformed)
-        reply = self.engine.parse_output(self.state, self.task) if ended else None
+        reply = parse_output(self.tokenizer, self.state) if ended else None
         so_far = reply.text if reply else self._reply_so_far()
         if so_far.startswith(self._emitted) and len(so_far) > len(self._emitted):
             piece, self._emitted = so_far[len(self._emitted) :], so_far
@@ -122,8 +182,8 @@ class Detokenizer:
 
     def _decode(self) -> bool:
         """Bring `_text` up to date; has it grown? Bytes of an unfinished character wait for the rest."""
-        new = self.engine.visible_text_ids(self.state, self.task)[self._n_decoded :]
-        text = self.engine.tokenizer.decode(new)
+        new = self.state.visible_text_ids[self._n_decoded :]
+        text = self.tokenizer.decode(new)
         if not text or text.endswith(REPLACEMENT_CHARACTER):
             return False
         self._text += text
@@ -131,8 +191,7 @@ class Detokenizer:
         return True
 
     def _reply_so_far(self) -> str:
-        """The part of the text that is certainly reply, as it will stand in `Text`; "" while one cannot
-        tell."""
+        """The part of the text that is certainly reply, as `Text` will have it; "" while that is open."""
         if self.task.understands:
             return self._text.strip()
         begun = self._text.lstrip()
@@ -142,90 +201,94 @@ class Detokenizer:
         return "" if reply.startswith("<") and ">" not in reply else reply
 
 
-# --- A reply spoken piece by piece while its speech ids are still being written.
+# --- Speech ids -> audio, while more of them are generated
 
 
 class StreamingSynthesizer:
-    """Speech ids in, sound out as soon as there are enough of them. Local to one reply."""
+    """Streaming synthesis of one reply: speech ids in, audio out as soon as there are enough of them."""
 
-    def __init__(self, token2wav: "Token2Wav", voice: "VoicePrompt | str | None", seed: int | None) -> None:
+    def __init__(
+        self, token2wav: "Token2Wav", voice: "VoicePrompt | str | None", seed: int | None, timer: StageTimer
+    ) -> None:
         from echat.token2wav import streaming
 
-        self._streaming: Any = streaming
-        self._token2wav = token2wav
-        self._stream = self._streaming.begin(token2wav, token2wav.voice(voice), seed)
+        self._token2wav, self._push, self._timer = token2wav, streaming.push, timer
+        self._stream = streaming.begin(token2wav, token2wav.voice(voice), seed)
         self._pieces: list[Tensor] = []
         self._has_ids = False
 
-    def push(self, speech_ids: Sequence[int], final: bool = False) -> Tensor | None:
-        """The next piece (samples,), or None while too few ids have gathered; `final` gives the rest."""
-        if not speech_ids and not (final and self._has_ids):
-            return None
-        self._has_ids = True
-        piece, self._stream = self._streaming.push(self._token2wav, self._stream, speech_ids, final)
-        if not len(piece):
-            return None
-        self._pieces.append(piece)
-        return piece
+    def push(self, speech_ids: Sequence[int], final: bool = False) -> Iterator[events.Audio]:
+        """The next piece of audio, if one is ready; `final` gives the rest."""
+        piece = torch.empty(0)
+        if speech_ids or (final and self._has_ids):
+            self._has_ids = True
+            piece, self._stream = self._push(self._token2wav, self._stream, speech_ids, final)
+        self._timer.lap("synthesise")
+        if len(piece):
+            self._pieces.append(piece)
+            self._timer.mark("first_audio")
+            yield events.Audio(piece, self._token2wav.rate)
 
     @property
     def waveform(self) -> Tensor | None:
-        """Everything said so far (samples,); None where nothing was."""
+        """All audio so far (samples,); None without any."""
         return torch.cat(self._pieces) if self._pieces else None
 
 
-# --- What is asked of the engine, and the events of one reply, whoever writes its ids.
+# --- The finished reply
 
 
-@dataclass(frozen=True)
-class ReplyRequest:
-    """A conversation to answer and how; the settings of `Engine.reply`."""
+def parse_output(tokenizer: TextTokenizer, state: GenerationState) -> Reply:
+    """Parse generated ids into thought, emotion, text and speech."""
+    task, raw_text = state.rules.task, tokenizer.decode(state.visible_text_ids)
+    parsed = thinking.parse_reply(raw_text) if not task.understands else None
+    reply = Reply(
+        text=parsed.reply if parsed else raw_text.strip(),
+        raw_text=raw_text,
+        thought=parsed.thought if parsed else None,
+        reply_emotion=parsed.reply_emotion if parsed else None,
+        wellformed=parsed is None
+        or (parsed.wellformed and (parsed.thought is not None) == bool(task.thinks)),
+        text_ids=tuple(state.text_ids),
+        speech_ids=tuple(state.codec_ids),
+        raw_speech_ids=tuple(state.speech_ids),
+        finish_reason=state.finish_reason or "end",
+    )
+    return replace(reply, defect=find_defect(reply, task))
 
-    conversation: Conversation
-    task: Task
-    seed: int | None = None
-    decoding: DecodingDefaults | None = None
-    voice: "VoicePrompt | str | None" = None
-    speak: bool = True
-    stream: bool = False
-    prompt_cache: PromptCache | None = None
-    cancel: threading.Event | None = None
-    show_thinking: bool = False
 
-
-def emit(
-    engine: "Engine",
-    request: ReplyRequest,
-    sequence: SequenceState,
-    steps: Iterator[GeneratedId],
-    timer: StageTimer,
-) -> Iterator[Event]:
-    """The events of a reply whose ids come from `steps`; the sequence is over when they end."""
-    for event in _EventEmitter(engine, request, sequence, timer).emit(steps):
-        yield event
-        timer.skip()
+def find_defect(reply: Reply, task: Task) -> Defect | None:
+    """What a reply lacks; an understanding lacks nothing, since a sound may hold no words."""
+    if task.understands:
+        return None
+    if task.writes_text and not reply.text.strip():
+        return "no text"
+    if task.writes_speech and not reply.speech_ids:
+        return "no speech"
+    return None if reply.wellformed else "unreadable thought"
 
 
 def build_reply(
-    engine: "Engine",
+    tokenizer: TextTokenizer,
+    token2wav: "Token2Wav | None",
     request: ReplyRequest,
     sequence: SequenceState,
     timer: StageTimer,
     synthesizer: StreamingSynthesizer | None = None,
 ) -> Reply:
-    """The reply of a sequence that is over. What no `synthesizer` spoke in pieces is spoken in whole here."""
-    reply = engine.parse_output(sequence.state, request.task)
+    """The reply of a sequence that is over; without a `synthesizer` all of its speech is synthesized here."""
+    reply = parse_output(tokenizer, sequence.state)
     if is_cancelled(request, sequence):
         reply = replace(reply, finish_reason="cancelled")
     waveform = synthesizer.waveform if synthesizer else None
-    is_due = request.speak and engine.token2wav is not None and reply.speech_ids
-    if synthesizer is None and is_due and reply.finish_reason != "cancelled":
-        waveform = engine.need_token2wav().synthesize(reply.speech_ids, request.voice, request.seed)
+    is_due = synthesizer is None and request.speak and reply.finish_reason != "cancelled"
+    if token2wav is not None and is_due and reply.speech_ids:
+        waveform = token2wav.synthesize(reply.speech_ids, request.voice, request.seed)
         timer.lap("synthesise")
     return replace(
         reply,
         waveform=waveform,
-        rate=None if waveform is None else engine.need_token2wav().rate,
+        rate=token2wav.rate if token2wav is not None and waveform is not None else None,
         prompt_cache=sequence.prompt_cache,
         counts={
             "prefilled_tokens": sequence.n_prefilled,
@@ -237,85 +300,7 @@ def build_reply(
     )
 
 
-def find_defect(reply: Reply, task: Task) -> Defect | None:
-    """What is missing of a reply; nothing of an understanding: there may be no words in a sound."""
-    if task.understands:
-        return None
-    if task.writes_text and not reply.text.strip():
-        return "no text"
-    if task.writes_speech and not reply.speech_ids:
-        return "no speech"
-    return None if reply.wellformed else "unreadable thought"
-
-
-def reply_with_retry(
-    engine: "Engine", conversation: Conversation, task: Task, seed: int | None, **settings: Any
-) -> Reply:
-    """`Engine.run` for somebody who wants an answer: a reply with a defect is drawn once more, with a seed
-    that follows from the first. Raises ModelError where that has a defect too.
-    """
-    reply = engine.run(conversation, task, seed=seed, **settings)
-    if reply.defect is None:
-        return reply
-    decoding = task.decoding_for(engine.profile).with_sampling()
-    again = engine.run(
-        conversation,
-        task,
-        seed=None if seed is None else derived_seed(seed, 1),
-        decoding=decoding,
-        **settings,
-    )
-    if again.defect is None:
-        return again
-    raise ModelError(
-        f"answer: expected a reply that can be read, found {again.defect} in two tries "
-        f"(the model wrote {again.raw_text[:80]!r}); try another --seed or --think, or a clearer recording"
-    )
-
-
 def is_cancelled(request: ReplyRequest, sequence: SequenceState) -> bool:
-    """Was the reply told to stop, by the time it was written or after it?"""
-    asked = request.cancel is not None and request.cancel.is_set()
-    return asked or sequence.state.finish_reason == "cancelled"
-
-
-class _EventEmitter:
-    """One reply on its way out."""
-
-    def __init__(
-        self, engine: "Engine", request: ReplyRequest, sequence: SequenceState, timer: StageTimer
-    ) -> None:
-        self.engine, self.request, self.sequence, self.timer = engine, request, sequence, timer
-        rules = sequence.state.rules
-        self.detokenizer = Detokenizer(engine, rules, request.show_thinking)
-        self.boundary = rules.vocabulary.speech_boundary
-        self.synthesizer: StreamingSynthesizer | None = None
-        if request.stream and request.speak and engine.token2wav is not None and rules.task.writes_speech:
-            self.synthesizer = StreamingSynthesizer(engine.token2wav, request.voice, request.seed)
-
-    def emit(self, steps: Iterator[GeneratedId]) -> Iterator[Event]:
-        for step in steps:
-            self.timer.lap("speak" if step.is_speech else "write")
-            yield from self.detokenizer.push(step.id)
-            if step.is_speech and step.id != self.boundary:
-                yield from self._synthesize([step.id])
-        if not is_cancelled(self.request, self.sequence):
-            yield from self.detokenizer.end()
-            yield from self._synthesize([], final=True)
-        reply = build_reply(self.engine, self.request, self.sequence, self.timer, self.synthesizer)
-        if reply.waveform is not None and self.synthesizer is None:
-            yield self._audio(reply.waveform)
-        yield events.Done(replace(reply, seconds=self.timer.total()))
-
-    def _synthesize(self, speech_ids: list[int], final: bool = False) -> Iterator[Event]:
-        """The next piece of sound, if one is ready."""
-        if self.synthesizer is None:
-            return
-        piece = self.synthesizer.push(speech_ids, final)
-        self.timer.lap("synthesise")
-        if piece is not None:
-            yield self._audio(piece)
-
-    def _audio(self, waveform: "Tensor") -> events.Audio:
-        self.timer.mark("first_audio")
-        return events.Audio(waveform, self.engine.need_token2wav().rate)
+    """Was the reply cancelled, while its ids were generated or after it?"""
+    is_set = request.cancel is not None and request.cancel.is_set()
+    return is_set or sequence.state.finish_reason == "cancelled"

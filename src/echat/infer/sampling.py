@@ -7,12 +7,12 @@ Legend: `logits` (classes,) float32 of one row; ids are those generated so far i
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from echat.dialogue.tasks import DecodingDefaults, Sampling
+from echat.dialogue.tasks import Sampling
 from echat.token2wav.noise import to_64_bit_seed
 
 BLOCKED = float("-inf")
@@ -67,15 +67,6 @@ def _kept(logits: Tensor, sampling: Sampling) -> Tensor:
 def _open_ids(logits: Tensor) -> Tensor:
     """The ids that are not blocked, ascending."""
     return (logits > BLOCKED).nonzero().squeeze(1)
-
-
-def greedy(decoding: DecodingDefaults) -> DecodingDefaults:
-    """The same settings without chance."""
-    return replace(
-        decoding,
-        text=replace(decoding.text, sample=False),
-        speech=replace(decoding.speech, sample=False),
-    )
 
 
 @dataclass(frozen=True)
@@ -170,13 +161,6 @@ def is_looping(ids: Sequence[int], length: int, times: int) -> bool:
         return False
     tail = list(ids[-length * times :])
     return all(tail[i] == tail[i % length] for i in range(len(tail)))
-
-
-def is_speech_complete(ids: Sequence[int], text_end: int, boundary: int) -> bool:
-    """Stop rule of text followed by speech: two boundaries (begin and end) at or after the first text end."""
-    if text_end not in ids:
-        return False
-    return list(ids[list(ids).index(text_end) :]).count(boundary) > 1
 
 
 def derived_seed(seed: int, number: int) -> int:

@@ -32,13 +32,16 @@ class ReplyHandle:
     def __init__(
         self, engine: "Engine", request: ReplyRequest, sequence: SequenceState, timer: StageTimer
     ) -> None:
-        self._engine, self._request, self._strand, self._clock = engine, request, sequence, timer
+        self._engine, self._request, self._sequence, self._timer = engine, request, sequence, timer
         self._steps: queue.SimpleQueue[GeneratedId | BaseException | None] = queue.SimpleQueue()
 
     def __iter__(self) -> Iterator[Event]:
         """The events of `Engine.reply`. To leave the loop early is to cancel."""
         try:
-            yield from emit(self._engine, self._request, self._strand, self._received(), self._clock)
+            engine, steps = self._engine, self._received()
+            yield from emit(
+                engine.tokenizer, engine.token2wav, self._request, self._sequence, steps, self._timer
+            )
         finally:
             self.cancel()
 
@@ -142,8 +145,8 @@ class Scheduler:
                 self._changed.wait()
             new, self._inbox = self._inbox, []
             for handle in new:
-                self._handles[handle._strand] = handle
-                self._batch.add(handle._strand)
+                self._handles[handle._sequence] = handle
+                self._batch.add(handle._sequence)
             return self._is_open
 
     def _deliver(self, emitted: Sequence[tuple[SequenceState, GeneratedId | None]]) -> None:

@@ -22,7 +22,7 @@ from echat.infer import events
 from echat.infer.events import Event
 from echat.infer.prompt_cache import PromptCache
 from echat.infer.scheduler import Scheduler
-from echat.serve.context_window import ContextWindow
+from echat.infer.truncation import ContextWindow
 from echat.serve.work_queue import Lane, LaneFull, Result, WorkQueue
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class AsyncEngine:
         """`asides`: jobs with low priority that run at once, such as prefills."""
         self.engine = engine
         self.scheduler = Scheduler(engine)
-        self.context_window = ContextWindow(engine)
+        self.context_window = ContextWindow(engine.tokenizer, engine.model.config.llm.max_positions)
         self._answers = WorkQueue(threads, "echat-reply")
         self._asides = WorkQueue(asides, "echat-aside")
         self._shared = self._answers.lane(threads)

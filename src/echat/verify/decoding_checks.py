@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,15 +13,13 @@ from echat.infer import sampling
 from echat.infer.decoding import GenerationState
 from echat.infer.sampling import LabelSlot, RepeatGuard
 from echat.verify.comparison import Check, check_equal
+from echat.verify.golden_folder import GoldenModel
 from echat.verify.tolerances import PROBABILITY
-
-if TYPE_CHECKING:
-    from echat.verify.model_checks import GoldenModel
 
 Run = dict[str, Any]
 
 
-def processor_checks(golden: "GoldenModel") -> Iterator[Check]:
+def processor_checks(golden: GoldenModel) -> Iterator[Check]:
     """Repeat block, age slot, stop rules, interleaving and sampling filters, case by case."""
     cases = golden.read_json("processors.json")
     parts = {
@@ -51,19 +49,22 @@ def repeat_guard(config: dict[str, Any]) -> RepeatGuard:
     )
 
 
-def _ngram(golden: "GoldenModel", case: Run, name: str) -> Check:
+def _ngram(golden: GoldenModel, case: Run, name: str) -> Check:
     blocked = repeat_guard(golden.config).blocked(case["ids"]) if case["phase_on"] else []
     return check_equal(name, blocked, case["blocked"])
 
 
-def _stop(golden: "GoldenModel", case: Run, name: str) -> Check:
-    ids = golden.engine.vocabulary
-    return check_equal(
-        name, sampling.is_speech_complete(case["ids"], ids.text_end, ids.speech_boundary), case["stop"]
-    )
+def _stop(golden: GoldenModel, case: Run, name: str) -> Check:
+    """Text followed by speech ends with the second boundary (begin and end) after the text end."""
+    rules = golden.engine.decoding_rules(Conversation([UserTurn(text="")]), "s2s")
+    state, reasons = GenerationState(rules), []
+    for id_ in case["ids"]:
+        state.push(id_)
+        reasons.append(state.finish_reason)
+    return check_equal(name, "end" in reasons, case["stop"])
 
 
-def _max_tokens(golden: "GoldenModel", case: Run, name: str) -> Check:
+def _max_tokens(golden: GoldenModel, case: Run, name: str) -> Check:
     """A reply that has one id less than the recorded length writes one more."""
     engine = golden.engine
     conversation = Conversation([UserTurn(text="")])
@@ -73,7 +74,7 @@ def _max_tokens(golden: "GoldenModel", case: Run, name: str) -> Check:
     return check_equal(name, state.finish_reason == "length", case["stop"])
 
 
-def _interleave(golden: "GoldenModel", case: Run, name: str) -> Check:
+def _interleave(golden: GoldenModel, case: Run, name: str) -> Check:
     refused = isinstance(case["result"], str)
     try:
         found = [
@@ -98,7 +99,7 @@ def _mix(text: list[int], speech: list[int], offset: int) -> list[int]:
     return [id_ + offset if chunk.is_speech else id_ for chunk in chunks for id_ in chunk.ids]
 
 
-def _sampling_filter(golden: "GoldenModel", case: Run, name: str) -> Check:
+def _sampling_filter(golden: GoldenModel, case: Run, name: str) -> Check:
     settings = dict(case["settings"])
     rule = Sampling(sample=True, **settings)
     logits = sampling.penalise_repeats(
@@ -112,7 +113,7 @@ def _sampling_filter(golden: "GoldenModel", case: Run, name: str) -> Check:
     )
 
 
-def _trigger(golden: "GoldenModel", calls: list[Run]) -> Iterator[Check]:
+def _trigger(golden: GoldenModel, calls: list[Run]) -> Iterator[Check]:
     """Calls in order on one reply; `reset` begins another."""
     ids = golden.engine.vocabulary
     slot = LabelSlot(ids.age_trigger, ids.age_allowed)

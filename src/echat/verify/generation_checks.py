@@ -7,7 +7,7 @@ logits are compared at each of them, and an id counts only where rounding cannot
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +17,10 @@ from echat.dialogue.tasks import DecodingDefaults, Sampling, Task, get_task
 from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn
 from echat.infer.decoding import DecodingRules, ForcedDecoding, GenerationState
 from echat.infer.generation import generate_into
+from echat.infer.reply_stream import parse_output
 from echat.verify.comparison import Check, check_equal
+from echat.verify.golden_folder import GoldenModel
 from echat.verify.tolerances import LOGITS, SUM_OF_EMBEDDING
-
-if TYPE_CHECKING:
-    from echat.verify.model_checks import GoldenModel
 
 TASK_OF_MODE = {
     "understanding": "asr",
@@ -37,7 +36,7 @@ Run = dict[str, Any]
 Values = dict[str, Tensor]
 
 
-def generate_checks(golden: "GoldenModel") -> Iterator[Check]:
+def generate_checks(golden: GoldenModel) -> Iterator[Check]:
     """Every recorded generation: prompt, logits of each step, ids, and what the reference returned."""
     runs = golden.read_json("generate.json")
     arrays = golden.arrays("generate_logits.npz")
@@ -48,7 +47,7 @@ def generate_checks(golden: "GoldenModel") -> Iterator[Check]:
 
 
 def _run_checks(
-    golden: "GoldenModel", runs: dict[str, Run], name: str, run: Run, values: Values
+    golden: GoldenModel, runs: dict[str, Run], name: str, run: Run, values: Values
 ) -> Iterator[Check]:
     engine, backend, task = golden.engine, golden.backend, _task(run)
     conversation = Conversation(_turns(golden, runs, name))
@@ -70,25 +69,25 @@ def _run_checks(
     if isinstance(state, ForcedDecoding):
         yield _certain_ids(golden, rules, state, values)
     else:
-        yield from _written(golden, task, run, state)
+        yield from _written(golden, run, state)
 
 
 # --- what was written
 
 
-def _written(golden: "GoldenModel", task: Task, run: Run, state: GenerationState) -> Iterator[Check]:
+def _written(golden: GoldenModel, run: Run, state: GenerationState) -> Iterator[Check]:
     """Ids, their parts, and the reply made of them."""
     yield check_equal("output_ids", state.ids, run["output_ids"])
     if "text_ids" in run:
         yield check_equal("text_ids", state.text_ids, run["text_ids"])
     if "speech_ids" in run:
         yield check_equal("speech_ids", state.speech_ids, run["speech_ids"])
-    yield from _returned(golden, task, run["reference_return"], state)
+    yield from _returned(golden, run["reference_return"], state)
 
 
-def _returned(golden: "GoldenModel", task: Task, returned: Run, state: GenerationState) -> Iterator[Check]:
+def _returned(golden: GoldenModel, returned: Run, state: GenerationState) -> Iterator[Check]:
     """The reply as the reference returned it; of mixed speech its callers drop the first marker."""
-    reply = golden.engine.parse_output(state, task)
+    reply = parse_output(golden.engine.tokenizer, state)
     if "text" in returned:
         yield check_equal("reference_return/text", reply.raw_text, returned["text"])
     if "speech_ids" in returned:
@@ -97,7 +96,7 @@ def _returned(golden: "GoldenModel", task: Task, returned: Run, state: Generatio
         yield check_equal("reference_return/speech_ids", list(reply.speech_ids), spoken)
 
 
-def _certain_ids(golden: "GoldenModel", rules: DecodingRules, state: ForcedDecoding, values: Values) -> Check:
+def _certain_ids(golden: GoldenModel, rules: DecodingRules, state: ForcedDecoding, values: Values) -> Check:
     """The choices at the steps whose golden margin exceeds the tolerance of the logits."""
     allowed = golden.backend.allowed(values["top_logits"], LOGITS)
     ids = golden.engine.vocabulary
@@ -134,7 +133,7 @@ def _decoding(run: Run, task: Task) -> DecodingDefaults:
     return DecodingDefaults(rule, rule, limit, constrain_age=is_constrained)
 
 
-def _turns(golden: "GoldenModel", runs: dict[str, Run], name: str) -> list[Turn]:
+def _turns(golden: GoldenModel, runs: dict[str, Run], name: str) -> list[Turn]:
     """The question of a run, after the turns that earlier runs of the same dialogue recorded."""
     run = runs[name]
     waves = [piece["wave"] for piece in run["prefix_layout"] if "wave" in piece]
@@ -152,7 +151,7 @@ def _flat(segments: list[Segment]) -> list[str]:
     return ["audio" if kind == "audio" else f"{kind} {value}" for kind, value in plain_ids(segments)]
 
 
-def _flat_golden(golden: "GoldenModel", layout: list[dict[str, Any]]) -> list[str]:
+def _flat_golden(golden: GoldenModel, layout: list[dict[str, Any]]) -> list[str]:
     words: list[str] = []
     for piece in layout:
         if "wave" in piece:

@@ -1,8 +1,9 @@
 """A folder of golden numbers: its configuration, arrays and weights, and where they are to be reproduced."""
 
+import copy
 import json
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,14 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.infer.engine import Engine
-from echat.infer.loading import load
+from echat.infer.loading import load, load_released
+from echat.model.speech_llm import SpeechLLM
 from echat.release.conversion import DTYPES, convert
 from echat.release.cosyvoice_conversion import convert_cosyvoice
-from echat.token2wav.token2wav import Token2Wav
+from echat.release.cosyvoice_weights import flow_config, fold_vocoder, read_weights, vocoder_config
+from echat.release.osum_weights import stated_heads
+from echat.token2wav.token2wav import Token2Wav, Token2WavConfig
 from echat.verify.comparison import Backend
 
 
@@ -53,6 +57,97 @@ class GoldenFolder:
                 "numbers"
             )
         return found[0]
+
+
+@dataclass(frozen=True)
+class GoldenModel(GoldenFolder):
+    """A model folder."""
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The checkpoint at its place, decoding as the reference does, with the ids of `config.json`."""
+        config = self.config
+        weights, llm_folder = self.weights("*.pt"), self.folder / config["llm_path"]
+        if self.converted:
+            engine = converted_engine(weights, llm_folder, self.backend)
+        else:
+            engine = load_released(weights, llm_folder, "reference", **stated_heads(weights))
+        vocabulary = replace(
+            engine.vocabulary,
+            unknown=config["ids"]["unk_label"],
+            text_end=config["ids"]["text_eos"],
+            age_trigger=tuple(config["generation"]["text_trigger_sequence"]),
+            age_allowed=tuple(config["generation"]["text_trigger_allowed"]),
+        )
+        model = engine.model.to(self.backend.device, self.backend.dtype)
+        return replace(engine, model=model, vocabulary=vocabulary)
+
+    @property
+    def model(self) -> SpeechLLM:
+        return self.engine.model
+
+    def mel(self, wave: str) -> Tensor:
+        """The recorded log-mel of a waveform by name."""
+        return self._frontend[f"{wave}_logmel"]
+
+    @cached_property
+    def _frontend(self) -> dict[str, Tensor]:
+        return self.arrays("frontend.npz")
+
+
+@dataclass(frozen=True)
+class GoldenToken2Wav(GoldenFolder):
+    """A token2wav folder."""
+
+    @cached_property
+    def exact(self) -> Token2Wav:
+        """The tiny networks in float32, on the device."""
+        flow, vocoder = self.weights("*flow.pt"), self.weights("*hift.pt")
+        if self.converted:
+            model = converted_token2wav(flow, vocoder, self.config)
+        else:
+            config = Token2WavConfig(
+                flow=flow_config(self.config["flow"]), vocoder=vocoder_config(self.config["hift"])
+            )
+            model = Token2Wav(config).eval()
+            model.flow.load_state_dict(read_weights(flow))
+            model.vocoder.load_state_dict(fold_vocoder(read_weights(vocoder)))
+        return model.requires_grad_(False).to(self.backend.device)
+
+    @cached_property
+    def model(self) -> Token2Wav:
+        """The networks in the precision asked for; bfloat16 are the linear layers of the flow, nothing else.
+
+        The vocoder stays in float32, and so does the flow before it where sound is compared: pitch is summed
+        up to phases, so that rounding gives another sound, not a less exact one.
+        """
+        if not self.backend.is_bf16:
+            return self.exact
+        model = copy.deepcopy(self.exact)
+        round_linears(model.flow)
+        return model
+
+    def inputs(self, name: str) -> dict[str, Tensor]:
+        """The arrays of an `.npz` where the networks are."""
+        return {key: value.to(self.backend.device) for key, value in self.arrays(name).items()}
+
+    def cases(self, name: str) -> dict[str, dict[str, Tensor]]:
+        """The arrays called `case.name`, by case."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, value in self.inputs(name).items():
+            case, dot, rest = key.partition(".")
+            if dot:
+                found.setdefault(case, {})[rest] = value
+        return found
+
+
+def round_linears(module: nn.Module) -> None:
+    """Linear layers compute in bfloat16 between float32 inputs and outputs."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer.bfloat16()
+            layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].bfloat16(),))
+            layer.register_forward_hook(lambda _, inputs, output: output.float())
 
 
 # --- The weights of golden folders taken the long way: converted to a model folder, and loaded from there.

@@ -2,8 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import accumulate, chain
 from typing import Any
 
@@ -11,12 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from echat.infer.engine import Engine
-from echat.infer.loading import load_released
 from echat.model.speech_llm import SpeechLLM
-from echat.release.osum_weights import stated_heads
 from echat.verify.comparison import Backend, Check, check_equal, check_relative
-from echat.verify.golden_folder import GoldenFolder, converted_engine
+from echat.verify.golden_folder import GoldenModel
 from echat.verify.golden_layout import IGNORE, GoldenBatch, LayoutReader
 from echat.verify.tolerances import (
     FRAMES,
@@ -37,42 +33,6 @@ MODULES = {
     "speech_token_emded": "speech_embedding",
     "speech_head": "speech_head",
 }
-
-
-@dataclass(frozen=True)
-class GoldenModel(GoldenFolder):
-    """A model folder."""
-
-    @cached_property
-    def engine(self) -> Engine:
-        """The checkpoint at its place, decoding as the reference does, with the ids of `config.json`."""
-        config = self.config
-        weights, llm_folder = self.weights("*.pt"), self.folder / config["llm_path"]
-        if self.converted:
-            engine = converted_engine(weights, llm_folder, self.backend)
-        else:
-            engine = load_released(weights, llm_folder, "reference", **stated_heads(weights))
-        vocabulary = replace(
-            engine.vocabulary,
-            unknown=config["ids"]["unk_label"],
-            text_end=config["ids"]["text_eos"],
-            age_trigger=tuple(config["generation"]["text_trigger_sequence"]),
-            age_allowed=tuple(config["generation"]["text_trigger_allowed"]),
-        )
-        model = engine.model.to(self.backend.device, self.backend.dtype)
-        return replace(engine, model=model, vocabulary=vocabulary)
-
-    @property
-    def model(self) -> SpeechLLM:
-        return self.engine.model
-
-    def mel(self, wave: str) -> Tensor:
-        """The recorded log-mel of a waveform by name."""
-        return self._frontend[f"{wave}_logmel"]
-
-    @cached_property
-    def _frontend(self) -> dict[str, Tensor]:
-        return self.arrays("frontend.npz")
 
 
 # --- encoder to projection

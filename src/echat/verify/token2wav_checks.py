@@ -3,20 +3,18 @@ and in pieces."""
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from echat.release.cosyvoice_weights import flow_config, fold_vocoder, read_weights, vocoder_config
-from echat.token2wav.token2wav import Token2Wav, Token2WavConfig
+from echat.release.cosyvoice_weights import fold_vocoder, read_weights
 from echat.token2wav.token_encoder import relative_positions
 from echat.token2wav.voice import VoicePrompt
 from echat.verify import feature_checks
 from echat.verify.comparison import Backend, Check, check_equal
-from echat.verify.golden_folder import GoldenFolder, converted_token2wav
+from echat.verify.golden_folder import GoldenToken2Wav
 from echat.verify.reference_streaming import StreamState, flow_piece, synthesize_piece
 from echat.verify.tolerances import (
     DECODED,
@@ -36,61 +34,6 @@ from echat.verify.tolerances import (
 )
 
 Values = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class GoldenToken2Wav(GoldenFolder):
-    """A token2wav folder."""
-
-    @cached_property
-    def exact(self) -> Token2Wav:
-        """The tiny networks in float32, on the device."""
-        flow, vocoder = self.weights("*flow.pt"), self.weights("*hift.pt")
-        if self.converted:
-            model = converted_token2wav(flow, vocoder, self.config)
-        else:
-            config = Token2WavConfig(
-                flow=flow_config(self.config["flow"]), vocoder=vocoder_config(self.config["hift"])
-            )
-            model = Token2Wav(config).eval()
-            model.flow.load_state_dict(read_weights(flow))
-            model.vocoder.load_state_dict(fold_vocoder(read_weights(vocoder)))
-        return model.requires_grad_(False).to(self.backend.device)
-
-    @cached_property
-    def model(self) -> Token2Wav:
-        """The networks in the precision asked for; bfloat16 are the linear layers of the flow, nothing else.
-
-        The vocoder stays in float32, and so does the flow before it where sound is compared: pitch is summed
-        up to phases, so that rounding gives another sound, not a less exact one.
-        """
-        if not self.backend.is_bf16:
-            return self.exact
-        model = copy.deepcopy(self.exact)
-        round_linears(model.flow)
-        return model
-
-    def inputs(self, name: str) -> Values:
-        """The arrays of an `.npz` where the networks are."""
-        return {key: value.to(self.backend.device) for key, value in self.arrays(name).items()}
-
-    def cases(self, name: str) -> dict[str, Values]:
-        """The arrays called `case.name`, by case."""
-        found: dict[str, Values] = {}
-        for key, value in self.inputs(name).items():
-            case, dot, rest = key.partition(".")
-            if dot:
-                found.setdefault(case, {})[rest] = value
-        return found
-
-
-def round_linears(module: nn.Module) -> None:
-    """Linear layers compute in bfloat16 between float32 inputs and outputs."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            layer.bfloat16()
-            layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].bfloat16(),))
-            layer.register_forward_hook(lambda _, inputs, output: output.float())
 
 
 def checks(folder: Path, backend: Backend, converted: bool = False) -> Iterator[Check]:

@@ -119,7 +119,7 @@ def spoken(wav: bytes) -> dict[str, Any]:
 
 
 def test_an_answer_without_words_is_no_success(client, monkeypatch):
-    monkeypatch.setattr("echat.infer.engine.find_defect", lambda reply, task: "no text")
+    monkeypatch.setattr("echat.infer.reply_stream.find_defect", lambda reply, task: "no text")
     messages = [{"role": "user", "content": "i lost my job"}]
     with pytest.raises(openai.InternalServerError, match="no text") as refused:
         client.chat.completions.create(model="echat-tiny", messages=messages)

@@ -155,7 +155,7 @@ def test_a_later_question_is_answered_as_the_first_by_a_model_of_single_turns(ta
 
 
 def test_an_answer_without_words_ends_as_failed(talking, monkeypatch):
-    monkeypatch.setattr("echat.infer.engine.find_defect", lambda reply, task: "no text")
+    monkeypatch.setattr("echat.infer.reply_stream.find_defect", lambda reply, task: "no text")
 
     async def dialogue(client: SessionClient) -> None:
         response = await typed(client, "i lost my job")

@@ -1,4 +1,4 @@
-"""System and user prompts and typed turns, each written once, in YAML beside this file."""
+"""System prompts, user prompts and typed turns, each defined once, in YAML beside this file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def system_prompt(name: str, *, short: bool = False) -> str:
 
 
 def user_prompt(name: str, *, short: bool = False) -> str:
-    """The instruction of that name, spoken of the sound that follows it; ``short`` as above."""
+    """The instruction of that name, about the audio that follows it; ``short`` as above."""
     return _lookup("user", name, short)
 
 
 def typed_turn(name: str) -> str:
-    """What is put in the place of a user who has said nothing, so that the model speaks first."""
+    """A stand-in for the user turn where the model speaks first."""
     return str(_read("turns")[name])
 
 

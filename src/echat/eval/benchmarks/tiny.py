@@ -22,7 +22,7 @@ import echat
 from echat.audio.features import SAMPLE_RATE
 from echat.data.formats.manifest import read_manifest
 from echat.data.sample import Sample
-from echat.dialogue.labels import VALUES
+from echat.dialogue.labels import VALUES, LabelKind
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
 from echat.eval import judge
 from echat.eval.benchmark import Benchmark, Scored
@@ -34,7 +34,7 @@ from echat.metrics import ErrorRate, error_rate
 SPOKEN_REPLIES = 60
 """Replies that are synthesised and transcribed."""
 WORD_ERROR_BARS = {"espeak": 0.08, "natural": 0.30, "noise": 0.40}
-LABEL_BARS = {"gender": 0.97, "age": 0.90, "emotion": 0.85, "sound_event": 0.90}
+LABEL_BARS: dict[LabelKind, float] = {"gender": 0.97, "age": 0.90, "emotion": 0.85, "sound_event": 0.90}
 REPLY_BAR = PAIR_BAR = 0.85
 PARSE_BAR = 0.99
 BASELINE_MARGIN = 0.06

@@ -83,8 +83,8 @@ class Entry:
     item: Item
     samples: np.ndarray | None = None  # (n,) int16 at 16 kHz, of the user
     generated: GeneratedAnswer | None = None  # of the assistant
-    # Of the user: built once, so that the prompt cache recognizes its audio. Of an answer: the typed turn that
-    # it replies to where there was no new turn of the user.
+    # Of the user: built once, so that the prompt cache recognizes its audio. Of an answer: the typed turn
+    # that it replies to where there was no new turn of the user.
     turn: UserTurn | None = None
     n_bytes: int = 0  # of the item as JSON, when it was added
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from echat.dialogue.turns import AssistantTurn, Turn, UserTurn
-from echat.serve.context_window import ANSWER_POSITIONS, POSITIONS_PER_TURN, ContextWindow
+from echat.infer.truncation import POSITIONS_PER_TURN, ContextWindow
 
 ROOM = 1000
 
@@ -27,9 +26,9 @@ class Tokenizer:
 
 @pytest.fixture
 def window() -> Any:
-    llm = SimpleNamespace(max_positions=ROOM + ANSWER_POSITIONS)
-    model = SimpleNamespace(config=SimpleNamespace(llm=llm))
-    return ContextWindow(SimpleNamespace(tokenizer=Tokenizer(), model=model))  # type: ignore[arg-type]
+    found = ContextWindow(Tokenizer(), max_positions=ROOM * 4 // 3)  # type: ignore[arg-type]
+    assert found.room == ROOM  # a quarter of a small model stays free for an answer
+    return found
 
 
 def words(count: int, number: int) -> str:
