@@ -41,7 +41,8 @@ from echat.train.distributed import Ranks, init_distributed, select_device, shut
 from echat.train.objective import Loss
 from echat.train.objectives.dialogue_loss import DialogueLoss
 from echat.train.parallel import ParallelModel
-from echat.train.recipe import BudgetConfig, Recipe, set_trainable
+from echat.train.recipe import BudgetConfig, Recipe
+from echat.train.weights.parameters import set_trainable
 
 SHAPES = {
     "tiny": SpeechLLMConfig(  # that of the shipped model

@@ -19,8 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from echat.train.recipe import Recipe
-from echat.train.sample_eval import DecodeConfig, SampleReport
+from echat.train.recipe import DecodeConfig, Recipe
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,27 @@ class Loss:
     total: Tensor  # scalar, differentiable
     count: float  # number (or weight) of targets; the loop divides gradients by the count of a whole step
     parts: Mapping[str, tuple[Tensor | float, float]] = field(default_factory=dict)  # for logs: sum, count
+
+
+@dataclass(frozen=True)
+class SampleOutput:
+    """One output beside what was wanted."""
+
+    key: str
+    task: str
+    reference: str = ""
+    hypothesis: str = ""
+    question: str | None = None  # path of the sound that was heard
+    waveform: Tensor | None = None  # (samples,) what was spoken
+    rate: int | None = None  # Hz, of it
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """What a look found."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)  # such as asr/word_errors
+    samples: Sequence[SampleOutput] = ()
 
 
 class AnyBatch(Protocol):

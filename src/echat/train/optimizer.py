@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from echat.train.extras.muon import CombinedOptimizer, Muon
-from echat.train.recipe import OptimizerConfig, match_names
+from echat.train.recipe import OptimizerConfig
+from echat.train.weights.parameters import match_names
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig, half: bool = False) -> torch.optim.Optimizer:

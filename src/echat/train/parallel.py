@@ -25,8 +25,8 @@ from torch.utils.checkpoint import checkpoint
 
 from echat.train.distributed import Ranks
 from echat.train.objective import AnyBatch, Loss, Objective
-from echat.train.parameters import match_names
 from echat.train.recipe import Recipe
+from echat.train.weights.parameters import match_names
 
 Parts = Mapping[str, tuple[Tensor | float, float]]
 

@@ -14,16 +14,17 @@ from types import ModuleType
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
-from torch import nn
 
 from echat.config import Config, read_values, validate
-from echat.train.lora import LoraConfig
-from echat.train.parameters import match_names
-from echat.train.sample_eval import DecodeConfig
+from echat.train.weights.lora import LoraConfig
 
 _LOG = logging.getLogger(__name__)
 
-RECIPE_FILE = "recipe.yaml"  # of a run folder: the resolved recipe
+# In a run folder:
+RECIPE_FILE = "recipe.yaml"  # the resolved recipe
+CHECKPOINTS = "checkpoints"  # folder of step-N
+MODEL = "model"  # folder of the export
+
 OBJECTIVES = ("speech_llm", "encoder_ctc", "tokenizer", "flow", "vocoder")
 RENAMED_OBJECTIVES = {"ctc": "encoder_ctc"}  # read for one version
 
@@ -70,6 +71,15 @@ class CheckpointConfig(Config):
     keep_best: bool = True  # save and keep the one with the lowest validation loss as well
 
 
+class DecodeConfig(Config):
+    """A look at real outputs; the loss of validation is cheaper and comes more often."""
+
+    every_steps: int = Field(500, gt=0)
+    records: int = Field(16, gt=0)  # decoded of each validation source and task
+    samples: int = Field(2, ge=0)  # kept of them, in full
+    voice: str | None = None  # model folder whose token2wav makes speech ids (or mels) heard
+
+
 class GuardConfig(Config):
     """Which steps are not taken, and when that ends the run. A loss that is not finite is never followed."""
 
@@ -89,7 +99,7 @@ class Recipe(Config):
     lora: LoraConfig | None = None  # adapters are trained instead of what `trainable` names
     init_from: dict[
         str, str
-    ] = {}  # module name, or "all" -> what it starts with: see `echat.train.init_weights`
+    ] = {}  # module name, or "all" -> what it starts with: see `echat.train.weights.init_weights`
     device: str = "cpu"
     precision: Literal["bf16", "fp32"] = (
         "bf16"  # autocast of the forward pass; weights and optimiser stay fp32
@@ -152,17 +162,3 @@ def objective_module(name: str, where: Path | str = "recipe") -> ModuleType:
     if name not in OBJECTIVES:
         raise ValueError(f"{where}: objective: expected one of {', '.join(OBJECTIVES)}, found {name!r}")
     return importlib.import_module(f"echat.train.objectives.{name}")
-
-
-def set_trainable(module: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Switch gradients on for the parameters the patterns name, off for all others; returns the names.
-
-    ``encoder.*`` takes in, ``!encoder.embed.*`` takes out again, in the order written.
-    """
-    names = [name for name, _ in module.named_parameters()]
-    chosen = match_names(names, patterns, "trainable")
-    if not chosen:
-        raise ValueError(f"trainable: {list(patterns)} selects no parameter; name at least one module")
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in chosen)
-    return [name for name in names if name in chosen]

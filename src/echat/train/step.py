@@ -6,9 +6,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from echat.train.checkpointing.checkpoints import Progress
 from echat.train.objective import AnyBatch, Loss
 from echat.train.recipe import GuardConfig
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0  # optimiser steps, skipped ones included
+    samples: int = 0  # samples seen
+    seconds: float = 0.0  # wall clock spent, over all resumed parts
+    skipped: int = 0  # steps not taken
+    skipped_in_row: int = 0  # of them the latest
+    usual_norm: float = 0.0  # running mean of the gradient's norm
+    best_step: int = 0  # with the lowest validation loss
+    best_loss: float = float("inf")
+    frozen: str = ""  # fingerprint of the weights that stand still; empty: there are none, or all are stored
+    world: int = 0  # processes of the run; 0: not noted by earlier versions
 
 
 @dataclass

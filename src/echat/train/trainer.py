@@ -16,7 +16,7 @@ import torch
 
 from echat.checkpoint import CheckpointError
 from echat.config import save_config, to_yaml
-from echat.train.checkpointing.checkpoints import Progress, list_checkpoints, save_checkpoint
+from echat.train.checkpointing.checkpoints import list_checkpoints, save_checkpoint
 from echat.train.checkpointing.resume import start_or_resume
 from echat.train.distributed import (
     Ranks,
@@ -25,7 +25,7 @@ from echat.train.distributed import (
     select_device,
     shutdown_distributed,
 )
-from echat.train.log import SKIPPED, NullLog, RunLog
+from echat.train.export import build_objective, export_checkpoint, export_module
 from echat.train.objective import Objective
 from echat.train.optimizer import (
     build_optimizer,
@@ -35,11 +35,10 @@ from echat.train.optimizer import (
     set_learning_rate,
 )
 from echat.train.parallel import ParallelModel
-from echat.train.parameters import check_frozen, frozen_hash
-from echat.train.provenance import record_start
-from echat.train.recipe import RECIPE_FILE, Recipe, load_recipe, set_trainable
+from echat.train.recipe import CHECKPOINTS, MODEL, RECIPE_FILE, Recipe, load_recipe
 from echat.train.sample_eval import evaluate_samples
 from echat.train.step import (
+    Progress,
     StepStats,
     TrainingStopped,
     abort_if_diverged,
@@ -47,7 +46,9 @@ from echat.train.step import (
     reduce_stats,
     step_error,
 )
-from echat.train.tools.export import build_objective, export_checkpoint, export_module
+from echat.train.tracking.log import SKIPPED, NullLog, RunLog
+from echat.train.tracking.provenance import record_start
+from echat.train.weights.parameters import check_frozen, frozen_hash, set_trainable
 
 __all__ = ["TrainingStopped", "run", "train"]
 
@@ -115,7 +116,7 @@ def _run(recipe: Recipe, resume: bool) -> Path:
             _export(recipe, objective, ranks, folder)
     parallel_model.close()
     shutdown_distributed(ranks)
-    return folder / "model"
+    return folder / MODEL
 
 
 def stop_file(recipe: Recipe) -> Path:
@@ -224,7 +225,7 @@ class Trainer:
 
     def _save(self, may_fail: bool = False) -> None:
         """Write a checkpoint. One that ``may_fail`` is tried again when the next one is due."""
-        folder, keep = Path(self.recipe.output) / "checkpoints", self.recipe.checkpoint.keep
+        folder, keep = Path(self.recipe.output) / CHECKPOINTS, self.recipe.checkpoint.keep
         self._last_saved = time.monotonic()
         try:
             save_checkpoint(folder, self.progress, self.objective, self.optimizer, keep, self.ranks)
@@ -283,9 +284,9 @@ def _log(folder: Path, step: int, ranks: Ranks) -> Iterator[RunLog | NullLog]:
 def _export(recipe: Recipe, objective: Objective, ranks: Ranks, folder: Path) -> None:
     """The model folder; where every rank holds but a share, from the last checkpoint."""
     if ranks.world > 1 and recipe.parallel == "fsdp":
-        export_checkpoint(recipe, list_checkpoints(folder / "checkpoints")[-1], folder / "model")
+        export_checkpoint(recipe, list_checkpoints(folder / CHECKPOINTS)[-1], folder / MODEL)
     else:
-        export_module(objective, folder / "model")
+        export_module(objective, folder / MODEL)
 
 
 def _describe_size(objective: Objective, names: Sequence[str]) -> str:

@@ -26,8 +26,8 @@ from echat.train.distributed import Ranks
 from echat.train.objectives import speech_llm
 from echat.train.optimizer import build_optimizer, set_learning_rate
 from echat.train.parallel import ParallelModel
-from echat.train.parameters import frozen_hash, frozen_names
-from echat.train.recipe import load_recipe, set_trainable
+from echat.train.recipe import load_recipe
+from echat.train.weights.parameters import frozen_hash, frozen_names, set_trainable
 
 CPU = torch.device("cpu")
 KEEP = 2

@@ -13,7 +13,8 @@ from echat.dialogue.labels import AGES
 from echat.train.distributed import Ranks
 from echat.train.objectives.encoder_ctc import greedy_ctc_text
 from echat.train.parallel import ParallelModel, apply_activation_checkpointing
-from echat.train.recipe import load_recipe, objective_module, set_trainable
+from echat.train.recipe import load_recipe, objective_module
+from echat.train.weights.parameters import set_trainable
 
 
 def build(path, *overrides):

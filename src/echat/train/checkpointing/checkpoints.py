@@ -14,7 +14,6 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,28 +34,13 @@ from echat.train.checkpointing.integrity import (
 from echat.train.distributed import Ranks, random_state, restore_random_state
 from echat.train.objective import Objective
 from echat.train.optimizer import inner_optimizers
-from echat.train.parameters import frozen_names
+from echat.train.step import Progress
+from echat.train.weights.parameters import frozen_names
 
 R = TypeVar("R")
 SINGLE_PROCESS = Ranks()
 _NAME = re.compile(r"step-(\d{8})(\.pt)?")  # .pt: all in one file, as earlier versions wrote
 _FAILURES = (OSError, RuntimeError, dcp.api.CheckpointException)  # of writing
-
-
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    step: int = 0  # optimiser steps, skipped ones included
-    samples: int = 0  # samples seen
-    seconds: float = 0.0  # wall clock spent, over all resumed parts
-    skipped: int = 0  # steps not taken
-    skipped_in_row: int = 0  # of them the latest
-    usual_norm: float = 0.0  # running mean of the gradient's norm
-    best_step: int = 0  # with the lowest validation loss
-    best_loss: float = float("inf")
-    frozen: str = ""  # fingerprint of the weights that stand still; empty: there are none, or all are stored
-    world: int = 0  # processes of the run; 0: not noted by earlier versions
 
 
 def save_checkpoint(

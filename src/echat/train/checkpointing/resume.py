@@ -14,11 +14,11 @@ import torch
 
 from echat.checkpoint import CheckpointError
 from echat.config import ConfigError, read_yaml, validate
-from echat.train.checkpointing.checkpoints import Progress, list_checkpoints, load_newest, remove_partial
+from echat.train.checkpointing.checkpoints import list_checkpoints, load_newest, remove_partial
 from echat.train.distributed import Ranks
 from echat.train.objective import Objective
-from echat.train.recipe import RECIPE_FILE, Recipe, current_objective
-from echat.train.step import TrainingStopped
+from echat.train.recipe import CHECKPOINTS, RECIPE_FILE, Recipe, current_objective
+from echat.train.step import Progress, TrainingStopped
 
 FIXED = ("objective", "seed", "profile", "model", "encoder", "tokenizer", "flow", "vocoder", "lora")
 FREE = "dropout"  # last part of keys inside the fixed ones that may change all the same
@@ -38,7 +38,7 @@ def start_or_resume(
     ``info`` gets a line for each damaged checkpoint and each change since. Raises TrainingStopped when the
     folder is in use and ``resume`` was not asked for, CheckpointError when it cannot go on.
     """
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     checkpoints.mkdir(parents=True, exist_ok=True)
     found = list_checkpoints(checkpoints)
     if not found:

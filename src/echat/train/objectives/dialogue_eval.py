@@ -23,7 +23,8 @@ from echat.infer.events import Reply
 from echat.infer.loading import find_model
 from echat.metrics import Confusion, error_rate
 from echat.token2wav.token2wav import Token2Wav
-from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
+from echat.train.objective import SampleOutput, SampleReport
+from echat.train.recipe import DecodeConfig
 
 LABELS = ("emotion", "gender", "age", "sound_event")
 MAX_IDS = 800  # of one output; a model that does not stop yet costs no more

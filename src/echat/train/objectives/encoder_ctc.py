@@ -28,10 +28,9 @@ from echat.dialogue.labels import VALUES
 from echat.metrics import error_rate
 from echat.model.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
-from echat.train.init_weights import init_from
-from echat.train.objective import Loss
-from echat.train.recipe import Recipe
-from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
+from echat.train.objective import Loss, SampleOutput, SampleReport
+from echat.train.recipe import DecodeConfig, Recipe
+from echat.train.weights.init_weights import init_from
 
 TASK = "ctc"
 

@@ -20,7 +20,7 @@ from echat.infer.loading import find_model
 from echat.token2wav.flow import Flow, FlowConfig
 from echat.token2wav.speaker_embedding import CampPlus, MelStatistics
 from echat.token2wav.token2wav import Token2Wav
-from echat.train.init_weights import init_from
+from echat.train.objective import SampleOutput, SampleReport
 from echat.train.objectives.speech_clips import (
     Clip,
     WholeClipObjective,
@@ -29,7 +29,8 @@ from echat.train.objectives.speech_clips import (
     load_22k,
     to_device,
 )
-from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
+from echat.train.recipe import DecodeConfig
+from echat.train.weights.init_weights import init_from
 
 
 class Settings(WholeClipSettings):
@@ -75,7 +76,7 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
         if not with_ids:
             raise DataError(
                 f"{', '.join(self.recipe.manifests)}: expected records with speech ids, found none of "
-                f"{len(clips)}; write them first: python -m echat.train.tools.speech_ids TOKENIZER MANIFEST"
+                f"{len(clips)}; write them first: echat data tokenize MANIFEST --tokenizer TOKENIZER"
             )
         return with_ids
 

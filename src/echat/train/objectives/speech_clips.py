@@ -18,9 +18,8 @@ from echat.audio.resampling import resample
 from echat.audio.waveform import read
 from echat.data.formats.manifest import read_manifest
 from echat.data.sample import AudioRef, DataError, Sample
-from echat.train.objective import Loss
-from echat.train.recipe import Recipe
-from echat.train.sample_eval import DecodeConfig, SampleReport
+from echat.train.objective import Loss, SampleReport
+from echat.train.recipe import DecodeConfig, Recipe
 
 B = TypeVar("B")
 

@@ -28,13 +28,12 @@ from echat.model.model_folder import save_model
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.model.text_tokenizer import TextTokenizer
 from echat.train.extras.induction_init import init_induction_heads
-from echat.train.init_weights import inherited_learned, init_from, init_has_ctc, initial_config
-from echat.train.objective import Loss
+from echat.train.objective import Loss, SampleReport
 from echat.train.objectives.dialogue_eval import decode_dialogues, load_token2wav
 from echat.train.objectives.dialogue_loss import DialogueLoss
 from echat.train.objectives.fused_cross_entropy import MAX_LOGITS
-from echat.train.recipe import Recipe
-from echat.train.sample_eval import DecodeConfig, SampleReport
+from echat.train.recipe import DecodeConfig, Recipe
+from echat.train.weights.init_weights import inherited_learned, init_from, init_has_ctc, initial_config
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from echat.audio.features import log_mel
 from echat.metrics import error_rate
 from echat.token2wav.speech_tokenizer import SpeechTokenizer, SpeechTokenizerConfig, character_classes
-from echat.train.init_weights import init_from
+from echat.train.objective import SampleOutput, SampleReport
 from echat.train.objectives.speech_clips import (
     Clip,
     WholeClipObjective,
@@ -24,7 +24,8 @@ from echat.train.objectives.speech_clips import (
     load_16k,
     to_device,
 )
-from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
+from echat.train.recipe import DecodeConfig
+from echat.train.weights.init_weights import init_from
 
 
 class Settings(WholeClipSettings):

@@ -24,8 +24,7 @@ from echat.checkpoint import write_tensors
 from echat.config import save_config
 from echat.token2wav.hift.losses import Cut, Discriminators, VocoderLossConfig, cut, pitch_track, vocoder_loss
 from echat.token2wav.hift.vocoder import Vocoder, VocoderConfig
-from echat.train.init_weights import init_from
-from echat.train.objective import Loss
+from echat.train.objective import Loss, SampleOutput, SampleReport
 from echat.train.objectives.speech_clips import (
     Clip,
     ClipSettings,
@@ -34,7 +33,8 @@ from echat.train.objectives.speech_clips import (
     read_clips,
     to_device,
 )
-from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
+from echat.train.recipe import DecodeConfig
+from echat.train.weights.init_weights import init_from
 
 
 class Settings(ClipSettings):

@@ -23,10 +23,11 @@ from echat.data.sample import Sample
 from echat.dialogue.tasks import TASKS
 from echat.infer.engine import SPEECH_TOKENIZER_FOLDER
 from echat.infer.loading import find_model
-from echat.train.init_weights import InitSource, inherited_learned, init_has_ctc, open_init_source
+from echat.release.weight_sources import WeightSource, open_weight_source
 from echat.train.recipe import load_recipe
 from echat.train.tools.finetune_data import Preparation, prepare_pairs, with_speech_ids
 from echat.train.trainer import run
+from echat.train.weights.init_weights import inherited_learned, init_has_ctc
 
 RECIPE = "finetune.yaml"
 STEPS = 120  # enough for some fifty dialogues of a small model; more dialogues want more
@@ -79,7 +80,7 @@ def finetune(job: FineTune, overrides: Sequence[str] = (), resume: bool = False)
 
 def write_recipe(job: FineTune, model_path: Path) -> dict[str, Any]:
     """The values of the recipe, which say only what differs from the defaults; its data are prepared."""
-    source = open_init_source(str(model_path))
+    source = open_weight_source(str(model_path))
     if source.model is None:
         raise ValueError(
             f"{model_path}: expected a whole model to fine-tune, found {', '.join(source.parts)} alone"
@@ -112,7 +113,7 @@ def write_recipe(job: FineTune, model_path: Path) -> dict[str, Any]:
     }
 
 
-def _recipe(source: InitSource, model_path: Path, output: Path) -> dict[str, Any]:
+def _recipe(source: WeightSource, model_path: Path, output: Path) -> dict[str, Any]:
     return {
         "objective": "speech_llm",
         "output": str(output),

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from echat.checkpoint import atomic_path
-from echat.train.log import METRICS, SPEED
-from echat.train.provenance import PROVENANCE
-from echat.train.recipe import RECIPE_FILE
+from echat.train.recipe import MODEL, RECIPE_FILE
 from echat.train.sample_eval import SAMPLES, SAMPLES_FILE
+from echat.train.tracking.log import METRICS, SPEED
+from echat.train.tracking.provenance import PROVENANCE
 
 LATEST_EVALUATIONS = 3  # looks at samples shown: the first and the latest ones
 
@@ -63,7 +63,7 @@ def _page(run: Path, rows: Sequence[dict[str, Any]], steps: Sequence[dict[str, A
     yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
-    done = "finished" if (run / "model").is_dir() else "not finished"
+    done = "finished" if (run / MODEL).is_dir() else "not finished"
     some = max(1, len(steps) // 10)  # one step alone holds now this task, now that
     first, final = (statistics.fmean(row["loss"] for row in part) for part in (steps[:some], steps[-some:]))
     loss = f"loss {first:.3f} → {final:.3f}" + (f" (means of {some} steps)" if some > 1 else "")

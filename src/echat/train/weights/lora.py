@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from echat.config import Config
-from echat.train.parameters import match_names
+from echat.train.weights.parameters import match_names
 
 ADAPTERS = "*.lora_*"  # names of the parameters that peft adds
 

@@ -27,6 +27,20 @@ def match_names(names: Sequence[str], patterns: Sequence[str], key: str, what: s
     return chosen
 
 
+def set_trainable(module: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Switch gradients on for the parameters the patterns name, off for all others; returns the names.
+
+    ``encoder.*`` takes in, ``!encoder.embed.*`` takes out again, in the order written.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    chosen = match_names(names, patterns, "trainable")
+    if not chosen:
+        raise ValueError(f"trainable: {list(patterns)} selects no parameter; name at least one module")
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return [name for name in names if name in chosen]
+
+
 # --- What stands still while a model learns: checkpoints leave it out, and know it again by its fingerprint.
 
 

@@ -18,8 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from echat.train.checkpointing.checkpoints import Progress as RunProgress
-from echat.train.sample_eval import SampleReport, write_samples
+from echat.train.objective import SampleReport
+from echat.train.sample_eval import write_samples
+from echat.train.step import Progress as RunProgress
 
 METRICS = "metrics.jsonl"
 SPEED = "speed.jsonl"  # step, samples, seconds: what depends on the clock
