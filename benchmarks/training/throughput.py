@@ -97,7 +97,7 @@ def batches_of(way: str, args: argparse.Namespace, shape: SpeechLLMConfig, ranks
 
 def loss_of(way: str, model: SpeechLLM) -> Callable[[Any], Loss]:
     if way != "plain":
-        return DialogueLoss(model, model.config.llm.vocab_size, blank=0)
+        return DialogueLoss(model, model.config.llm.vocab_size)
 
     def loss(batch: PublishedBatch) -> Loss:
         total, count = published_loss(model, batch)

@@ -62,7 +62,9 @@ class ParallelModel:
     def __init__(self, objective: Objective, recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
         self.device, self._half = device, recipe.precision == "bf16"
         self._module = objective.module
-        apply_activation_checkpointing(objective.module, recipe.activation_checkpointing, recipe.compile)
+        if recipe.compile:
+            compile_blocks(objective.module)
+        apply_activation_checkpointing(objective.module, recipe.activation_checkpointing)
         self._loss = LossModule(objective)
         self._ddp: nn.parallel.DistributedDataParallel | None = None
         if ranks.world > 1 and recipe.parallel == "fsdp":
@@ -164,16 +166,19 @@ def transformer_blocks(module: nn.Module) -> dict[str, nn.Module]:
     return {name: part for name, part in module.named_modules() if _BLOCK.fullmatch(name)}
 
 
-def apply_activation_checkpointing(module: nn.Module, patterns: Sequence[str], compiled: bool) -> None:
-    """Compile all blocks if asked to, and let those that globs name forget their activations.
+def compile_blocks(module: nn.Module) -> None:
+    """``torch.compile`` for every Transformer block, in place."""
+    for block in transformer_blocks(module).values():
+        block.compile(dynamic=True)
 
-    A block that forgets keeps its input only, and computes again when gradients come back: a third more work
-    for a fraction of the memory.
+
+def apply_activation_checkpointing(module: nn.Module, patterns: Sequence[str]) -> None:
+    """Activation (gradient) checkpointing of the Transformer blocks that globs name, in place.
+
+    Such a block keeps its input only and is computed again in the backward pass: a third more work for a
+    fraction of the memory.
     """
     blocks = transformer_blocks(module)
-    checkpointed = match_names([*blocks], patterns, "activation_checkpointing", "block")
-    for name, block in blocks.items():
-        if compiled:
-            block.compile(dynamic=True)
-        if name in checkpointed:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    for name in match_names([*blocks], patterns, "activation_checkpointing", "block"):
+        block = blocks[name]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]

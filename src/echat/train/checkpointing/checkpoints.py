@@ -39,7 +39,7 @@ from echat.train.weights.parameters import frozen_names
 
 R = TypeVar("R")
 SINGLE_PROCESS = Ranks()
-_NAME = re.compile(r"step-(\d{8})(\.pt)?")  # .pt: all in one file, as earlier versions wrote
+_NAME = re.compile(r"step-(\d{8})")
 _FAILURES = (OSError, RuntimeError, dcp.api.CheckpointException)  # of writing
 
 
@@ -152,11 +152,11 @@ def _progress(values: Any) -> Progress:
 
 def read_run(path: Path, ranks: Ranks = SINGLE_PROCESS) -> dict[str, Any]:
     """Everything in a checkpoint but its tensors, once all its files were found to be whole."""
-    problem = find_damage(path, ranks) if path.is_dir() else ""
+    problem = find_damage(path, ranks)
     if problem:
         raise _damaged(path, problem)
     try:
-        return read_run_file(path / RUN_FILE if path.is_dir() else path)
+        return read_run_file(path / RUN_FILE)
     except DamagedCheckpoint as error:
         raise _damaged(path, str(error)) from error
 
@@ -184,14 +184,13 @@ def prune(folder: Path, keep: int, best: int, step: int) -> None:
     """
     for old in [path for path in list_checkpoints(folder) if step_of(path) <= step][:-keep]:
         if step_of(old) != best:
-            aside = old.rename(old.with_name(f".old.{old.name}"))  # half removed, it is no checkpoint
-            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+            shutil.rmtree(old.rename(old.with_name(f".old.{old.name}")))  # half removed, it is no checkpoint
 
 
 def remove_partial(folder: Path) -> None:
     """Remove what a killed process left half written or half removed."""
     for rest in folder.glob(".*step-*"):
-        shutil.rmtree(rest, ignore_errors=True) if rest.is_dir() else rest.unlink(missing_ok=True)
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 # --- tensors
@@ -204,9 +203,6 @@ def load_tensors(
     ranks: Ranks = SINGLE_PROCESS,
 ) -> None:
     """Fill a module, and an optimiser when one is given, from a checkpoint."""
-    if path.is_file():
-        _load_single_file(path, module, optimizer)
-        return
     reader = SafeReader(path)
     try:
         stored = reader.read_metadata().state_dict_metadata
@@ -240,19 +236,6 @@ def _check_same_tensors(path: Path, expected: Mapping[str, Any], stored: Mapping
             f"{path}: expected the tensors of this recipe, found {problem}; resume with the recipe the run "
             "began with"
         )
-
-
-def _load_single_file(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    state = read_run(path)
-    try:
-        module.load_state_dict(state["module"])
-        if optimizer is not None:
-            optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: expected the tensors of this recipe, found others ({_reason(error)}); resume with the "
-            "recipe the run began with"
-        ) from error
 
 
 def _state_tensors(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,16 +33,18 @@ from echat.train.recipe import DecodeConfig, Recipe
 from echat.train.weights.init_weights import init_from
 
 TASK = "ctc"
+TEXT_LANGUAGES = ("en",)  # whose texts are targets; of others the labels alone
+LABEL_WEIGHT = 2.0  # of one label against one character
 
 
 class Settings(Recipe, LoadingConfig):
     """Recipe of the encoder's pre-training."""
 
+    renamed: ClassVar = {**Recipe.renamed, "text_languages": "", "label_weight": ""}
+
     objective: Literal["encoder_ctc"] = "encoder_ctc"
     encoder: EncoderConfig = EncoderConfig()
     characters: str = "abcdefghijklmnopqrstuvwxyz' "  # units; unit 0 is the blank
-    text_languages: tuple[str, ...] = ("en",)  # only here are texts targets; elsewhere the labels alone teach
-    label_weight: float = Field(2.0, ge=0)  # of one label against one character
     sources: tuple[SourceConfig, ...]
     validation: tuple[SourceConfig, ...] = ()
     validation_records: int = 64  # per source
@@ -91,7 +93,7 @@ class CTCObjective:
         recipe = self.recipe
         return SpeechBuilder(
             recipe.characters,
-            recipe.text_languages,
+            TEXT_LANGUAGES,
             self._audio_loader,
             recipe.encoder.n_mels,
             augment,
@@ -119,7 +121,7 @@ class CTCObjective:
             part = F.cross_entropy(kind_scores.float(), truth, ignore_index=IGNORE, reduction="sum")
             right = (kind_scores.argmax(-1) == truth).sum()
             parts |= {kind: (part.detach(), known), f"{kind}_accuracy": (right, known)} if known else {}
-            total, count = total + self.recipe.label_weight * part, count + self.recipe.label_weight * known
+            total, count = total + LABEL_WEIGHT * part, count + LABEL_WEIGHT * known
         return Loss(total, count, parts)
 
     def decode(self, config: DecodeConfig) -> SampleReport:

@@ -22,6 +22,7 @@ from echat.token2wav.speaker_embedding import CampPlus, MelStatistics
 from echat.token2wav.token2wav import Token2Wav
 from echat.train.objective import SampleOutput, SampleReport
 from echat.train.objectives.speech_clips import (
+    CACHED_CLIPS,
     Clip,
     WholeClipObjective,
     WholeClipSettings,
@@ -67,7 +68,7 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
 
     def __init__(self, recipe: Settings) -> None:
         self._speaker = MelStatistics() if recipe.speaker is None else CampPlus(recipe.speaker)
-        self._features = lru_cache(maxsize=recipe.cached_clips)(self._make)
+        self._features = lru_cache(maxsize=CACHED_CLIPS)(self._make)
         super().__init__(recipe, Flow(recipe.flow))
         init_from(self.module, recipe.init_from)
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -22,10 +22,13 @@ from echat.train.objective import Loss, SampleReport
 from echat.train.recipe import DecodeConfig, Recipe
 
 B = TypeVar("B")
+CACHED_CLIPS = 10_000  # whose features stay in memory
 
 
 class ClipSettings(Recipe):
     """Recipe of what learns from clips."""
+
+    renamed: ClassVar = {**Recipe.renamed, "cached_clips": ""}
 
     precision: Literal["bf16", "fp32"] = "fp32"  # small matrices: bf16 is slower on a CPU
     manifests: tuple[str, ...]
@@ -33,7 +36,6 @@ class ClipSettings(Recipe):
     validation_clips: int = Field(32, gt=0)
     split: str | None = None  # of `manifests`; None = all records
     validation_split: str | None = None  # of `validation`
-    cached_clips: int = 10_000  # clips whose features stay in memory
 
 
 class WholeClipSettings(ClipSettings):

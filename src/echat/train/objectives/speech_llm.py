@@ -29,6 +29,7 @@ from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.model.text_tokenizer import TextTokenizer
 from echat.train.extras.induction_init import init_induction_heads
 from echat.train.objective import Loss, SampleReport
+from echat.train.objectives.ctc_loss import CTCConfig, CTCLoss
 from echat.train.objectives.dialogue_eval import decode_dialogues, load_token2wav
 from echat.train.objectives.dialogue_loss import DialogueLoss
 from echat.train.objectives.fused_cross_entropy import MAX_LOGITS
@@ -43,15 +44,6 @@ class PseudoAudioConfig(Config):
 
     blanks: float = Field(0.0, ge=0)  # mean count of blank ids before each text id (blank insertion)
     loss_on_input: bool = False  # predict this text as well: words that belong together
-
-
-class CTCConfig(Config):
-    """CTC over the text embedding table: an auxiliary loss on the adapter's output."""
-
-    weight: float = Field(0.0, ge=0)  # of the CTC loss beside the cross-entropy
-    label_weight: float = Field(0.0, ge=0)  # inside it: of the labels once more, whatever words follow
-    only: bool = False  # no cross-entropy: encoder and adapter alone, a fraction of the work
-    languages: tuple[str, ...] = ("en",)  # whose transcripts are targets; of others the labels alone
 
 
 class InitConfig(Config):
@@ -128,14 +120,12 @@ class SpeechLLMObjective:
         init_from(self.module, recipe.init_from)
         if recipe.init.induction_heads:
             init_induction_heads(self.module.llm, self._blank)
+        ctc = None if recipe.ctc is None else CTCLoss(recipe.ctc, self._blank)
         self._loss = DialogueLoss(
             self.module,
             self.vocabulary.text_size,
-            self._blank,
+            ctc,
             speech_weight=recipe.speech_weight,
-            ctc_weight=0.0 if recipe.ctc is None else recipe.ctc.weight,
-            label_weight=0.0 if recipe.ctc is None else recipe.ctc.label_weight,
-            ctc_only=recipe.ctc is not None and recipe.ctc.only,
             max_logits=recipe.max_logits,
             is_sharded=recipe.parallel == "fsdp",
         )

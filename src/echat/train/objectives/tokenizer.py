@@ -18,6 +18,7 @@ from echat.metrics import error_rate
 from echat.token2wav.speech_tokenizer import SpeechTokenizer, SpeechTokenizerConfig, character_classes
 from echat.train.objective import SampleOutput, SampleReport
 from echat.train.objectives.speech_clips import (
+    CACHED_CLIPS,
     Clip,
     WholeClipObjective,
     WholeClipSettings,
@@ -63,7 +64,7 @@ class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
     module: SpeechTokenizer
 
     def __init__(self, recipe: Settings) -> None:
-        self._mel = lru_cache(maxsize=recipe.cached_clips)(self._make_mel)
+        self._mel = lru_cache(maxsize=CACHED_CLIPS)(self._make_mel)
         super().__init__(recipe, SpeechTokenizer(recipe.tokenizer))
         init_from(self.module, recipe.init_from)
 

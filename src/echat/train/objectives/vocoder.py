@@ -22,7 +22,16 @@ from echat.audio.features import (
 )
 from echat.checkpoint import write_tensors
 from echat.config import save_config
-from echat.token2wav.hift.losses import Cut, Discriminators, VocoderLossConfig, cut, pitch_track, vocoder_loss
+from echat.token2wav.hift.losses import (
+    FEATURE_WEIGHT,
+    TEACHER_F0,
+    Cut,
+    Discriminators,
+    VocoderLossConfig,
+    cut,
+    pitch_track,
+    vocoder_loss,
+)
 from echat.token2wav.hift.vocoder import Vocoder, VocoderConfig
 from echat.train.objective import Loss, SampleOutput, SampleReport
 from echat.train.objectives.speech_clips import (
@@ -36,6 +45,8 @@ from echat.train.objectives.speech_clips import (
 from echat.train.recipe import DecodeConfig
 from echat.train.weights.init_weights import init_from
 
+CACHED_CLIPS = 3_000  # in memory, about 0.2 MB each
+
 
 class Settings(ClipSettings):
     """Recipe of the vocoder."""
@@ -46,7 +57,6 @@ class Settings(ClipSettings):
     validation_clips: int = Field(16, gt=0)
     segment_frames: int = Field(32, gt=8)  # mel frames of one cut
     batch_size: int = Field(8, gt=0)  # cuts per micro-batch
-    cached_clips: int = 3_000  # about 0.2 MB each
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class VocoderObjective:
         if self.discriminators is not None:
             self.module = nn.ModuleDict({"vocoder": self.vocoder, "critics": self.discriminators})
         self._basis = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE)
-        self._sounds = lru_cache(maxsize=recipe.cached_clips)(self._make)
+        self._sounds = lru_cache(maxsize=CACHED_CLIPS)(self._make)
         self._clips = read_clips(recipe.manifests, recipe.split)
         self._weights = torch.tensor([clip.seconds for clip in self._clips])
         self.batches = RandomBatches(self._draw, recipe.seed)
@@ -91,7 +101,7 @@ class VocoderObjective:
     def _draw(self, generator: torch.Generator) -> VocoderBatch:
         """Clips in proportion to their length, one random cut of each."""
         picked = torch.multinomial(self._weights, self.recipe.batch_size, True, generator=generator)
-        teacher = bool(torch.rand(1, generator=generator) < self.recipe.losses.teacher_f0)
+        teacher = bool(torch.rand(1, generator=generator) < TEACHER_F0)
         return self._batch([self._clips[i] for i in picked.tolist()], teacher, generator)
 
     def _batch(self, clips: Sequence[Clip], teacher: bool, generator: torch.Generator) -> VocoderBatch:
@@ -121,10 +131,7 @@ class VocoderObjective:
             adversarial, features = self.discriminators.generator_loss(made, batch.waveform)
             discriminators = self.discriminators.discriminator_loss(made, batch.waveform)
             total = (
-                total
-                + losses.adversarial_weight * adversarial
-                + losses.feature_weight * features
-                + discriminators
+                total + losses.adversarial_weight * adversarial + FEATURE_WEIGHT * features + discriminators
             )
             parts |= {"adversarial": adversarial, "features": features, "critics": discriminators}
         count = len(batch.keys)
