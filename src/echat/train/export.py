@@ -25,7 +25,7 @@ from echat.train.weights.parameters import check_frozen, frozen_hash, set_traina
 
 
 def build_objective(recipe: Recipe) -> Objective:
-    """What a recipe learns, with its adapters: what checkpoints are of."""
+    """The objective of a recipe, with its adapters: the module that checkpoints hold."""
     objective: Objective = objective_module(recipe.objective).build(recipe)
     if recipe.lora is not None:
         add_adapters(objective.module, recipe.lora)
@@ -33,7 +33,7 @@ def build_objective(recipe: Recipe) -> Objective:
 
 
 def export_module(objective: Objective, folder: Path) -> None:
-    """Write what an objective learned; the folder appears whole or not at all."""
+    """Write the model of an objective, adapters merged; the folder appears whole or not at all."""
     objective.module.eval()
     merge_adapters(objective.module)
     with atomic_path(folder) as temporary:
@@ -42,12 +42,12 @@ def export_module(objective: Objective, folder: Path) -> None:
 
 
 def export_checkpoint(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
-    """Write what a checkpoint holds; the model is built as for training, on the CPU, by this process.
+    """Write the model of a checkpoint; it is built as for training, on the CPU, by this process.
 
-    Raises CheckpointError where it is damaged, or the frozen weights are no longer those the run began with.
+    Raises CheckpointError where it is damaged, or the frozen weights are not those of the run.
     """
     progress = read_progress(checkpoint)
-    seed_everything(recipe.seed)  # of which weights may stand still that came from nowhere
+    seed_everything(recipe.seed)  # frozen weights may have been initialized at random
     objective = build_objective(recipe)
     try:
         set_trainable(objective.module, recipe.trainable_patterns)
@@ -69,7 +69,7 @@ def checkpoint_of(run: Path, step: int) -> Path:
 
 
 def export_run(run: Path, folder: Path, step: int | None = None, best: bool = False) -> str:
-    """Write the model of a step, of the best one by validation loss, or of the newest whole checkpoint.
+    """Write the model of a step, of the best one by validation loss, or of the newest intact checkpoint.
 
     Returns the name of the checkpoint.
     """

@@ -1,4 +1,4 @@
-"""What the model really says: held-out records decoded every so many steps, measured, kept to listen to."""
+"""Sample evaluation: held-out records decoded every so many steps, measured, and kept as text and audio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLES_FILE = "samples.jsonl"
 
 @torch.no_grad()
 def evaluate_samples(objective: Objective, config: DecodeConfig) -> SampleReport:
-    """Decode held-out records; the run goes on as if nobody had looked, all its chance untouched."""
+    """Decode held-out records in eval mode; random states and modes of the run are restored afterwards."""
     gpus = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(0)
@@ -28,12 +28,12 @@ def evaluate_samples(objective: Objective, config: DecodeConfig) -> SampleReport
         try:
             return objective.decode(config)
         finally:
-            for module, was_training in modes:  # parts that stand still may be in use while others learn
+            for module, was_training in modes:  # frozen parts stay in eval mode during training
                 module.training = was_training
 
 
 def write_samples(run: Path, step: int, samples: Sequence[SampleOutput]) -> None:
-    """``samples/step-N/samples.jsonl`` and a WAV for each output that was spoken."""
+    """``samples/step-N/samples.jsonl`` and a WAV for each output with audio."""
     if not samples:
         return
     with atomic_path(run / SAMPLES / f"step-{step:08d}") as folder:

@@ -42,7 +42,7 @@ def test_a_run_goes_on_from_the_weights_it_began_with_alone(stages, tmp_path):
     shutil.rmtree(first)
     other = recipe_of_another_seed(tmp_path)
     shutil.copytree(train(other), first)
-    with pytest.raises(CheckpointError, match="second: expected the weights that stood still"):
+    with pytest.raises(CheckpointError, match="second: expected the frozen weights of the time"):
         train(second, ["budget.steps=6"], resume=True)
     assert echat("export", [str(tmp_path / "second"), str(tmp_path / "out")]) == 2
 

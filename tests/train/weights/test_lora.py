@@ -63,7 +63,7 @@ def test_layers_are_chosen_by_globs():
     assert match_layers(module(), ["*", "!encoder.0"]) == ["encoder.2", "head"]
     with pytest.raises(ValueError, match=r"lora.targets: pattern 'decoder\.\*' matches no linear layer"):
         match_layers(module(), ["decoder.*"])
-    with pytest.raises(ValueError, match="leaves no layer"):
+    with pytest.raises(ValueError, match="selects no layer"):
         match_layers(module(), ["*", "!*"])
 
 

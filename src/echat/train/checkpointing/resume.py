@@ -1,7 +1,7 @@
-"""Where a run begins: at its start, or where its newest whole checkpoint stands.
+"""Resuming a run from its newest intact checkpoint, and the check of its recipe against the stored one.
 
-What the weights are (objective, shapes, profile) and the seed, which orders the data, stay what they were
-when the run began. Anything else may change between two parts of a run, and the log names what did.
+What determines the weights (objective, shapes, profile) and the seed, which orders the data, must be as at
+the start of the run. Anything else may change between two parts of a run, and the log names what did.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def start_or_resume(
     ranks: Ranks,
     info: Callable[[str], None],
 ) -> Progress:
-    """Step 0 of an empty run folder, or the state of its newest whole checkpoint, loaded.
+    """Progress at step 0 of an empty run folder, or of the newest intact checkpoint, which is loaded.
 
     ``info`` gets a line for each damaged checkpoint and each change since. Raises TrainingStopped when the
-    folder is in use and ``resume`` was not asked for, CheckpointError when it cannot go on.
+    folder has checkpoints and ``resume`` is not set, CheckpointError when it cannot resume.
     """
     checkpoints = folder / CHECKPOINTS
     checkpoints.mkdir(parents=True, exist_ok=True)

@@ -42,8 +42,8 @@ class CTCLoss:
         """Loss of the transcripts and labels of a batch over its ``frames (clips, D, dim)`` of ``lens``.
 
         ``table``: the text embeddings, without gradient. Logits are cosines, so a frame is sure of an id only
-        where it points as the id's embedding does, and its norm is drawn to theirs: frames come to lie where
-        the language model expects text. (Free logits could be learned by frames that lie elsewhere.) Clips
+        where it points as the id's embedding does, and its norm is pulled to theirs: frames come to lie where
+        the language model expects text. (Frames that lie elsewhere could satisfy free logits.) Clips
         too short for their text count 0.
         """
         known = batch.ctc_lens >= 0

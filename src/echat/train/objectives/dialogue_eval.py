@@ -1,4 +1,4 @@
-"""Held-out dialogues through the engine: word errors, labels, thoughts, and a few of them whole."""
+"""Sample evaluation of dialogues through the engine: word errors, labels, thoughts, some outputs in full."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_IDS = 800  # of one output; a model that does not stop yet costs no more
 
 @dataclass(frozen=True)
 class DecodingOutcome:
-    """A record, the finished conversation it teaches, and the model's reply to its question."""
+    """A record, its conversation with the reference reply, and the model's reply."""
 
     sample: Sample
     conversation: Conversation
@@ -40,7 +40,7 @@ class DecodingOutcome:
 
 
 def load_token2wav(voice: str | None) -> Token2Wav | None:
-    """What makes speech ids heard: the token2wav of a model folder."""
+    """The token2wav of a model folder, which synthesizes speech ids."""
     return None if voice is None else Token2Wav.from_folder(find_model(voice) / TOKEN2WAV_FOLDER)
 
 
@@ -85,7 +85,7 @@ def _conversation(sample: Sample, task: Task, audio_loader: AudioLoader, pseudo_
 
 
 def _metrics(task: Task, outcomes: Sequence[DecodingOutcome]) -> dict[str, float | None]:
-    """Word errors and label accuracies of what was heard, share of thoughts that can be read."""
+    """Word errors and label accuracies of transcripts, share of thoughts that parse."""
     if task.understands:
         understood = [parse_understanding(task, o.reply.raw_text) for o in outcomes]
         words = (

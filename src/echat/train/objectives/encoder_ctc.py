@@ -1,4 +1,4 @@
-"""Pre-training of the speech encoder by itself: characters by CTC, and what the voice tells from its mean.
+"""Pre-training of the speech encoder alone: characters by CTC, labels of the voice from the mean frame.
 
 This stands for the Whisper pre-training of the released model; stage 1 starts from the encoder it exports.
 """
@@ -54,7 +54,7 @@ class Settings(Recipe, LoadingConfig):
 
 
 class CTCEncoder(nn.Module):
-    """Encoder, one head for characters on every frame, one per label on the mean frame."""
+    """Encoder, a CTC head for characters on every frame, a classifier per label kind on the mean frame."""
 
     def __init__(self, config: EncoderConfig, characters: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class CTCObjective:
         return Loss(total, count, parts)
 
     def decode(self, config: DecodeConfig) -> SampleReport:
-        """Word errors of the best path, without a language model."""
+        """Word error rate of greedy CTC decoding, without a language model."""
         transcripts: list[tuple[str, str]] = []
         samples: list[SampleOutput] = []
         for batch in self.validation()[: config.records]:
@@ -153,12 +153,11 @@ class CTCObjective:
         write_tensors(folder / WEIGHTS_FILE, self.module.state_dict())
 
 
-def build(recipe: Settings) -> CTCObjective:
-    return CTCObjective(recipe)
+build = CTCObjective
 
 
 def greedy_ctc_text(scores: Tensor, characters: str) -> str:
-    """Best path of one clip's scores (time, units): repeats merged, blanks dropped."""
+    """Greedy CTC decoding of one clip's scores (time, units): repeats merged, blanks dropped."""
     best = scores.argmax(-1).tolist()
     units = [unit for unit, before in zip(best, [0, *best]) if unit and unit != before]
     return "".join(characters[unit - 1] for unit in units)

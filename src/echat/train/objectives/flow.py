@@ -1,4 +1,4 @@
-"""Training of the flow: from speech ids and a voice to the mel, by flow matching."""
+"""Flow-matching training of the flow: from speech ids and a voice to the mel."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
         return self.module.loss(batch.speech_ids, batch.lens, batch.mel, batch.mel_lens, batch.embedding)
 
     def decode(self, config: DecodeConfig) -> SampleReport:
-        """The mels that held-out ids become in their own voice, through the vocoder of ``config.voice``."""
+        """Held-out ids synthesized in their own voice, with the vocoder of ``config.voice``."""
         if config.voice is None:
             return SampleReport()
         vocoder = Token2Wav.from_folder(find_model(config.voice) / TOKEN2WAV_FOLDER).vocoder
@@ -138,5 +138,4 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
         write_tensors(folder / "flow.safetensors", self.module.state_dict(), torch.float16)
 
 
-def build(recipe: Settings) -> FlowObjective:
-    return FlowObjective(recipe)
+build = FlowObjective

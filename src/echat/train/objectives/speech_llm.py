@@ -1,4 +1,4 @@
-"""The speech language model on every task of the table: one cross-entropy over what the assistant writes."""
+"""The training objective of the speech language model, for every task of the task table."""
 
 from __future__ import annotations
 
@@ -191,5 +191,4 @@ def _initial_config(recipe: Settings) -> tuple[SpeechLLMConfig, str | Path]:
     return config, tokenizer
 
 
-def build(recipe: Settings) -> SpeechLLMObjective:
-    return SpeechLLMObjective(recipe)
+build = SpeechLLMObjective

@@ -1,4 +1,4 @@
-"""Training of the speech tokenizer: the words and the sound must be readable from the ids alone."""
+"""Training of the speech tokenizer: CTC of the words and reconstruction of the mel from its ids."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
         init_from(self.module, recipe.init_from)
 
     def usable(self, clips: Sequence[Clip]) -> list[Clip]:
-        """Only clips whose words are known: without them a clip cannot teach."""
+        """Only clips with a transcript."""
         return [clip for clip in clips if clip.text]
 
     def _make_mel(self, clip: Clip) -> Tensor:
@@ -90,7 +90,7 @@ class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
         return self.module.loss(batch.mel, batch.mel_lens, batch.characters, batch.character_lens)
 
     def decode(self, config: DecodeConfig) -> SampleReport:
-        """The words that the ids of held-out clips alone carry."""
+        """Word error rate of transcripts decoded from the ids of held-out clips."""
         outputs: list[SampleOutput] = []
         for clips in self.held_out(config.records):
             for clip, ids in zip(clips, self.module.encode([load_16k(clip) for clip in clips]), strict=True):
@@ -104,5 +104,4 @@ class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
         self.module.save(folder)
 
 
-def build(recipe: Settings) -> TokenizerObjective:
-    return TokenizerObjective(recipe)
+build = TokenizerObjective

@@ -1,4 +1,4 @@
-"""Training of the vocoder: from the mel to the waveform, on random cuts."""
+"""Training of the vocoder: from the mel to the waveform, on random cuts; a GAN if discriminators are on."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class VocoderBatch:
     mel: Tensor  # (batch, 80, frames)
     waveform: Tensor  # (batch, 256 * frames)
     f0: Tensor  # (batch, frames) Hz, 0 = unvoiced
-    teacher: bool  # the source follows the true pitch
+    teacher: bool  # teacher forcing: the source follows the true pitch
 
     padding = 0.0  # all cut to one length
 
@@ -90,7 +90,7 @@ class VocoderObjective:
         self._sounds = lru_cache(maxsize=CACHED_CLIPS)(self._make)
         self._clips = read_clips(recipe.manifests, recipe.split)
         self._weights = torch.tensor([clip.seconds for clip in self._clips])
-        self.batches = RandomBatches(self._draw, recipe.seed)
+        self.batches = RandomBatches(self._sample_batch, recipe.seed)
 
     def _make(self, clip: Clip) -> Cut:
         waveform = load_22k(clip)
@@ -98,7 +98,7 @@ class VocoderObjective:
         f0 = pitch_track(waveform, VOCODER_RATE, VOCODER_HOP)
         return Cut(mel, waveform[: mel.shape[1] * VOCODER_HOP], f0[: mel.shape[1]])
 
-    def _draw(self, generator: torch.Generator) -> VocoderBatch:
+    def _sample_batch(self, generator: torch.Generator) -> VocoderBatch:
         """Clips in proportion to their length, one random cut of each."""
         picked = torch.multinomial(self._weights, self.recipe.batch_size, True, generator=generator)
         teacher = bool(torch.rand(1, generator=generator) < TEACHER_F0)
@@ -139,7 +139,7 @@ class VocoderObjective:
         return Loss(total * count, count, shown)
 
     def decode(self, config: DecodeConfig) -> SampleReport:
-        """Held-out recordings made again from their mels."""
+        """Held-out recordings resynthesized from their mels."""
         if not self.recipe.validation or not config.samples:
             return SampleReport()
         clips = read_clips(self.recipe.validation, self.recipe.validation_split)
@@ -161,5 +161,4 @@ class VocoderObjective:
         write_tensors(folder / "hift.safetensors", self.vocoder.state_dict(), torch.float16)
 
 
-def build(recipe: Settings) -> VocoderObjective:
-    return VocoderObjective(recipe)
+build = VocoderObjective

@@ -20,7 +20,7 @@ from echat.token2wav.hift.vocoder import VocoderConfig
 from echat.token2wav.speech_tokenizer import SpeechTokenizer
 from echat.token2wav.token2wav import SPEECH_TOKENIZER_FOLDER, Token2Wav, Token2WavConfig
 
-LOWEST_PROMPT_RATE = 16_000  # Hz; voices of our own models were learned from recordings of this rate
+LOWEST_PROMPT_RATE = 16_000  # Hz; our own models were trained on recordings of this rate
 
 
 def write_speech_folders(
@@ -57,14 +57,6 @@ def write_speech_folders(
 def write_dialogue_model(output: Path, dialogue: Path) -> None:
     """Copy the speech language model in half precision, which halves the folder."""
     loaded = load_model(dialogue)
-    config, name = loaded.config, output.name
-    save_model(
-        output,
-        loaded.model,
-        loaded.tokenizer,
-        config.profile,
-        name,
-        torch.float16,
-        ctc=config.ctc,
-        learned=config.learned,
-    )
+    config = loaded.config
+    about = (config.profile, output.name, torch.float16, config.ctc, config.learned)
+    save_model(output, loaded.model, loaded.tokenizer, *about)

@@ -57,12 +57,5 @@ def average(output: Path, folders: Sequence[Path]) -> None:
         mean = average_models(folders)
     config = mean.config
     with atomic_path(output) as temporary:
-        save_model(
-            temporary,
-            mean.model,
-            mean.tokenizer,
-            config.profile,
-            config.name,
-            ctc=config.ctc,
-            learned=config.learned,
-        )
+        about = (config.profile, config.name, None, config.ctc, config.learned)
+        save_model(temporary, mean.model, mean.tokenizer, *about)

@@ -22,7 +22,7 @@ WHOLE = "all"
 
 
 def init_from(module: nn.Module, sources: Mapping[str, str]) -> None:
-    """Copy weights in, in the order written; a part takes the tensors under its own name, all of them."""
+    """Copy weights from their sources, in the order written; a part takes all tensors under its own name."""
     for name, source in sources.items():
         init = open_weight_source(source)
         if name == WHOLE:
@@ -50,7 +50,7 @@ def initial_config(
 ) -> tuple[SpeechLLMConfig, Path | None]:
     """The model's shape and the folder of its text tokenizer: as the recipe says, else as the sources do.
 
-    What neither says has the released size. Raises ValueError where the two do not agree.
+    What neither states has the released size. Raises ValueError where the two do not agree.
     """
     inits = {name: open_weight_source(source) for name, source in sources.items() if name in (WHOLE, *SHAPED)}
     tokenizer = next((s.tokenizer for n in (WHOLE, "llm") if (s := inits.get(n)) and s.tokenizer), None)
@@ -82,14 +82,14 @@ def init_has_ctc(sources: Mapping[str, str]) -> bool:
 
 
 def inherited_learned(sources: Mapping[str, str]) -> Capabilities:
-    """What the folder of the whole model that one begins with declares of texts and conversations."""
+    """The capabilities that the model folder of ``init_from.all`` declares."""
     path = Path(sources.get(WHOLE, "")) / CONFIG_FILE
     declared = read_yaml(path).get("learned") if path.is_file() else None
     return validate(Capabilities, declared or {}, f"{path}, learned")
 
 
 def _with_part(config: SpeechLLMConfig, name: str, init: WeightSource, is_given: bool) -> SpeechLLMConfig:
-    """The shape with one part as its source states it; a part that the recipe gives must agree."""
+    """The shape with one part as its source states it; a part that the recipe states must agree."""
     stated, part = init.parts.get(name, {}), getattr(config, name)
     if not is_given:
         return config.model_copy(update={name: part.model_copy(update=dict(stated))})
