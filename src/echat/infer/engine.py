@@ -335,7 +335,7 @@ class Engine:
         if token2wav is not None:
             from echat.token2wav.optimized.token2wav import optimize as optimize_token2wav
 
-            token2wav = optimize_token2wav(token2wav, "int8" if precision == "int4" else precision)
+            token2wav = optimize_token2wav(token2wav, precision)
         return replace(self, model=optimize(self.model, precision), token2wav=token2wav)
 
     # --- on disk
