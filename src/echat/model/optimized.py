@@ -38,7 +38,7 @@ from echat.kernels.packed_linear import (
 )
 from echat.model.blocks import PositionTable, SelfAttention, TransformerBlock, attend
 from echat.model.decoder import Decoder, DecoderLayer, KVCache
-from echat.model.llm import LanguageModel
+from echat.model.llm import LanguageModel, head_norms
 from echat.model.speech_llm import SpeechLLM
 
 
@@ -53,12 +53,16 @@ class PackedLayer(nn.Module):
         self.out = pack([attention.o_proj])
         self.gate_up = pack([mlp.gate_proj, mlp.up_proj])
         self.down = pack([mlp.down_proj])
+        norms = head_norms(attention)
+        self.head_norms = None if norms is None else (norms[0].detach().float(), norms[1].detach().float())
         self.attention_norm = layer.input_layernorm.weight.detach().float()
         self.mlp_norm = layer.post_attention_layernorm.weight.detach().float()
 
     def as_decoder_layer(self) -> DecoderLayer:
         """The same as functions."""
-        return DecoderLayer(self.attention_norm, self.qkv, self.out, self.mlp_norm, self._gated, self.down)
+        return DecoderLayer(
+            self.attention_norm, self.qkv, self.out, self.mlp_norm, self._gated, self.down, self.head_norms
+        )
 
     def _gated(self, normed: Tensor) -> Tensor:
         gate, up = self.gate_up(normed).chunk(2, dim=-1)

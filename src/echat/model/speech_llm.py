@@ -143,5 +143,5 @@ def model_on_meta(
 
     Raises CheckpointError where they do not fit the configuration.
     """
-    import_transformers()
+    import_transformers(config.llm.architecture)
     return build_on_meta(lambda: SpeechLLM(config), tensors, where, mend=mend)
