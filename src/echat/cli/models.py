@@ -114,7 +114,7 @@ def convert(
 
     Tensor by tensor: it needs little memory, and as much disk as the weights have.
     """
-    from echat.release.conversion import DTYPES
+    from echat.devices import DTYPES
     from echat.release.conversion import convert as run
 
     print(run(weights, llm, output, token2wav, voice, DTYPES[dtype.value]))

@@ -23,8 +23,9 @@ from echat.config import load_config, read_yaml, validate
 from echat.dialogue.capabilities import Capabilities
 from echat.dialogue.tasks import Profile
 from echat.model.llm import ARCHITECTURES, LLMConfig
-from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE, ModelFolderConfig
+from echat.model.model_folder import ModelFolderConfig
 from echat.model.speech_llm import SpeechLLMConfig
+from echat.model_files import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE
 from echat.release import osum_weights
 from echat.release.pretrained import is_openai_whisper, read_hf_config, read_llm, read_whisper
 from echat.safe_loading import read_torch_file

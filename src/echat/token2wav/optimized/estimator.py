@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from echat.kernels.attention import eager_attention, prefers_eager
+from echat.kernels.attention import LONG_MAX_KEYS, eager_attention, prefers_eager
 from echat.kernels.channels_last import channels_last_conv, channels_last_conv_transpose
 from echat.kernels.packed_linear import Precision, pack_linear, pack_merged
 from echat.token2wav.estimator import (
@@ -30,9 +30,6 @@ from echat.token2wav.estimator import (
 )
 from echat.token2wav.token_encoder import MaskedGroupNorm
 
-MAX_EAGER_FRAMES = (
-    1200  # frames whose attention is written out in bf16; those of a 10 s prompt and a long piece
-)
 StepVelocity = Callable[[Tensor, int], Tensor]
 
 
@@ -120,7 +117,7 @@ class FastTransformer:
     def __call__(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, dim)
-        if prefers_eager(v, MAX_EAGER_FRAMES):
+        if prefers_eager(v, LONG_MAX_KEYS):
             mixed = eager_attention(q, k, v, None, q.shape[3] ** -0.5)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v)
