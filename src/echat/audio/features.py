@@ -20,6 +20,7 @@ SAMPLE_RATE = 16_000  # Hz
 HOP = 160  # samples between mel frames
 WINDOW = 400  # samples under one mel window, 25 ms
 N_MELS = 80  # of the released encoder; others: see `EncoderConfig.n_mels`
+SPEECH_TOKENIZER_N_MELS = 128  # of the speech tokenizers
 
 MEL_RATE = SAMPLE_RATE // HOP  # 100 mel frames per second
 

@@ -327,24 +327,20 @@ class Engine:
         What it costs in quality is measured in `benchmarks/README.md`. The synthesis has no int4: int8 there.
         """
         from echat.model.optimized import optimize
+        from echat.token2wav.optimized.token2wav import optimize as optimize_token2wav
 
-        token2wav = self.token2wav
-        if token2wav is not None:
-            from echat.token2wav.optimized.token2wav import optimize as optimize_token2wav
-
-            token2wav = optimize_token2wav(token2wav, precision)
+        token2wav = self.token2wav and optimize_token2wav(self.token2wav, precision)
         return replace(self, model=optimize(self.model, precision), token2wav=token2wav)
 
     # --- on disk
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
         """Write a model folder that `load` reads; `dtype` is the precision on disk."""
-        about = (self.profile, self.name, dtype, self.has_ctc, self.learned)
+        about = self.profile, self.name, dtype, self.has_ctc, self.learned
         save_model(folder, self.model, self.tokenizer, *about)
         if self.token2wav is not None:
             self.token2wav.save(Path(folder) / TOKEN2WAV_FOLDER)
-        kept = self.home / SPEECH_TOKENIZER_FOLDER if self.home else None
-        if kept is not None and kept.is_dir():
+        if self.home and (kept := self.home / SPEECH_TOKENIZER_FOLDER).is_dir():
             shutil.copytree(kept, Path(folder) / SPEECH_TOKENIZER_FOLDER, dirs_exist_ok=True)
 
 

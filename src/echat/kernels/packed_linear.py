@@ -11,7 +11,7 @@ Legend: in, out features; n rows of the input.
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -209,7 +209,7 @@ def at_least_int8(precision: Precision) -> Precision:
     return "int8" if precision == "int4" else precision
 
 
-def _prepack_fbgemm(weight: Tensor, step: Tensor, bias: Tensor | None) -> torch.ScriptObject:
+def _prepack_fbgemm(weight: Tensor, step: Tensor, bias: Tensor | None) -> Any:
     zeros = torch.zeros(len(weight), dtype=torch.long)
     with warnings.catch_warnings():  # torch announces another home for these; the kernel stays the fastest
         warnings.filterwarnings("ignore", message="torch.quantize_per", category=UserWarning)

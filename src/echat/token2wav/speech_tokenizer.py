@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from echat.audio.features import MEL_RATE, log_mel
+from echat.audio.features import MEL_RATE, SPEECH_TOKENIZER_N_MELS, log_mel
 from echat.audio.speech_tokens import SPEECH_TOKEN_RATE
 from echat.checkpoint import load_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, save_config
@@ -35,7 +35,7 @@ class SpeechTokenizerConfig(Config):
     """Sizes of our own speech tokenizer."""
 
     kind: Literal["trained"] = "trained"
-    n_mels: int = 128
+    n_mels: int = SPEECH_TOKENIZER_N_MELS
     dim: int = Field(192, description="width of all layers")
     heads: int = 4
     hidden: int = Field(768, description="width of the feed-forward layers")
@@ -230,7 +230,6 @@ def load_speech_tokenizer(folder: str | Path) -> "SpeechTokenizer | OnnxSpeechTo
 
 # --- The released speech tokenizer (`speech_tokenizer_v1.onnx` of CosyVoice-300M-25Hz).
 
-ONNX_N_MELS = 128
 MAX_SECONDS = 30
 
 
@@ -250,7 +249,7 @@ class OnnxSpeechTokenizer:
         return [self._encode(waveform) for waveform in waveforms]
 
     def _encode(self, waveform: Tensor) -> list[int]:
-        mel = log_mel(waveform, ONNX_N_MELS)
+        mel = log_mel(waveform, SPEECH_TOKENIZER_N_MELS)
         if len(mel) > MAX_SECONDS * MEL_RATE:
             raise ValueError(
                 f"speech tokenizer: expected at most {MAX_SECONDS} s, found {len(mel) / MEL_RATE:.1f} s; "
