@@ -45,7 +45,7 @@ def make(options: argparse.Namespace, figures: Figures) -> None:
 
 
 def convert(options: argparse.Namespace, figures: Figures) -> None:
-    from echat.release.conversion import DTYPES
+    from echat.devices import DTYPES
     from echat.release.conversion import convert as run
 
     home = options.folder

@@ -20,6 +20,7 @@ GROUND = {
     "config",
     "checkpoint",
     "safe_loading",
+    "model_files",
     "errors",
     "optional_dependencies",
     "kernels",
@@ -33,11 +34,12 @@ RELEASE = PARTS | {"release"}
 ENGINE = RELEASE | {"infer"}
 MAY_IMPORT = {
     "checkpoint": set(),
-    "safe_loading": {"checkpoint"},
+    "safe_loading": {"checkpoint", "errors"},
+    "model_files": set(),
     "errors": set(),
     "optional_dependencies": set(),
     "metrics": set(),
-    "devices": set(),
+    "devices": {"errors"},
     "progress": set(),
     "kernels": set(),
     "config": {"checkpoint"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from echat.audio.speech_tokens import CODEC_SIZE
 from echat.cli import inspect_data
 from echat.cli.errors import DEFECTS_FOUND, exit_on_defects
 from echat.cli.options import (
@@ -71,7 +72,7 @@ def convert(
         bool, typer.Option("--copy-audio", help="To raw or manifest: copy sound files, too.")
     ] = False,
     task: Annotated[str | None, typer.Option(help="Task of records that name none, such as asr.")] = None,
-    codec_size: CodecSize = 4096,
+    codec_size: CodecSize = CODEC_SIZE,
     root: Root = None,
     within: Within = None,
     strict: Strict = False,
@@ -116,7 +117,7 @@ def tokenize(
     shard_size: ShardSize = 1000,
     workers: Workers = 1,
     engine: Engine = EngineName.local,
-    codec_size: CodecSize = 4096,
+    codec_size: CodecSize = CODEC_SIZE,
     root: Root = None,
     within: Within = None,
     strict: Strict = False,
@@ -207,8 +208,8 @@ def report_outcome(line: str, records: int, defects: DefectReport, json: bool) -
 
 def _speech_tokenizer(name: str) -> Path:
     """The folder of the speech tokenizer, by itself or inside a model."""
-    from echat.infer.engine import SPEECH_TOKENIZER_FOLDER
     from echat.infer.loading import find_model
+    from echat.model_files import SPEECH_TOKENIZER_FOLDER
 
     folder = find_model(name)
     inside = folder / SPEECH_TOKENIZER_FOLDER

@@ -14,10 +14,11 @@ from echat.dialogue.labels import KINDS, VALUES, tag
 from echat.dialogue.prompts import short_prompts
 from echat.dialogue.rendering import pseudo_audio_text
 from echat.dialogue.thinking import LabelThought, LanguageThought, format_reply
-from echat.dialogue.vocabulary import END_OF_DOCUMENT, TEXT_END, TURN_START, UNKNOWN
+from echat.dialogue.vocabulary import CHATML, UNKNOWN
 from echat.errors import Arguments, command
+from echat.model_files import TOKENIZER_FILE
 
-SPECIAL = (END_OF_DOCUMENT, TURN_START, TEXT_END)
+SPECIAL = CHATML.special_tokens
 _PROMPT_WEIGHT = 50  # a prompt stands in every sequence: its words deserve merges
 # Qwen's split of text into words, inside which merges happen.
 _SPLIT = (
@@ -77,13 +78,13 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
     """Write ``tokenizer.json`` and ``tokenizer_config.json``, loadable by tokenizers and by transformers."""
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": TEXT_END,
-        "pad_token": END_OF_DOCUMENT,
+        "eos_token": CHATML.turn_end,
+        "pad_token": CHATML.document_end,
         "clean_up_tokenization_spaces": False,
     }
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        tokenizer.save(str(temporary / "tokenizer.json"))
+        tokenizer.save(str(temporary / TOKENIZER_FILE))
         (temporary / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from echat.data.collation import DialogueBatch
 from echat.data.examples import IGNORE
+from echat.dialogue.vocabulary import speech_classes
 from echat.model.ctc_head import ctc_logits, row_norms
 from echat.model.speech_llm import SpeechLLM
 from echat.train.extras.prefix_ctc import prefix_losses
@@ -130,7 +131,7 @@ class DialogueLoss:
 
     def _heads(self) -> Heads:
         model, config = self.model, self.model.config
-        classes = config.llm.vocab_size + config.speech_classes
+        classes = config.llm.vocab_size + speech_classes(config.speech_codec_size)
         return Heads(model.text_logits, model.speech_logits, classes, model.head_weights)
 
 

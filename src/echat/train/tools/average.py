@@ -16,8 +16,8 @@ import torch
 
 from echat.checkpoint import atomic_path
 from echat.errors import Arguments, command
-from echat.model.model_folder import TOKENIZER_FOLDER, ModelFolder, load_model, save_model
-from echat.model.text_tokenizer import TOKENIZER_FILE
+from echat.model.model_folder import ModelFolder, load_model, save_model
+from echat.model_files import TOKENIZER_FILE, TOKENIZER_FOLDER
 
 
 def average_models(folders: Sequence[Path]) -> ModelFolder:
