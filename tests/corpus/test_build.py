@@ -215,6 +215,17 @@ def test_spoken_paraphrases_and_random_words(tmp_path: Path) -> None:
     assert contents(build_corpus(config)) == before
 
 
+def test_old_option_and_set_names_are_read(tmp_path: Path) -> None:
+    recipe = tmp_path / "corpus.yaml"
+    old = ["text_loose: 0.25", "scattered: 1", "jumbles: 2", "free: 3", "jumbled: 4"]
+    recipe.write_text("\n".join(["folder: out", "sets: [free, jumbled, dev]", *old]))
+    config = load_config(BuildConfig, recipe, ["scattered=6"])
+    assert config.sets == ("paraphrased", "random_words", "dev")
+    assert config.augmentation == AugmentationConfig(
+        paraphrased_share=0.25, shuffled=6, random_words=2, spoken_paraphrases=3, spoken_random_words=4
+    )
+
+
 def test_a_corpus_with_the_old_set_names_is_completed(corpus: Path, tmp_path: Path) -> None:
     shutil.copytree(corpus / "dev", tmp_path / "free")
     build_corpus(small(tmp_path, sets=()))
