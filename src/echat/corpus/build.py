@@ -40,6 +40,7 @@ from echat.corpus.text_augmentation import (
     random_words_row,
     shuffle_words,
 )
+from echat.deprecated_commands import run_replacement
 
 Progress = Callable[[str, int, int], None]  # set, done, total
 SetName = Literal["text", "answers", "test", "dev", "train", "random_words", "paraphrased", "real"]
@@ -231,6 +232,4 @@ def _no_progress(done: int, total: int) -> None:
 
 
 if __name__ == "__main__":
-    from echat.deprecated_commands import run_replacement
-
     run_replacement("echat.corpus.build")

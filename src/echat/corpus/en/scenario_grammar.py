@@ -124,7 +124,7 @@ def _dialogue(key: str, situation: Situation, pattern: str, utterance: Described
         pattern=pattern,
         reply=reply,
         reply_emotion=reply_emotion,
-        thought=write_thought(utterance, situation.gist, cue),
+        thought=write_thought(utterance, situation.summary, cue),
         accepted=[reply],
         cue=cue,
     )

@@ -6,7 +6,7 @@ import re
 from string import Formatter
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from echat.corpus.synthesis.prosody import EMOTIONS
 from echat.corpus.synthesis.sound_events import EVENTS
@@ -35,7 +35,7 @@ class Situation(BaseModel):
 
     id: str
     topic: str
-    gist: str  # follows "The user" in a thought
+    summary: str = Field(alias="gist")  # follows "The user" in a thought
     slots: dict[str, list[str]]
     patterns: list[str]
     held_out: list[str]  # wordings never used in training
@@ -48,9 +48,9 @@ class Situation(BaseModel):
         _require(re.fullmatch(r"[a-z]+(_[a-z]+)*", value), "a snake_case name", value)
         return value
 
-    @field_validator("gist")
+    @field_validator("summary")
     @classmethod
-    def _gist_is_short(cls, value: str) -> str:
+    def _summary_is_short(cls, value: str) -> str:
         _require(_SENTENCE.fullmatch(value) and _words(value) <= 8, "1 to 8 plain words", value)
         return value
 

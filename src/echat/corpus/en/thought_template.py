@@ -50,7 +50,7 @@ _WHOM = {"female": "her", "male": "him", None: "them"}
 _FORM = re.compile(
     r'^The user says: "(?P<text>.+?)"\.'
     r" An? (?P<mood>{moods}) (?P<person>{people})(?: who (?P<sound>{sounds}))?"
-    r" (?P<gist>.+), so I will (?P<plan>.+)\.$".format(
+    r" (?P<summary>.+), so I will (?P<plan>.+)\.$".format(
         moods="|".join(EMOTION_ADJECTIVES.values()),
         people="|".join(SPEAKER_NOUNS.values()),
         sounds="|".join(SOUND_EVENT_VERBS.values()),
@@ -69,14 +69,14 @@ class DescribedUtterance:
     sound_event: str | None
 
 
-def write_thought(utterance: DescribedUtterance, gist: str, cue: str) -> str:
-    """The language thought about an utterance; `gist` follows "The user", `cue` is the key of the reply."""
+def write_thought(utterance: DescribedUtterance, summary: str, cue: str) -> str:
+    """The language thought about an utterance; `summary` follows "The user", `cue` names the reply."""
     mood = EMOTION_ADJECTIVES[utterance.emotion]
     article = "An" if mood[0] in "aeiou" else "A"
     person = SPEAKER_NOUNS[utterance.age, utterance.gender]
     sound = f" who {SOUND_EVENT_VERBS[utterance.sound_event]}" if utterance.sound_event else ""
     plan = RESPONSE_PLANS[cue].format(whom=_WHOM[utterance.gender])
-    return f'The user says: "{utterance.text}". {article} {mood} {person}{sound} {gist}, so I will {plan}.'
+    return f'The user says: "{utterance.text}". {article} {mood} {person}{sound} {summary}, so I will {plan}.'
 
 
 def read_thought(thought: str) -> DescribedUtterance | None:
