@@ -61,7 +61,7 @@ def convert(options: argparse.Namespace, figures: Figures) -> None:
 
 
 def use(options: argparse.Namespace, figures: Figures) -> None:
-    """Load, hear, understand, reply, speak."""
+    """Load, encode audio, understand, reply, synthesise."""
     import echat
     from echat.dialogue.turns import ask
     from echat.infer.generation import generate

@@ -1,4 +1,4 @@
-"""Commands that make data of data: convert, tokenize, import."""
+"""Commands that make data of data: convert, tokenize, import, train-tokenizer."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def add_to(app: typer.Typer) -> None:
     group.command("convert")(convert)
     group.command("tokenize")(tokenize)
     group.command("import")(import_)
+    group.command("train-tokenizer")(train_tokenizer)
     app.add_typer(group, name="data")
 
 
@@ -204,6 +205,18 @@ def report_outcome(line: str, records: int, defects: DefectReport, json: bool) -
         print(line + (f", {defects.total} defects" if defects else ""))
         if defects:
             print(defects, file=sys.stderr)
+
+
+def train_tokenizer(
+    folder: Annotated[Path, typer.Argument(help="Folder of the text tokenizer.")],
+    manifests: Annotated[list[Path], typer.Argument(help="manifest.jsonl files whose texts count.")],
+    size: Annotated[int, typer.Option(help="Ids in all.")] = 2048,
+) -> None:
+    """Train a text tokenizer (byte-level BPE) on the texts of manifests."""
+    from echat.data.tools.text_tokenizer_training import train_on_manifests
+
+    ids, texts = train_on_manifests(folder, manifests, size)
+    print(f"{folder}: {ids} ids from {texts} texts")
 
 
 def _speech_tokenizer(name: str) -> Path:
