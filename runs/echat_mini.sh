@@ -40,11 +40,11 @@ starts() { # the parts as folders that a recipe starts from
 voices() { # questions and answers read aloud
   local fillers=()
   [ -f $OUT/fillers.jsonl ] && fillers=(--fillers $OUT/fillers.jsonl)
-  "$PYTHON" -m echat.corpus.conversation_audio $OUT/ingredients "$TEXTS" $OUT/corpus "${fillers[@]}"
+  "$PYTHON" -m echat corpus conversation-audio $OUT/ingredients "$TEXTS" $OUT/corpus "${fillers[@]}"
 }
 
 records() { # the conversations as records, and recordings of people
-  "$PYTHON" -m echat.corpus.conversations "$TEXTS" $OUT/data --spoken $OUT/corpus
+  "$PYTHON" -m echat corpus conversation-records "$TEXTS" $OUT/data --spoken $OUT/corpus
   [ -z "${DATA_PACK:-}" ] || "$PYTHON" -c "
 import sys; from pathlib import Path; from echat.corpus.recordings import write_recordings_manifest
 write_recordings_manifest(Path(sys.argv[1]), Path(sys.argv[2]))" "$DATA_PACK" $OUT/real/manifest.jsonl

@@ -25,8 +25,8 @@ fi
 
 corpus() { # spoken questions and answers, and the speech ids of the answers by the shipped speech tokenizer
   local set
-  "$PYTHON" -m echat.corpus.build recipes/tiny/corpus.yaml folder=$OUT/corpus "sets=[text,answers,dev,train]" \
-    train="${DIALOGUES:-200}" dev=16 reading=0 text=4000 scattered=1 jumbles=0
+  "$PYTHON" -m echat corpus build recipes/tiny/corpus.yaml folder=$OUT/corpus "sets=[text,answers,dev,train]" \
+    train="${DIALOGUES:-200}" dev=16 reading=0 text=4000 augmentation.shuffled=1 augmentation.random_words=0
   for set in answers train dev; do
     [ "$OUT/corpus/$set/speech_ids.jsonl" -nt "$OUT/corpus/$set/manifest.jsonl" ] ||
       "$PYTHON" -m echat data tokenize "$OUT/corpus/$set/manifest.jsonl" --tokenizer echat-tiny

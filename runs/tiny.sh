@@ -24,17 +24,17 @@ stages=("$@")
 [ $# -gt 0 ] || stages=("${all[@]}")
 
 corpus() {
-  "$PYTHON" -m echat.corpus.build recipes/tiny/corpus.yaml ${DATA_PACK:+data_pack=$DATA_PACK}
+  "$PYTHON" -m echat corpus build recipes/tiny/corpus.yaml ${DATA_PACK:+data_pack=$DATA_PACK}
 }
 
 text_tokenizer() {
   [ -f $OUT/text_tokenizer/tokenizer.json ] ||
-    "$PYTHON" -m echat.data.tools.text_tokenizer_training $OUT/text_tokenizer $OUT/corpus/text/manifest.jsonl --size 800
+    "$PYTHON" -m echat data train-tokenizer $OUT/text_tokenizer $OUT/corpus/text/manifest.jsonl --size 800
 }
 
 speech_ids() {
   local manifest
-  for manifest in $OUT/corpus/{answers,train,free,dev}/manifest.jsonl; do
+  for manifest in $OUT/corpus/{answers,train,paraphrased,dev}/manifest.jsonl; do
     [ -f "$manifest" ] || continue
     [ "$(dirname "$manifest")/speech_ids.jsonl" -nt "$manifest" ] ||
       "$PYTHON" -m echat data tokenize "$manifest" --tokenizer $OUT/tokenizer/model

@@ -1,11 +1,11 @@
-"""Texts that a voice reads when the written conversations are done: prompts, sentences, every frequent word.
+"""Filler texts for speech synthesis after the written conversations: prompts, sentences, every frequent word.
 
     python scripts/filler_texts.py TOKENIZER FILLERS.jsonl [--pack DATA]
 
-A voice that shall read free text must have said its words. The list holds, in this order: the replies of the
-scenario grammar, the prompts of the pack's CC0 sets, then by turns sentences of the grammar and lists of the
-whole words of a text tokenizer, each of which comes once. Rows are what
-`echat.corpus.conversation_audio` reads.
+Text-to-speech of arbitrary text needs training data with its words. The list holds, in this order: the
+replies of the scenario grammar, the prompts of the pack's CC0 sets, then by turns sentences of the grammar
+and lists of the whole words of a text tokenizer, each of which occurs once. `echat corpus conversation-audio
+--fillers` reads the rows.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Random weights in the layout of the released files: what the whole path is tried on without the real ones.
+"""Random weights in the layout and size of the released files, to test the whole path without them.
 
     python scripts/full_size_checkpoint.py FOLDER [--size full|half|tiny]
 
 writes into FOLDER `weights.pt` (888 keys and 7 GB at full size), `llm/` (configuration and a tokenizer of the
-right size) and `CosyVoice-300M-25Hz.tar`. The `.pt` is laid out first and filled in place, part by part: its
-weights are never in memory together.
+right size) and `CosyVoice-300M-25Hz.tar`. The `.pt` is laid out first and filled through a memory map, part
+by part: its weights are never in memory together.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def key_shapes(config: SpeechLLMConfig) -> dict[str, tuple[int, ...]]:
 
 
 def write_weights(path: Path, config: SpeechLLMConfig, dtype: torch.dtype) -> None:
-    """A released `.pt` of random weights: names and places first, then values into the mapped file."""
+    """A released `.pt` of random weights: names and offsets first, then values into the mapped file."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
@@ -115,17 +115,17 @@ def write_weights(path: Path, config: SpeechLLMConfig, dtype: torch.dtype) -> No
             torch.save(state, path)
     torch.manual_seed(0)
     names, filled = sorted(key_shapes(config)), 0
-    tensors = mapped_for_writing(path)
+    tensors = map_file(path)
     for name in names:
         if filled > PART_BYTES:
             del tensors  # before the next mapping
-            tensors, filled = mapped_for_writing(path), 0
+            tensors, filled = map_file(path), 0
         fill(name, tensors[name])
         filled += tensors[name].nbytes
 
 
-def mapped_for_writing(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file; writing to them changes the file."""
+def map_file(path: Path) -> dict[str, Tensor]:
+    """The memory-mapped tensors of a file; what is assigned to them is stored in the file."""
     with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 

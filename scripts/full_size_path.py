@@ -45,7 +45,7 @@ def make(options: argparse.Namespace, figures: Figures) -> None:
 
 
 def convert(options: argparse.Namespace, figures: Figures) -> None:
-    from echat.release.conversion import DTYPES
+    from echat.devices import DTYPES
     from echat.release.conversion import convert as run
 
     home = options.folder
@@ -61,7 +61,7 @@ def convert(options: argparse.Namespace, figures: Figures) -> None:
 
 
 def use(options: argparse.Namespace, figures: Figures) -> None:
-    """Load, hear, understand, reply, speak."""
+    """Load, encode audio, understand, reply, synthesise."""
     import echat
     from echat.dialogue.turns import ask
     from echat.infer.generation import generate

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # scripts/setup.sh run|serve|test: what a spoken reply needs (run), what the server needs beside it (serve), or
-# everything that tests, training and corpora need (test), into .venv. Stamps remember what was done: the next
+# everything that tests, training and corpora need (test), into .venv. Stamps record what was done: the next
 # call is instant and needs no network. Remove .venv to start over.
 #
 # Only `test` installs Debian packages, and only as root; without them it goes on, and tests that need one of
@@ -79,7 +79,7 @@ install_debian_packages() { # "what for" package ...
     say "not installed, for $what_for: sudo apt-get install ${missing[*]}"
 }
 
-install_node_client() { # a JavaScript client that the tests of the server talk with; without it they are skipped
+install_node_client() { # a JavaScript client that the tests of the server use; without it they are skipped
     command -v node >/dev/null && command -v npm >/dev/null || return 0
     [ -d "$node_client/node_modules" ] || say "npm packages for tests with a JavaScript client of the server"
     (cd "$node_client" && npm install --silent --no-audit --no-fund --no-package-lock </dev/null >&2) ||
@@ -115,8 +115,8 @@ install_python_packages() { # not compiled beforehand: Python does so on the fir
     say "$count Python packages in .venv after $((SECONDS - began)) s"
 }
 
-install_frameworks() { # voice frameworks that the tests of the server talk with; without them they are skipped
-    say "installing voice frameworks that talk to the server in tests into .venv/clients"
+install_frameworks() { # voice frameworks that the tests of the server use; without them they are skipped
+    say "installing voice frameworks for the tests of the server into .venv/clients"
     [ -x .venv/clients/bin/python ] || .venv/bin/python -m venv .venv/clients
     .venv/clients/bin/python -m pip install --quiet --disable-pip-version-check -r "$frameworks" </dev/null 2>>.venv/setup.log ||
         say "the voice frameworks did not install: their tests will be skipped"
@@ -125,7 +125,7 @@ install_frameworks() { # voice frameworks that the tests of the server talk with
 if is_done; then exit 0; fi
 [ -x .venv/bin/python ] || make_environment
 if [ "$level" = test ]; then
-    install_debian_packages "the voices of corpora and the recogniser that judges answers" \
+    install_debian_packages "the voices of corpora and the speech recogniser of the evaluation" \
         espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts \
         sox libsox-fmt-all pocketsphinx pocketsphinx-en-us g++ python3-dev
     install_debian_packages "tests of the page in a browser, and talking in the terminal" chromium libportaudio2

@@ -25,9 +25,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from echat.data.tools.text_tokenizer_training import fixed_texts, save_tokenizer
-from echat.dialogue.vocabulary import END_OF_DOCUMENT, TEXT_END, TURN_START, UNKNOWN
+from echat.dialogue.vocabulary import CHATML, UNKNOWN
 
-SPECIAL = (END_OF_DOCUMENT, TURN_START, TEXT_END)
+SPECIAL = CHATML.special_tokens
 ROWS_MULTIPLE = 64  # of the text table, so that products with it are fast
 _OTHER_SCRIPT = re.compile(r"[^\x00-\x7f]+")
 Merge = tuple[str, str]

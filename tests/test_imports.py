@@ -20,6 +20,7 @@ GROUND = {
     "config",
     "checkpoint",
     "safe_loading",
+    "model_files",
     "errors",
     "deprecated_commands",
     "optional_dependencies",
@@ -34,12 +35,13 @@ RELEASE = PARTS | {"release"}
 ENGINE = RELEASE | {"infer"}
 MAY_IMPORT = {
     "checkpoint": set(),
-    "safe_loading": {"checkpoint"},
+    "safe_loading": {"checkpoint", "errors"},
+    "model_files": set(),
     "errors": set(),
     "deprecated_commands": set(),
     "optional_dependencies": set(),
     "metrics": set(),
-    "devices": set(),
+    "devices": {"errors"},
     "progress": set(),
     "kernels": set(),
     "config": {"checkpoint"},

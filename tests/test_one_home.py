@@ -64,12 +64,12 @@ FACTS = [
         "speech token rate",
         r"(?i:(?:token|speech|id|input_frame)s?_(?:rate|seconds|per_second))\s*(?::[^=]*)?=\s*"
         r"(?:Field\()?(?:25|0\.04)\b",
-        "audio/features.py",
+        "audio/speech_tokens.py",
     ),
     Fact(
         "size of the published codec",
         r"(?i:codec|vocab)\w*\s*(?::[^=]*)?=\s*(?:Field\()?4_?096\b",
-        "dialogue/vocabulary.py",
+        "audio/speech_tokens.py",
     ),
     Fact("chat template", r"im_(?:start|end)\b", "dialogue/vocabulary.py"),
     Fact("class of a position without a target", r"(?<![\w.])-100\b", "dialogue/vocabulary.py"),

@@ -29,7 +29,6 @@ from benchmarks.data.shards import write_shards
 from benchmarks.measuring import RESULTS, write_numbers
 from torch.utils.data import DataLoader
 
-from echat.audio.features import N_MELS
 from echat.data import audio_loading as sounds
 from echat.data import examples
 from echat.data.audio_loading import AudioLoader, AugmentConfig
@@ -39,6 +38,7 @@ from echat.data.examples import CachedTokenizer, DialogueBuilder
 from echat.data.sample import AudioRef
 from echat.data.sources import SourceConfig, mixture
 from echat.dialogue.vocabulary import Vocabulary
+from echat.model.speech_encoder import EncoderConfig
 from echat.model.text_tokenizer import TextTokenizer
 
 TOKENIZER = Path(examples.__file__).parents[1] / "models" / "echat-tiny" / "tokenizer"
@@ -52,7 +52,7 @@ def ours(tars: Path, workers: int) -> PooledBatches:
     tokenizer = TextTokenizer.from_folder(TOKENIZER)
     vocabulary = Vocabulary.from_tokenizer(tokenizer, codec_size=4096)
     build = DialogueBuilder(
-        CachedTokenizer(tokenizer), vocabulary, AudioLoader(cache_mb=0), N_MELS, augment=MASKS
+        CachedTokenizer(tokenizer), vocabulary, AudioLoader(cache_mb=0), EncoderConfig(), augment=MASKS
     )
     source = SourceConfig(path=str(tars), format="shard")
     return PooledBatches(

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echat.audio.features import llm_frames
 from echat.data.examples import AUDIO, IGNORE, SPEECH, TEXT, DialogueExample
+from echat.model.speech_encoder import EncoderConfig
 
 BEFORE = {"understand": 42, "s2s_think": 77, "tts": 33}  # ids of system prompt and user start
 AFTER = 5  # ids between question and answer
@@ -32,7 +32,7 @@ class Dialogue:
     @property
     def positions(self) -> int:
         """Of the language model, without padding."""
-        audio_positions = llm_frames(self.mel_frames) + 2 if self.mel_frames else 0
+        audio_positions = EncoderConfig().llm_frames(self.mel_frames) + 2 if self.mel_frames else 0
         return BEFORE[self.task] + self.prompt + audio_positions + AFTER + self.text + self.speech
 
     @property
@@ -93,7 +93,7 @@ def pieces_of(dialogue: Dialogue, text_size: int, codec_size: int, n_mels: int) 
 def example_of(dialogue: Dialogue, text_size: int, codec_size: int, n_mels: int) -> DialogueExample:
     """The same dialogue as one contiguous sequence."""
     parts = pieces_of(dialogue, text_size, codec_size, n_mels)
-    audio_positions = llm_frames(dialogue.mel_frames) if parts.mel is not None else 0
+    audio_positions = EncoderConfig().llm_frames(dialogue.mel_frames) if parts.mel is not None else 0
     runs = [(TEXT, parts.before, False), (TEXT, parts.prompt, False)]
     if audio_positions:
         begin, end = np.array([codec_size + 1]), np.array([codec_size + 2])

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from benchmarks.training.dialogues import Dialogue, pieces_of
 from torch import Tensor
 
-from echat.audio.features import llm_frames
+from echat.model.speech_encoder import EncoderConfig
 from echat.model.speech_llm import AUDIO, PAD, SPEECH, TEXT, SpeechLLM
 
 IGNORE = -100
@@ -45,7 +45,7 @@ class PublishedBatch:
         mels = [piece.mel for piece in pieces if piece.mel is not None]
         self.mel_lens = torch.tensor([len(mel) for mel in mels])
         self.mel = _padded([torch.from_numpy(mel) for mel in mels]) if mels else torch.zeros(0)
-        frames = [llm_frames(len(mel)) for mel in mels]
+        frames = [EncoderConfig().llm_frames(len(mel)) for mel in mels]
         starts = [sum(frames[:n]) for n in range(len(frames))]
         parts = [_column(TEXT, [p.before for p in pieces]), _column(TEXT, [p.prompt for p in pieces])]
         if mels:

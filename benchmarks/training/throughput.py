@@ -33,6 +33,7 @@ from benchmarks.training.published_training import PublishedBatch, published_bat
 
 from echat.data.batching import cut_batches
 from echat.data.collation import collate_dialogues
+from echat.dialogue.vocabulary import speech_classes
 from echat.model.adapter import AdapterConfig
 from echat.model.llm import LLMConfig
 from echat.model.speech_encoder import EncoderConfig
@@ -192,7 +193,7 @@ def model_flops(shape: SpeechLLMConfig, dialogues: list[Dialogue], stage: int) -
     total = 0.0
     for dialogue in dialogues:
         n, encoder_frames = dialogue.positions, dialogue.mel_frames / 2
-        classes = llm.vocab_size + (shape.speech_classes if dialogue.speech else 0)
+        classes = llm.vocab_size + (speech_classes(shape.speech_codec_size) if dialogue.speech else 0)
         read = llm.layers * (2 * layer * n + 2 * llm.dim * n * n) + 2 * llm.dim * classes * dialogue.targets
         total += passes * read
         total += (

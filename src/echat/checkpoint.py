@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-TOKEN2WAV_FOLDER = "token2wav"  # of a model folder; its contents belong to the synthesis
 NAMES_SHOWN = 5  # of a long list in an error message
 CACHE_LINE = 64  # bytes; memory-mapped tensors start on one
 PIECE = 1 << 24  # values cast and written at once, so that a large tensor never exists twice

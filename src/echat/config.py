@@ -17,7 +17,14 @@ from reprlib import Repr
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from echat.checkpoint import atomic_path
 
@@ -33,6 +40,14 @@ class Config(BaseModel):
     """Base of every configuration: frozen, typed, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # Fields that a file leaves out while they have their default, so that older versions go on reading it.
+    OMITTED_AT_DEFAULT: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_omitted(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        usual = {name for name in self.OMITTED_AT_DEFAULT if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in handler(self).items() if name not in usual}
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Old key -> key of today, `table.key` for one that moved into a table, "" for one that is gone; read for

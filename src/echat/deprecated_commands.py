@@ -13,6 +13,10 @@ from collections.abc import Callable, Sequence
 Words = Sequence[str]
 
 SAME_ARGUMENTS = {
+    "echat.corpus.build": "corpus build",
+    "echat.corpus.kokoro_corpus": "corpus conversation-audio",
+    "echat.corpus.written": "corpus conversation-records",
+    "echat.data.text_tokenizer": "data train-tokenizer",
     "echat.train": "train",
     "echat.train.average": "average",
     "echat.train.export": "export",

@@ -9,6 +9,10 @@ from typing import Any
 
 import torch
 
+from echat.errors import first_line
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # by the names of options
+
 
 def present_device(name: str) -> torch.device:
     """A device by name, once it was seen to compute; `auto` is cuda where there is one, else the CPU."""
@@ -18,7 +22,7 @@ def present_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.ones(1, device=device).sum().item()
     except (RuntimeError, AssertionError, ValueError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if reason.startswith("Expected one of"):  # followed by every kind that torch has heard of
             reason = "torch knows no such device"
         raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 
 USER_ERROR = 2
+SHOWN = 160  # characters of another library's error
 
 
 class ModelError(RuntimeError):
@@ -15,6 +16,13 @@ class ModelError(RuntimeError):
 
 
 Arguments = Sequence[str] | None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows on further lines; of torch's advice only the reason."""
+    lines = str(error).splitlines() or [""]
+    reasons = [line.partition("WeightsUnpickler error:")[2].strip() for line in lines]
+    return (next(filter(None, reasons), "") or lines[0].strip())[:SHOWN] or type(error).__name__
 
 
 def accept_any_encoding() -> None:

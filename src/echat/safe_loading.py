@@ -19,19 +19,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from echat.checkpoint import SAME_MODEL, CheckpointError, KeyReport
+from echat.errors import first_line
 
 M = TypeVar("M", bound=nn.Module)
 PICKLE_BYTES = 1 << 20  # of the structure in an archive; 1,300 tensors take a quarter of it
 PICKLE_READS = 400_000  # of a file without an archive, whose structure has no size of its own
 JSON_BYTES = 1 << 26  # of a configuration or an index
-SHOWN = 160  # characters of another library's error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without what follows on further lines; of torch's advice only the reason."""
-    lines = str(error).splitlines() or [""]
-    reasons = [line.partition("WeightsUnpickler error:")[2].strip() for line in lines]
-    return (next(filter(None, reasons), "") or lines[0].strip())[:SHOWN] or type(error).__name__
 
 
 # --- torch files

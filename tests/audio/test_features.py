@@ -8,11 +8,6 @@ import torch
 from echat.audio import features
 
 
-def test_llm_frames_halves_then_quarters_rounding_up() -> None:
-    assert [features.llm_frames(n) for n in (0, 1, 8, 9, 16, 17, 161)] == [0, 1, 1, 2, 2, 3, 21]
-    assert all(features.llm_frames(n) == -(-n // features.MEL_FRAMES_PER_LLM_FRAME) for n in range(2000))
-
-
 @pytest.mark.parametrize("samples", [201, 400, 16_000, 16_079, 16_159])
 def test_log_mel_has_the_stated_number_of_frames(samples: int) -> None:
     assert len(features.log_mel(torch.ones(samples), 80)) == features.mel_frames(samples)
@@ -24,7 +19,7 @@ def test_log_mel_is_bounded_and_two_below_its_maximum() -> None:
 
 
 @pytest.mark.parametrize(
-    "feature", [lambda waveform: features.log_mel(waveform, 80), features.mel_22k, features.kaldi_fbank]
+    "feature", [lambda waveform: features.log_mel(waveform, 80), features.vocoder_mel, features.kaldi_fbank]
 )
 def test_features_refuse_short_and_batched_input(feature) -> None:
     with pytest.raises(ValueError, match="expected at least"):

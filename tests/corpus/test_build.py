@@ -1,4 +1,4 @@
-"""The build: complete, repeatable, and going on where it was killed."""
+"""The build of a corpus: complete, repeatable, and resumed where it was killed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 
 from echat.audio.waveform import read
+from echat.cli import main
 from echat.config import load_config
 from echat.corpus import build as builder
 from echat.corpus.build import BuildConfig, build_corpus, build_held_out
 from echat.corpus.en.scenario_grammar import load_scenarios, sample_dialogues
 from echat.corpus.spoken_questions import render_question
+from echat.corpus.text_augmentation import AugmentationConfig
+from echat.dialogue.labels import Labels
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -45,9 +48,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def engines_repeat_themselves() -> None:
     """Bytes compare only where the engine gives them twice: espeak-ng 1.52 seldom, but at times, does not."""
-    told = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"(\d+)\.(\d+)", told)
-    assert found is not None, told
+    printed = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"(\d+)\.(\d+)", printed)
+    assert found is not None, printed
     if (int(found[1]), int(found[2])) >= (1, 52):
         pytest.skip(f"espeak-ng {found[0]} gives other samples at times")
 
@@ -79,15 +82,15 @@ def test_test_questions_are_thirds_of_held_out_voices(corpus: Path) -> None:
         assert ".h" in record["pattern"]
 
 
-def test_pairs_differ_in_a_cue_and_share_words_and_voice(corpus: Path) -> None:
+def test_cue_pairs_differ_in_one_label_and_share_words_and_voice(corpus: Path) -> None:
     first, second = (r for r in rows(corpus / "test" / "manifest.jsonl") if r.get("pair"))
     assert first["pair"] == second["pair"] and first["text"] == second["text"]
     assert first["voice"] == second["voice"] and first["reply"] != second["reply"]
 
 
 @pytest.mark.usefixtures("engines_repeat_themselves")
-def test_a_killed_build_goes_on_to_the_same_corpus(corpus: Path, tmp_path: Path) -> None:
-    """Killed after two questions, the note of a third torn in the middle, its sound half-written."""
+def test_a_killed_build_resumes_to_the_same_corpus(corpus: Path, tmp_path: Path) -> None:
+    """Killed after two questions: the record of a third is incomplete, its audio is missing."""
     config = small(tmp_path)
     shutil.copytree(corpus, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "dev")
@@ -168,41 +171,68 @@ def test_the_shipped_recipe_is_a_build() -> None:
 def test_the_command_builds_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "corpus.yaml"
     recipe.write_text(f"folder: {tmp_path / 'out'}\nsets: [dev]\ndev: 1\n")
-    assert builder.main([str(recipe), "seed=5"]) == 0
+    main(["corpus", "build", str(recipe), "seed=5"], standalone=False)
     assert len(rows(tmp_path / "out" / "dev" / "manifest.jsonl")) == 1
     assert "1/1" in capsys.readouterr().out
-    assert builder.main([str(recipe), "sead=5"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["corpus", "build", str(recipe), "sead=5"])
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "seed" in error and error.count("\n") == 1
 
 
-def test_dialogues_to_read_have_no_sound_and_are_not_those_spoken(tmp_path: Path) -> None:
-    folder = build_corpus(small(tmp_path / "corpus", sets=("text",), text=40, jumbles=10, scattered=12))
+def test_text_dialogues_have_no_audio_and_are_not_those_spoken(tmp_path: Path) -> None:
+    augmentation = AugmentationConfig(paraphrased_share=0.5, random_words=10, shuffled=12)
+    folder = build_corpus(small(tmp_path / "corpus", sets=("text",), text=40, augmentation=augmentation))
     rows = [json.loads(line) for line in (folder / "text" / "manifest.jsonl").read_text().splitlines()]
     spoken = {d.key for d in sample_dialogues("train", 40, 1)}
-    read, jumbled = rows[:40], rows[40:]
-    assert len(jumbled) == 10 and not any("reply" in row for row in jumbled)
+    dialogues, random_words = rows[:40], rows[40:]
+    assert len(random_words) == 10 and not any("reply" in row for row in random_words)
     assert all("audio" not in row and row["split"] == "train" for row in rows)
-    assert all(row["reply"] and row["text"] in row["thought"] for row in read)
+    assert all(row["reply"] and row["text"] in row["thought"] for row in dialogues)
     assert not spoken & {row["key"] for row in rows}
+    assert len((folder / "text" / "shuffled.jsonl").read_text().splitlines()) == 12
 
 
 @pytest.mark.slow
-def test_free_and_jumbled_speech(tmp_path: Path) -> None:
-    """Freer wordings keep their answers; jumbled words have none, and a second build finds nothing to do."""
-    config = small(tmp_path / "corpus", sets=("free", "jumbled"), free=4, jumbled=2)
+def test_spoken_paraphrases_and_random_words(tmp_path: Path) -> None:
+    """Paraphrases keep their replies, random words have none, and a second build finds nothing to do."""
+    augmentation = AugmentationConfig(spoken_paraphrases=4, spoken_random_words=2)
+    config = small(tmp_path / "corpus", sets=("paraphrased", "random_words"), augmentation=augmentation)
     folder = build_corpus(config)
-    free, jumbled = (rows(folder / name / "manifest.jsonl") for name in ("free", "jumbled"))
-    assert [len(free), len(jumbled)] == [4, 2]
+    paraphrased, random_words = (rows(folder / name / "manifest.jsonl") for name in config.sets)
+    assert [len(paraphrased), len(random_words)] == [4, 2]
     replies = {reply for situation in load_scenarios() for reply in situation.replies.values()}
     known = {dialogue.text for dialogue in sample_dialogues("train", 4, config.seed + 3)}
-    for record in free:
+    for record in paraphrased:
         assert record["reply"] in replies and record["text"] in record["thought"]
         assert "reply_audio" in record
-    assert not {record["text"] for record in free} <= known
-    for record in jumbled:
+    assert not {record["text"] for record in paraphrased} <= known
+    for record in random_words:
         assert not {"reply", "reply_audio", "accepted", "thought"} & set(record)
-        waveform, rate = read(folder / "jumbled" / record["audio"])
+        waveform, rate = read(folder / "random_words" / record["audio"])
         assert len(waveform) / rate == pytest.approx(record["duration_s"], abs=1e-3)
     before = contents(folder)
     assert contents(build_corpus(config)) == before
+
+
+def test_old_option_and_set_names_are_read(tmp_path: Path) -> None:
+    recipe = tmp_path / "corpus.yaml"
+    old = ["text_loose: 0.25", "scattered: 1", "jumbles: 2", "free: 3", "jumbled: 4"]
+    recipe.write_text("\n".join(["folder: out", "sets: [free, jumbled, dev]", *old]))
+    config = load_config(BuildConfig, recipe, ["scattered=6"])
+    assert config.sets == ("paraphrased", "random_words", "dev")
+    assert config.augmentation == AugmentationConfig(
+        paraphrased_share=0.25, shuffled=6, random_words=2, spoken_paraphrases=3, spoken_random_words=4
+    )
+
+
+def test_a_corpus_with_the_old_set_names_is_completed(corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus / "dev", tmp_path / "free")
+    build_corpus(small(tmp_path, sets=()))
+    assert contents(tmp_path / "paraphrased") == contents(corpus / "dev") and not (tmp_path / "free").exists()
+
+
+def test_labels_of_synthetic_speech_are_labels_that_models_know() -> None:
+    for dialogue in sample_dialogues("train", 100):
+        labels = Labels(dialogue.age, dialogue.gender, dialogue.emotion, dialogue.sound_event)
+        assert labels.emotion == dialogue.emotion

@@ -1,4 +1,4 @@
-"""Kokoro: phonemes in its alphabet, quiet edges cut, each text read once whatever interrupts."""
+"""Kokoro: phonemes in its alphabet, silent edges cut, each text synthesised once whatever interrupts."""
 
 import json
 import re
@@ -12,10 +12,10 @@ from echat.corpus.conversation_audio import (
     LineSynthesizer,
     conversation_lines,
     filler_lines,
-    kokoro_text,
     run,
     training_voices,
 )
+from echat.corpus.en.spoken_form import kokoro_text
 from echat.corpus.synthesis.kokoro import HELD_OUT_VOICES, RATE, KokoroVoice, phonemize, trim_silence
 from echat.corpus.synthesis.tts_engines import VoiceError
 
@@ -37,7 +37,7 @@ needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="esp
 
 
 class Sine:
-    """In the place of Kokoro: as many hundredths of a second as the text has letters."""
+    """A stand-in for Kokoro: 10 ms of a sine per character."""
 
     def __init__(self, voices):
         self.voices, self.said = voices, []
@@ -50,7 +50,7 @@ class Sine:
 
 
 @pytest.fixture
-def place(tmp_path):
+def folders(tmp_path):
     """Folders of texts and of voices."""
     for name in ("texts", "voices"):
         (tmp_path / name).mkdir()
@@ -60,8 +60,8 @@ def place(tmp_path):
     return tmp_path
 
 
-def rows(place, role):
-    return [json.loads(line) for line in (place / "out" / role / "manifest.jsonl").read_text().splitlines()]
+def rows(folders, role):
+    return [json.loads(line) for line in (folders / "out" / role / "manifest.jsonl").read_text().splitlines()]
 
 
 @needs_espeak
@@ -76,12 +76,12 @@ def rows(place, role):
         ("en-us", "my idea", "mI Idˈiə"),
     ],
 )
-def test_diphthongs_and_affricates_are_one_letter(language, text, phonemes):
+def test_diphthongs_and_affricates_are_one_symbol(language, text, phonemes):
     assert phonemize(text, language) == phonemes
 
 
 @needs_espeak
-def test_pauses_stay_in_their_places():
+def test_pauses_stay_where_they_are():
     found = phonemize("Well... yes, I am: here! Or not?")
     assert re.sub(r"[^.,:!?]", "", found) == ".,:!?"
 
@@ -93,65 +93,67 @@ def test_quiet_edges_are_cut_but_for_a_margin():
     assert len(trim_silence(np.zeros(RATE, np.float32))) == 0
 
 
-def test_texts_are_said_as_people_say_them():
+def test_spoken_form_of_names_and_numbers():
     assert kokoro_text("Just echat, not Echatter") == "Just e chat, not Echatter."
     assert kokoro_text("Call 911 or 116 123") == "Call nine one one or one one six one two three."
     assert kokoro_text("It costs 9110 now!") == "It costs 9110 now!"
 
 
-def test_voices_of_tests_never_train(place):
-    voices = training_voices(place / "voices")
+def test_held_out_voices_are_not_training_voices(folders):
+    voices = training_voices(folders / "voices")
     assert voices == ("af_bella", "bm_fable")
-    (place / "texts" / "dialogues-01.yaml").write_text(DIALOGUE)
-    lines = list(conversation_lines(place / "texts", voices))
+    (folders / "texts" / "dialogues-01.yaml").write_text(DIALOGUE)
+    lines = list(conversation_lines(folders / "texts", voices))
     assert {line.voice for line in lines if line.role == "answers"} == {"af_heart"}
     assert {line.voice for line in lines if line.role == "questions"} <= set(voices)
     assert all(0.8 <= line.speed <= 1.25 for line in lines)
     assert [KokoroVoice(name).gender for name in voices] == ["female", "male"]
 
 
-def test_each_text_is_read_once_also_after_an_interruption(place):
-    kokoro = Sine(place / "voices")
-    run(LineSynthesizer(kokoro, place / "out"), place / "texts", [], follow=False)
-    assert len(kokoro.said) == 5 and len(rows(place, "answers")) == 2 and len(rows(place, "questions")) == 3
-    manifest = place / "out" / "answers" / "manifest.jsonl"
+def test_each_text_is_synthesised_once_also_after_an_interruption(folders):
+    kokoro = Sine(folders / "voices")
+    run(LineSynthesizer(kokoro, folders / "out"), folders / "texts", [], follow=False)
+    assert (
+        len(kokoro.said) == 5 and len(rows(folders, "answers")) == 2 and len(rows(folders, "questions")) == 3
+    )
+    manifest = folders / "out" / "answers" / "manifest.jsonl"
     manifest.write_text(manifest.read_text() + '{"key": "torn')  # killed while it wrote
-    (place / "texts" / "dialogues-01.yaml").write_text(DIALOGUE)
-    run(LineSynthesizer(kokoro, place / "out"), place / "texts", [], follow=False)
+    (folders / "texts" / "dialogues-01.yaml").write_text(DIALOGUE)
+    run(LineSynthesizer(kokoro, folders / "out"), folders / "texts", [], follow=False)
     assert len(kokoro.said) == 8  # two questions and one reply are new
-    answers = rows(place, "answers")
+    answers = rows(folders, "answers")
     assert sorted(row["text"] for row in answers) == ["Change the washer.", "How lovely.", "Turn the valve."]
     for row in answers:
         assert (manifest.parent / row["audio"]).stat().st_size > 0
         assert row["duration_s"] == round(len(kokoro_text(row["text"])) / 100, 3)
 
 
-def test_written_conversations_come_before_fillers(place):
-    fillers = place / "fillers.jsonl"
+def test_written_conversations_come_before_fillers(folders):
+    fillers = folders / "fillers.jsonl"
     fillers.write_text('{"role": "answers", "text": "filler", "source": "x"}\n')
-    kokoro = Sine(place / "voices")
+    kokoro = Sine(folders / "voices")
     run(
-        LineSynthesizer(kokoro, place / "out"),
-        place / "texts",
+        LineSynthesizer(kokoro, folders / "out"),
+        folders / "texts",
         filler_lines(fillers, ("af_bella",)),
         follow=False,
     )
-    assert [row["text"] for row in rows(place, "answers")][-1] == "filler"
+    assert [row["text"] for row in rows(folders, "answers")][-1] == "filler"
 
 
-def test_what_cannot_be_read_is_left_out(place, capsys):
-    (place / "texts" / "cues-bad-01.yaml").write_text("- id: [unclosed")
-    (place / "texts" / "cues-odd-01.yaml").write_text(
+def test_what_cannot_be_read_is_left_out(folders, capsys):
+    (folders / "texts" / "cues-bad-01.yaml").write_text("- id: [unclosed")
+    (folders / "texts" / "cues-odd-01.yaml").write_text(
         '- {id: "odd", say: ["unsayable", 7, "..."], answers: []}'
     )
-    (place / "texts" / "topics.yaml").write_text("home: [tap]")
-    run(LineSynthesizer(Sine(place / "voices"), place / "out"), place / "texts", [], follow=False)
-    assert len(rows(place, "answers")) == 2 and len(rows(place, "questions")) == 3
+    (folders / "texts" / "topics.yaml").write_text("home: [tap]")
+    run(LineSynthesizer(Sine(folders / "voices"), folders / "out"), folders / "texts", [], follow=False)
+    assert len(rows(folders, "answers")) == 2 and len(rows(folders, "questions")) == 3
     assert "cues-bad-01.yaml: expected YAML" in capsys.readouterr().err
 
 
-def test_a_round_holds_so_many_of_each_role(place, monkeypatch):
+def test_a_round_holds_so_many_of_each_role(folders, monkeypatch):
     monkeypatch.setattr(conversation_audio, "LINES_PER_ROUND", {"answers": 1, "questions": 2})
-    synthesizer = LineSynthesizer(Sine(place / "voices"), place / "out")
-    lines = list(conversation_lines(place / "texts", training_voices(place / "voices")))
+    synthesizer = LineSynthesizer(Sine(folders / "voices"), folders / "out")
+    lines = list(conversation_lines(folders / "texts", training_voices(folders / "voices")))
     assert [line.role for line in synthesizer.next_round(lines)] == ["answers", "questions", "questions"]

@@ -1,19 +1,19 @@
-"""Written conversations: every wording meets every answer, cues become labels, sound joins by text."""
+"""Records of written conversations: each wording with each answer, labels of cues, audio joined by text."""
 
 import json
 
 import pytest
 
-from echat.corpus.audio_sets import reply_audio_key
 from echat.corpus.conversations import (
     ClipIndex,
     ConversationError,
     labels_of,
-    main,
     manifest_rows,
     split_of,
     with_audio,
+    write_records,
 )
+from echat.corpus.manifests import reply_audio_key
 from echat.data.eligibility import can_serve
 from echat.data.formats.manifest import read_manifest
 from echat.dialogue.tasks import get_task
@@ -55,25 +55,26 @@ def test_every_wording_meets_every_answer(texts):
     assert (dialogue["text"], dialogue["emotion"], dialogue["sound_event"]) == ("Thanks!", "neutral", "none")
 
 
-def test_wordings_of_a_conversation_are_on_one_side(texts):
+def test_wordings_of_a_conversation_are_in_one_split(texts):
     assert len({row["split"] for row in manifest_rows(texts) if row["key"].startswith("home-001")}) == 1
     sides = [split_of(f"home-{number:03d}") for number in range(500)]
     assert 5 < sides.count("dev") < 50
 
 
 def test_records_serve_the_tasks_of_text(texts, tmp_path):
-    assert main([str(texts), str(tmp_path / "out")]) == 0
-    samples = read_manifest(tmp_path / "out" / "text.jsonl")
+    path = tmp_path / "out" / "text.jsonl"
+    assert write_records(texts, tmp_path / "out") == {path: 7}
+    samples = read_manifest(path)
     for name in ("s2t", "s2t_think_label", "s2t_think_language", "understand", "asr"):
         assert all(can_serve(sample, get_task(name), True) for sample in samples), name
     typed = [sample.reply for sample in samples if can_serve(sample, get_task("t2t"))]
     assert sorted(set(typed)) == [
         "Change the washer.",
         "You're welcome.",
-    ]  # nothing for cues that nobody hears
+    ]  # not for labels that only audio has
 
 
-def test_sound_joins_where_the_voice_is_calm(texts, tmp_path):
+def test_audio_is_joined_to_neutral_adult_rows(texts, tmp_path):
     for role, row in (
         ("questions", {"key": "question-1", "text": "Still dripping.", "gender": "male", "voice": "v"}),
         ("answers", {"key": reply_audio_key("Change the washer."), "text": "Change the washer."}),

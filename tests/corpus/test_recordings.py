@@ -1,4 +1,4 @@
-"""Recordings of people enter by licence, with English words alone."""
+"""Recordings of people: only permissive sets, only English transcripts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from echat.corpus.en.spoken_form import normalize_transcript
 from echat.corpus.recordings import (
-    normalize_transcript,
     prompt_texts,
+    real_clips,
     recording_rows,
     write_recordings_manifest,
 )
@@ -43,7 +44,7 @@ def test_spoken_words(text: str | None, words: str | None) -> None:
     assert normalize_transcript(text) == words
 
 
-def test_rows_keep_free_parts_english_words_and_heard_labels(tmp_path: Path) -> None:
+def test_rows_keep_permissive_parts_english_words_and_audible_labels(tmp_path: Path) -> None:
     add_set(tmp_path, "esc", {"origin": "ESC-10", "sound_event": "sneeze"}, {"origin": "ESC-50"})
     add_set(tmp_path, "emodb", {"lang": "de", "text": "Der Lappen", "emotion": "happy"})
     add_set(tmp_path, "donateacry", {"gender": "male", "sound_event": "cry", "age": "child"})
@@ -62,6 +63,14 @@ def test_a_missing_set_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="set emodb, found none"):
         write_recordings_manifest(tmp_path, tmp_path / "out" / "manifest.jsonl")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_clips_of_sound_events_keep_licence_and_split(tmp_path: Path) -> None:
+    sneeze = {"sound_event": "sneeze", "origin": "ESC-10"}
+    add_set(tmp_path, "esc", sneeze, sneeze | {"origin": "ESC-50"}, sneeze | {"split": "test"})
+    assert [path.name for path in real_clips(tmp_path, "train")["sneeze"]] == ["0.opus"]
+    assert [path.name for path in real_clips(tmp_path, "test")["sneeze"]] == ["2.opus"]
+    assert real_clips(tmp_path / "nowhere", "train") == {}
 
 
 def test_prompts_are_distinct_training_sentences(tmp_path: Path) -> None:

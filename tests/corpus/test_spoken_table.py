@@ -9,8 +9,8 @@ import pytest
 
 from echat.audio.waveform import read
 from echat.corpus.en.thought_template import read_thought
+from echat.corpus.en.voices import voices
 from echat.corpus.spoken_table import speak_table
-from echat.corpus.synthesis.tts_engines import voices
 
 needs_voices = pytest.mark.skipif(
     shutil.which("espeak-ng") is None or shutil.which("flite") is None, reason="no speech engines here"

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echat.audio.features import N_MELS, llm_frames
 from echat.data.audio_loading import AudioLoader, AugmentConfig
 from echat.data.batching import (
     PooledBatches,
@@ -32,6 +31,9 @@ from echat.data.mixture import MixtureComponent, MixtureStream, SampledItem
 from echat.data.sample import AudioRef, DataError, Sample
 from echat.data.sources import SourceConfig, mixture, mixture_components
 from echat.data.speech_examples import SpeechExample
+from echat.model.speech_encoder import EncoderConfig
+
+ENCODER = EncoderConfig()
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def test_every_stretch_of_the_order_covers_all_lengths(count, start, width):
 @pytest.fixture
 def build(tokenizer, vocabulary) -> DialogueBuilder:
     augment = AugmentConfig(speed=0.1, noise=0.5, time_masks=1)
-    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, AudioLoader(), N_MELS, augment=augment)
+    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, AudioLoader(), ENCODER, augment=augment)
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ def test_collating_keeps_every_row_as_it_was(sources, build):
 def test_audio_positions_count_through_the_valid_frames_of_the_batch(sources, build):
     batch = collate_dialogues(examples_once(mixture_components(sources, 0), build, 3))
     rows = batch.ids[batch.kinds == AUDIO]
-    assert rows.tolist() == list(range(sum(llm_frames(n) for n in batch.mel_lens.tolist())))
+    assert rows.tolist() == list(range(sum(ENCODER.llm_frames(n) for n in batch.mel_lens.tolist())))
 
 
 def test_batches_without_sound_have_no_clips(sources, build, samples):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echat.audio.features import N_MELS, llm_frames, log_mel
+from echat.audio.features import N_MELS, log_mel
 from echat.audio.waveform import read
 from echat.data.audio_loading import AudioLoader, AugmentConfig
 from echat.data.eligibility import can_serve
@@ -29,7 +29,9 @@ from echat.dialogue.labels import Labels
 from echat.dialogue.rendering import Audio, Text, render
 from echat.dialogue.tasks import TASKS, get_task
 from echat.dialogue.turns import Conversation
+from echat.model.speech_encoder import EncoderConfig
 
+ENCODER = EncoderConfig()
 LOUD = AugmentConfig(
     vtlp_bands=0.1,
     eq_db=6.0,
@@ -47,7 +49,7 @@ LOUD = AugmentConfig(
 
 @pytest.fixture
 def builder(tokenizer, vocabulary) -> DialogueBuilder:
-    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, AudioLoader(), N_MELS)
+    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, AudioLoader(), ENCODER)
 
 
 SERVED = [n for n in TASKS if n not in ("asr_timestamps", "asr_punctuation", "style", "asr_style", "t2t")]
@@ -76,7 +78,9 @@ def test_the_inference_prompt_is_the_beginning_of_the_example(builder, samples, 
     prompt = render(question, task, tokenizer, vocabulary)
     ids: list[int] = []
     for segment in prompt:
-        ids += [0] * llm_frames(len(segment.audio)) if isinstance(segment, Audio) else list(segment.ids)
+        ids += (
+            [0] * ENCODER.llm_frames(len(segment.audio)) if isinstance(segment, Audio) else list(segment.ids)
+        )
     assert example.ids[: len(ids)].tolist() == ids
     begins = np.flatnonzero(example.labels != IGNORE)[0]
     assert begins in (len(ids) - 1, len(ids) - 2)  # reading aloud is prompted with its first id
@@ -84,7 +88,7 @@ def test_the_inference_prompt_is_the_beginning_of_the_example(builder, samples, 
 
 def test_sound_takes_as_many_positions_as_the_encoder_gives_vectors(builder, samples):
     example = builder(SampledItem(samples[0], "asr", 0, 7))
-    assert (example.kinds == AUDIO).sum() == llm_frames(len(example.mels[0]))
+    assert (example.kinds == AUDIO).sum() == ENCODER.llm_frames(len(example.mels[0]))
 
 
 def test_without_augmentation_the_mel_is_that_of_inference(builder, samples):

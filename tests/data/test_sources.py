@@ -9,7 +9,6 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from echat.audio.features import N_MELS
 from echat.data.audio_loading import AudioLoader
 from echat.data.batching import PooledBatches, examples_once
 from echat.data.defects import DataError, DefectKind
@@ -19,6 +18,7 @@ from echat.data.mixture import MixtureComponent, SampledItem
 from echat.data.sample import Turn
 from echat.data.sources import SourceConfig, mixture, mixture_components
 from echat.data.tools.conversion import ConversionConfig, convert
+from echat.model.speech_encoder import EncoderConfig
 
 TASKS = {"asr": 2.0, "gender": 1.0, "s2s": 1.0}  # a third of the records name no gender
 
@@ -32,7 +32,7 @@ def shards(manifest, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def build(tokenizer, vocabulary) -> DialogueBuilder:
-    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, AudioLoader(), N_MELS)
+    return DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, AudioLoader(), EncoderConfig())
 
 
 def delivered(config: SourceConfig, build, workers: int = 0) -> Counter[tuple[str, str]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from echat.audio.features import SAMPLE_RATE, llm_frames, log_mel, mel_frames
+from echat.audio.features import SAMPLE_RATE, log_mel, mel_frames
 from echat.audio.lead_in import LEAD, with_lead_in
 from echat.audio.waveform import write
 from echat.dialogue.tasks import TASKS
@@ -17,6 +17,7 @@ from echat.infer.audio_input import Recording, fingerprint, holds_speech, longes
 from echat.infer.engine import Engine
 from echat.infer.prompt_cache import PromptCache
 from echat.infer.scheduler import Scheduler
+from echat.model.speech_encoder import EncoderConfig
 
 N_MELS = 80
 
@@ -60,7 +61,8 @@ def test_a_mel_and_the_reference_take_a_sound_as_it_is(engine: Engine):
     from_clip, from_mel = (reference.embed(reference.render(ask(audio=a), "asr")) for a in (clip, exact))
     assert from_clip.equal(from_mel)
     ours, plain = (engine.embed(engine.render(ask(audio=a), "asr")) for a in (clip, exact))
-    more = llm_frames(mel_frames(len(clip) + LEAD)) - llm_frames(mel_frames(len(clip)))
+    led, bare = (EncoderConfig().llm_frames(mel_frames(len(clip) + lead)) for lead in (LEAD, 0))
+    more = led - bare
     assert ours.shape[1] == plain.shape[1] + more and more > 0
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from echat.dialogue.turns import AssistantTurn, Turn, UserTurn
 from echat.infer.truncation import POSITIONS_PER_TURN, ContextWindow
+from echat.model.llm import LLMConfig
+from echat.model.speech_llm import SpeechLLMConfig
 
 ROOM = 1000
 
@@ -26,7 +28,7 @@ class Tokenizer:
 
 @pytest.fixture
 def window() -> Any:
-    found = ContextWindow(Tokenizer(), max_positions=ROOM * 4 // 3)  # type: ignore[arg-type]
+    found = ContextWindow(Tokenizer(), SpeechLLMConfig(llm=LLMConfig(max_positions=ROOM * 4 // 3)))  # type: ignore[arg-type]
     assert found.room == ROOM  # a quarter of a small model stays free for an answer
     return found
 

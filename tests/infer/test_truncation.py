@@ -12,7 +12,9 @@ from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn, as
 from echat.infer.engine import Engine
 from echat.infer.prompt_cache import PromptCache
 from echat.infer.truncation import n_positions
+from echat.model.speech_encoder import EncoderConfig
 
+ENCODER = EncoderConfig()
 LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
 DRAWN = DecodingDefaults(LIVELY, LIVELY, max_new_ids=40)
 TASKS = ("s2s", "s2t_think_language", "t2t")
@@ -90,7 +92,7 @@ def test_reading_ahead_while_a_question_is_typed_reads_what_comes_before_it(
 def test_a_history_longer_than_the_positions_loses_its_oldest_turns(engine: Engine, task: str) -> None:
     conversation = talk(task, 8)
     whole, question = (
-        n_positions(engine.render(c, task)) for c in (conversation, conversation.with_history(0))
+        n_positions(engine.render(c, task), ENCODER) for c in (conversation, conversation.with_history(0))
     )
     config = engine.model.config
     room = question + (whole - question) // 2
@@ -103,7 +105,7 @@ def test_a_history_longer_than_the_positions_loses_its_oldest_turns(engine: Engi
         fitted = narrow.fitted(conversation, task)
         assert 0 < len(fitted.history) < 8
         assert fitted == conversation.with_history(len(fitted.history))
-        assert n_positions(narrow.render(conversation, task)) <= room
+        assert n_positions(narrow.render(conversation, task), ENCODER) <= room
     finally:
         engine.model.config = original
 
@@ -118,7 +120,9 @@ def test_positions_of_a_sound_are_those_it_takes(engine: Engine) -> None:
     conversation = talk("s2s", 1)
     (prompt,) = [sequence.prompt for sequence in engine.new_sequences([_request(conversation)])]
     n_sounds = sum(isinstance(segment, Audio) for segment in engine.render(conversation, "s2s"))
-    assert abs(n_positions(engine.render(conversation, "s2s")) - len(prompt.position_keys)) <= n_sounds
+    assert (
+        abs(n_positions(engine.render(conversation, "s2s"), ENCODER) - len(prompt.position_keys)) <= n_sounds
+    )
 
 
 def _request(conversation: Conversation):

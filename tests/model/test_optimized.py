@@ -9,7 +9,6 @@ import torch
 
 import echat
 from echat.dialogue.turns import Conversation, UserTurn
-from echat.kernels.packed_linear import Int4Linear, Int8Linear, pack_linear
 from echat.model.adapter import AdapterConfig
 from echat.model.llm import LLMConfig
 from echat.model.optimized import optimize
@@ -100,33 +99,6 @@ def test_a_row_in_a_padded_batch_is_the_row_alone(packed: tuple[str, SpeechLLM])
     positions = (mask.long().cumsum(1) - 1).clamp_min(0)
     together, _ = twin.hidden(embeds, mask, positions)
     assert error(together[:1, 6:], whole) < (1e-5 if precision == "fp32" else 0.02)
-
-
-@in_8_bits
-def test_int8_scales_every_row_by_itself() -> None:
-    torch.manual_seed(1)
-    linear = pack_linear(torch.randn(24, 64), torch.randn(24), "int8")
-    assert isinstance(linear, Int8Linear)
-    rows = torch.randn(3, 64) * torch.tensor([[1.0], [1e4], [0.0]])
-    together = linear(rows)
-    for row in range(3):
-        assert torch.equal(linear(rows[row]), together[row])
-    assert torch.equal(together[2], linear.bias)
-
-
-@in_8_bits
-def test_int4_error_falls_with_the_group() -> None:
-    torch.manual_seed(1)
-    weight, x = torch.randn(64, 256), torch.randn(5, 256)
-    linears = [pack_linear(weight, None, "int4", group) for group in (32, 64, 256)]
-    assert [linear.group for linear in linears if isinstance(linear, Int4Linear)] == [32, 64, 256]
-    errors = [error(linear(x), x @ weight.T) for linear in linears]
-    assert errors[0] < errors[1] < errors[2] < 0.2
-    sizes = [linear.weight_bytes for linear in linears]
-    assert sizes[0] > sizes[1] > sizes[2] > 64 * 256 // 2
-    # What the kernel cannot take (an odd number of outputs, a width without groups) becomes int8.
-    assert isinstance(pack_linear(torch.randn(21, 64), None, "int4"), Int8Linear)
-    assert isinstance(pack_linear(torch.randn(32, 33), None, "int4"), Int8Linear)
 
 
 @in_8_bits

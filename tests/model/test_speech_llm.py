@@ -1,16 +1,17 @@
 """The model: padding never changes a row, caches never change a state, positions hold what was put there."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echat.audio import features
 from echat.model.adapter import AdapterConfig
 from echat.model.blocks import sinusoids
 from echat.model.llm import LLMConfig
 from echat.model.optimized import optimize
-from echat.model.speech_encoder import EncoderConfig, SpeechEncoder, Subsampler, llm_frames
+from echat.model.speech_encoder import EncoderConfig, SpeechEncoder, Subsampler
 from echat.model.speech_llm import AUDIO, PAD, SPEECH, TEXT, SpeechLLM, SpeechLLMConfig
 
 CONFIG = SpeechLLMConfig(
@@ -28,8 +29,9 @@ def model() -> SpeechLLM:
 
 
 @given(st.integers(0, 10**6))
-def test_length_twins_agree(mel_frames: int) -> None:
-    assert llm_frames(mel_frames) == features.llm_frames(mel_frames)
+def test_llm_frames_halve_then_quarter_rounding_up(mel_frames: int) -> None:
+    halved = math.ceil(mel_frames / 2)
+    assert EncoderConfig().llm_frames(mel_frames) == math.ceil(halved / 4)
 
 
 @settings(max_examples=20, deadline=None)
@@ -39,7 +41,7 @@ def test_padded_row_is_the_row_alone(model: SpeechLLM, lens: list[int], extra: i
     frames, frame_lens = model.encode(mel, torch.tensor(lens))
     for row, length in enumerate(lens):
         alone, alone_lens = model.encode(mel[row : row + 1, :length], torch.tensor([length]))
-        assert alone.shape[1] == alone_lens[0] == frame_lens[row] == llm_frames(length)
+        assert alone.shape[1] == alone_lens[0] == frame_lens[row] == CONFIG.encoder.llm_frames(length)
         torch.testing.assert_close(frames[row, : frame_lens[row]], alone[0], atol=1e-5, rtol=1e-5)
 
 
@@ -71,7 +73,7 @@ def test_a_layer_mix_learns_and_packs() -> None:
 
 
 def test_subsampler_hears_nothing_ahead() -> None:
-    subsampler = Subsampler(8).requires_grad_(False)
+    subsampler = Subsampler(8, (1, 2, 2)).requires_grad_(False)
     frames = torch.randn(1, 21, 8)
     changed = frames.clone()
     changed[:, 13:] += 1.0
@@ -167,7 +169,7 @@ def test_heads_and_classes(model: SpeechLLM) -> None:
     assert combined.shape == (2, 3, 50 + 21)
     assert torch.equal(combined[..., :50], model.text_logits(hidden))
     assert torch.equal(combined[..., 50:], model.speech_logits(hidden))
-    assert model.speech_embedding.num_embeddings == CONFIG.speech_rows == 23
+    assert model.speech_embedding.num_embeddings == 23
 
 
 def test_untied_text_head() -> None:

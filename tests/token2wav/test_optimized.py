@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from echat.kernels.packed_linear import FusedLinear
 from echat.token2wav.estimator import EstimatorConfig
 from echat.token2wav.flow import FlowConfig, FlowMatching
 from echat.token2wav.optimized.token2wav import OptimizedFlowMatching, optimize
@@ -82,20 +81,6 @@ def test_rounded(golden_token2wav, golden, voice, precision):
         mel = rounded.mel(rounded.check_ids(g["token"]), voice, g["z"])
     error = (mel - g["mel"]).abs()
     assert 0 < error.mean() < 0.05 * g["mel"].std()
-
-
-def test_packed_linear():
-    torch.manual_seed(0)
-    layer, x, to = torch.nn.Linear(24, 40), torch.randn(2, 5, 24), torch.randn(2, 5, 40)
-    with torch.inference_mode():
-        expected = layer(x)
-        for precision, error in (("fp32", 1e-5), ("bf16", 0.03), ("int8", 0.05)):
-            packed = FusedLinear(layer.weight, layer.bias, precision)
-            assert (packed(x).float() - expected).abs().max() < error
-            gelu = torch.nn.functional.gelu(expected)
-            assert (packed(x, "gelu").float() - gelu).abs().max() < error
-            assert (packed.add(x, to) - to - expected).abs().max() < error
-            assert packed.add(x, to).dtype == torch.float32
 
 
 def test_it_only_speaks(golden_token2wav, optimized, voice, tmp_path):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from echat.audio.features import mel_22k, mel_filterbank
+from echat.audio.features import mel_filterbank, vocoder_mel
 from echat.token2wav.hift.losses import (
     Cut,
     Discriminators,
@@ -65,7 +65,7 @@ def test_it_learns():
     torch.manual_seed(0)
     vocoder = Vocoder(SMALL)
     waveform = tone(200, 12 * 256)
-    clip = Cut(mel_22k(waveform).T[None], waveform[None], torch.full((1, 12), 200.0))
+    clip = Cut(vocoder_mel(waveform).T[None], waveform[None], torch.full((1, 12), 200.0))
     optimizer = torch.optim.Adam(vocoder.parameters(), 5e-3)
     totals = []
     for _ in range(40):

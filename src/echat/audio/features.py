@@ -7,7 +7,9 @@ Legend: samples, frames, n_mels, bins = n_fft // 2 + 1. All functions take one m
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,19 +20,15 @@ SAMPLE_RATE = 16_000  # Hz
 HOP = 160  # samples between mel frames
 WINDOW = 400  # samples under one mel window, 25 ms
 N_MELS = 80  # of the released encoder; others: see `EncoderConfig.n_mels`
-SPEECH_TOKEN_RATE = 25  # speech tokens per second
+SPEECH_TOKENIZER_N_MELS = 128  # of the speech tokenizers
 
 MEL_RATE = SAMPLE_RATE // HOP  # 100 mel frames per second
-SAMPLES_PER_SPEECH_TOKEN = SAMPLE_RATE // SPEECH_TOKEN_RATE  # 640: one speech token = 40 ms
-MEL_FRAMES_PER_SPEECH_TOKEN = MEL_RATE // SPEECH_TOKEN_RATE  # 4
-MEL_FRAMES_PER_LLM_FRAME = 8  # the language model reads 12.5 frames a second
 
 # Output of the vocoder.
-VOCODER_RATE = 22_050  # Hz
+VOCODER_RATE = 22_050  # Hz, of the released synthesis
 VOCODER_HOP = 256  # samples per vocoder mel frame, about 86 frames per second
-VOCODER_WINDOW = 1024
-VOCODER_EDGE = (VOCODER_WINDOW - VOCODER_HOP) // 2  # samples by which frames reach over each end
 VOCODER_N_MELS = 80
+HOPS_PER_WINDOW = 4  # of every vocoder mel
 MEL_TOP_HZ = 8_000.0  # upper edge of every mel bank here
 
 _LOG_FLOOR = 1e-10
@@ -43,15 +41,47 @@ _KALDI_PREEMPHASIS = 0.97
 _KALDI_FLOOR = 1.1920928955078125e-07  # float32 epsilon
 
 
+@dataclass(frozen=True)
+class MelFormat:
+    """The mel spectrogram that a flow makes and a vocoder reads; the default is that of the release."""
+
+    rate: int = VOCODER_RATE  # Hz of the waveform
+    hop: int = VOCODER_HOP  # samples per frame
+    n_mels: int = VOCODER_N_MELS
+
+    @property
+    def window(self) -> int:
+        """Samples under one window, 1024 in the release."""
+        return HOPS_PER_WINDOW * self.hop
+
+    @property
+    def edge(self) -> int:
+        """Samples by which frames reach over each end."""
+        return (self.window - self.hop) // 2
+
+    def __str__(self) -> str:
+        return f"{self.n_mels} mel bins of {self.hop} samples at {self.rate} Hz"
+
+
+RELEASED_MEL = MelFormat()
+
+
+class EncoderInput(Protocol):
+    """What preparing sound needs to know of a speech encoder; `EncoderConfig` of the model is one."""
+
+    @property
+    def n_mels(self) -> int:
+        """Mel bins of its input."""
+        ...
+
+    def llm_frames(self, mel_frames: int, /) -> int:
+        """Positions of the language model for so many mel frames."""
+        ...
+
+
 def mel_frames(samples: int) -> int:
     """Frames of :func:`log_mel` for a 16 kHz waveform of ``samples``."""
     return samples // HOP
-
-
-def llm_frames(mel_frame_count: int) -> int:
-    """Vectors the language model receives for ``mel_frame_count`` mel frames: halved, then quartered."""
-    half = -(-mel_frame_count // 2)
-    return -(-half // 4)
 
 
 def log_mel(waveform: Tensor, n_mels: int) -> Tensor:
@@ -70,20 +100,20 @@ def log_mel(waveform: Tensor, n_mels: int) -> Tensor:
     return (mel + 4.0) / 4.0
 
 
-def mel_22k(waveform: Tensor) -> Tensor:
-    """Natural-log magnitude mel of a 22.05 kHz waveform, for flow and vocoder: ``(frames, 80)``."""
-    _refuse_shorter_than(waveform, VOCODER_EDGE + 1, "mel_22k")
-    spectrum = vocoder_spectrum(waveform.float()[None])[0]
+def vocoder_mel(waveform: Tensor, mel: MelFormat = RELEASED_MEL) -> Tensor:
+    """Natural-log magnitude mel of a waveform at ``mel.rate``, made by a flow: ``(frames, n_mels)``."""
+    _refuse_shorter_than(waveform, mel.edge + 1, "vocoder_mel")
+    spectrum = vocoder_spectrum(waveform.float()[None], mel)[0]
     magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()  # (513, frames)
-    bank = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE).to(waveform.device)
+    bank = mel_filterbank(mel.n_mels, mel.window, mel.rate).to(waveform.device)
     return (bank @ magnitude).clamp_min(_VOCODER_FLOOR).log().T.contiguous()
 
 
-def vocoder_spectrum(waveforms: Tensor) -> Tensor:
-    """The complex spectrum behind `mel_22k` of waveforms ``(batch, samples)``: ``(batch, 513, frames)``."""
-    padded = pad(waveforms, (VOCODER_EDGE, VOCODER_EDGE), mode="reflect")
-    window = _hann(VOCODER_WINDOW, waveforms.device)
-    return torch.stft(padded, VOCODER_WINDOW, VOCODER_HOP, window=window, center=False, return_complex=True)
+def vocoder_spectrum(waveforms: Tensor, mel: MelFormat = RELEASED_MEL) -> Tensor:
+    """The complex spectrum behind `vocoder_mel`: ``(batch, samples) -> (batch, bins, frames)``."""
+    padded = pad(waveforms, (mel.edge, mel.edge), mode="reflect")
+    window = _hann(mel.window, waveforms.device)
+    return torch.stft(padded, mel.window, mel.hop, window=window, center=False, return_complex=True)
 
 
 def kaldi_fbank(waveform: Tensor, subtract_mean: bool = False) -> Tensor:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from echat.audio.features import HOP, MEL_FRAMES_PER_LLM_FRAME
+from echat.audio.features import HOP
 
-LEAD_FRAMES = 2 * MEL_FRAMES_PER_LLM_FRAME  # 0.16 s of quiet that every sound has in front
+LEAD_FRAMES = 16  # 0.16 s of quiet that every sound has in front
 SHARE_OF_LOUDEST = 0.05  # -26 dB: what is louder is not the quiet before a word
 _ABOVE_NOISE = 2.0  # 6 dB: what is no louder than this above the quietest stretch is its noise,
 _NOISY = 0.3  # as long as that stretch is quieter than this share of the loudest

@@ -35,10 +35,10 @@ def _options(
 
 
 def _register() -> None:
-    from echat.cli import data, evaluate, infer, models, serve, train
+    from echat.cli import corpus, data, evaluate, infer, models, serve, train
     from echat.cli.options import set_command_class
 
-    for module in (infer, serve, evaluate, train, data, models):
+    for module in (infer, serve, evaluate, train, corpus, data, models):
         module.add_to(app)
     set_command_class(app)
 

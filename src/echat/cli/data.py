@@ -1,4 +1,4 @@
-"""Commands that make data of data: convert, tokenize, import."""
+"""Commands that make data of data: convert, tokenize, import, train-tokenizer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from echat.audio.speech_tokens import CODEC_SIZE
 from echat.cli import inspect_data
 from echat.cli.errors import DEFECTS_FOUND, exit_on_defects
 from echat.cli.options import (
@@ -55,6 +56,7 @@ def add_to(app: typer.Typer) -> None:
     group.command("convert")(convert)
     group.command("tokenize")(tokenize)
     group.command("import")(import_)
+    group.command("train-tokenizer")(train_tokenizer)
     app.add_typer(group, name="data")
 
 
@@ -71,7 +73,7 @@ def convert(
         bool, typer.Option("--copy-audio", help="To raw or manifest: copy sound files, too.")
     ] = False,
     task: Annotated[str | None, typer.Option(help="Task of records that name none, such as asr.")] = None,
-    codec_size: CodecSize = 4096,
+    codec_size: CodecSize = CODEC_SIZE,
     root: Root = None,
     within: Within = None,
     strict: Strict = False,
@@ -121,7 +123,7 @@ def tokenize(
     shard_size: ShardSize = 1000,
     workers: Workers = 1,
     engine: Engine = EngineName.local,
-    codec_size: CodecSize = 4096,
+    codec_size: CodecSize = CODEC_SIZE,
     root: Root = None,
     within: Within = None,
     strict: Strict = False,
@@ -217,10 +219,22 @@ def report_outcome(line: str, records: int, defects: DefectReport, json: bool) -
             print(defects, file=sys.stderr)
 
 
+def train_tokenizer(
+    folder: Annotated[Path, typer.Argument(help="Folder of the text tokenizer.")],
+    manifests: Annotated[list[Path], typer.Argument(help="manifest.jsonl files whose texts count.")],
+    size: Annotated[int, typer.Option(help="Ids in all.")] = 2048,
+) -> None:
+    """Train a text tokenizer (byte-level BPE) on the texts of manifests."""
+    from echat.data.tools.text_tokenizer_training import train_on_manifests
+
+    ids, texts = train_on_manifests(folder, manifests, size)
+    print(f"{folder}: {ids} ids from {texts} texts")
+
+
 def _speech_tokenizer(name: str) -> Path:
     """The folder of the speech tokenizer, by itself or inside a model."""
-    from echat.infer.engine import SPEECH_TOKENIZER_FOLDER
     from echat.infer.loading import find_model
+    from echat.model_files import SPEECH_TOKENIZER_FOLDER
 
     folder = find_model(name)
     inside = folder / SPEECH_TOKENIZER_FOLDER

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from echat.audio.speech_tokens import CODEC_SIZE
 from echat.cli.errors import exit_on_defects
 from echat.cli.options import (
     CodecSize,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from echat.data.tools.inspection import SequenceSpan
     from echat.dialogue.tasks import Profile
     from echat.dialogue.vocabulary import Vocabulary
+    from echat.model.speech_encoder import EncoderConfig
     from echat.model.text_tokenizer import TextTokenizer
 
 
@@ -52,7 +54,7 @@ def check(
     ] = None,
     min_seconds: Annotated[float, typer.Option(min=0, help="Of each sound.")] = 0.025,
     max_seconds: Annotated[float, typer.Option(min=0, help="Of each sound.")] = 600.0,
-    codec_size: CodecSize = 4096,
+    codec_size: CodecSize = CODEC_SIZE,
     root: Root = None,
     within: Within = None,
     strict: Strict = False,
@@ -147,8 +149,7 @@ def show(
 
     corpus = open_corpus(source, format, root=root, within=within)
     sample = corpus[corpus.find(key)]
-    tokenizer, vocabulary, profile = _tokenizer_of(model)
-    name, stretches = sequence(sample, task, tokenizer, vocabulary, profile)
+    name, stretches = sequence(sample, task, *_input_of(model))
     written = write_sounds(sample, out) if out is not None else []
     if json:
         display.json_line(as_json(sample, name, stretches, written))
@@ -159,25 +160,24 @@ def show(
         print(path)
 
 
-def _tokenizer_of(model: str) -> tuple[TextTokenizer, Vocabulary, Profile]:
-    """Tokenizer, vocabulary and dialect of a model folder, without its weights.
+def _input_of(model: str) -> tuple[TextTokenizer, Vocabulary, EncoderConfig, Profile]:
+    """Tokenizer, vocabulary, shape of the speech encoder and profile of a model folder, without its weights.
 
     Speech ids of the published tokenizer can be shown beside a model that speaks others.
     """
     from echat.config import load_config
-    from echat.data.sample import CODEC_SIZE
-    from echat.dialogue.vocabulary import Vocabulary
     from echat.infer.loading import find_model
-    from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, ModelFolderConfig
+    from echat.model.model_folder import ModelFolderConfig
     from echat.model.text_tokenizer import TextTokenizer
+    from echat.model_files import CONFIG_FILE, TOKENIZER_FOLDER
 
     folder = find_model(model)
     config = load_config(ModelFolderConfig, folder / CONFIG_FILE)
     tokenizer = TextTokenizer.from_folder(folder / TOKENIZER_FOLDER)
     sizes = config.model
     codec_size = max(sizes.speech_codec_size, CODEC_SIZE)
-    vocabulary = Vocabulary.from_tokenizer(tokenizer, codec_size, sizes.llm.vocab_size)
-    return tokenizer, vocabulary, config.profile
+    vocabulary = tokenizer.vocabulary(codec_size, sizes.llm.vocab_size)
+    return tokenizer, vocabulary, sizes.encoder, config.profile
 
 
 def _print_sequence(task: str, stretches: list[SequenceSpan]) -> None:

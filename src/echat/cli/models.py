@@ -114,7 +114,7 @@ def convert(
 
     Tensor by tensor: it needs little memory, and as much disk as the weights have.
     """
-    from echat.release.conversion import DTYPES
+    from echat.devices import DTYPES
     from echat.release.conversion import convert as run
 
     print(run(weights, llm, output, token2wav, voice, DTYPES[dtype.value]))
@@ -154,7 +154,7 @@ def describe_model(name: str) -> dict[str, Any]:
     """Size, parameters per part, voices and configuration of a model folder."""
     from echat.config import read_yaml
     from echat.infer.loading import built_in_models
-    from echat.model.model_folder import CONFIG_FILE
+    from echat.model_files import CONFIG_FILE, VOICES_FOLDER
 
     built_in = built_in_models()
     folder = built_in.get(name, Path(name))
@@ -170,9 +170,9 @@ def describe_model(name: str) -> dict[str, Any]:
         "parameters": {
             path.relative_to(folder).as_posix(): _parameters(path)
             for path in sorted(folder.rglob("*.safetensors"))
-            if path.parent.name != "voices"
+            if path.parent.name != VOICES_FOLDER
         },
-        "voices": sorted(path.stem for path in folder.rglob("voices/*.safetensors")),
+        "voices": sorted(path.stem for path in folder.rglob(f"{VOICES_FOLDER}/*.safetensors")),
         "config": read_yaml(folder / CONFIG_FILE),
     }
 

@@ -1,4 +1,4 @@
-"""Commands of training: train, finetune, export, average, assemble, report; corpus build and speak."""
+"""Commands that train: train, finetune, export, average, assemble, report."""
 
 from __future__ import annotations
 
@@ -15,10 +15,6 @@ def add_to(app: typer.Typer) -> None:
     app.command()(export)
     app.command()(average)
     app.command()(assemble)
-    group = typer.Typer(no_args_is_help=True, help="Make dialogue data.")
-    group.command("build")(build_corpus)
-    group.command("speak")(speak_table)
-    app.add_typer(group, name="corpus")
 
 
 def train(
@@ -141,26 +137,3 @@ def assemble(
         write_dialogue_model(output, dialogue)
     write_speech_folders(output, tokenizer, flow, vocoder, voices, prompt)
     print(f"{output}: speech_tokenizer and token2wav with {len(voices)} voices")
-
-
-def speak_table(
-    table: Annotated[Path, typer.Argument(help="CSV, TSV or JSON lines with text and reply, and labels.")],
-    out: Annotated[Path, typer.Option("--output", "-o", help="Folder of the spoken pairs.")],
-    seed: Annotated[int, typer.Option(help="Of voices and deliveries.")] = 1,
-) -> None:
-    """Speak a table of written dialogues: question and answer as sound, with metadata.jsonl."""
-    from echat.corpus.spoken_table import speak_table as speak
-
-    print(speak(table, out, seed))
-
-
-def build_corpus(
-    recipe: Annotated[Path, typer.Argument(help="A YAML recipe of a corpus.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value: wins over the recipe.")
-    ] = None,
-) -> None:
-    """Write and speak the dialogues that a recipe describes."""
-    from echat.corpus.build import build
-
-    build(recipe, overrides or [])

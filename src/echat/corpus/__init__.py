@@ -1,1 +1,1 @@
-"""Making empathetic dialogue data: what is said (scenarios), who says it and how, and the build of it all."""
+"""Corpus building: synthetic empathetic dialogues as text and speech, recordings of people as manifests."""

@@ -1,23 +1,25 @@
-"""The sounds of a set: made by workers, each noted as soon as it is finished, and never made twice."""
+"""Audio of one set of a corpus, rendered by a pool of worker processes.
+
+Each finished clip is recorded at once in `finished.jsonl`: an interrupted build renders only the rest.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.waveform import write
-from echat.checkpoint import atomic_path
+from echat.corpus.en import LANGUAGE
+from echat.corpus.en.voices import REPLY_VOICE
+from echat.corpus.manifests import Row, json_line, read_growing_jsonl, reply_audio_key, write_jsonl
+from echat.corpus.recordings import real_clips
 from echat.corpus.spoken_questions import SpokenQuestion, record_fields, render_question
-from echat.corpus.synthesis.sound_events import real_clips
-from echat.corpus.synthesis.tts_engines import REPLY_VOICE, speak
+from echat.corpus.synthesis.tts_engines import speak
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class ReadingText:
 
 @dataclass(frozen=True)
 class Job:
-    """One sound to make, in the terms of a worker process."""
+    """One clip to render; it can be sent to a worker process."""
 
     item: SpokenQuestion | ReadingText
     folder: Path  # of the set
@@ -42,7 +44,7 @@ class Job:
     def key(self) -> str:
         return self.item.dialogue.key if isinstance(self.item, SpokenQuestion) else self.item.key
 
-    def matches(self, record: dict[str, Any] | None) -> bool:
+    def matches(self, record: Row | None) -> bool:
         """Whether a finished record is of this job, and not of an older scenario under the same key."""
         wanted = (
             record_fields(self.item.dialogue) if isinstance(self.item, SpokenQuestion) else asdict(self.item)
@@ -50,45 +52,48 @@ class Job:
         return record is not None and all(record.get(name) == value for name, value in wanted.items())
 
 
-def reply_audio_key(text: str) -> str:
-    """Name of the sound of a reply: one file per distinct text."""
-    return "reply-" + hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def build_set(folder: Path, jobs: list[Job], workers: int, progress: Callable[[int, int], object]) -> None:
-    """Make what is missing, noting each finished record at once; the manifest appears when all are there."""
+    """Render the clips that are missing; `manifest.jsonl` appears when all are there."""
     (folder / "audio").mkdir(parents=True, exist_ok=True)
-    notes = folder / "finished.jsonl"
-    finished = {row["key"]: row for row in read_finished(notes)}
+    log = folder / "finished.jsonl"
+    finished = {row["key"]: row for row in read_growing_jsonl(log, repair=True)}
     missing = [job for job in jobs if not job.matches(finished.get(job.key))]
     progress(len(jobs) - len(missing), len(jobs))
-    with notes.open("a", encoding="utf-8") as out:
+    with log.open("a", encoding="utf-8") as out:
         for done, record in enumerate(_run_jobs(missing, workers), 1):
             finished[record["key"]] = record
-            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+            out.write(json_line(record))
             out.flush()
             progress(len(jobs) - len(missing) + done, len(jobs))
-    write_jsonl(folder / "manifest.jsonl", [finished[job.key] for job in jobs])
+    write_jsonl(folder / "manifest.jsonl", (finished[job.key] for job in jobs))
 
 
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as JSON lines; the file appears when all are there."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
-        for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+def _run_jobs(jobs: list[Job], workers: int) -> Iterator[Row]:
+    if workers == 1 or len(jobs) < 2:
+        yield from map(run_job, jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _exit_with_parent) as pool:
+        yield from pool.imap(run_job, jobs, chunksize=4)
 
 
-def run_job(job: Job) -> dict[str, Any]:
-    """Make the sound of one job and write it; returns its record."""
+def _exit_with_parent() -> None:
+    """Initializer of a worker: it ends with its parent, even a killed one, instead of waiting for ever."""
+
+    def wait_and_exit() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_and_exit, daemon=True).start()
+
+
+def run_job(job: Job) -> Row:
+    """Render one clip and write it; returns its record."""
     audio = f"audio/{job.key}.{job.audio}"
     if isinstance(job.item, ReadingText):
         wave = speak(job.item.text, REPLY_VOICE)
-        record: dict[str, Any] = {
-            "key": job.key,
-            "text": job.item.text,
-            "lang": "en",
-            "split": job.item.split,
-        }
+        record: Row = {"key": job.key, "text": job.item.text, "lang": LANGUAGE, "split": job.item.split}
         record |= {"voice": REPLY_VOICE.name, "duration_s": round(len(wave) / SAMPLE_RATE, 3)}
     else:
         question = job.item
@@ -99,35 +104,3 @@ def run_job(job: Job) -> dict[str, Any]:
             record["reply_audio"] = f"../answers/audio/{reply_audio_key(question.dialogue.reply)}.{job.audio}"
     write(job.folder / audio, wave, SAMPLE_RATE)
     return {"key": record.pop("key"), "audio": audio, **record}
-
-
-def _run_jobs(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
-    if workers == 1 or len(jobs) < 2:
-        yield from map(run_job, jobs)
-        return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _start_worker) as pool:
-        yield from pool.imap(run_job, jobs, chunksize=4)
-
-
-def _start_worker() -> None:
-    """A worker ends with its parent, even a killed one, instead of waiting for ever."""
-
-    def end_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def read_finished(path: Path) -> Iterable[dict[str, Any]]:
-    """Finished records; the last line may be torn when the build was killed while writing it."""
-    if not path.exists():
-        return []
-    whole = path.read_bytes()
-    kept = whole[: whole.rfind(b"\n") + 1]
-    if len(kept) < len(whole):
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(kept)
-    return [json.loads(line) for line in kept.decode().splitlines()]

@@ -1,73 +1,86 @@
-"""Build a spoken corpus from the scenario grammar: answers, test, dev and training questions, real speech.
+"""Build of a spoken corpus from the scenario grammar: answers, test, dev and training questions, recordings.
 
-Every sound depends on the seed and its key alone, so the number of workers and interruptions change nothing.
-A build that was stopped, even killed, goes on where it was. Layout of the folder::
+The audio of a record depends on the seed and its key alone, so the number of workers and interruptions change
+nothing. A build that was stopped, even killed, resumes. Layout of the folder::
 
     build.yaml                       the resolved configuration
-    answers/{manifest.jsonl,audio/}  every reply and some reading matter in the reply voice
+    answers/{manifest.jsonl,audio/}  every reply and some other texts in the reply voice
     {test,dev,train}/...             spoken questions; `reply_audio` points into answers/audio
-    free/...                         questions in freer wordings, or their words in any order
-    jumbled/...                      spoken words in no order, to which nothing is answered
-    text/{manifest,dev}.jsonl        many more dialogues without sound, for a language model to read
+    paraphrased/...                  spoken questions in changed or shuffled words
+    random_words/...                 spoken random words, without a reply
+    text/{manifest,dev}.jsonl        many more dialogues without audio, for language model training
+    text/shuffled.jsonl              dialogues without audio whose words are shuffled
     real/manifest.jsonl              recordings of people, when a data pack is given
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import random
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from echat.config import Config, load_config, save_config
-from echat.corpus.audio_sets import Job, ReadingText, build_set, reply_audio_key, write_jsonl
+from echat.corpus.audio_sets import Job, ReadingText, build_set
 from echat.corpus.en.scenario_grammar import Dialogue, load_scenarios, sample_cue_pairs, sample_dialogues
+from echat.corpus.manifests import DEV_ONE_IN, read_jsonl, reply_audio_key, write_jsonl
 from echat.corpus.recordings import prompt_texts, write_recordings_manifest
 from echat.corpus.spoken_questions import CONDITIONS, SpokenQuestion
 from echat.corpus.text_augmentation import (
+    AugmentationConfig,
     known_words,
-    perturb_words,
-    perturbed_dialogues,
+    paraphrase,
+    paraphrased_dialogues,
     random_word_dialogues,
     random_words_row,
     shuffle_words,
 )
-from echat.errors import Arguments, command
+from echat.deprecated_commands import run_replacement
 
 Progress = Callable[[str, int, int], None]  # set, done, total
-SetName = Literal["text", "answers", "test", "dev", "train", "jumbled", "free", "real"]
-SETS: tuple[SetName, ...] = ("text", "answers", "test", "dev", "train", "jumbled", "free", "real")
-_SILENT: tuple[SetName, ...] = ("text", "real")  # sets of which no sound is made here
+SetName = Literal["text", "answers", "test", "dev", "train", "random_words", "paraphrased", "real"]
+SETS: tuple[SetName, ...] = (
+    "text", "answers", "test", "dev", "train", "random_words", "paraphrased", "real",
+)  # fmt: skip
+_WITHOUT_AUDIO: tuple[SetName, ...] = ("text", "real")  # sets for which no audio is made here
+_OLD_SETS = {"free": "paraphrased", "jumbled": "random_words"}  # old names, read for one version
+_SPLITS = {new: old for old, new in _OLD_SETS.items()}  # `split` of their records keeps the old names
 
 
 class BuildConfig(Config):
     """What to build, and where."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "text_loose": "augmentation.paraphrased_share",
+        "scattered": "augmentation.shuffled",
+        "jumbles": "augmentation.random_words",
+        "free": "augmentation.spoken_paraphrases",
+        "jumbled": "augmentation.spoken_random_words",
+    }
+
     folder: Path  # of the corpus
     seed: int = 1
     workers: int = Field(1, ge=1)  # processes
     audio: Literal["flac", "wav"] = "flac"
-    data_pack: Path | None = None  # of real recordings: sound events, prompts to read, real speech
+    data_pack: Path | None = None  # of recordings: sound events, prompts to read, speech
     sets: tuple[SetName, ...] = SETS
-    text: int = Field(40000, ge=1)  # dialogues to read
-    text_loose: float = Field(0.5, ge=0, le=1)  # share of them in a freer wording
-    scattered: int = Field(60000, ge=0)  # dialogues to read whose words stand in any order
-    jumbles: int = Field(20000, ge=0)  # texts of words in no order, to learn to copy from
+    text: int = Field(40000, ge=1)  # dialogues without audio
     train: int = Field(8000, ge=1)  # questions
-    free: int = Field(0, ge=0)  # questions said in other words or in any order
-    jumbled: int = Field(0, ge=0)  # spoken texts of words in no order
     dev: int = Field(200, ge=1)
-    test: int = Field(360, ge=3)  # besides the pairs
-    test_pairs: int = Field(90, ge=0)  # same words, same voice, one cue apart
-    reading: int = Field(1500, ge=0)  # user sentences that the reply voice reads, to learn to speak from
+    test: int = Field(360, ge=3)  # besides the cue pairs
+    test_pairs: int = Field(90, ge=0)  # cue pairs: same words, same voice, one label apart
+    reading: int = Field(1500, ge=0)  # user sentences in the reply voice, to train synthesis
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+    @field_validator("sets", mode="before")
+    @classmethod
+    def _new_names(cls, names: Any) -> Any:
+        return [_OLD_SETS.get(name, name) for name in names] if isinstance(names, list | tuple) else names
 
 
 def build(recipe: Path | str, overrides: Sequence[str] = ()) -> Path:
@@ -76,70 +89,64 @@ def build(recipe: Path | str, overrides: Sequence[str] = ()) -> Path:
     from rich.progress import Progress as Bars
 
     config = load_config(BuildConfig, recipe, overrides)
-    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns) as bars:
-        tasks = {str(name): bars.add_task(name, total=None) for name in config.sets if name not in _SILENT}
+        names = (name for name in config.sets if name not in _WITHOUT_AUDIO)
+        tasks = {str(name): bars.add_task(name, total=None) for name in names}
         return build_corpus(
             config, lambda name, done, total: bars.update(tasks[name], completed=done, total=total)
         )
 
 
 def build_corpus(config: BuildConfig, progress: Progress | None = None) -> Path:
-    """Build or complete a corpus; returns its folder. ValueError where one of another seed stands."""
+    """Build or complete a corpus; returns its folder. ValueError for a folder that has another seed."""
     config.folder.mkdir(parents=True, exist_ok=True)
-    _claim(config)
+    _check_or_save(config)
+    _rename_old_sets(config.folder)
     for name in config.sets:
-        if name == "real":
-            if config.data_pack is not None:
-                write_recordings_manifest(config.data_pack, config.folder / "real" / "manifest.jsonl")
-            continue
-        if name == "text":
-            _write_text(config)
-            continue
         folder = config.folder / name
-        jobs = [Job(item, folder, config.audio, config.data_pack) for item in _items(config, name)]
-        build_set(folder, jobs, config.workers, partial(progress or _silently, name))
+        if name == "text":
+            _write_text(config, folder)
+        elif name != "real":
+            jobs = [Job(item, folder, config.audio, config.data_pack) for item in _items(config, name)]
+            build_set(folder, jobs, config.workers, partial(progress, name) if progress else _no_progress)
+        elif config.data_pack is not None:
+            write_recordings_manifest(config.data_pack, folder / "manifest.jsonl")
     return config.folder
 
 
-def _write_text(config: BuildConfig) -> None:
-    """Dialogues without sound, other than those spoken: as they are, in freer words, scattered; jumbles."""
-    folder = config.folder / "text"
-    folder.mkdir(exist_ok=True)
+def _write_text(config: BuildConfig, folder: Path) -> None:
+    """Dialogues without audio, other than those spoken: plain, paraphrased and shuffled; random words."""
     rng = random.Random(config.seed)
     words = known_words(config.data_pack)
+    augmentation = config.augmentation
     train = [
-        perturb_words(dialogue, words, rng) if rng.random() < config.text_loose else dialogue
+        paraphrase(dialogue, words, rng) if rng.random() < augmentation.paraphrased_share else dialogue
         for dialogue in sample_dialogues("train", config.text, config.seed + 1)
     ]
     rows = [{**asdict(dialogue), "split": "train"} for dialogue in train]
     rows += [
         random_words_row(f"jumble-{index:06d}", words, rng) | {"split": "train"}
-        for index in range(config.jumbles)
+        for index in range(augmentation.random_words)
     ]
     write_jsonl(folder / "manifest.jsonl", rows)
-    shuffled = (
-        shuffle_words(one, rng) for one in sample_dialogues("train", config.scattered, config.seed + 2)
-    )
-    write_jsonl(folder / "scattered.jsonl", [{**asdict(one), "split": "train"} for one in shuffled])
+    if augmentation.shuffled:
+        dialogues = sample_dialogues("train", augmentation.shuffled, config.seed + 2)
+        shuffled = (shuffle_words(one, rng) for one in dialogues)
+        write_jsonl(folder / "shuffled.jsonl", ({**asdict(one), "split": "train"} for one in shuffled))
     dev = sample_dialogues("dev", config.dev, config.seed + 1)
-    write_jsonl(folder / "dev.jsonl", [{**asdict(dialogue), "split": "dev"} for dialogue in dev])
+    write_jsonl(folder / "dev.jsonl", ({**asdict(dialogue), "split": "dev"} for dialogue in dev))
 
 
 def build_held_out(
     folder: Path | str, seed: int = 1, workers: int = 1, progress: Callable[[int, int], object] | None = None
 ) -> Path:
-    """The held-out questions alone, without real recordings: `folder/manifest.jsonl`, which is returned."""
+    """The held-out questions alone, without recordings: `folder/manifest.jsonl`, which is returned."""
     config = BuildConfig(folder=Path(folder), seed=seed, workers=workers, sets=("test",))
-
-    def step(_: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total)
-
-    made = build_corpus(config, step)
-    rows = [json.loads(line) for line in (made / "test" / "manifest.jsonl").read_text("utf-8").splitlines()]
+    made = build_corpus(config, (lambda _, done, total: progress(done, total)) if progress else None)
+    rows = read_jsonl(made / "test" / "manifest.jsonl")
     for row in rows:
-        del row["reply_audio"]  # no answers were spoken
+        del row["reply_audio"]  # the answers have no audio
         row["audio"] = f"test/{row['audio']}"
     manifest = config.folder / "manifest.jsonl"
     write_jsonl(manifest, rows)
@@ -151,14 +158,19 @@ def _items(config: BuildConfig, name: SetName) -> Sequence[SpokenQuestion | Read
         return _readings(config)
     if name == "test":
         return [*_test_questions(config), *_test_pairs(config)]
-    return [SpokenQuestion(one, name, speaker_key=one.key, seed=config.seed) for one in _drawn(config, name)]
+    split = _SPLITS.get(name, name)
+    return [
+        SpokenQuestion(one, split, speaker_key=one.key, seed=config.seed) for one in _dialogues(config, name)
+    ]
 
 
-def _drawn(config: BuildConfig, name: SetName) -> Iterator[Dialogue]:
-    if name == "free":
-        return perturbed_dialogues(config.free, config.seed, known_words(config.data_pack))
-    if name == "jumbled":
-        return random_word_dialogues(config.jumbled, config.seed, known_words(config.data_pack))
+def _dialogues(config: BuildConfig, name: SetName) -> Iterator[Dialogue]:
+    if name == "paraphrased":
+        count = config.augmentation.spoken_paraphrases
+        return paraphrased_dialogues(count, config.seed, known_words(config.data_pack))
+    if name == "random_words":
+        count = config.augmentation.spoken_random_words
+        return random_word_dialogues(count, config.seed, known_words(config.data_pack))
     return sample_dialogues(name, config.train if name == "train" else config.dev, config.seed)
 
 
@@ -179,9 +191,9 @@ def _readings(config: BuildConfig) -> list[ReadingText]:
     replies = sorted({reply for situation in load_scenarios() for reply in situation.replies.values()})
     readings = [ReadingText(reply_audio_key(text), text, _reading_split(text)) for text in replies]
     seen = set(replies)
-    wanted = [dialogue.text for dialogue in sample_dialogues("train", config.reading, config.seed)]
+    sentences = [dialogue.text for dialogue in sample_dialogues("train", config.reading, config.seed)]
     prompts = prompt_texts(config.data_pack) if config.data_pack and config.reading else []
-    for kind, texts in (("user", wanted), ("prompt", prompts)):
+    for kind, texts in (("user", sentences), ("prompt", prompts)):
         for text in texts:
             if text not in seen:
                 seen.add(text)
@@ -191,17 +203,15 @@ def _readings(config: BuildConfig) -> list[ReadingText]:
 
 
 def _reading_split(text: str) -> str:
-    """One text in 25 is kept for validation."""
-    return "dev" if hashlib.sha256(text.encode()).digest()[0] % 25 == 0 else "train"
+    return "dev" if hashlib.sha256(text.encode()).digest()[0] % DEV_ONE_IN == 0 else "train"
 
 
-def _claim(config: BuildConfig) -> None:
-    """Store the configuration, or compare with the one the folder was begun with."""
+def _check_or_save(config: BuildConfig) -> None:
+    """Store the configuration, or compare it with the one that the folder was begun with."""
     path = config.folder / "build.yaml"
-    deciding = ("seed", "audio")
     if path.exists():
         old = load_config(BuildConfig, path)
-        for name in deciding:
+        for name in ("seed", "audio"):
             if getattr(old, name) != getattr(config, name):
                 raise ValueError(
                     f"{path}, key {name}: expected {getattr(old, name)!r}, as this corpus was begun, "
@@ -210,19 +220,16 @@ def _claim(config: BuildConfig) -> None:
     save_config(config, path)
 
 
-def _silently(name: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
+def _rename_old_sets(folder: Path) -> None:
+    """Sets of a corpus that was begun with their old names."""
+    for old, new in (*_OLD_SETS.items(), ("text/scattered.jsonl", "text/shuffled.jsonl")):
+        if (folder / old).exists() and not (folder / new).exists():
+            (folder / old).rename(folder / new)
 
 
-@command
-def main(arguments: Arguments) -> None:
-    """`python -m echat.corpus.build recipe.yaml [key=value ...]`"""
-    parser = argparse.ArgumentParser(prog="python -m echat.corpus.build", description=__doc__)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    given = parser.parse_args(arguments)
-    build(given.recipe, given.overrides)
+def _no_progress(done: int, total: int) -> None:
+    pass
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_replacement("echat.corpus.build")

@@ -1,4 +1,4 @@
-"""One spoken question: words and cues in, a waveform and its record out."""
+"""Rendering of one spoken question: text and labels in, a waveform and its corpus record out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from echat.audio.features import SAMPLE_RATE
+from echat.corpus.en import LANGUAGE
 from echat.corpus.en.scenario_grammar import Dialogue
+from echat.corpus.en.voices import BABBLE, choose_training_voice, voices
 from echat.corpus.synthesis.acoustic_environment import (
     AcousticEnvironment,
     apply_environment,
@@ -18,16 +20,16 @@ from echat.corpus.synthesis.acoustic_environment import (
 )
 from echat.corpus.synthesis.prosody import apply_prosody, sample_prosody, sample_speaker
 from echat.corpus.synthesis.sound_events import mix_event
-from echat.corpus.synthesis.tts_engines import Voice, choose_training_voice, speak, voices
+from echat.corpus.synthesis.tts_engines import Voice, speak
 
 Condition = Literal["espeak", "natural", "noise"]
 CONDITIONS: tuple[Condition, ...] = ("espeak", "natural", "noise")
-_SAME_GENDER_CHANCE = 0.6  # a voice need not change its gender more often than not
+_SAME_GENDER_CHANCE = 0.6  # so often a source voice of the other gender is replaced by another voice
 
 
 @dataclass(frozen=True)
 class SpokenQuestion:
-    """What to render. `speaker_key` names the random draw of voice and speaker: equal names, equal voice."""
+    """What to render. `speaker_key` seeds voice and speaker: the same key gives the same voice."""
 
     dialogue: Dialogue
     split: str
@@ -47,23 +49,23 @@ def render_question(
     question: SpokenQuestion, clips: dict[str, list[Path]]
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The question as 16 kHz sound, and its corpus record without the paths."""
-    spoken = question.dialogue
+    dialogue = question.dialogue
     by_speaker = generator(question.seed, question.speaker_key, "throat")
-    by_key = generator(question.seed, spoken.key, "delivery")
+    by_key = generator(question.seed, dialogue.key, "delivery")
     voice = _choose_voice(question, by_speaker)
     speaker = sample_speaker(
-        spoken.age, spoken.gender, generator(question.seed, question.speaker_key, spoken.age)
+        dialogue.age, dialogue.gender, generator(question.seed, question.speaker_key, dialogue.age)
     )
-    reading = speak(spoken.text, voice, words_per_minute=int(by_speaker.integers(145, 186)))
-    prosody = sample_prosody(spoken.emotion, speaker, by_key)
+    reading = speak(dialogue.text, voice, words_per_minute=int(by_speaker.integers(145, 186)))
+    prosody = sample_prosody(dialogue.emotion, speaker, by_key)
     wave = apply_prosody(reading, voice.gender, speaker, prosody, by_key)
     details: dict[str, Any] = {}
-    if spoken.sound_event is not None:
-        mixed = mix_event(wave, spoken.sound_event, speaker, by_key, clips)
+    if dialogue.sound_event is not None:
+        mixed = mix_event(wave, dialogue.sound_event, speaker, by_key, clips)
         wave = mixed.waveform
         details = {"event_place": mixed.position, "event_is_real": mixed.is_real}
     environment = _environment(question, by_key)
-    wave = apply_environment(wave, environment, by_key)
+    wave = apply_environment(wave, environment, by_key, BABBLE)
     return wave, _record(question, voice, environment, len(wave)) | details
 
 
@@ -86,7 +88,7 @@ def _environment(question: SpokenQuestion, rng: np.random.Generator) -> Acoustic
 
 
 def record_fields(dialogue: Dialogue) -> dict[str, Any]:
-    """The fields of the record that say what was spoken; a dialogue without an answer lacks some."""
+    """The record fields of a dialogue, without empty ones: a dialogue may have no reply."""
     return {name: value for name, value in asdict(dialogue).items() if value not in ("", [])}
 
 
@@ -94,7 +96,7 @@ def _record(
     question: SpokenQuestion, voice: Voice, environment: AcousticEnvironment, samples: int
 ) -> dict[str, Any]:
     spoken = record_fields(question.dialogue)
-    record = {"key": spoken.pop("key"), "lang": "en", **spoken}
+    record = {"key": spoken.pop("key"), "lang": LANGUAGE, **spoken}
     snr = environment.snr_db
     record |= {
         "voice": voice.name,

@@ -1,32 +1,35 @@
-"""A table of written dialogues becomes spoken pairs: a folder to fine-tune on or to measure with.
+"""Synthesis of a table of written dialogues: a folder of spoken questions and answers for fine-tuning.
 
 Columns: ``text`` and ``reply`` (needed), ``emotion``, ``age``, ``gender``, ``sound_event`` of the question,
-``reply_emotion``, ``gist`` (what follows "The user" in the thought), ``split`` (train, or test for voices
-that training never hears), ``key``.
+``reply_emotion``, ``gist`` (what follows "The user" in the thought), ``split`` (train, or test for
+held-out voices), ``key``.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.waveform import write
-from echat.checkpoint import atomic_path
-from echat.corpus.en.scenario_grammar import AGES, GENDERS, Dialogue
-from echat.corpus.en.situation import CUE_OF_EMOTION, EMOTIONS, EVENTS
+from echat.corpus.en.scenario_grammar import Dialogue
+from echat.corpus.en.situation import CUE_OF_EMOTION
 from echat.corpus.en.thought_template import DescribedUtterance, write_thought
+from echat.corpus.en.voices import REPLY_VOICE
+from echat.corpus.manifests import write_jsonl
 from echat.corpus.spoken_questions import Condition, SpokenQuestion, render_question
-from echat.corpus.synthesis.tts_engines import REPLY_VOICE, speak
+from echat.corpus.synthesis.prosody import EMOTIONS
+from echat.corpus.synthesis.sound_events import EVENTS
+from echat.corpus.synthesis.tts_engines import speak
 from echat.data.defects import DataError, Defect
 from echat.data.tabular.readers import rows_of, table_folder
-from echat.dialogue.labels import NEUTRAL_REPLY, REPLY_EMOTIONS
+from echat.dialogue.labels import AGES, GENDERS, NEUTRAL_REPLY, REPLY_EMOTIONS
 
 METADATA = "metadata.jsonl"
 QUESTIONS, ANSWERS = "questions", "answers"  # folders of the sounds
-_KNOWN = {"emotion": EMOTIONS, "age": tuple(AGES), "gender": GENDERS, "sound_event": EVENTS}
+_KNOWN = {"emotion": EMOTIONS, "age": AGES, "gender": GENDERS, "sound_event": EVENTS}
+_KNOWN |= {"reply_emotion": REPLY_EMOTIONS}
 
 
 def speak_table(table: Path, folder: Path, seed: int = 1) -> Path:
@@ -40,9 +43,7 @@ def speak_table(table: Path, folder: Path, seed: int = 1) -> Path:
     for name in (QUESTIONS, ANSWERS):
         (folder / name).mkdir(parents=True, exist_ok=True)
     path = folder / METADATA
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for dialogue, split in dialogues:
-            lines.write(json.dumps(_spoken(dialogue, split, folder, seed), ensure_ascii=False) + "\n")
+    write_jsonl(path, (_spoken(dialogue, split, folder, seed) for dialogue, split in dialogues))
     return path
 
 
@@ -59,16 +60,11 @@ def _dialogues(table: Path) -> Iterator[tuple[Dialogue, str]]:
                 raise DataError(
                     f"{where}, column {name}: expected one of {', '.join(known)}, found {columns[name]!r}"
                 )
-        if columns.get("reply_emotion", NEUTRAL_REPLY) not in REPLY_EMOTIONS:
-            raise DataError(
-                f"{where}, column reply_emotion: expected one of {', '.join(REPLY_EMOTIONS)}, "
-                f"found {columns['reply_emotion']!r}"
-            )
         yield _dialogue(columns, f"{table.stem}-{number:04d}"), columns.get("split", "train")
 
 
 def _dialogue(columns: dict[str, Any], key: str) -> Dialogue:
-    """The row as a made dialogue; what it does not say is plain: an adult, calm."""
+    """The dialogue of a row; the defaults of its labels are an adult, calm voice."""
     age, emotion = columns.get("age", "adult"), columns.get("emotion", "neutral")
     gender = None if age == "child" else columns.get("gender", "female")
     utterance = DescribedUtterance(columns["text"], age, gender, emotion, columns.get("sound_event"))
@@ -91,7 +87,7 @@ def _dialogue(columns: dict[str, Any], key: str) -> Dialogue:
 
 
 def _spoken(dialogue: Dialogue, split: str, folder: Path, seed: int) -> dict[str, Any]:
-    """Both sounds on disk; the row that names them."""
+    """Write the audio of question and answer; returns the row that names them."""
     question, answer = f"{QUESTIONS}/{dialogue.key}.wav", f"{ANSWERS}/{dialogue.key}.wav"
     condition: Condition | None = "espeak" if split == "test" else None
     wave, record = render_question(SpokenQuestion(dialogue, split, dialogue.key, seed, condition), {})

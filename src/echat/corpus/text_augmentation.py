@@ -1,12 +1,8 @@
-"""Looser texts for a language model that learns from few patterns: what it copies it must not know by heart.
+"""Text augmentation of dialogues: paraphrases, shuffled words, and random words without a reply.
 
-`perturb_words` says a dialogue in a freer wording, `shuffle_words` in any order, so that the reply hangs on
-the words that matter and not on a pattern; `random_words_row` makes texts of words in no order, so that
-writing down what was said is learnt as copying.
-
-The grammar knows some thousands of sentences. A model that hears only those soon guesses the rest of a
-sentence from its beginning, and errs on any other. So `perturbed_dialogues` and `random_word_dialogues` are
-spoken, too, which leaves nothing but the sound to go by.
+A small model that is trained on the few thousand sentences of the grammar memorises them: it completes a
+sentence from its beginning, and errs on any other. `paraphrase` and `shuffle_words` change the wording and
+keep labels and reply; texts of random words can only be transcribed from the audio.
 """
 
 from __future__ import annotations
@@ -17,69 +13,78 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from echat.corpus.en.scenario_grammar import AGES, GENDERS, Dialogue, load_scenarios, sample_dialogues
-from echat.corpus.en.situation import EMOTIONS, EVENTS
+from pydantic import Field
+
+from echat.config import Config
+from echat.corpus.en.phrases import ENDINGS, OPENINGS
+from echat.corpus.en.scenario_grammar import AGE_SHARES, GENDERS, Dialogue, load_scenarios, sample_dialogues
 from echat.corpus.recordings import recording_rows
+from echat.corpus.synthesis.prosody import EMOTIONS
+from echat.corpus.synthesis.sound_events import EVENTS
 
-OPENINGS = (
-    "well", "so", "hey", "listen", "you know", "i mean", "guess what", "hello", "oh", "actually", "honestly",
-    "by the way", "can you believe it", "i wanted to tell you", "the thing is", "what a day", "today",
-)  # fmt: skip
-ENDINGS = (
-    "you know", "today", "again", "this week", "and that is that", "right now", "i think", "what do you say",
-    "this morning", "last night", "after all", "as always", "and now", "at last",
-)  # fmt: skip
+
+class AugmentationConfig(Config):
+    """How much augmented text a corpus has, written and spoken; by default none."""
+
+    paraphrased_share: float = Field(0, ge=0, le=1)  # of the dialogues of the set `text`
+    shuffled: int = Field(0, ge=0)  # dialogues without audio, words in random order (text/shuffled.jsonl)
+    random_words: int = Field(0, ge=0)  # texts of random words without audio, in text/manifest.jsonl
+    spoken_paraphrases: int = Field(0, ge=0)  # questions of the set `paraphrased`: half of them shuffled
+    spoken_random_words: int = Field(0, ge=0)  # texts of the set `random_words`
+
+
 MAX_DROPPED = 0.2  # share of a text's words that may go
-MAX_DROPPED_SHUFFLED = 0.4  # the same for a text whose order is given up
+MAX_DROPPED_SHUFFLED = 0.4  # the same for a text whose words are shuffled
 MAX_INSERTED = 1  # words from elsewhere that may come in
-PSEUDOWORD_SHARE = 0.25  # of the words of a jumble: made of halves of two words
-RANDOM_WORDS = (3, 13)
+PSEUDOWORD_SHARE = 0.25  # of random words: made of halves of two words
+RANDOM_WORDS = (3, 13)  # fewest and most in a text
+SHUFFLED_SHARE = 0.5  # of the set `paraphrased`
 
 
-def perturb_words(dialogue: Dialogue, words: Sequence[str], rng: random.Random) -> Dialogue:
-    """The dialogue with words dropped, turned round, or put before and after; labels and reply stay."""
-    said = dialogue.text.split()
+def paraphrase(dialogue: Dialogue, words: Sequence[str], rng: random.Random) -> Dialogue:
+    """The dialogue with words dropped, rotated, inserted, or put before and after; labels and reply stay."""
+    spoken = dialogue.text.split()
     if rng.random() < 0.5:
-        kept = [word for word in said if rng.random() > rng.uniform(0.0, MAX_DROPPED)]
-        said = kept if len(kept) >= 3 else said
+        kept = [word for word in spoken if rng.random() > rng.uniform(0.0, MAX_DROPPED)]
+        spoken = kept if len(kept) >= 3 else spoken
     if rng.random() < 0.25:
-        turn = rng.randrange(len(said))
-        said = said[turn:] + said[:turn]
+        turn = rng.randrange(len(spoken))
+        spoken = spoken[turn:] + spoken[:turn]
     for _ in range(rng.randint(0, MAX_INSERTED)):
-        said.insert(rng.randint(0, len(said)), rng.choice(words))
+        spoken.insert(rng.randint(0, len(spoken)), rng.choice(words))
     if rng.random() < 0.35:
-        said = [rng.choice(OPENINGS), *said]
+        spoken = [rng.choice(OPENINGS), *spoken]
     if rng.random() < 0.35:
-        said = [*said, rng.choice(ENDINGS)]
-    return _with_text(dialogue, said)
+        spoken = [*spoken, rng.choice(ENDINGS)]
+    return _with_text(dialogue, spoken)
 
 
 def shuffle_words(dialogue: Dialogue, rng: random.Random) -> Dialogue:
     """The dialogue with some words dropped and the others in any order; labels and reply stay."""
-    said = dialogue.text.split()
+    spoken = dialogue.text.split()
     share = rng.uniform(0.0, MAX_DROPPED_SHUFFLED)
-    kept = [word for word in said if rng.random() > share]
-    said = kept if len(kept) >= 3 else said
-    rng.shuffle(said)
-    return _with_text(dialogue, said)
+    kept = [word for word in spoken if rng.random() > share]
+    spoken = kept if len(kept) >= 3 else spoken
+    rng.shuffle(spoken)
+    return _with_text(dialogue, spoken)
 
 
-def _with_text(dialogue: Dialogue, said: Sequence[str]) -> Dialogue:
-    text = " ".join(said)
+def _with_text(dialogue: Dialogue, spoken: Sequence[str]) -> Dialogue:
+    text = " ".join(spoken)
     return replace(dialogue, text=text, thought=dialogue.thought.replace(dialogue.text, text))
 
 
 def random_words_row(key: str, words: Sequence[str], rng: random.Random) -> dict[str, str | None]:
     """A record of random words and labels, without a reply."""
     count = rng.randint(*RANDOM_WORDS)
-    said = [
+    spoken = [
         _pseudoword(words, rng) if rng.random() < PSEUDOWORD_SHARE else rng.choice(words)
         for _ in range(count)
     ]
-    age = rng.choice(list(AGES))
+    age = rng.choice(list(AGE_SHARES))
     return {
         "key": key,
-        "text": " ".join(said),
+        "text": " ".join(spoken),
         "emotion": rng.choice(EMOTIONS),
         "gender": None if age == "child" else rng.choice(GENDERS),
         "age": age,
@@ -92,11 +97,6 @@ def _pseudoword(words: Sequence[str], rng: random.Random) -> str:
     return first[: (len(first) + 1) // 2] + second[len(second) // 2 :]
 
 
-# --- Words that no pattern foretells: what a small model must hear if it is not to learn sentences by heart.
-
-SHUFFLED_SHARE = 0.5  # of the dialogues said otherwise; the rest is loosened
-
-
 def known_words(data_pack: Path | None) -> list[str]:
     """Every word of the training sentences, of the replies and of the recordings for training, sorted."""
     texts = [text for one in load_scenarios() for made in one.wordings("train").values() for text in made]
@@ -107,21 +107,21 @@ def known_words(data_pack: Path | None) -> list[str]:
     return sorted({word for text in texts for word in text.replace(",", " ").split()})
 
 
-def perturbed_dialogues(count: int, seed: int, words: list[str]) -> Iterator[Dialogue]:
-    """Dialogues whose words were loosened or scattered; labels and replies hold."""
+def paraphrased_dialogues(count: int, seed: int, words: list[str]) -> Iterator[Dialogue]:
+    """Dialogues with paraphrased or shuffled words; labels and replies stay."""
     rng = random.Random(f"{seed} said otherwise")
     for index, dialogue in enumerate(sample_dialogues("train", count, seed + 3)):
         is_shuffled = rng.random() < SHUFFLED_SHARE
-        perturbed = shuffle_words(dialogue, rng) if is_shuffled else perturb_words(dialogue, words, rng)
-        yield replace(perturbed, key=f"free-{seed}-{index:06d}")
+        changed = shuffle_words(dialogue, rng) if is_shuffled else paraphrase(dialogue, words, rng)
+        yield replace(changed, key=f"free-{seed}-{index:06d}")
 
 
 def random_word_dialogues(count: int, seed: int, words: list[str]) -> Iterator[Dialogue]:
-    """Random words with random labels, to which nothing is answered."""
+    """Random words with random labels, without a reply."""
     rng = random.Random(f"{seed} jumbled")
-    nothing: dict[str, Any] = dict.fromkeys(
+    empty: dict[str, Any] = dict.fromkeys(
         ("situation", "pattern", "reply", "reply_emotion", "thought", "cue"), ""
     )
     for index in range(count):
         row: dict[str, Any] = random_words_row(f"jumbled-{seed}-{index:06d}", words, rng)
-        yield Dialogue(**row, **nothing, accepted=[])
+        yield Dialogue(**row, **empty, accepted=[])

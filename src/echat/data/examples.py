@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from echat.audio.features import llm_frames
+from echat.audio.features import EncoderInput
 from echat.data.audio_loading import AudioLoader, AugmentConfig, extract_mel
 from echat.data.defects import DefectKind
 from echat.data.eligibility import FilterConfig, can_serve, refusal, refuse_length, refuse_speech
@@ -129,7 +129,7 @@ class DialogueBuilder:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     audio_loader: AudioLoader
-    n_mels: int  # mel bins of the encoder
+    encoder: EncoderInput  # whose mel bins and frame rate the sound gets
     profile: Profile = "echat"
     augment: AugmentConfig | None = None
     max_positions: int = 2000  # longer dialogues are refused
@@ -159,7 +159,7 @@ class DialogueBuilder:
             segments = self._map_audio_text(segments, lambda text: self._insert_blanks(text, rng))
         elif item.pseudo_audio and self.loss_on_input and sample.reply:
             segments = self._map_audio_text(segments, lambda text: replace(text, is_target=True))
-        example = flatten_segments(segments, sample.key, task, self.vocabulary)
+        example = flatten_segments(segments, sample.key, task, self.vocabulary, self.encoder)
         if len(example.ids) > self.max_positions:
             raise refusal(
                 sample,
@@ -215,7 +215,7 @@ class DialogueBuilder:
             return None
         waveform = self.audio_loader.read(ref)
         refuse_length(sample, ref, len(waveform), self.filters)
-        return extract_mel(waveform, self.n_mels, self.augment, rng)
+        return extract_mel(waveform, self.encoder.n_mels, self.augment, rng)
 
 
 def _random_label(rng: np.random.Generator, kind: LabelKind) -> str:
@@ -224,7 +224,7 @@ def _random_label(rng: np.random.Generator, kind: LabelKind) -> str:
 
 
 def flatten_segments(
-    segments: Sequence[Segment], key: str, task: Task, vocabulary: Vocabulary
+    segments: Sequence[Segment], key: str, task: Task, vocabulary: Vocabulary, encoder: EncoderInput
 ) -> DialogueExample:
     """Segments as one contiguous sequence; the label of a position is what stands next, if learnable."""
     kinds: list[int] = []
@@ -233,7 +233,7 @@ def flatten_segments(
     mels: list[np.ndarray] = []
     for segment in segments:
         if isinstance(segment, Audio):
-            count = llm_frames(len(segment.audio))
+            count = encoder.llm_frames(len(segment.audio))
             mels.append(segment.audio)
             kinds += [AUDIO] * count
             ids += [0] * count

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
 
+from echat.audio.speech_tokens import CODEC_SIZE
 from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind
 from echat.dialogue.labels import REPLY_EMOTIONS, Labels
 from echat.dialogue.tasks import TASKS
 
-CODEC_SIZE = 4096  # ids of the published speech tokenizer, 0 .. 4095
 IDS_PER_UNIT = 0.8  # at least; a word or an ideograph in 30 ms is beyond any speaker
 
 _LONGEST_SECONDS = 1e9  # a whole number can be beyond any float

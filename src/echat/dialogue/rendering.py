@@ -128,7 +128,8 @@ class _Renderer:
     # --- prompt ---
 
     def prompt(self, conversation: Conversation) -> Iterator[Segment]:
-        yield self._text(f"<|im_start|>system\n{self.task.system_for(self.profile)}<|im_end|>\n")
+        template, system = self.vocabulary.template, self.task.system_for(self.profile)
+        yield self._text(template.begin + template.turn_of(template.system) + system + template.turn_close)
         if self.profile == "reference":
             for user, assistant in conversation.history[-REFERENCE_HISTORY_TURNS:]:
                 yield from self._reference_history_turn(user, assistant)
@@ -156,9 +157,9 @@ class _Renderer:
         yield Text((*self._said(assistant), self.vocabulary.text_end))
         if assistant.speech_ids:
             yield Speech(self._spoken(assistant))
-            yield self._text("<|im_end|>\n")
+            yield self._text(self.vocabulary.template.turn_close)
         else:
-            yield self._text("\n")
+            yield self._text(self.vocabulary.template.turn_gap)
 
     def _reference_history_turn(self, user: UserTurn, assistant: AssistantTurn) -> Iterator[Segment]:
         """The reference forgets user start, last text id, text end and turn end; speech is as generated."""
@@ -290,10 +291,12 @@ class _Renderer:
         return Text(self._encode(text))
 
     def _user_start(self) -> Text:
-        return self._text("<|im_start|>user\n")
+        template = self.vocabulary.template
+        return self._text(template.turn_of(template.user))
 
     def _turn_change(self) -> Text:
-        return self._text("<|im_end|>\n<|im_start|>assistant\n")
+        template = self.vocabulary.template
+        return self._text(template.turn_close + template.turn_of(template.assistant))
 
     def _said(self, turn: AssistantTurn) -> tuple[int, ...]:
         if turn.text_ids is not None:

@@ -1,4 +1,4 @@
-"""Special ids of both id spaces, each a named property.
+"""Special tokens of both id spaces, each a named property, and the chat template that the text ones are of.
 
 Text ids index the text table (``text_size`` rows). Speech ids index the speech table: codec ids first, then
 one shared begin/end, then two markers around the user's sound that are read but never written.
@@ -9,13 +9,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from echat.config import Config
 from echat.dialogue.labels import VALUES, LabelKind, tag
 from echat.dialogue.thinking import SLOTS
 
-TURN_START = "<|im_start|>"
-TEXT_END = "<|im_end|>"
-END_OF_DOCUMENT = "<|endoftext|>"  # also pads, and is the blank of sound that spells
 UNKNOWN = "&&"
+
+
+class ChatTemplate(Config):
+    """Chat template: strings around the turns that the language model was trained with (default ChatML)."""
+
+    begin: str = ""  # of every sequence
+    turn_start: str = "<|im_start|>"  # one token
+    role_end: str = "\n"  # between the name of a role and what it says
+    turn_end: str = "<|im_end|>"  # one token, which ends every text
+    turn_gap: str = "\n"  # behind `turn_end`
+    document_end: str = "<|endoftext|>"  # one token; also pads, and is the blank of CTC
+    system: str = "system"
+    user: str = "user"
+    assistant: str = "assistant"
+
+    def turn_of(self, role: str) -> str:
+        """What opens a turn."""
+        return self.turn_start + role + self.role_end
+
+    @property
+    def turn_close(self) -> str:
+        """What closes a turn."""
+        return self.turn_end + self.turn_gap
+
+    @property
+    def special_tokens(self) -> tuple[str, str, str]:
+        """The tokens of a tokenizer made for this template, in the order of their ids."""
+        return self.document_end, self.turn_start, self.turn_end
+
+
+CHATML = ChatTemplate()
 
 
 class Tokenizer(Protocol):
@@ -48,6 +77,8 @@ class Vocabulary:
     """First ids of the ages that may follow ``age_trigger``."""
     label_slots: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
     """Of each label of a thought: the ids before it, and the first ids of words that may stand there."""
+    template: ChatTemplate = CHATML
+    """Strings around the turns."""
 
     def __post_init__(self) -> None:
         if self.codec_size < 1:
@@ -77,12 +108,12 @@ class Vocabulary:
     @property
     def speech_rows(self) -> int:
         """Rows of the speech table."""
-        return self.codec_size + 3
+        return speech_rows(self.codec_size)
 
     @property
     def speech_classes(self) -> int:
-        """Outputs of the speech head: codec ids and the boundary."""
-        return self.codec_size + 1
+        """Outputs of the speech head."""
+        return speech_classes(self.codec_size)
 
     @property
     def combined_classes(self) -> int:
@@ -103,15 +134,19 @@ class Vocabulary:
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer: Tokenizer, codec_size: int, text_size: int | None = None
+        cls,
+        tokenizer: Tokenizer,
+        codec_size: int,
+        text_size: int | None = None,
+        template: ChatTemplate = CHATML,
     ) -> Vocabulary:
         """Look the special ids up. ``text_size``: rows of the text table, if more than tokens."""
         unknown = tokenizer.encode(UNKNOWN, add_special_tokens=False)
         return cls(
             text_size=text_size if text_size is not None else len(tokenizer),
             codec_size=codec_size,
-            text_end=_single_id(tokenizer, TEXT_END),
-            turn_start=_single_id(tokenizer, TURN_START),
+            text_end=_single_id(tokenizer, template.turn_end),
+            turn_start=_single_id(tokenizer, template.turn_start),
             unknown=unknown[0] if len(unknown) == 1 else None,
             age_trigger=tuple(tokenizer.encode("年龄为:<", add_special_tokens=False)),
             age_allowed=tuple(
@@ -121,7 +156,18 @@ class Vocabulary:
                 _slot(tokenizer, kind, f"{'>' if number else 'a'},{name}<")
                 for number, (kind, name) in enumerate(SLOTS)
             ),
+            template=template,
         )
+
+
+def speech_classes(codec_size: int) -> int:
+    """Outputs of the speech head: codec ids and the boundary."""
+    return codec_size + 1
+
+
+def speech_rows(codec_size: int) -> int:
+    """Rows of the speech table: the outputs, and two markers around the user's sound that are only read."""
+    return codec_size + 3
 
 
 def _slot(tokenizer: Tokenizer, kind: LabelKind, before: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from echat.dialogue.tasks import Task
 from echat.dialogue.thinking import QUOTE_IN_LABELS, QUOTE_IN_LANGUAGE, THINK_BEGIN
-from echat.dialogue.vocabulary import END_OF_DOCUMENT
 from echat.infer.audio_input import refuse_not_finite
 from echat.model.ctc_head import ctc_logits, row_norms
 from echat.model.llm import KVCache
@@ -35,7 +34,7 @@ class CTCDecoder:
 
     def __init__(self, model: SpeechLLM, tokenizer: TextTokenizer) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self.blank = tokenizer.encode(END_OF_DOCUMENT)[0]
+        self.blank = tokenizer.encode(tokenizer.template.document_end)[0]
         self._label_end = tokenizer.encode(":")[-1]
 
     @cached_property

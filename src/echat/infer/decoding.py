@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from echat.audio.speech_tokens import SPEECH_TOKEN_RATE
 from echat.dialogue.interleaving import is_speech_next
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task
 from echat.dialogue.vocabulary import Vocabulary
@@ -166,7 +167,7 @@ class GenerationState:
         read = len(self.text_ids) or self.rules.read_aloud
         if read and len(self.speech_ids) > SPEECH_IDS_BASE + SPEECH_IDS_PER_TEXT_ID * read:
             return "length"
-        if len(self.speech_ids) % 25 == 0 and any(
+        if len(self.speech_ids) % SPEECH_TOKEN_RATE == 0 and any(
             sampling.is_looping(self.speech_ids, length, LOOP_TIMES) for length in LOOP_LENGTHS
         ):
             return "loop"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.dialogue.capabilities import UNRESTRICTED, Capabilities
 from echat.dialogue.rendering import Segment, render
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task, get_task
@@ -27,19 +26,19 @@ from echat.infer.events import Done, Event, Reply, Understanding
 from echat.infer.generation import SequenceState, generate_sequence, prefill_sequence, prefill_with
 from echat.infer.prompt_cache import Prompt, PromptCache, known_prefix, prepare_prompts
 from echat.infer.reply_stream import ReplyRequest, StageTimer, build_reply, emit
-from echat.infer.sampling import derived_seed, seeded_generator
+from echat.infer.sampling import derived_seed
 from echat.infer.text_to_speech import PieceRequest, SpokenPiece, TextToSpeech, Write
 from echat.infer.truncation import match_training, truncate_history
 from echat.model.model_folder import save_model
 from echat.model.speech_llm import SpeechLLM
 from echat.model.text_tokenizer import TextTokenizer
+from echat.model_files import SPEECH_TOKENIZER_FOLDER, TOKEN2WAV_FOLDER
+from echat.token2wav.noise import seeded_generator
 
 if TYPE_CHECKING:
     from echat.kernels.packed_linear import Precision
     from echat.token2wav.token2wav import Token2Wav
     from echat.token2wav.voice import VoicePrompt
-
-SPEECH_TOKENIZER_FOLDER = "speech_tokenizer"
 
 
 @dataclass(frozen=True)
@@ -249,9 +248,7 @@ class Engine:
         if self.profile == "reference":
             return conversation
         known = match_training(conversation, get_task(task), self.learned)
-        return truncate_history(
-            known, partial(self._segments, task=task), self.model.config.llm.max_positions
-        )
+        return truncate_history(known, partial(self._segments, task=task), self.model.config)
 
     def _segments(self, conversation: Conversation, task: str | Task) -> list[Segment]:
         return render(conversation, task, self.tokenizer, self.vocabulary, self.profile)
@@ -330,24 +327,20 @@ class Engine:
         What it costs in quality is measured in `benchmarks/README.md`. The synthesis has no int4: int8 there.
         """
         from echat.model.optimized import optimize
+        from echat.token2wav.optimized.token2wav import optimize as optimize_token2wav
 
-        token2wav = self.token2wav
-        if token2wav is not None:
-            from echat.token2wav.optimized.token2wav import optimize as optimize_token2wav
-
-            token2wav = optimize_token2wav(token2wav, "int8" if precision == "int4" else precision)
+        token2wav = self.token2wav and optimize_token2wav(self.token2wav, precision)
         return replace(self, model=optimize(self.model, precision), token2wav=token2wav)
 
     # --- on disk
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
         """Write a model folder that `load` reads; `dtype` is the precision on disk."""
-        about = (self.profile, self.name, dtype, self.has_ctc, self.learned)
+        about = self.profile, self.name, dtype, self.has_ctc, self.learned
         save_model(folder, self.model, self.tokenizer, *about)
         if self.token2wav is not None:
             self.token2wav.save(Path(folder) / TOKEN2WAV_FOLDER)
-        kept = self.home / SPEECH_TOKENIZER_FOLDER if self.home else None
-        if kept is not None and kept.is_dir():
+        if self.home and (kept := self.home / SPEECH_TOKENIZER_FOLDER).is_dir():
             shutil.copytree(kept, Path(folder) / SPEECH_TOKENIZER_FOLDER, dirs_exist_ok=True)
 
 

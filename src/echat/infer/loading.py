@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from echat.checkpoint import TOKEN2WAV_FOLDER, CheckpointError
+from echat.checkpoint import CheckpointError
 from echat.dialogue.tasks import Profile
-from echat.dialogue.vocabulary import Vocabulary
-from echat.model.model_folder import CONFIG_FILE, check_tokenizer, load_model, stored_dtype
+from echat.model.model_folder import check_tokenizer, load_model, stored_dtype
 from echat.model.text_tokenizer import TextTokenizer
+from echat.model_files import CONFIG_FILE, TOKEN2WAV_FOLDER
 from echat.release import osum_weights
 
 if TYPE_CHECKING:
@@ -122,5 +122,5 @@ def load_released(
     tokenizer = TextTokenizer.from_folder(llm_folder)
     config = model.config
     check_tokenizer(tokenizer, config, llm_folder)
-    vocabulary = Vocabulary.from_tokenizer(tokenizer, config.speech_codec_size, config.llm.vocab_size)
+    vocabulary = tokenizer.vocabulary(config.speech_codec_size, config.llm.vocab_size)
     return Engine(model.eval(), tokenizer, vocabulary, profile, name=weights.stem)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from echat.audio.speech_tokens import SPEECH_TOKEN_RATE
 from echat.dialogue import thinking
 from echat.dialogue.tasks import DecodingDefaults, Task
 from echat.dialogue.turns import Conversation
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from echat.token2wav.token2wav import Token2Wav
     from echat.token2wav.voice import VoicePrompt
 
-SPEECH_CHUNK = 25  # codec ids per event: one second
+SPEECH_CHUNK = SPEECH_TOKEN_RATE  # codec ids per event: one second
 REPLACEMENT_CHARACTER = "\ufffd"  # decoded where the last bytes of a character are still to come
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from echat.dialogue.tasks import Sampling
-from echat.token2wav.noise import to_64_bit_seed
 
 BLOCKED = float("-inf")
 
@@ -166,13 +165,3 @@ def is_looping(ids: Sequence[int], length: int, times: int) -> bool:
 def derived_seed(seed: int, number: int) -> int:
     """The seed of another try; that of try 0 is the seed itself."""
     return (seed + number * 1_000_003) % 2**63 if number else seed
-
-
-def seeded_generator(seed: int | None) -> torch.Generator:
-    """Chance of one reply, on the CPU whatever the device."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(to_64_bit_seed(seed))
-    return generator

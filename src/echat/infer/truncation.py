@@ -18,15 +18,15 @@ from echat.audio.waveform import read
 from echat.dialogue.rendering import Audio, Segment
 from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn
 from echat.infer.audio_input import split_recordings
-from echat.model.speech_encoder import LLM_FRAME_SECONDS
 
 if TYPE_CHECKING:
     from echat.dialogue.capabilities import Capabilities
     from echat.dialogue.tasks import Task
+    from echat.model.speech_encoder import EncoderConfig
+    from echat.model.speech_llm import SpeechLLMConfig
     from echat.model.text_tokenizer import TextTokenizer
 
 ANSWER_POSITIONS = 1024  # of the model's positions that stay free for an answer, but a quarter at most
-SAMPLES_PER_POSITION = round(LLM_FRAME_SECONDS * SAMPLE_RATE)
 POSITIONS_PER_TURN = 8  # of the layout, about
 COUNTED_TEXTS = 4096  # texts of which the number of ids is cached
 
@@ -61,25 +61,25 @@ def _as_written(turn: Turn, task: Task, learned: Capabilities) -> Turn:
     return replace(turn, text=form.of(turn.text) or turn.text)
 
 
-def truncate_history(conversation: Conversation, render: Render, max_positions: int) -> Conversation:
+def truncate_history(conversation: Conversation, render: Render, model: SpeechLLMConfig) -> Conversation:
     """The newest turns that leave room for an answer. The question stays; a typed one that is too long by
     itself is a ValueError."""
-    room = prompt_room(max_positions)
+    room, encoder = prompt_room(model.llm.max_positions), model.encoder
     if not conversation.history and not conversation.question.text:
         return conversation
-    excess = n_positions(render(conversation)) - room
+    excess = n_positions(render(conversation), encoder) - room
     if excess <= 0:
         return conversation
     question = conversation.with_history(0)
     alone = render(question)
-    fixed = n_positions(alone)
+    fixed = n_positions(alone, encoder)
     kept = len(conversation.history)
     for turns in conversation.history:
         if excess <= 0:
             break
-        excess -= n_positions(render(Conversation([*turns, *question.turns]))) - fixed
+        excess -= n_positions(render(Conversation([*turns, *question.turns])), encoder) - fixed
         kept -= 1
-    if excess > 0 and (n_text := n_positions([s for s in alone if not isinstance(s, Audio)])) > room:
+    if excess > 0 and (n_text := n_positions([s for s in alone if not isinstance(s, Audio)], encoder)) > room:
         raise ValueError(
             f"question: expected at most {room} text ids, which leave this model room for an answer, found "
             f"{n_text}; ask something shorter"
@@ -87,20 +87,22 @@ def truncate_history(conversation: Conversation, render: Render, max_positions: 
     return conversation.with_history(kept)
 
 
-def n_positions(segments: Sequence[Segment]) -> int:
+def n_positions(segments: Sequence[Segment], encoder: EncoderConfig) -> int:
     """How many positions a prompt takes; those of audio up to the rounding of its length."""
     return sum(
-        _positions_of(segment.audio) if isinstance(segment, Audio) else len(segment.ids)
+        _positions_of(segment.audio, encoder.samples_per_llm_frame)
+        if isinstance(segment, Audio)
+        else len(segment.ids)
         for segment in split_recordings(segments)
     )
 
 
-def _positions_of(audio: Any) -> int:
+def _positions_of(audio: Any, samples_per_position: int) -> int:
     if isinstance(audio, str | Path):
         audio = read(str(audio), SAMPLE_RATE)[0]
     if getattr(audio, "ndim", 0) == 2:  # a mel
-        return len(audio) * HOP // SAMPLES_PER_POSITION + 1
-    return len(audio) // SAMPLES_PER_POSITION + 1 if hasattr(audio, "__len__") else 1
+        return len(audio) * HOP // samples_per_position + 1
+    return len(audio) // samples_per_position + 1 if hasattr(audio, "__len__") else 1
 
 
 # --- Conversations of a server
@@ -109,8 +111,9 @@ def _positions_of(audio: Any) -> int:
 class ContextWindow:
     """Truncates the conversations of a server, with cached text lengths. Safe to share between threads."""
 
-    def __init__(self, tokenizer: TextTokenizer, max_positions: int) -> None:
-        self._tokenizer, self.room = tokenizer, prompt_room(max_positions)
+    def __init__(self, tokenizer: TextTokenizer, model: SpeechLLMConfig) -> None:
+        self._tokenizer, self.room = tokenizer, prompt_room(model.llm.max_positions)
+        self._samples_per_position = model.encoder.samples_per_llm_frame
         self._n_ids: OrderedDict[int, int] = OrderedDict()  # by the hash of a text: no text is kept
 
     def truncate(self, turns: Sequence[Turn]) -> list[Turn]:
@@ -135,11 +138,11 @@ class ContextWindow:
 
     def positions(self, turn: Turn) -> int:
         """About how many positions a turn takes."""
-        return self._count(turn.text) + _audio_positions(turn)
+        return self._count(turn.text) + self._audio_positions(turn)
 
     def _upper_bound(self, turn: Turn) -> int:
         """A bound that needs no tokenizer: an id of text stands for at least one byte."""
-        return len((turn.text or "").encode(errors="replace")) + _audio_positions(turn)
+        return len((turn.text or "").encode(errors="replace")) + self._audio_positions(turn)
 
     def _check_question(self, question: Turn) -> None:
         prompt = question.prompt if isinstance(question, UserTurn) else None
@@ -164,9 +167,8 @@ class ContextWindow:
                 self._n_ids.popitem(last=False)
         return found
 
-
-def _audio_positions(turn: Turn) -> int:
-    if isinstance(turn, UserTurn):
-        n_samples = sum(len(piece) for piece in turn.audio.pieces) if turn.audio is not None else 0
-        return n_samples // SAMPLES_PER_POSITION + POSITIONS_PER_TURN
-    return len(turn.speech_ids or ()) + POSITIONS_PER_TURN
+    def _audio_positions(self, turn: Turn) -> int:
+        if isinstance(turn, UserTurn):
+            n_samples = sum(len(piece) for piece in turn.audio.pieces) if turn.audio is not None else 0
+            return n_samples // self._samples_per_position + POSITIONS_PER_TURN
+        return len(turn.speech_ids or ()) + POSITIONS_PER_TURN

@@ -39,7 +39,7 @@ def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
 # --- Causal attention in blocks of queries, which leaves out most of what is masked; for transformers.
 
-MAX_CAUSAL_KEYS = 1200  # keys; little more than half of the weights are kept
+LONG_MAX_KEYS = 1200  # keys, where the weights weigh less: causal ones (half of them), or no gradient
 QUERY_BLOCK = 128  # more see too much, fewer are too many calls
 EAGER_ATTENTION = "echat"  # name under which transformers knows `transformers_attention`
 
@@ -62,7 +62,7 @@ def transformers_attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     is_training = query.shape[2] == key.shape[2] and torch.is_grad_enabled()
-    if mask is not None or not is_training or not prefers_eager(value, MAX_CAUSAL_KEYS):
+    if mask is not None or not is_training or not prefers_eager(value, LONG_MAX_KEYS):
         mixed, _ = sdpa_attention_forward(module, query, key, value, mask, **settings)
         return mixed, None
     scale = settings.get("scaling") or query.shape[3] ** -0.5

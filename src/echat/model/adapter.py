@@ -18,7 +18,6 @@ from echat.model.blocks import (
     TransformerBlock,
     keep_mask,
 )
-from echat.model.speech_encoder import LLM_FRAME_SECONDS
 
 
 class AdapterConfig(Config):
@@ -37,13 +36,13 @@ class Adapter(nn.Module):
     """Linear and norm, positions added to the input scaled by sqrt(dim), pre-norm blocks with ReLU, a final
     norm."""
 
-    def __init__(self, config: AdapterConfig, input_dim: int) -> None:
+    def __init__(self, config: AdapterConfig, input_dim: int, frame_seconds: float) -> None:
         super().__init__()
         self.input = nn.Linear(input_dim, config.dim)
         self.input_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
         self.scale = math.sqrt(config.dim)
         self.positions = PositionTable(
-            config.max_frames, config.dim, "interleaved", LLM_FRAME_SECONDS, config.position_rounding
+            config.max_frames, config.dim, "interleaved", frame_seconds, config.position_rounding
         )
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(

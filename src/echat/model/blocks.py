@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from echat.devices import DTYPES
 from echat.kernels.attention import eager_attention, prefers_eager
 
 LAYER_NORM_EPS = 1e-5
@@ -20,7 +21,6 @@ MOST_FRAMES = 200_000  # of a position table: an hour of sound, 0.8 GB at the re
 PositionLayout = Literal["halves", "interleaved"]
 Activation = Literal["gelu", "relu"]
 Rounding = tuple[Literal["fp16", "bf16"], ...]  # precisions that values passed through, in this order
-ROUNDED_TO = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def sinusoids(length: int, dim: int, layout: PositionLayout) -> Tensor:
@@ -55,7 +55,7 @@ def keep_mask(lens: Tensor, size: int) -> Tensor | None:
 def rounded(table: Tensor, rounding: Rounding) -> Tensor:
     """Float32 values as they came through lower precisions."""
     for name in rounding:
-        table = table.to(ROUNDED_TO[name]).float()
+        table = table.to(DTYPES[name]).float()
     return table
 
 

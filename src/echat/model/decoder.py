@@ -1,7 +1,7 @@
-"""The language model at inference: lean decoder layers that take a key/value cache and give it back.
+"""The decoder layers of the language model at inference (prefill and decoding), and its KV cache.
 
 The layers are given as functions, so that the same few lines run over separate weights (`llm`) and over
-weights fused and packed for a CPU (`packed_llm`).
+weights merged and packed for a CPU (`optimized`).
 
 Legend: B batch, L new positions, S cached and new positions, H query heads, K key/value heads, dim width.
 """
@@ -18,7 +18,7 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of the positions read so far, a value that goes in and comes out of `extend`.
+    """KV cache: keys and values of the positions read so far, a value that goes in and comes out of `extend`.
 
     The storage is shared between a cache and the one that `extend` returns; use `fork` to continue one cache
     twice.
@@ -63,6 +63,7 @@ class DecoderLayer:
     mlp_norm: Tensor  # (dim,)
     gated: Map  # (..., dim) -> (..., mlp): silu(gate) * up
     down: Map  # (..., mlp) -> (..., dim)
+    head_norms: tuple[Tensor, Tensor] | None = None  # of queries and keys, (head_dim,) each (Qwen3)
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ class Decoder:
         if positions is None:
             positions = torch.arange(cache.length, total, device=embeds.device)[None]
         attend = _attention_mask(mask, cache.length, length, embeds.device)
-        cos, sin = self._rotary(positions, embeds.dtype)
+        rotary = self._rotary(positions, embeds.dtype)
         hidden, start = embeds, cache.length
         for layer, keys, values in zip(self.layers, cache.keys.unbind(), cache.values.unbind(), strict=True):
-            qkv = layer.qkv(self._normalise(hidden, layer.attention_norm))
-            hidden = hidden + layer.out(self._attend(qkv, cos, sin, keys, values, start, attend))
+            normed = self._normalise(hidden, layer.attention_norm)
+            hidden = hidden + layer.out(self._attend(layer, normed, rotary, keys, values, start, attend))
             normed = self._normalise(hidden, layer.mlp_norm)
             hidden = hidden + layer.down(layer.gated(normed))
         return self._normalise(hidden, self.norm), replace(cache, length=total)
@@ -108,9 +109,9 @@ class Decoder:
 
     def _attend(
         self,
-        qkv: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        layer: DecoderLayer,
+        normed: Tensor,
+        rotary: tuple[Tensor, Tensor],
         keys: Tensor,
         values: Tensor,
         start: int,
@@ -118,11 +119,15 @@ class Decoder:
     ) -> Tensor:
         """Attention of one layer over cached and new positions -> (B, L, H * head_dim); writes the new keys
         and values into the cache, keys and values (B, K, capacity, head_dim), from position `start` on."""
-        batch, length, _ = qkv.shape
+        batch, length, _ = normed.shape
         head_dim, kv_heads, total = keys.shape[3], self.kv_heads, start + length
-        heads = qkv.view(batch, length, -1, head_dim).transpose(1, 2)  # (B, H + 2 K, L, head_dim)
-        turned, value = heads.tensor_split((heads.shape[1] - kv_heads,), dim=1)
-        turned = _rotate(turned, cos, sin)
+        heads = layer.qkv(normed).view(batch, length, -1, head_dim).transpose(1, 2)
+        turned, value = heads.tensor_split((heads.shape[1] - kv_heads,), dim=1)  # (B, H + K, L, head_dim)
+        if layer.head_norms is not None:
+            query, key = turned.tensor_split((turned.shape[1] - kv_heads,), dim=1)
+            pairs = zip((query, key), layer.head_norms, strict=True)
+            turned = torch.cat([self._normalise(part, weight) for part, weight in pairs], dim=1)
+        turned = _rotate(turned, *rotary)
         query, key = turned.tensor_split((turned.shape[1] - kv_heads,), dim=1)
         keys.narrow(2, start, length).copy_(key)
         values.narrow(2, start, length).copy_(value)

@@ -13,10 +13,7 @@ from echat.dialogue.tasks import Profile
 from echat.dialogue.vocabulary import Vocabulary
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig, model_on_meta
 from echat.model.text_tokenizer import TextTokenizer
-
-CONFIG_FILE = "config.yaml"
-WEIGHTS_FILE = "model.safetensors"
-TOKENIZER_FOLDER = "tokenizer"
+from echat.model_files import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE
 
 
 class ModelFolderConfig(Config):
@@ -44,7 +41,7 @@ class ModelFolder:
     def vocabulary(self) -> Vocabulary:
         """Sizes and special ids, looked up in the tokenizer."""
         model = self.config.model
-        return Vocabulary.from_tokenizer(self.tokenizer, model.speech_codec_size, model.llm.vocab_size)
+        return self.tokenizer.vocabulary(model.speech_codec_size, model.llm.vocab_size)
 
 
 def save_model(
@@ -91,7 +88,7 @@ def check_tokenizer(tokenizer: TextTokenizer, config: SpeechLLMConfig, where: st
             f"table), found the id {tokenizer.largest_id}; copy the tokenizer that the model was trained with"
         )
     try:
-        Vocabulary.from_tokenizer(tokenizer, config.speech_codec_size, config.llm.vocab_size)
+        tokenizer.vocabulary(config.speech_codec_size, config.llm.vocab_size)
     except (ValueError, IndexError) as error:
         raise ValueError(f"{where}: expected the tokenizer of the model, found another ({error})") from error
 

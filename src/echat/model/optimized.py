@@ -19,7 +19,7 @@ all of it is read for every text id.
 
 import copy
 import time
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 
@@ -27,10 +27,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from echat.kernels.packed_linear import FloatLinear, PackedLinear, Precision, pack_linear
+from echat.kernels.packed_linear import (
+    INT4_GROUPS,
+    FloatLinear,
+    PackedLinear,
+    Precision,
+    at_least_int8,
+    pack_linear,
+    pack_merged,
+)
 from echat.model.blocks import PositionTable, SelfAttention, TransformerBlock, attend
 from echat.model.decoder import Decoder, DecoderLayer, KVCache
-from echat.model.llm import LanguageModel
+from echat.model.llm import LanguageModel, head_norms
 from echat.model.speech_llm import SpeechLLM
 
 
@@ -40,16 +48,21 @@ class PackedLayer(nn.Module):
     def __init__(self, layer: Any, precision: Precision, int4_group: int) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = pack_merged([attention.q_proj, attention.k_proj, attention.v_proj], precision, int4_group)
-        self.out = pack_merged([attention.o_proj], precision, int4_group)
-        self.gate_up = pack_merged([mlp.gate_proj, mlp.up_proj], precision, int4_group)
-        self.down = pack_merged([mlp.down_proj], precision, int4_group)
+        pack = partial(pack_merged, precision=precision, int4_group=int4_group)
+        self.qkv = pack([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.out = pack([attention.o_proj])
+        self.gate_up = pack([mlp.gate_proj, mlp.up_proj])
+        self.down = pack([mlp.down_proj])
+        norms = head_norms(attention)
+        self.head_norms = None if norms is None else (norms[0].detach().float(), norms[1].detach().float())
         self.attention_norm = layer.input_layernorm.weight.detach().float()
         self.mlp_norm = layer.post_attention_layernorm.weight.detach().float()
 
     def as_decoder_layer(self) -> DecoderLayer:
         """The same as functions."""
-        return DecoderLayer(self.attention_norm, self.qkv, self.out, self.mlp_norm, self._gated, self.down)
+        return DecoderLayer(
+            self.attention_norm, self.qkv, self.out, self.mlp_norm, self._gated, self.down, self.head_norms
+        )
 
     def _gated(self, normed: Tensor) -> Tensor:
         gate, up = self.gate_up(normed).chunk(2, dim=-1)
@@ -86,7 +99,7 @@ class PackedLanguageModel(nn.Module):
         if precision == "fp32" and self.config.tie_embeddings:
             return None
         tied: Any = llm.model.embed_tokens if self.config.tie_embeddings else llm.lm_head
-        return pack_linear(tied.weight, None, head_precision(precision))
+        return pack_linear(tied.weight, None, at_least_int8(precision))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Text scores H_t: (..., dim) -> (..., vocab_size)."""
@@ -114,29 +127,6 @@ class PackedLanguageModel(nn.Module):
         linears = [m for m in self.layers.modules() if isinstance(m, PackedLinear)]
         head = self.text_embedding.weight.nbytes if self.head is None else self.head.weight_bytes
         return sum(m.weight_bytes for m in linears) + (head if text else 0)
-
-
-def pack_merged(linears: list[nn.Linear], precision: Precision, int4_group: int = 32) -> PackedLinear:
-    """Maps of one input as one, outputs side by side; a missing bias counts as zero."""
-    for linear in linears:
-        if type(linear) is not nn.Linear:
-            raise ValueError(
-                f"packing for inference: expected plain linear maps, found {type(linear).__name__}; merge "
-                "adapters into the weights first"
-            )
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    if all(linear.bias is None for linear in linears):
-        return pack_linear(weight, None, precision, int4_group)
-    biases = [
-        linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
-        for linear in linears
-    ]
-    return pack_linear(weight, torch.cat(biases), precision, int4_group)
-
-
-def head_precision(precision: Precision) -> Precision:
-    """Of maps that are not decoder layers."""
-    return "int8" if precision == "int4" else precision
 
 
 def freeze_embedding(table: nn.Embedding, dtype: torch.dtype) -> nn.Embedding:
@@ -190,7 +180,7 @@ def optimize(
     replace = packed
     replace.llm = PackedLanguageModel(packed.llm, precision, int4_group)
     packed.speech_embedding = freeze_embedding(packed.speech_embedding, tables)
-    replace.speech_head = pack_merged([packed.speech_head], head_precision(precision))
+    replace.speech_head = pack_merged([packed.speech_head], at_least_int8(precision))
     packed.register_state_dict_pre_hook(_refuse_saving)
     return packed.eval().requires_grad_(False)
 
@@ -224,7 +214,7 @@ def _sharing_copy(model: SpeechLLM) -> SpeechLLM:
 def _encoder_precision(precision: Precision) -> Precision:
     if precision == "bf16":
         return "bf16" if _is_bf16_faster() else "fp32"
-    return head_precision(precision)
+    return at_least_int8(precision)
 
 
 @cache
@@ -257,7 +247,7 @@ def _check(model: SpeechLLM, int4_group: int) -> None:
         raise ValueError(
             f"packing: expected a model on the CPU, found {device}; a GPU runs bf16 weights as is"
         )
-    if int4_group not in (32, 64, 128, 256):
+    if int4_group not in INT4_GROUPS:
         raise ValueError(f"int4_group: expected 32, 64, 128 or 256, found {int4_group}")
 
 

@@ -1,17 +1,19 @@
-"""What the model hears: a Whisper-type encoder (50 frames/s) and a causal subsampler (12.5 frames/s).
+"""The speech encoder: a Whisper-type Transformer (50 frames/s) and a causal convolutional subsampler (12.5).
 
-Legend: B batch, T mel frames (10 ms), E encoder frames (20 ms), D frames for the language model (80 ms), dim
-width.
+Legend: B batch, T mel frames (10 ms), E encoder frames (20 ms), D frames for the language model (80 ms in the
+released size, `EncoderConfig.llm_frame_seconds` in general), dim width.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from echat.audio.features import N_MELS
+from echat.audio.features import HOP, MEL_RATE, N_MELS
 from echat.config import Config
 from echat.model.blocks import (
     LAYER_NORM_EPS,
@@ -23,16 +25,18 @@ from echat.model.blocks import (
     keep_mask,
 )
 
-MEL_FRAME_SECONDS = 0.01
-ENCODER_STRIDE = 2
-SUBSAMPLER_STRIDES = (1, 2, 2)
+ENCODER_STRIDE = 2  # of Whisper's second convolution
+ENCODER_FRAME_SECONDS = ENCODER_STRIDE / MEL_RATE
 SUBSAMPLER_KERNEL = 3
-ENCODER_FRAME_SECONDS = MEL_FRAME_SECONDS * ENCODER_STRIDE
-LLM_FRAME_SECONDS = ENCODER_FRAME_SECONDS * 4
 
 
 class EncoderConfig(Config):
-    """Shape of the speech encoder; the defaults are the released size (Whisper medium)."""
+    """Shape of the speech encoder; the defaults are the released size (Whisper medium).
+
+    Its mel bins and its frame rate are those of everything that prepares sound for the model.
+    """
+
+    OMITTED_AT_DEFAULT: ClassVar[frozenset[str]] = frozenset({"subsampler_strides"})
 
     n_mels: int = Field(N_MELS, gt=0)  # mel bins of the input: training and inference compute as many
     dim: int = Field(1024, gt=0)  # model width, also of the subsampler
@@ -47,16 +51,27 @@ class EncoderConfig(Config):
     layer_mix: bool = False  # a learned mix of all depths leaves the encoder; False: the last alone
     dropout: float = 0.1  # on positions, attention and feed-forward outputs, in training only
     position_rounding: Rounding = ()  # of the position table that the weights were trained with
+    # strides of the causal convolutions behind the encoder
+    subsampler_strides: tuple[Annotated[int, Field(gt=0)], ...] = Field((1, 2, 2), min_length=1)
 
+    @property
+    def subsampling(self) -> int:
+        """Encoder frames per frame of the language model."""
+        return math.prod(self.subsampler_strides)
 
-def encoder_frames(mel_frames: int) -> int:
-    """Encoder frames for so many mel frames: E = ceil(T / 2)."""
-    return -(-mel_frames // ENCODER_STRIDE)
+    def llm_frames(self, mel_frames: int) -> int:
+        """Positions in the language model for so many mel frames: D = ceil(ceil(T / 2) / 4), released."""
+        return -(-mel_frames // (ENCODER_STRIDE * self.subsampling))
 
+    @property
+    def llm_frame_seconds(self) -> float:
+        """Duration of one position of the language model."""
+        return ENCODER_FRAME_SECONDS * self.subsampling
 
-def llm_frames(mel_frames: int) -> int:
-    """Positions in the language model for so many mel frames: D = ceil(ceil(T / 2) / 4)."""
-    return -(-encoder_frames(mel_frames) // 4)
+    @property
+    def samples_per_llm_frame(self) -> int:
+        """16 kHz samples of one position of the language model."""
+        return HOP * ENCODER_STRIDE * self.subsampling
 
 
 class LayerMix(nn.Module):
@@ -135,18 +150,18 @@ class SpeechEncoder(nn.Module):
 
 
 class Subsampler(nn.Module):
-    """Three causal convolutions, 50 -> 12.5 frames/s. Output t hears encoder frames 4t-8 .. 4t, so padding
-    on the right cannot leak in."""
+    """Causal strided convolutions, 50 -> 12.5 frames/s in the released size. Output t depends on encoder
+    frames 4t-8 .. 4t there, so padding on the right cannot leak in."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, strides: Sequence[int]) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Conv1d(dim, dim, SUBSAMPLER_KERNEL, stride=stride) for stride in SUBSAMPLER_STRIDES
-        )
+        self.convs = nn.ModuleList(nn.Conv1d(dim, dim, SUBSAMPLER_KERNEL, stride) for stride in strides)
+        self.stride = math.prod(strides)
 
     def forward(self, frames: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, E, dim) -> (B, D, dim); lens (B,) -> ceil(lens / 4)."""
+        """(B, E, dim) -> (B, D, dim); lens (B,) -> ceil(lens / stride)."""
         channels = frames.transpose(1, 2)
         for conv in self.convs:
             channels = F.gelu(conv(F.pad(channels, (SUBSAMPLER_KERNEL - 1, 0))))
-        return channels.transpose(1, 2), torch.div(lens + 3, 4, rounding_mode="floor")
+        lens = torch.div(lens + self.stride - 1, self.stride, rounding_mode="floor")
+        return channels.transpose(1, 2), lens

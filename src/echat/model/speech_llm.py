@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from echat.audio.speech_tokens import CODEC_SIZE
 from echat.checkpoint import SAME_MODEL
 from echat.config import Config
+from echat.dialogue.vocabulary import speech_classes, speech_rows
 from echat.model.adapter import Adapter, AdapterConfig
 from echat.model.llm import KVCache, LanguageModel, LLMConfig, import_transformers
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder, Subsampler
@@ -29,18 +31,7 @@ class SpeechLLMConfig(Config):
     encoder: EncoderConfig = EncoderConfig()
     adapter: AdapterConfig = AdapterConfig()
     llm: LLMConfig = LLMConfig()
-    speech_codec_size: int = Field(4096, gt=0)  # ids of the speech tokenizer
-
-    @property
-    def speech_classes(self) -> int:
-        """Outputs of the speech head: the codec ids and one shared begin/end id."""
-        return self.speech_codec_size + 1
-
-    @property
-    def speech_rows(self) -> int:
-        """Rows of the speech table: the classes and the two markers around heard audio, which are only
-        read."""
-        return self.speech_codec_size + 3
+    speech_codec_size: int = Field(CODEC_SIZE, gt=0)  # ids of the speech tokenizer
 
 
 class SpeechLLM(nn.Module):
@@ -50,12 +41,12 @@ class SpeechLLM(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = SpeechEncoder(config.encoder)
-        self.subsampler = Subsampler(config.encoder.dim)
-        self.adapter = Adapter(config.adapter, input_dim=config.encoder.dim)
+        self.subsampler = Subsampler(config.encoder.dim, config.encoder.subsampler_strides)
+        self.adapter = Adapter(config.adapter, config.encoder.dim, config.encoder.llm_frame_seconds)
         self.projection = nn.Linear(config.adapter.dim, config.llm.dim)
         self.llm = LanguageModel(config.llm)
-        self.speech_embedding = nn.Embedding(config.speech_rows, config.llm.dim)
-        self.speech_head = nn.Linear(config.llm.dim, config.speech_classes)
+        self.speech_embedding = nn.Embedding(speech_rows(config.speech_codec_size), config.llm.dim)
+        self.speech_head = nn.Linear(config.llm.dim, speech_classes(config.speech_codec_size))
         if not self.speech_head.weight.is_meta:
             nn.init.normal_(self.speech_embedding.weight, std=0.02)  # as the text table of Qwen2
             nn.init.normal_(self.speech_head.weight, std=0.02)
@@ -63,9 +54,9 @@ class SpeechLLM(nn.Module):
             nn.init.normal_(self.projection.weight, std=0.1 * config.adapter.dim**-0.5)  # as small as text
 
     def encode(self, mel: Tensor, mel_lens: Tensor, released_padding: bool = False) -> tuple[Tensor, Tensor]:
-        """Hear: mel (B, T, n_mels), mel_lens (B,) -> frames (B, D, dim), lens (B,), D = `llm_frames(T)`.
+        """Audio embeddings: mel (B, T, n_mels), mel_lens (B,) -> frames (B, D, dim), lens (B,).
 
-        `released_padding`: see `SpeechEncoder.forward`.
+        D = `EncoderConfig.llm_frames(T)`. `released_padding`: see `SpeechEncoder.forward`.
         """
         frames, lens = self.encoder(mel, mel_lens, released_padding)  # (B, T / 2, encoder dim)
         frames, lens = self.subsampler(frames, lens)  # (B, T / 8, encoder dim)
@@ -143,5 +134,5 @@ def model_on_meta(
 
     Raises CheckpointError where they do not fit the configuration.
     """
-    import_transformers()
+    import_transformers(config.llm.architecture)
     return build_on_meta(lambda: SpeechLLM(config), tensors, where, mend=mend)

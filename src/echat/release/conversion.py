@@ -11,8 +11,6 @@ from echat.release.cosyvoice_conversion import CosyvoiceReport, convert_cosyvoic
 from echat.release.osum_conversion import OsumReport, convert_osum
 from echat.release.osum_weights import stated_heads
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
 CARD = """# {name}
 
 Made by `echat convert` from released weights. `echat reply question.wav -m FOLDER -o answer.wav` talks to it.

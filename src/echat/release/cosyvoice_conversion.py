@@ -13,14 +13,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from echat.checkpoint import TOKEN2WAV_FOLDER
+from echat.model_files import SPEAKER_FILE, SPEECH_TOKENIZER_FILE, SPEECH_TOKENIZER_FOLDER, TOKEN2WAV_FOLDER
 from echat.release.archive import extract
 from echat.release.cosyvoice_weights import load_cosyvoice, read_weights
-from echat.token2wav.onnx_session import TOKENIZER_25HZ_SHA256, TOKENIZER_50HZ_SHA256_START, sha256
+from echat.token2wav.onnx_session import released_tokenizer_note
 from echat.token2wav.speech_tokenizer import load_speech_tokenizer
-from echat.token2wav.token2wav import SPEAKER_FILE, SPEECH_TOKENIZER_FOLDER, Token2Wav
+from echat.token2wav.token2wav import Token2Wav
 
-SPEECH_TOKENIZER_FILE = "speech_tokenizer_v1.onnx"
 NETWORKS = ("flow.pt", "hift.pt")
 NEEDED_FILES = (*NETWORKS, "cosyvoice.yaml", SPEAKER_FILE, SPEECH_TOKENIZER_FILE)
 
@@ -108,20 +107,8 @@ def _copy_onnx_networks(release: Path, folder: Path, report: CosyvoiceReport) ->
             continue
         (folder / target).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(release / name, folder / target / name)
-        kind = _tokenizer_kind(release / name) if name == SPEECH_TOKENIZER_FILE else ""
-        report.add(name, f"carried to {target}/{kind}")
-
-
-def _tokenizer_kind(path: Path) -> str:
-    """Two files carry this name; the wrong one spoils every voice without a sign."""
-    found = sha256(path)
-    if found.startswith(TOKENIZER_50HZ_SHA256_START):
-        raise ValueError(
-            f"{path.name}: expected the 25 Hz tokenizer, found the 50 Hz one of the same name; take that of "
-            "CosyVoice-300M-25Hz"
-        )
-    is_released = found == TOKENIZER_25HZ_SHA256
-    return ", the released 25 Hz one" if is_released else f", of unknown sha256 {found[:8]}..."
+        note = f", {released_tokenizer_note(release / name)}" if name == SPEECH_TOKENIZER_FILE else ""
+        report.add(name, f"carried to {target}/{note}")
 
 
 def _add_voices(token2wav: Token2Wav, recordings: list[Path], folder: Path, report: CosyvoiceReport) -> None:

@@ -158,17 +158,10 @@ def _sizes(values: Mapping[str, Any]) -> tuple[FlowConfig, VocoderConfig]:
     flow, hift = values["flow"], values["hift"]
     cfm = flow["decoder"]["cfm_params"]
     cfm = cfm.get("content", cfm) if isinstance(cfm, dict) else cfm
-    return (
-        flow_config(
-            flow
-            | {
-                "length_regulator": flow["length_regulator"],
-                "cfm": cfm,
-                "estimator": flow["decoder"]["estimator"],
-            }
-        ),
-        vocoder_config(hift),
-    )
+    vocoder = vocoder_config(hift)
+    mel = {"sampling_rate": vocoder.mel.rate, "hop": vocoder.mel.hop}
+    sizes = flow_config(flow | {"cfm": cfm, "estimator": flow["decoder"]["estimator"]})
+    return sizes.model_copy(update=mel), vocoder
 
 
 def _resolve(value: Any, top: Mapping[str, Any]) -> Any:

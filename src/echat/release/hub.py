@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
+from echat.errors import first_line
+
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
 
@@ -149,7 +151,7 @@ def _transfer(url: str, found: HfFileMetadata, blob: Path, what: str) -> None:
             except Exception as error:  # of many kinds; what came so far stays
                 raise ValueError(
                     f"{what}: expected {found.size} bytes, found the transfer broken off after {file.tell()} "
-                    f"({_first_line(error)}); run the command again, it goes on from there"
+                    f"({first_line(error)}); run the command again, it goes on from there"
                 ) from error
         try:
             _check(part, blob.name, what)
@@ -206,14 +208,10 @@ def _raise_explained(error: Exception, repo: str, name: str, revision: str) -> N
         "run this online once, or give your own copy to echat convert",
         errors.EntryNotFoundError: f"expected it in {repo} at {revision!r}, found none; try another "
         "--revision",
-        errors.HfHubHTTPError: f"expected it from {where}, found {_first_line(error)}; try later or set "
+        errors.HfHubHTTPError: f"expected it from {where}, found {first_line(error)}; try later or set "
         "HF_ENDPOINT to a mirror",
     }
     for kind, words in advice.items():
         if isinstance(error, kind):
             raise ValueError(f"{repo}, {name}: {words}") from error
     raise error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,10 +10,14 @@ import re
 import sys
 from pathlib import Path, PurePosixPath
 
-from echat.checkpoint import TOKEN2WAV_FOLDER
-from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE
+from echat.model_files import (
+    CONFIG_FILE,
+    SPEECH_TOKENIZER_FOLDER,
+    TOKEN2WAV_FOLDER,
+    TOKENIZER_FOLDER,
+    WEIGHTS_FILE,
+)
 from echat.release import hub
-from echat.token2wav.token2wav import SPEECH_TOKENIZER_FOLDER
 
 RELEASED = {  # name -> the form in which these weights think
     hub.RELEASE: "language",

@@ -14,15 +14,10 @@ from torch import Tensor
 from echat.checkpoint import KeyReport, stream_tensors
 from echat.config import save_config
 from echat.dialogue.tasks import Profile
-from echat.model.model_folder import (
-    CONFIG_FILE,
-    TOKENIZER_FOLDER,
-    WEIGHTS_FILE,
-    ModelFolderConfig,
-    check_tokenizer,
-)
+from echat.model.model_folder import ModelFolderConfig, check_tokenizer
 from echat.model.speech_llm import SpeechLLM, model_on_meta
 from echat.model.text_tokenizer import TextTokenizer
+from echat.model_files import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE
 from echat.release.osum_weights import (
     BELONG_TOGETHER,
     KeyMap,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from echat.checkpoint import CheckpointError, assign_strict
+from echat.dialogue.vocabulary import speech_rows
 from echat.model.adapter import AdapterConfig
 from echat.model.blocks import PositionLayout, Rounding, rounded, sinusoids
 from echat.model.llm import LLMConfig
@@ -105,7 +106,7 @@ def infer_config(
         ffn=shapes["speech_transformer.encoders.0.feed_forward.w_1.weight"][0],
         max_frames=_rows(shapes, "speech_transformer.embed.pos_enc.pe", AdapterConfig().max_frames),
     )
-    return SpeechLLMConfig(encoder=encoder, adapter=adapter, llm=llm, speech_codec_size=rows - 3)
+    return SpeechLLMConfig(encoder=encoder, adapter=adapter, llm=llm, speech_codec_size=rows - speech_rows(0))
 
 
 def _rows(shapes: Mapping[str, torch.Size], name: str, default: int) -> int:

@@ -1,4 +1,4 @@
-"""Pretrained parts to start from: the encoder of a Whisper (openai `.pt` or Hugging Face), a Qwen2 or Llama.
+"""Pretrained parts to start from: a Whisper encoder (openai `.pt` or Hugging Face), a Qwen2, Qwen3 or Llama.
 
 Hugging Face lays a model out as `config.json` and one or several safetensors files.
 """
@@ -160,7 +160,7 @@ def _check_positions(table: Tensor, where: str) -> None:
         )
 
 
-# --- A Qwen2, Qwen2.5 or Llama folder of Hugging Face as a start: language model, shape and tokenizer.
+# --- A Qwen2, Qwen2.5, Qwen3 or Llama folder of Hugging Face as a start: language model, shape and tokenizer.
 
 LLM_PREFIX = "llm."  # of our names in `SpeechLLM`; behind it the names are those of transformers
 _LLM_HEAD = "lm_head.weight"

@@ -5,7 +5,7 @@ A source is one of
 * a model folder, or what another training exported;
 * a released OSUM-EChat ``.pt`` with its Qwen2 folder beside it (``llm/``, or the same folder);
 * Whisper, as the ``.pt`` of openai or as a Hugging Face folder: the encoder;
-* a Qwen2, Qwen2.5 or Llama folder of Hugging Face: the language model;
+* a Qwen2, Qwen2.5, Qwen3 or Llama folder of Hugging Face: the language model;
 * a ``.safetensors`` file under the names of the module.
 """
 
@@ -14,16 +14,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor
 
 from echat.checkpoint import CheckpointError, read_tensors
 from echat.config import load_config, read_yaml
 from echat.dialogue.tasks import Profile
-from echat.model.llm import Architecture, LLMConfig
-from echat.model.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE, ModelFolderConfig
+from echat.model.llm import ARCHITECTURES, LLMConfig
+from echat.model.model_folder import ModelFolderConfig
 from echat.model.speech_llm import SpeechLLMConfig
+from echat.model_files import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE
 from echat.release import osum_weights
 from echat.release.pretrained import is_openai_whisper, read_hf_config, read_llm, read_whisper
 from echat.safe_loading import read_torch_file
@@ -65,7 +66,7 @@ def open_weight_source(source: str) -> WeightSource:
         return WeightSource(
             source, whisper.tensors, parts={"encoder": whisper.shape}, unknown=_NOT_OF_WHISPER
         )
-    if kind in get_args(Architecture) and not list(path.glob("*.pt")):
+    if kind in ARCHITECTURES and not list(path.glob("*.pt")):
         return _from_llm(path)
     (weights,) = _only(path, "*.pt")
     return _from_pt(weights)
@@ -108,7 +109,7 @@ def _only(folder: Path, pattern: str) -> list[Path]:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         raise CheckpointError(
-            f"{folder}: expected a model folder, a Whisper, Qwen2 or Llama folder of Hugging Face, or one "
-            f"{pattern} file, found {len(found)} {pattern} files; check the path"
+            f"{folder}: expected a model folder, a Whisper, Qwen2, Qwen3 or Llama folder of Hugging Face, or "
+            f"one {pattern} file, found {len(found)} {pattern} files; check the path"
         )
     return found

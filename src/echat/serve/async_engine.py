@@ -104,7 +104,7 @@ class AsyncEngine:
         """`asides`: jobs with low priority that run at once, such as prefills."""
         self.engine = engine
         self.scheduler = Scheduler(engine)
-        self.context_window = ContextWindow(engine.tokenizer, engine.model.config.llm.max_positions)
+        self.context_window = ContextWindow(engine.tokenizer, engine.model.config)
         self._answers = WorkQueue(threads, "echat-reply")
         self._asides = WorkQueue(asides, "echat-aside")
         self._shared = self._answers.lane(threads)

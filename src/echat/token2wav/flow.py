@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from echat.audio.features import VOCODER_HOP, VOCODER_N_MELS, VOCODER_RATE, MelFormat
+from echat.audio.speech_tokens import CODEC_SIZE, SPEECH_TOKEN_RATE
 from echat.config import Config
 from echat.token2wav.estimator import Estimator, EstimatorConfig
 from echat.token2wav.token_encoder import (
@@ -25,7 +27,6 @@ from echat.token2wav.token_encoder import (
     stretch_rows,
 )
 
-FRAMES_PER_SECOND = 22050 / 256  # mel frames of the vocoder
 Velocity = Callable[[Tensor, int, Tensor], Tensor]
 
 
@@ -33,12 +34,15 @@ class FlowConfig(Config):
     """Sizes and constants of the flow; the defaults are those of the released 25 Hz model."""
 
     renamed: ClassVar = {"seam_ids": "boundary_tokens"}
+    OMITTED_AT_DEFAULT: ClassVar[frozenset[str]] = frozenset({"sampling_rate", "hop"})
 
     input_size: int = Field(512, description="width of the speech id embedding")
-    output_size: int = Field(80, description="mel bins")
+    output_size: int = Field(VOCODER_N_MELS, description="mel bins")
+    sampling_rate: int = Field(VOCODER_RATE, gt=0, description="of the waveform behind the mel, Hz")
+    hop: int = Field(VOCODER_HOP, gt=0, description="samples per mel frame")
     spk_embed_dim: int = Field(192, description="width of the speaker embedding")
-    vocab_size: int = Field(4096, description="speech ids")
-    input_frame_rate: int = Field(25, description="speech ids per second")
+    vocab_size: int = Field(CODEC_SIZE, description="speech ids")
+    input_frame_rate: int = Field(SPEECH_TOKEN_RATE, description="speech ids per second")
     regulator_layers: int = 4
     sigma_min: float = 1e-6
     training_cfg_rate: float = Field(0.2, description="share of training rows without any condition")
@@ -84,13 +88,18 @@ class FlowConfig(Config):
         return self
 
     @property
+    def mel(self) -> MelFormat:
+        """The mel that it makes."""
+        return MelFormat(self.sampling_rate, self.hop, self.output_size)
+
+    @property
     def ids_per_frame(self) -> float:
         """Speech ids that pass in one mel frame."""
-        return self.input_frame_rate / FRAMES_PER_SECOND
+        return self.input_frame_rate / (self.sampling_rate / self.hop)
 
     def mel_frames(self, n: int) -> int:
         """Mel frames of `n` speech ids, truncated as the released code does, in floating point."""
-        return int(n / self.input_frame_rate * 22050 / 256)
+        return int(n / self.input_frame_rate * self.sampling_rate / self.hop)
 
 
 class FlowMatching(nn.Module):

@@ -31,9 +31,14 @@ def frame_noise(
     return torch.cat(drawn, dim=1)[None, :, first : first + (stop - start) * per_frame]
 
 
-def to_64_bit_seed(seed: int) -> int:
-    """Any whole number as one that torch takes for a seed; what it takes already stays as it is."""
-    return seed if -(2**63) <= seed < 2**64 else seed & _64_BITS
+def seeded_generator(seed: int | None) -> torch.Generator:
+    """A random number generator that starts at any whole number, or anew for None; always on the CPU."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:  # what torch takes for a seed stays as it is
+        generator.manual_seed(seed if -(2**63) <= seed < 2**64 else seed & _64_BITS)
+    return generator
 
 
 def block_generator(seed: int, use: Literal["flow", "source", "phase"], block: int = 0) -> torch.Generator:

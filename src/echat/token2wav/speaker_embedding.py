@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echat.audio.features import kaldi_fbank, mel_22k
+from echat.audio.features import VOCODER_RATE, kaldi_fbank, vocoder_mel
+from echat.audio.resampling import resample
 from echat.token2wav.onnx_session import onnx_session
 
 MEL_STATISTICS = 192
@@ -20,9 +21,12 @@ class MelStatistics:
     drops out.
     """
 
-    def __call__(self, waveform_22k: Tensor, waveform_16k: Tensor) -> Tensor:
-        """`(samples,)` at 22.05 kHz -> `(192,)`; the 16 kHz copy is not used."""
-        mel = mel_22k(waveform_22k)  # (frames, 80)
+    def __init__(self, rate: int = VOCODER_RATE) -> None:
+        self.rate = rate  # Hz of the waveforms that are given
+
+    def __call__(self, waveform: Tensor, waveform_16k: Tensor) -> Tensor:
+        """`(samples,)` at `rate` -> `(192,)`; the 16 kHz copy is not used."""
+        mel = vocoder_mel(resample(waveform, self.rate, VOCODER_RATE))  # (frames, 80)
         loudness = mel.mean(1)
         loud = mel[loudness >= loudness.median()]
         change = mel.diff(dim=0).abs().mean(0) if len(mel) > 1 else torch.zeros(mel.shape[1])
@@ -38,8 +42,8 @@ class CampPlus:
         self.path = Path(path)
         self._session: Any = onnx_session(self.path)
 
-    def __call__(self, waveform_22k: Tensor, waveform_16k: Tensor) -> Tensor:
-        """`(samples,)` at 16 kHz in [-1, 1] -> `(192,)`; the 22.05 kHz copy is not used."""
+    def __call__(self, waveform: Tensor, waveform_16k: Tensor) -> Tensor:
+        """`(samples,)` at 16 kHz in [-1, 1] -> `(192,)`; the copy of another rate is not used."""
         fbank = kaldi_fbank(waveform_16k, subtract_mean=True)
         name = self._session.get_inputs()[0].name
         embedding = torch.from_numpy(self._session.run(None, {name: fbank[None].numpy()})[0].flatten())

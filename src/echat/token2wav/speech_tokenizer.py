@@ -8,7 +8,7 @@ Legend: batch, time = log-mel frames (100 a second), n = ids (25 a second), dim 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,29 +17,25 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from echat.audio.features import MEL_RATE, SPEECH_TOKEN_RATE, log_mel
+from echat.audio.features import MEL_RATE, SPEECH_TOKENIZER_N_MELS, log_mel
+from echat.audio.speech_tokens import SPEECH_TOKEN_RATE
 from echat.checkpoint import load_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, save_config
+from echat.model_files import CONFIG_FILE, SPEECH_TOKENIZER_FILE, WEIGHTS_FILE
 from echat.safe_loading import build_on_meta
-from echat.token2wav.onnx_session import TOKENIZER_50HZ_SHA256_START, onnx_session, sha256
+from echat.token2wav.onnx_session import onnx_session, released_tokenizer_note
 from echat.token2wav.quantizer import Quantizer, QuantizerConfig
 from echat.token2wav.token_encoder import EncoderBlock, TokenEncoderConfig, relative_positions
 
-FRAMES_PER_ID = 4  # two convolutions that halve time
+FRAMES_PER_ID = MEL_RATE // SPEECH_TOKEN_RATE  # 4: two convolutions halve time
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"  # class 0 is the CTC blank, character i is class i + 1
-
-
-class AnySpeechTokenizer(Protocol):
-    """What turns 16 kHz waveforms into speech ids."""
-
-    def encode(self, waveforms: Sequence[Tensor] | Tensor, lens: Tensor | None = None) -> list[list[int]]: ...
 
 
 class SpeechTokenizerConfig(Config):
     """Sizes of our own speech tokenizer."""
 
     kind: Literal["trained"] = "trained"
-    n_mels: int = 128
+    n_mels: int = SPEECH_TOKENIZER_N_MELS
     dim: int = Field(192, description="width of all layers")
     heads: int = 4
     hidden: int = Field(768, description="width of the feed-forward layers")
@@ -185,18 +181,18 @@ class SpeechTokenizer(nn.Module):
         """Write `config.yaml` and `model.safetensors`, without what only training needs of the codebook."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_config(self.config, folder / "config.yaml")
+        save_config(self.config, folder / CONFIG_FILE)
         tensors = {k: v for k, v in self.state_dict().items() if not k.startswith(_TRAINING_ONLY)}
         codebook = {"quantizer.codebook": tensors.pop("quantizer.codebook")}
         half = {k: v.to(dtype) if dtype else v for k, v in tensors.items()}
-        write_tensors(folder / "model.safetensors", half | codebook)  # the codebook stays in full precision
+        write_tensors(folder / WEIGHTS_FILE, half | codebook)  # the codebook stays in full precision
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "SpeechTokenizer":
         """The tokenizer saved in `folder`, ready to encode."""
         folder = Path(folder)
-        config = load_config(SpeechTokenizerConfig, folder / "config.yaml")
-        path = folder / "model.safetensors"
+        config = load_config(SpeechTokenizerConfig, folder / CONFIG_FILE)
+        path = folder / WEIGHTS_FILE
         tensors, ignore = read_tensors(path), [name + "*" for name in _TRAINING_ONLY]
         build_on_meta(lambda: cls(config), tensors, str(path), ignore)
         tokenizer = cls(config)
@@ -223,10 +219,10 @@ def collapse(classes: Sequence[int]) -> str:
     return "".join(CHARACTERS[c - 1] for c in kept).strip()
 
 
-def load_speech_tokenizer(folder: str | Path) -> AnySpeechTokenizer:
+def load_speech_tokenizer(folder: str | Path) -> "SpeechTokenizer | OnnxSpeechTokenizer":
     """Our own tokenizer, or the released one when `folder` holds its ONNX file."""
     folder = Path(folder)
-    onnx_file = folder / "speech_tokenizer_v1.onnx"
+    onnx_file = folder / SPEECH_TOKENIZER_FILE
     if onnx_file.is_file():
         return OnnxSpeechTokenizer(onnx_file)
     return SpeechTokenizer.from_folder(folder)
@@ -234,7 +230,6 @@ def load_speech_tokenizer(folder: str | Path) -> AnySpeechTokenizer:
 
 # --- The released speech tokenizer (`speech_tokenizer_v1.onnx` of CosyVoice-300M-25Hz).
 
-ONNX_N_MELS = 128
 MAX_SECONDS = 30
 
 
@@ -245,11 +240,7 @@ class OnnxSpeechTokenizer:
         """Refuses the 50 Hz file, which has the same name, by its hash."""
         self.path = Path(path)
         self._session: Any = onnx_session(self.path)
-        if sha256(self.path).startswith(TOKENIZER_50HZ_SHA256_START):
-            raise ValueError(
-                f"{self.path}: expected the 25 Hz tokenizer, found the 50 Hz one of the same name; "
-                "take speech_tokenizer_v1.onnx of CosyVoice-300M-25Hz (522,625,011 bytes)"
-            )
+        released_tokenizer_note(self.path)
 
     def encode(self, waveforms: Sequence[Tensor] | Tensor, lens: Tensor | None = None) -> list[list[int]]:
         """Speech ids of a list of `(samples,)`, or of one padded `(batch, samples)` with its `lens`."""
@@ -258,7 +249,7 @@ class OnnxSpeechTokenizer:
         return [self._encode(waveform) for waveform in waveforms]
 
     def _encode(self, waveform: Tensor) -> list[int]:
-        mel = log_mel(waveform, ONNX_N_MELS)
+        mel = log_mel(waveform, SPEECH_TOKENIZER_N_MELS)
         if len(mel) > MAX_SECONDS * MEL_RATE:
             raise ValueError(
                 f"speech tokenizer: expected at most {MAX_SECONDS} s, found {len(mel) / MEL_RATE:.1f} s; "

@@ -11,24 +11,29 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from echat.audio.features import VOCODER_RATE
+from echat.audio.speech_tokens import SpeechTokenizer
 from echat.audio.waveform import read
 from echat.checkpoint import atomic_path, load_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, nearest, save_config
+from echat.model_files import (
+    CONFIG_FILE,
+    FLOW_FILE,
+    SPEAKER_FILE,
+    SPEECH_TOKENIZER_FOLDER,
+    VOCODER_FILE,
+    VOICES_FOLDER,
+)
 from echat.safe_loading import build_on_meta
 from echat.token2wav.flow import Flow, FlowConfig
 from echat.token2wav.hift.vocoder import Vocoder, VocoderConfig
-from echat.token2wav.noise import to_64_bit_seed
+from echat.token2wav.noise import seeded_generator
 from echat.token2wav.speaker_embedding import CampPlus, MelStatistics
-from echat.token2wav.speech_tokenizer import AnySpeechTokenizer, load_speech_tokenizer
+from echat.token2wav.speech_tokenizer import load_speech_tokenizer
 from echat.token2wav.voice import VoicePrompt, check_speech_duration
-
-VOICES_FOLDER = "voices"  # of a token2wav folder
-SPEECH_TOKENIZER_FOLDER = "speech_tokenizer"  # beside a token2wav folder
-SPEAKER_FILE = "campplus.onnx"
 
 
 class Token2WavConfig(Config):
@@ -42,11 +47,18 @@ class Token2WavConfig(Config):
     flow: FlowConfig = FlowConfig()
     vocoder: VocoderConfig = VocoderConfig()
 
+    @model_validator(mode="after")
+    def _same_mel(self) -> "Token2WavConfig":
+        if self.flow.mel != self.vocoder.mel:
+            raise ValueError(
+                f"flow: expected to make {self.vocoder.mel}, which the vocoder reads, found {self.flow.mel}; "
+                "set its output_size, sampling_rate and hop"
+            )
+        return self
+
 
 class Token2Wav(nn.Module):
     """Flow and vocoder; holds no state between calls, so many conversations may share one."""
-
-    rate = VOCODER_RATE
 
     def __init__(self, config: Token2WavConfig, folder: str | Path | None = None) -> None:
         """`folder` is where voices, speaker network and (beside it) speech tokenizer are looked for."""
@@ -56,11 +68,16 @@ class Token2Wav(nn.Module):
         self.vocoder = Vocoder(config.vocoder)
         self.voices: dict[str, VoicePrompt] = {}
         self._folder = None if folder is None else Path(folder)
-        self._tokenizer: AnySpeechTokenizer | None = None
+        self._tokenizer: SpeechTokenizer | None = None
         self._speaker: Callable[[Tensor, Tensor], Tensor] | None = None
         if self._folder is not None:
             for path in sorted((self._folder / VOICES_FOLDER).glob("*.safetensors")):
                 self.voices[path.stem] = VoicePrompt.load(path)
+
+    @property
+    def rate(self) -> int:
+        """Samples per second of what it speaks."""
+        return self.config.vocoder.sampling_rate
 
     @property
     def device(self) -> torch.device:
@@ -125,7 +142,7 @@ class Token2Wav(nn.Module):
         return self.voices[name]
 
     @property
-    def tokenizer(self) -> AnySpeechTokenizer:
+    def tokenizer(self) -> SpeechTokenizer:
         """The speech tokenizer that lies beside this token2wav's folder."""
         if self._tokenizer is None:
             if self._folder is None:
@@ -134,7 +151,7 @@ class Token2Wav(nn.Module):
             assert self._tokenizer is not None
         return self._tokenizer
 
-    def use_tokenizer(self, tokenizer: AnySpeechTokenizer) -> None:
+    def use_tokenizer(self, tokenizer: SpeechTokenizer) -> None:
         """Make voice prompts with this tokenizer, which does not become a part of the synthesis."""
         object.__setattr__(self, "_tokenizer", tokenizer)  # past the registration of submodules
 
@@ -143,7 +160,7 @@ class Token2Wav(nn.Module):
         """What makes speaker embeddings for this token2wav."""
         if self._speaker is None:
             if self.config.speaker == "mel_stats":
-                self._speaker = MelStatistics()
+                self._speaker = MelStatistics(self.rate)
             else:
                 self._speaker = CampPlus((self._folder or Path()) / SPEAKER_FILE)
         return self._speaker
@@ -157,7 +174,13 @@ class Token2Wav(nn.Module):
     def voice_prompt(self, waveform: Tensor, rate: int, where: str = "voice prompt") -> VoicePrompt:
         """The voice of a reference recording; compute once, use for many replies."""
         return VoicePrompt.from_waveform(
-            waveform, rate, self.tokenizer, self.speaker, self.config.min_prompt_rate, where
+            waveform,
+            rate,
+            self.tokenizer,
+            self.speaker,
+            self.config.flow.mel,
+            self.config.min_prompt_rate,
+            where,
         )
 
     def voice_tensors(self, voice: VoicePrompt) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,9 +207,9 @@ class Token2Wav(nn.Module):
         there is one."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_config(self.config, folder / "config.yaml")
-        write_tensors(folder / "flow.safetensors", self.flow.state_dict(), dtype)
-        write_tensors(folder / "hift.safetensors", self.vocoder.state_dict(), dtype)
+        save_config(self.config, folder / CONFIG_FILE)
+        write_tensors(folder / FLOW_FILE, self.flow.state_dict(), dtype)
+        write_tensors(folder / VOCODER_FILE, self.vocoder.state_dict(), dtype)
         for name, voice in self.voices.items():
             voice.save(folder / VOICES_FOLDER / f"{name}.safetensors")
         network = (self._folder or folder) / SPEAKER_FILE
@@ -198,7 +221,7 @@ class Token2Wav(nn.Module):
     def from_folder(cls, folder: str | Path) -> "Token2Wav":
         """The networks saved in `folder`, in fp32 on the CPU, ready to speak."""
         folder = Path(folder)
-        config = load_config(Token2WavConfig, folder / "config.yaml")
+        config = load_config(Token2WavConfig, folder / CONFIG_FILE)
         paths = {name: folder / f"{name}.safetensors" for name in ("flow", "hift")}
         tensors = {name: read_tensors(path) for name, path in paths.items()}
         build_on_meta(lambda: Flow(config.flow), tensors["flow"], str(paths["flow"]))
@@ -207,8 +230,3 @@ class Token2Wav(nn.Module):
         for module, name in ((token2wav.flow, "flow"), (token2wav.vocoder, "hift")):
             load_strict(module, tensors[name], str(paths[name]))
         return token2wav.eval()
-
-
-def seeded_generator(seed: int | None) -> torch.Generator | None:
-    """A generator that starts at `seed`; None = the global one."""
-    return None if seed is None else torch.Generator().manual_seed(to_64_bit_seed(seed))

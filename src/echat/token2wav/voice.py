@@ -7,21 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from echat.audio.features import (
-    SAMPLE_RATE,
-    VOCODER_HOP,
-    VOCODER_N_MELS,
-    VOCODER_RATE,
-    VOCODER_WINDOW,
-    mel_22k,
-)
+from echat.audio.features import SAMPLE_RATE, VOCODER_RATE, MelFormat, vocoder_mel
 from echat.audio.resampling import resample
+from echat.audio.speech_tokens import SpeechTokenizer
 from echat.audio.vad import speech_seconds
 from echat.audio.waveform import check
 from echat.checkpoint import read_tensors, write_tensors
-from echat.token2wav.speech_tokenizer import AnySpeechTokenizer
 
-MIN_PROMPT_SECONDS = ((VOCODER_WINDOW - VOCODER_HOP) // 2 + 1) / VOCODER_RATE
 MAX_PROMPT_SECONDS = 30.0
 MIN_SPEECH_SECONDS = 1.0  # of a recording that gives a voice; less gives a voice of nobody
 _NAMES = ("speech_ids", "mel", "embedding")
@@ -51,31 +43,32 @@ class VoicePrompt:
         cls,
         waveform: Tensor,
         rate: int,
-        tokenizer: AnySpeechTokenizer,
+        tokenizer: SpeechTokenizer,
         speaker: Callable[[Tensor, Tensor], Tensor],
+        mel: MelFormat,
         min_rate: int = VOCODER_RATE,
         where: str = "voice prompt",
     ) -> "VoicePrompt":
         """The voice of a mono waveform `(samples,)`.
 
-        The mel is read at 22.05 kHz; ids and speaker embedding from that same wave brought to 16 kHz. A
+        `mel` is the format of the flow. Ids and speaker embedding come from that same wave at 16 kHz. A
         recording of less than `min_rate` lacks the upper band that the voice should have and is refused.
         """
         if rate < min_rate:
             raise ValueError(
                 f"{where}: expected a recording of at least {min_rate} Hz, found {rate} Hz; record it anew"
             )
-        check(waveform, rate, where, min_seconds=MIN_PROMPT_SECONDS, max_seconds=MAX_PROMPT_SECONDS)
-        waveform_22k = resample(waveform.float(), rate, VOCODER_RATE)
-        waveform_16k = resample(waveform_22k, VOCODER_RATE, SAMPLE_RATE)
+        check(waveform, rate, where, min_seconds=(mel.edge + 1) / mel.rate, max_seconds=MAX_PROMPT_SECONDS)
+        waveform = resample(waveform.float(), rate, mel.rate)
+        waveform_16k = resample(waveform, mel.rate, SAMPLE_RATE)
         ids = tokenizer.encode([waveform_16k])[0]
         return cls(
-            torch.tensor(ids, dtype=torch.long), mel_22k(waveform_22k), speaker(waveform_22k, waveform_16k)
+            torch.tensor(ids, dtype=torch.long), vocoder_mel(waveform, mel), speaker(waveform, waveform_16k)
         )
 
     def without_prompt(self) -> "VoicePrompt":
         """Only the speaker embedding: synthesis gets faster by the length of the prompt."""
-        return VoicePrompt(torch.zeros(0, dtype=torch.long), torch.zeros(0, VOCODER_N_MELS), self.embedding)
+        return VoicePrompt(self.speech_ids[:0], self.mel[:0], self.embedding)
 
     def save(self, path: str | Path) -> None:
         """Write `<name>.safetensors`."""

@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from echat.audio.features import (
     HOP,
     N_MELS,
+    RELEASED_MEL,
     SAMPLE_RATE,
-    VOCODER_N_MELS,
-    VOCODER_RATE,
-    VOCODER_WINDOW,
     WINDOW,
     kaldi_fbank,
     log_mel,
-    mel_22k,
     mel_filterbank,
+    vocoder_mel,
 )
 from echat.audio.resampling import resample
 from echat.verify.comparison import Check, check_equal
@@ -63,8 +61,8 @@ def mel_checks(golden: GoldenFolder) -> Iterator[Check]:
     arrays, home = golden.arrays("mel22k.npz"), golden.backend.on_cpu
     for key in [key for key in arrays if key.startswith("wav")]:
         name = key.replace("wav", "mel")
-        yield home.check_close(name, mel_22k(arrays[key][0]).T[None], arrays[name], FEATURE)
-    bank = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE)
+        yield home.check_close(name, vocoder_mel(arrays[key][0]).T[None], arrays[name], FEATURE)
+    bank = mel_filterbank(RELEASED_MEL.n_mels, RELEASED_MEL.window, RELEASED_MEL.rate)
     yield home.check_close("mel_basis", bank, arrays["mel_basis"], FEATURE)
 
 

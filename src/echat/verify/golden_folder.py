@@ -14,11 +14,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from echat.checkpoint import TOKEN2WAV_FOLDER
+from echat.devices import DTYPES
 from echat.infer.engine import Engine
 from echat.infer.loading import load, load_released
 from echat.model.speech_llm import SpeechLLM
-from echat.release.conversion import DTYPES, convert
+from echat.model_files import TOKEN2WAV_FOLDER
+from echat.release.conversion import convert
 from echat.release.cosyvoice_conversion import convert_cosyvoice
 from echat.release.cosyvoice_weights import flow_config, fold_vocoder, read_weights, vocoder_config
 from echat.release.osum_weights import stated_heads

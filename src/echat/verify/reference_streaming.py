@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from echat.token2wav.token2wav import Token2Wav, seeded_generator
+from echat.token2wav.noise import seeded_generator
+from echat.token2wav.token2wav import Token2Wav
 from echat.token2wav.voice import VoicePrompt
 
 TOKEN_HOP = 50  # ids that each piece adds

@@ -1,4 +1,4 @@
-"""The scenario grammar: what ships keeps its promises, broken files are named, draws are even and repeat."""
+"""The scenario grammar: what ships is valid, broken files are named, sampling is even and repeats."""
 
 from collections import Counter
 from dataclasses import replace
@@ -17,7 +17,7 @@ from echat.corpus.en.scenario_grammar import (
     sample_cue_pairs,
     sample_dialogues,
 )
-from echat.corpus.en.situation import CUES, EMOTIONS, Situation
+from echat.corpus.en.situation import CUES, Situation
 from echat.corpus.en.thought_template import (
     EMOTION_ADJECTIVES,
     RESPONSE_PLANS,
@@ -28,6 +28,7 @@ from echat.corpus.en.thought_template import (
     read_thought,
     write_thought,
 )
+from echat.corpus.synthesis.prosody import EMOTIONS
 
 
 @pytest.fixture(scope="module")
@@ -231,9 +232,9 @@ def test_a_broken_rule_names_file_situation_and_field(
 
 def test_a_sound_row_loads_and_needs_no_sound_it_has_no_reply_for(tmp_path: Path) -> None:
     known = _load_rows(tmp_path, _row())
-    drawn = list(sample_dialogues("train", 200, situations=known))
-    assert {one.sound_event for one in drawn} == {None, "cough", "laugh"}
-    assert {one.emotion for one in drawn} == {"neutral", "sad", "angry", "happy"}
+    sampled = list(sample_dialogues("train", 200, situations=known))
+    assert {one.sound_event for one in sampled} == {None, "cough", "laugh"}
+    assert {one.emotion for one in sampled} == {"neutral", "sad", "angry", "happy"}
 
 
 def test_repeated_ids_replies_and_sentences_are_refused(tmp_path: Path) -> None:

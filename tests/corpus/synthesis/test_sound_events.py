@@ -1,14 +1,14 @@
-"""Sounds between words: varied, repeatable, at a natural level, and only from sets that may be shared."""
+"""Sound events vary, repeat with their seed and keep the words; environments reach their SNR."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from echat.corpus.synthesis import acoustic_environment
 from echat.corpus.synthesis import sound_events as events
 from echat.corpus.synthesis.acoustic_environment import (
     AcousticEnvironment,
@@ -16,6 +16,8 @@ from echat.corpus.synthesis.acoustic_environment import (
     sample_training_environment,
 )
 from echat.corpus.synthesis.prosody import SpeakerTraits
+from echat.corpus.synthesis.tts_engines import Voice
+from echat.dialogue.labels import SOUND_EVENTS
 
 ADULT = SpeakerTraits(120.0, 1.0, False)
 CHILD = SpeakerTraits(300.0, 1.38, False)
@@ -72,33 +74,11 @@ def test_an_event_leaves_the_words_whole() -> None:
     assert seen == {"before", "after", "between"}
 
 
-@pytest.fixture
-def pack(tmp_path: Path) -> Path:
-    """A data pack of three clips: one free, one of a part that may not be shared, one for testing."""
-    rows = [
-        {"key": "a", "split": "train", "sound_event": "sneeze", "origin": "ESC-10"},
-        {"key": "b", "split": "train", "sound_event": "sneeze", "origin": "ESC-50"},
-        {"key": "c", "split": "test", "sound_event": "sneeze", "origin": "ESC-10"},
-    ]
-    folder = tmp_path / "esc"
-    folder.mkdir()
+def test_recordings_are_cut_to_their_sound(tmp_path: Path) -> None:
     burst = np.zeros(40_000)
     burst[20_000:24_000] = np.random.default_rng(0).standard_normal(4000) * 0.1
-    for row in rows:
-        row["audio"] = f"{row['key']}.wav"
-        soundfile.write(folder / row["audio"], burst, 16_000)
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path
-
-
-def test_real_clips_keep_licence_and_split(pack: Path) -> None:
-    assert [path.stem for path in events.real_clips(pack, "train")["sneeze"]] == ["a"]
-    assert [path.stem for path in events.real_clips(pack, "test")["sneeze"]] == ["c"]
-    assert events.real_clips(pack / "nowhere", "train") == {}
-
-
-def test_real_clips_are_cut_to_their_sound(pack: Path) -> None:
-    clips = events.real_clips(pack, "train")
+    soundfile.write(tmp_path / "sneeze.wav", burst, 16_000)
+    clips = {"sneeze": [tmp_path / "sneeze.wav"]}
     mixes = [
         events.mix_event(words(), "sneeze", ADULT, np.random.default_rng(seed), clips) for seed in range(12)
     ]
@@ -106,19 +86,29 @@ def test_real_clips_are_cut_to_their_sound(pack: Path) -> None:
     assert real and all(len(mixed.waveform) < len(words()) + 16_000 for mixed in real)
 
 
-def test_surroundings_reach_the_snr_and_keep_the_scale() -> None:
-    speech = words()
-    quiet = apply_environment(speech, AcousticEnvironment(None), np.random.default_rng(0))
-    noisy = apply_environment(speech, AcousticEnvironment(10.0), np.random.default_rng(0))
-    assert len(quiet) == len(noisy) and 0.2 < (len(quiet) - len(speech)) / 16_000 < 0.8
-    found = 10 * np.log10(np.mean(quiet**2) / np.mean((noisy - quiet) ** 2))
-    assert found == pytest.approx(10.0, abs=0.5)
-    loud = apply_environment(speech, AcousticEnvironment(0.0, 1.0, 1.0, 30.0), np.random.default_rng(1))
+def test_environments_reach_the_snr_and_keep_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    babbler = np.random.default_rng(3).standard_normal(8000).astype(np.float32)
+    monkeypatch.setattr(acoustic_environment, "speak", lambda text, voice: babbler)
+    speech, babble = words(), (("some words", Voice("flite", "awb", "male", "train")),)
+
+    def render(environment: AcousticEnvironment, seed: int) -> np.ndarray:
+        return apply_environment(speech, environment, np.random.default_rng(seed), babble)
+
+    for seed in range(4):  # of several kinds of noise
+        quiet, noisy = render(AcousticEnvironment(None), seed), render(AcousticEnvironment(10.0), seed)
+        assert len(quiet) == len(noisy) and 0.2 < (len(quiet) - len(speech)) / 16_000 < 0.8
+        found = 10 * np.log10(np.mean(quiet**2) / np.mean((noisy - quiet) ** 2))
+        assert found == pytest.approx(10.0, abs=0.5)
+    loud = render(AcousticEnvironment(0.0, 1.0, 1.0, 30.0), 1)
     assert np.abs(loud).max() <= 0.98 + 1e-6 and loud.dtype == np.float32
 
 
-def test_training_surroundings_are_half_quiet() -> None:
+def test_half_of_the_training_environments_are_quiet() -> None:
     rng = np.random.default_rng(0)
     snrs = [sample_training_environment(rng).snr_db for _ in range(400)]
     assert np.mean([snr is None for snr in snrs]) == pytest.approx(0.5, abs=0.08)
     assert all(snr is None or 5 <= snr <= 30 for snr in snrs)
+
+
+def test_events_are_labels_that_models_know() -> None:
+    assert set(events.EVENTS) < set(SOUND_EVENTS)

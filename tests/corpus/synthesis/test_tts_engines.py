@@ -1,4 +1,4 @@
-"""The voice table keeps its promises; speaking repeats itself and a mood is measurable in any voice."""
+"""TTS engines: each speaks, repeatably; a missing one is named with its remedy."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from echat.corpus.synthesis import tts_engines as voices
-from echat.corpus.synthesis.tts_engines import VOICES, VoiceError, choose_training_voice, speak
+from echat.corpus.en.voices import REPLY_VOICE, VOICES
+from echat.corpus.synthesis.tts_engines import VoiceError, require_program, speak
 
 WORDS = "i lost my keys on the bus"
 ENGINES = pytest.mark.skipif(
@@ -19,41 +19,12 @@ ENGINES = pytest.mark.skipif(
 )
 
 
-def test_test_voices_are_never_training_voices() -> None:
-    train = {voice.name for voice in voices.voices("train")}
-    test = {voice.name for voice in voices.voices("test")}
-    assert not train & test and "flite:rms" in test
-    assert not any("rms" in name for name in train)
-    variants = {name.split("+")[-1] for name in test if name.startswith("espeak")}
-    assert not variants & {name.split("+")[-1] for name in train}
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_each_split_has_formant_voices_of_both_genders(split: str) -> None:
-    formant = voices.voices(split, "espeak-ng")
-    assert len(formant) >= (20 if split == "train" else 6)
-    assert {voice.gender for voice in formant} == {"male", "female"}
-
-
-def test_names_are_unique() -> None:
-    assert len({voice.name for voice in VOICES}) == len(VOICES)
-
-
-def test_training_voices_are_drawn_by_their_shares() -> None:
-    rng = np.random.default_rng(0)
-    drawn = [choose_training_voice(rng) for _ in range(3000)]
-    assert all(voice.split == "train" for voice in drawn)
-    recorded = np.mean([voice.is_recorded for voice in drawn])
-    assert recorded == pytest.approx(sum(voices.TRAIN_SHARES.values()), abs=0.04)
-    assert {voice.name for voice in drawn} == {voice.name for voice in voices.voices("train")}
-
-
 def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    voices.require_program.cache_clear()
+    require_program.cache_clear()
     with pytest.raises(VoiceError, match="apt install flite"):
-        speak(WORDS, voices.REPLY_VOICE)
-    voices.require_program.cache_clear()
+        speak(WORDS, REPLY_VOICE)
+    require_program.cache_clear()
 
 
 @ENGINES
@@ -82,4 +53,4 @@ def test_festival_says_different_words_in_turn() -> None:
 
 def test_nothing_to_say_is_refused() -> None:
     with pytest.raises(VoiceError, match="expected words to speak"):
-        speak("...", voices.REPLY_VOICE)
+        speak("...", REPLY_VOICE)

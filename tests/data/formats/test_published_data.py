@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from echat.audio.features import N_MELS, SAMPLE_RATE, log_mel
+from echat.audio.speech_tokens import CODEC_SIZE
 from echat.audio.waveform import read
 from echat.data.defects import DataError
 from echat.data.formats.corpus import open_corpus
-from echat.data.sample import CODEC_SIZE, Sample
+from echat.data.sample import Sample
 from echat.dialogue.labels import NEUTRAL_REPLY
 from echat.dialogue.rendering import target_text
 from echat.dialogue.tasks import TASKS, Task

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from echat.audio.features import N_MELS
 from echat.data.audio_loading import AudioLoader
 from echat.data.batching import PooledBatches
 from echat.data.defects import Defect, DefectKind
@@ -25,6 +24,7 @@ from echat.data.formats.corpus import open_corpus
 from echat.data.sources import SourceConfig, mixture
 from echat.data.tools.check import CheckConfig, Findings, check
 from echat.data.tools.cleaning import clean
+from echat.model.speech_encoder import EncoderConfig
 
 SHARDS, PER_SHARD = 9, 110
 SPOILT = range(10, PER_SHARD, 11)  # places in each shard
@@ -250,7 +250,7 @@ def test_good_records_are_delivered_as_they_are(planted, found, tokenizer, vocab
     good = [corpus[n] for n in range(len(corpus)) if n not in set(found.bad)]
     assert {sample.key for sample in good} == planted.good
     assert all(sample.target == "one two" and sample.audio.read_bytes() == TONE for sample in good)
-    build = DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, AudioLoader(), N_MELS)
+    build = DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, AudioLoader(), EncoderConfig())
     stream = mixture([SourceConfig(path=str(planted.shards), format="shard")], 0, epochs=1)
     batches = PooledBatches(stream, build, list, 2000, 64)
     delivered = Counter(example.key for batch in batches for example in batch)

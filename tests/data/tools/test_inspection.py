@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import soundfile
 
-from echat.audio.features import N_MELS
 from echat.data.audio_loading import AudioLoader
 from echat.data.defects import DataError
 from echat.data.examples import IGNORE, CachedTokenizer, DialogueBuilder
 from echat.data.formats.corpus import open_corpus
 from echat.data.mixture import SampledItem
 from echat.data.tools.inspection import eligible_tasks, facts, sequence, write_sounds
+from echat.model.speech_encoder import EncoderConfig
 
 
 @pytest.mark.parametrize("task", ["asr", "s2s_think_label", "s2s_stream", "tts", "emotion"])
 def test_stretches_are_the_positions_of_the_example(manifest, tokenizer, vocabulary, task):
     sample = open_corpus(manifest, within="/")[4]
-    name, stretches = sequence(sample, task, tokenizer, vocabulary, "echat")
-    build = DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, AudioLoader(), N_MELS)
+    name, stretches = sequence(sample, task, tokenizer, vocabulary, EncoderConfig(), "echat")
+    build = DialogueBuilder(CachedTokenizer(tokenizer), vocabulary, AudioLoader(), EncoderConfig())
     example = build(SampledItem(sample, task, 0, 0))
     begins = np.cumsum([0, *(stretch.count for stretch in stretches)])
     assert name == task and [stretch.begin for stretch in stretches] == begins[:-1].tolist()
@@ -60,4 +60,4 @@ def test_a_task_that_the_record_cannot_serve_is_refused(manifest, tokenizer, voc
     sample = open_corpus(manifest, within="/")[0]
     assert "asr_chat" in eligible_tasks(sample) and "asr_timestamps" not in eligible_tasks(sample)
     with pytest.raises(DataError, match="task asr_timestamps: .* found a record for asr, "):
-        sequence(sample, "asr_timestamps", tokenizer, vocabulary, "echat")
+        sequence(sample, "asr_timestamps", tokenizer, vocabulary, EncoderConfig(), "echat")

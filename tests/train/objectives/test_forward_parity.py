@@ -18,7 +18,7 @@ from torch import Tensor
 
 from echat.data.collation import DialogueBatch
 from echat.model.model_folder import save_model
-from echat.model.speech_encoder import llm_frames
+from echat.model.speech_encoder import EncoderConfig
 from echat.train.objectives.speech_llm import build
 from echat.train.recipe import load_recipe
 from echat.verify.comparison import Backend
@@ -76,7 +76,7 @@ def contiguous(golden: GoldenModel, case: str) -> tuple[DialogueBatch, list[list
     for turn in (turn for turns in about["inputs"].get("history", []) for turn in turns):
         names.append(turn["feat"])
         clips.append(arrays[turn["feat"]])
-    counts = [llm_frames(len(clip)) for clip in clips]
+    counts = [EncoderConfig().llm_frames(len(clip)) for clip in clips]
     rows = {name: range(sum(counts[:n]), sum(counts[: n + 1])) for n, name in enumerate(names)}
     read = LayoutReader(
         golden.engine.tokenizer.encode,

@@ -1,8 +1,8 @@
-"""The scenario grammar: everyday situations, their wordings, and the reply that fits each cue.
+"""Scenario grammar: a template grammar that generates labelled dialogues from everyday situations.
 
-A folder of YAML files holds lists of situations (`Situation` says what one is and which rules it keeps).
-`sample_dialogues` draws labelled dialogues from it, `sample_cue_pairs` the same words twice with cues that
-need different replies. Everything is decided by the arguments: the same call gives the same dialogues.
+A folder of YAML files holds lists of situations (`Situation`: wordings with slots, and a reply to each cue).
+`sample_dialogues` samples labelled dialogues from it; `sample_cue_pairs` samples cue pairs, the same words
+twice with labels that need different replies. The same arguments give the same dialogues.
 """
 
 import random
@@ -11,17 +11,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from echat.corpus.en.situation import CUE_OF_EMOTION, EMOTIONS, EVENTS, Situation
+from echat.corpus.en.situation import CUE_OF_EMOTION, Situation
 from echat.corpus.en.thought_template import DescribedUtterance, write_thought
+from echat.corpus.synthesis.prosody import EMOTIONS
+from echat.corpus.synthesis.sound_events import EVENTS
+from echat.dialogue import labels
 
 SPLITS = ("train", "dev", "test")
-AGES = {"adult": 0.5, "child": 0.25, "old": 0.25}  # share of each
-GENDERS = ("female", "male")
+AGE_SHARES = {"adult": 0.5, "child": 0.25, "old": 0.25}
+GENDERS = tuple(sorted(labels.GENDERS))  # this order: which dialogues a seed gives depends on it
 NO_EVENT_SHARE = 0.55
 # The tone of the spoken answer (the model's closed set), by the cue it answers.
 REPLY_EMOTION = {
@@ -42,20 +45,9 @@ class ScenarioError(ValueError):
     """A scenario file breaks a rule; the message names file, situation and field."""
 
 
-class VoiceLabels(Protocol):
-    """What the fitting reply depends on besides the words; `echat.dialogue` labels have this shape."""
-
-    @property
-    def age(self) -> str | None: ...
-    @property
-    def emotion(self) -> str | None: ...
-    @property
-    def sound_event(self) -> str | None: ...
-
-
 @dataclass(frozen=True)
 class Dialogue:
-    """One made dialogue, before anybody speaks it; the fields are those of the corpus record."""
+    """One generated dialogue, without audio; the fields are those of the corpus record."""
 
     key: str
     text: str  # the user's words: lower case, no punctuation
@@ -68,12 +60,12 @@ class Dialogue:
     reply: str
     reply_emotion: str
     thought: str  # language form
-    accepted: list[str]  # every reply that fits situation and cues
+    accepted: list[str]  # every appropriate reply
     cue: str  # key of the reply in the situation
 
 
 def load_scenarios(folder: Path | str | None = None) -> list[Situation]:
-    """All situations of a folder of YAML files (the shipped ones by default), in order of file and place.
+    """All situations of a folder of YAML files (by default the shipped ones), by file name and position.
 
     Raises ScenarioError when a file, a situation, or the collection breaks a rule: ids, replies and
     sentences are unique over all files.
@@ -81,46 +73,39 @@ def load_scenarios(folder: Path | str | None = None) -> list[Situation]:
     return list(_load(Path(folder) if folder is not None else Path(__file__).parent / "scenarios"))
 
 
-def appropriate_reply(situation: Situation, labels: VoiceLabels) -> tuple[str, str, str]:
-    """(cue, reply, reply emotion) for the labels. Precedence: sound event, child, old, emotion.
+def appropriate_reply(situation: Situation, utterance: DescribedUtterance) -> tuple[str, str, str]:
+    """(cue, reply, reply emotion) for an utterance. Precedence: sound event, child, old, emotion, neutral.
 
-    A sound or emotion that the situation has no reply for gives way to the next cue, in the end to neutral.
+    A label that the situation has no reply for is passed over.
     """
-    emotion = CUE_OF_EMOTION.get(labels.emotion or "neutral", "neutral")
-    cues = (labels.sound_event, labels.age, emotion, "neutral")
+    cues = (utterance.sound_event or "", utterance.age, CUE_OF_EMOTION[utterance.emotion], "neutral")
     cue = next(cue for cue in cues if cue in situation.replies)
-    assert cue is not None
     return cue, situation.replies[cue], REPLY_EMOTION[cue]
-
-
-def accepted_replies(situation: Situation, labels: VoiceLabels) -> list[str]:
-    """Every reply that fits the situation and the labels: the one the precedence rule names, and no other."""
-    return [appropriate_reply(situation, labels)[1]]
 
 
 def sample_dialogues(
     split: str, count: int, seed: int = 0, situations: Sequence[Situation] | None = None
 ) -> Iterator[Dialogue]:
-    """Draw `count` dialogues of a split: emotions and situations uniform, ages and sounds by their shares.
+    """Sample `count` dialogues of a split: emotions and situations uniform, ages and events by their shares.
 
     train and dev use `patterns` and share no sentence; test uses `held_out` only.
     """
     sampler = _DialogueSampler(split, seed, situations)
     for index in range(count):
-        utterance, situation, pattern = sampler.draw()
+        utterance, situation, pattern = sampler.sample()
         yield _dialogue(f"{split}-{seed}-{index:06d}", situation, pattern, utterance)
 
 
 def sample_cue_pairs(
     split: str, count: int, seed: int = 0, situations: Sequence[Situation] | None = None
 ) -> Iterator[tuple[Dialogue, Dialogue]]:
-    """Draw `count` pairs of dialogues with the same words, one label apart, that need different replies.
+    """Sample `count` pairs of dialogues with the same words, one label apart, that need different replies.
 
     The label that differs is the emotion, the age (and with a child the gender) or the sound event.
     """
     sampler = _DialogueSampler(split, seed, situations)
     for index in range(count):
-        utterance, situation, pattern = sampler.draw()
+        utterance, situation, pattern = sampler.sample()
         first = _dialogue(f"{split}-pair-{seed}-{index:06d}-a", situation, pattern, utterance)
         other = sampler.change_one_label(utterance, situation, first.reply)
         yield first, _dialogue(f"{split}-pair-{seed}-{index:06d}-b", situation, pattern, other)
@@ -139,8 +124,8 @@ def _dialogue(key: str, situation: Situation, pattern: str, utterance: Described
         pattern=pattern,
         reply=reply,
         reply_emotion=reply_emotion,
-        thought=write_thought(utterance, situation.gist, cue),
-        accepted=accepted_replies(situation, utterance),
+        thought=write_thought(utterance, situation.summary, cue),
+        accepted=[reply],
         cue=cue,
     )
 
@@ -149,20 +134,20 @@ _Item = TypeVar("_Item")
 
 
 class _ShuffledCycle(Generic[_Item]):
-    """Endless draws in shuffled rounds: no card comes again before all others have."""
+    """Endless sampling without replacement: no item comes again before all others have."""
 
-    def __init__(self, cards: Sequence[_Item], rng: random.Random) -> None:
-        self.cards, self.rng = list(cards), rng
-        self.round: list[_Item] = []
+    def __init__(self, items: Sequence[_Item], rng: random.Random) -> None:
+        self.items, self.rng = list(items), rng
+        self.left: list[_Item] = []
 
-    def draw(self) -> _Item:
-        if not self.round:
-            self.round = self.rng.sample(self.cards, len(self.cards))
-        return self.round.pop()
+    def next(self) -> _Item:
+        if not self.left:
+            self.left = self.rng.sample(self.items, len(self.items))
+        return self.left.pop()
 
 
 class _DialogueSampler:
-    """Draws words and labels evenly; the state of one stream of dialogues."""
+    """Samples words and labels evenly; the state of one stream of dialogues."""
 
     def __init__(self, split: str, seed: int, situations: Sequence[Situation] | None) -> None:
         if split not in SPLITS:
@@ -184,24 +169,23 @@ class _DialogueSampler:
         self.emotions = _ShuffledCycle(EMOTIONS, self.rng)
         self.used: Counter[str] = Counter()
 
-    def draw(self) -> tuple[DescribedUtterance, Situation, str]:
-        """Labels first, then the least used situation that knows them, then its wording."""
-        emotion, event = self.emotions.draw(), self._event()
-        while not (
-            able := [s for s in self.situations if emotion in s.emotions and event in (None, *s.events)]
-        ):
-            emotion, event = self.emotions.draw(), self._event()
+    def sample(self) -> tuple[DescribedUtterance, Situation, str]:
+        """Labels first, then the least used situation that has replies to them, then its wording."""
+        able: list[Situation] = []
+        while not able:
+            emotion, event = self.emotions.next(), self._event()
+            able = [s for s in self.situations if emotion in s.emotions and event in (None, *s.events)]
         situation = min(able, key=lambda one: (self.used[one.id], self.rng.random()))
         self.used[situation.id] += 1
-        pattern = self.patterns[situation.id].draw()
-        age = self.rng.choices(list(AGES), list(AGES.values()))[0]
-        utterance = DescribedUtterance(self.sentences[pattern].draw(), age, self._gender(age), emotion, event)
+        pattern = self.patterns[situation.id].next()
+        age = self.rng.choices(list(AGE_SHARES), list(AGE_SHARES.values()))[0]
+        utterance = DescribedUtterance(self.sentences[pattern].next(), age, self._gender(age), emotion, event)
         return utterance, situation, pattern
 
     def change_one_label(
         self, utterance: DescribedUtterance, situation: Situation, reply: str
     ) -> DescribedUtterance:
-        """The same words with one label changed such that `reply` no longer fits."""
+        """The same words with one label changed such that `reply` is no longer appropriate."""
         changes = [
             [replace(utterance, emotion=emotion) for emotion in situation.emotions],
             [
@@ -212,13 +196,9 @@ class _DialogueSampler:
             [replace(utterance, sound_event=event) for event in (None, *situation.events)],
         ]
         kinds = [
-            [other for other in kind if reply not in accepted_replies(situation, other)] for kind in changes
+            [other for other in kind if appropriate_reply(situation, other)[1] != reply] for kind in changes
         ]
         return self.rng.choice(self.rng.choice([kind for kind in kinds if kind]))
-
-    def _able(self, emotion: str, event: str | None) -> list[Situation]:
-        """The situations that have a reply for both."""
-        return [one for one in self.situations if emotion in one.emotions and event in (None, *one.events)]
 
     def _event(self) -> str | None:
         return None if self.rng.random() < NO_EVENT_SHARE else self.rng.choice(EVENTS)
@@ -233,10 +213,10 @@ def _load(folder: Path) -> tuple[Situation, ...]:
     if not paths:
         raise ScenarioError(f"{folder}: expected a folder with scenario files (*.yaml), found none")
     situations: list[Situation] = []
-    owners: dict[str, str] = {}  # what must be unique -> where it stands
+    owners: dict[str, str] = {}  # what must be unique -> where it was found
     for path in paths:
         for situation in _read(path):
-            _claim(owners, path.name, situation)
+            _register(owners, path.name, situation)
             situations.append(situation)
     return tuple(situations)
 
@@ -261,8 +241,8 @@ def _parse(file: str, index: int, row: dict[str, object]) -> Situation:
         raise ScenarioError("\n".join(lines)) from error
 
 
-def _claim(owners: dict[str, str], file: str, situation: Situation) -> None:
-    """Ids, replies and sentences must be the only ones of their kind over all files."""
+def _register(owners: dict[str, str], file: str, situation: Situation) -> None:
+    """Register ids, replies and sentences, which must be unique over all files."""
     claims = [("id", situation.id)]
     claims += [(f"replies.{cue}", reply) for cue, reply in situation.replies.items()]
     for field in ("patterns", "held_out"):

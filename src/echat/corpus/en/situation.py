@@ -1,4 +1,4 @@
-"""One everyday situation of the scenario grammar, and the rules it keeps."""
+"""One everyday situation of the scenario grammar: wordings, emotions and replies, validated on loading."""
 
 import hashlib
 import itertools
@@ -6,10 +6,12 @@ import re
 from string import Formatter
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-EMOTIONS = ("neutral", "happy", "sad", "angry", "fear", "surprise")
-EVENTS = ("cough", "laugh", "sigh", "sneeze")
+from echat.corpus.synthesis.prosody import EMOTIONS
+from echat.corpus.synthesis.sound_events import EVENTS
+
+# A cue is the paralinguistic label, or group of emotions, that decides which reply is appropriate.
 CUE_OF_EMOTION = {
     "neutral": "neutral",
     "sad": "distress",
@@ -27,13 +29,13 @@ _REPLY = re.compile(r"[a-z']+(,? [a-z']+)*")
 
 
 class Situation(BaseModel):
-    """One everyday situation: how people word it, how they may feel, and what to answer to each cue."""
+    """One everyday situation: how people word it, which emotions it allows, and the reply to each cue."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     id: str
     topic: str
-    gist: str  # follows "The user" in a thought
+    summary: str = Field(alias="gist")  # follows "The user" in a thought
     slots: dict[str, list[str]]
     patterns: list[str]
     held_out: list[str]  # wordings never used in training
@@ -46,9 +48,9 @@ class Situation(BaseModel):
         _require(re.fullmatch(r"[a-z]+(_[a-z]+)*", value), "a snake_case name", value)
         return value
 
-    @field_validator("gist")
+    @field_validator("summary")
     @classmethod
-    def _gist_is_short(cls, value: str) -> str:
+    def _summary_is_short(cls, value: str) -> str:
         _require(_SENTENCE.fullmatch(value) and _words(value) <= 8, "1 to 8 plain words", value)
         return value
 
@@ -147,7 +149,7 @@ def _words(text: str) -> int:
 
 
 def _is_dev(sentence: str) -> bool:
-    """Dev or train, decided by the words alone, so the two never share a sentence."""
+    """Whether a sentence is in the dev split: by a hash of it, so that train and dev never share one."""
     return int.from_bytes(hashlib.sha256(sentence.encode()).digest()[:4]) % DEV_ONE_IN == 0
 
 

@@ -1,10 +1,10 @@
-"""Who writes the thought of a made dialogue: one fixed English sentence form, composed and read back here.
+"""Template of language thoughts: one fixed English sentence form, written and parsed here.
 
     The user says: "i lost my keys on the bus". A sad adult woman who coughs has lost something
     they need, so I will answer the cough.
 
-The form is fixed so that a small model can learn it, and so that evaluation can read the cues out of it.
-A calm voice is "neutral"; a thought without "who ..." heard no sound event; a child has no gender.
+The form is fixed so that a small model can be trained on it, and so that evaluation can parse the labels.
+A calm voice is "neutral"; a thought without "who ..." has no sound event; a child has no gender.
 """
 
 import re
@@ -42,15 +42,15 @@ RESPONSE_PLANS = {
     "sigh": "answer the sigh",
     "sneeze": "answer the sneeze",
 }
-_PERSON = {said: person for person, said in SPEAKER_NOUNS.items()}
-_MOOD = {said: emotion for emotion, said in EMOTION_ADJECTIVES.items()}
-_SOUND = {said: sound for sound, said in SOUND_EVENT_VERBS.items()}
+_PERSON = {words: person for person, words in SPEAKER_NOUNS.items()}
+_MOOD = {words: emotion for emotion, words in EMOTION_ADJECTIVES.items()}
+_SOUND = {words: event for event, words in SOUND_EVENT_VERBS.items()}
 _WHOM = {"female": "her", "male": "him", None: "them"}
 
 _FORM = re.compile(
     r'^The user says: "(?P<text>.+?)"\.'
     r" An? (?P<mood>{moods}) (?P<person>{people})(?: who (?P<sound>{sounds}))?"
-    r" (?P<gist>.+), so I will (?P<plan>.+)\.$".format(
+    r" (?P<summary>.+), so I will (?P<plan>.+)\.$".format(
         moods="|".join(EMOTION_ADJECTIVES.values()),
         people="|".join(SPEAKER_NOUNS.values()),
         sounds="|".join(SOUND_EVENT_VERBS.values()),
@@ -60,7 +60,7 @@ _FORM = re.compile(
 
 @dataclass(frozen=True)
 class DescribedUtterance:
-    """What a thought says was heard; the values are those of the corpus record."""
+    """Transcript and labels of an utterance; the values are those of the corpus record."""
 
     text: str
     age: str
@@ -69,18 +69,18 @@ class DescribedUtterance:
     sound_event: str | None
 
 
-def write_thought(utterance: DescribedUtterance, gist: str, cue: str) -> str:
-    """The language thought for what was heard; `gist` follows "The user", `cue` is the key of the reply."""
+def write_thought(utterance: DescribedUtterance, summary: str, cue: str) -> str:
+    """The language thought about an utterance; `summary` follows "The user", `cue` names the reply."""
     mood = EMOTION_ADJECTIVES[utterance.emotion]
     article = "An" if mood[0] in "aeiou" else "A"
     person = SPEAKER_NOUNS[utterance.age, utterance.gender]
     sound = f" who {SOUND_EVENT_VERBS[utterance.sound_event]}" if utterance.sound_event else ""
     plan = RESPONSE_PLANS[cue].format(whom=_WHOM[utterance.gender])
-    return f'The user says: "{utterance.text}". {article} {mood} {person}{sound} {gist}, so I will {plan}.'
+    return f'The user says: "{utterance.text}". {article} {mood} {person}{sound} {summary}, so I will {plan}.'
 
 
 def read_thought(thought: str) -> DescribedUtterance | None:
-    """What a thought says was heard, the reverse of `write_thought`; None for any other text."""
+    """The utterance that a thought describes, the reverse of `write_thought`; None for any other text."""
     found = _FORM.match(thought.strip())
     if found is None:
         return None

@@ -1,1 +1,1 @@
-"""Synthesis."""
+"""Speech synthesis for corpora: TTS engines, prosody, sound events and acoustic environments."""

@@ -1,4 +1,4 @@
-"""Where it is said: room, microphone, noise behind the voice, level, and a little silence around it."""
+"""Acoustic environment of speech: reverberation, microphone response, noise or babble at an SNR, level."""
 
 from __future__ import annotations
 
@@ -9,22 +9,15 @@ import numpy as np
 
 from echat.audio.augmentation import NOISE_COLOURS, add_noise, gain, noise
 from echat.audio.features import SAMPLE_RATE
-from echat.corpus.synthesis.tts_engines import Voice, speak, voices
+from echat.corpus.synthesis.tts_engines import Voice, speak
 
 BABBLE = "babble"
-_BABBLE_WORDS = (
-    "we could take the early train and be there before the shops close",
-    "nobody told me that the meeting was moved to another room",
-    "put the bread on the table and call the children for dinner",
-    "the weather report says that it will be sunny all week",
-    "have you seen the new film that everyone is talking about",
-    "he walked down the street and turned left at the old church",
-)
+Babble = tuple[tuple[str, Voice], ...]  # sentences and who speaks them
 
 
 @dataclass(frozen=True)
 class AcousticEnvironment:
-    """Noise in decibels below the speech (None: quiet), and the chance of a room and of a microphone."""
+    """Signal-to-noise ratio (None: no noise), gain, and the chances of a room and a microphone response."""
 
     snr_db: float | None
     room_chance: float = 0.0
@@ -33,7 +26,7 @@ class AcousticEnvironment:
 
 
 def sample_training_environment(rng: np.random.Generator) -> AcousticEnvironment:
-    """Half of the sentences quiet, half in noise of 5 to 30 dB; sometimes a room or a coloured microphone."""
+    """Half of the sentences quiet, half in noise of 5 to 30 dB; sometimes a room or a microphone response."""
     snr = float(rng.uniform(5.0, 30.0)) if rng.random() < 0.5 else None
     return AcousticEnvironment(
         snr, room_chance=0.25, microphone_chance=0.3, gain_db=float(rng.uniform(-3.0, 3.0))
@@ -41,9 +34,9 @@ def sample_training_environment(rng: np.random.Generator) -> AcousticEnvironment
 
 
 def apply_environment(
-    speech: np.ndarray, environment: AcousticEnvironment, rng: np.random.Generator
+    speech: np.ndarray, environment: AcousticEnvironment, rng: np.random.Generator, babble: Babble
 ) -> np.ndarray:
-    """The speech in its surroundings, with 0.1 to 0.4 s before and after, at most full scale."""
+    """The speech in an environment, with 0.1 to 0.4 s before and after, at most full scale."""
     if rng.random() < environment.room_chance:
         speech = _apply_room(speech, rng)
     if rng.random() < environment.microphone_chance:
@@ -53,14 +46,14 @@ def apply_environment(
     wave += (1e-4 * noise(len(wave), "pink", rng)).astype(np.float32)  # no room is digitally silent
     if environment.snr_db is not None:
         kind = str(rng.choice([*NOISE_COLOURS, BABBLE]))
-        behind = _babble(len(wave), rng) if kind == BABBLE else noise(len(wave), kind, rng)
+        behind = _babble(len(wave), babble, rng) if kind == BABBLE else noise(len(wave), kind, rng)
         wave = add_noise(wave, behind, environment.snr_db)
     peak = float(np.abs(wave).max())
     return wave * np.float32(min(1.0, 0.98 / peak))
 
 
 def _apply_room(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A room of noise-like reflections that die by 60 dB within 0.15 to 0.4 s."""
+    """Reverberation: noise-like reflections that decay by 60 dB within 0.15 to 0.4 s."""
     from scipy.signal import fftconvolve
 
     seconds = rng.uniform(0.15, 0.4)
@@ -73,24 +66,23 @@ def _apply_room(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _apply_microphone(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A microphone with a smooth response of up to 4 dB up and down."""
+    """A smooth random frequency response of up to 4 dB up and down."""
     spectrum = np.fft.rfft(speech)
     knots = rng.uniform(-4.0, 4.0, 6)
     response = np.interp(np.linspace(0.0, 5.0, len(spectrum)), np.arange(6), knots)
     return np.fft.irfft(spectrum * 10.0 ** (response / 20.0), n=len(speech)).astype(np.float32)
 
 
-def _babble(samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Four to six people talking at once."""
+def _babble(samples: int, babble: Babble, rng: np.random.Generator) -> np.ndarray:
+    """Four to six people speaking at once."""
     mixed = np.zeros(samples, dtype=np.float32)
     for _ in range(int(rng.integers(4, 7))):
-        talk = _babbler(int(rng.integers(len(_BABBLE_WORDS))))
-        mixed += np.resize(np.roll(talk, int(rng.integers(len(talk)))), samples)
+        speech = _babble_speech(*babble[int(rng.integers(len(babble)))])
+        mixed += np.resize(np.roll(speech, int(rng.integers(len(speech)))), samples)
     return mixed
 
 
 @cache
-def _babbler(index: int) -> np.ndarray:
-    talkers: list[Voice] = voices("train", "espeak-ng")
-    talk = speak(_BABBLE_WORDS[index], talkers[(7 * index) % len(talkers)])
-    return talk / np.float32(np.std(talk))
+def _babble_speech(text: str, voice: Voice) -> np.ndarray:
+    speech = speak(text, voice)
+    return speech / np.float32(np.std(speech))

@@ -1,8 +1,7 @@
-"""Kokoro speaks: text to phonemes by espeak-ng, phonemes to a 24 kHz waveform by an ONNX file.
+"""Kokoro TTS: text to phonemes by espeak-ng, phonemes to a 24 kHz waveform by an ONNX model.
 
-Kokoro was trained on the phoneme alphabet of misaki, in which a diphthong or an affricate is one letter;
-what espeak-ng writes with a tie is rewritten to it. A voice is a table of style vectors, one for each number
-of phonemes.
+Kokoro was trained on the phoneme alphabet of misaki, in which a diphthong or an affricate is one symbol; the
+tied IPA of espeak-ng is rewritten to it. A voice is a table of style vectors, one per number of phonemes.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from echat.optional_dependencies import missing
 RATE = 24_000  # samples per second
 MAX_PHONEMES = 510  # the text encoder has 512 positions, two of them are padding
 STYLE_SIZE = 256
-HELD_OUT_VOICES = ("af_sarah", "af_nova", "am_michael", "am_puck", "bf_emma", "bm_george")  # voices of tests
+HELD_OUT_VOICES = ("af_sarah", "af_nova", "am_michael", "am_puck", "bf_emma", "bm_george")  # of tests
 ANSWER_VOICE = "af_heart"
 
-_SYMBOLS = {  # ids of the phoneme alphabet; the text encoder knows no others
+_SYMBOLS = {  # ids of the phoneme alphabet
     symbol: number
     for start, symbols in (
         (1, ";:,.!?"), (9, '—…"()“” '), (24, "AI"), (31, "O"), (33, "Q"), (35, "ST"), (39, "W"),
@@ -50,7 +49,7 @@ _PAUSES = re.compile(r"\s*([;:,.!?—…]+)\s*")
 
 @dataclass(frozen=True)
 class KokoroVoice:
-    """One of the English voices; the first letter of its name is the accent, the second the gender."""
+    """One of the English voices; its name starts with accent (a, b) and gender (f, m)."""
 
     name: str
 
@@ -70,8 +69,8 @@ class KokoroVoice:
 def phonemize(text: str, language: str = "en-us") -> str:
     """The phonemes of an English text in Kokoro's alphabet, with stress and pause marks.
 
-    The pronoun "I" gets a secondary stress, which espeak-ng leaves out: without it, Kokoro swallows the word
-    at the start of a phrase.
+    The pronoun "I" gets a secondary stress, which espeak-ng leaves out: without it, Kokoro omits the word at
+    the start of a phrase.
     """
     pieces = _PAUSES.split(text.strip())  # words and marks by turns
     words = [" ".join(piece.split()) for piece in pieces[::2]]
@@ -98,7 +97,7 @@ def _espeak(lines: list[str], language: str) -> list[str]:
 
 
 def _rewrite(ipa: str, language: str) -> str:
-    """Tied IPA of espeak-ng in Kokoro's letters; what has no letter of its own loses its tie."""
+    """Tied IPA of espeak-ng in Kokoro's symbols; what has no symbol of its own loses its tie."""
     for table in (_BOTH, _BRITISH if language == "en-gb" else _AMERICAN):
         for theirs, ours in table.items():
             ipa = ipa.replace(theirs, ours)
@@ -107,7 +106,7 @@ def _rewrite(ipa: str, language: str) -> str:
 
 @dataclass
 class Kokoro:
-    """The network and its voices. `model` is an ONNX file, `voices` a folder of style tables `NAME.bin`."""
+    """The Kokoro model and its voices. `model` is an ONNX file, `voices` a folder of tables `NAME.bin`."""
 
     model: Path
     voices: Path
@@ -140,7 +139,7 @@ class Kokoro:
         return table[min(max(phonemes, 1), len(table)) - 1][None]
 
     def speak(self, text: str, voice: KokoroVoice, speed: float = 1.0) -> np.ndarray:
-        """The text in a voice: float32 samples at 24 kHz, quiet edges cut. VoiceError for unsayable texts."""
+        """Speech of a text: float32 samples at 24 kHz, silent edges cut. VoiceError for an overlong text."""
         phonemes = phonemize(text, voice.language)
         if not 0 < len(phonemes) <= MAX_PHONEMES:
             raise VoiceError(

@@ -1,9 +1,9 @@
-"""How it is said: a plain reading is taken apart with WORLD and put together in another mood.
+"""Prosody and speaker transformation with the WORLD vocoder: neutral speech becomes emotional, young or old.
 
-WORLD splits speech into f0 (the melody), a spectral envelope (the mouth) and aperiodicity (the breath). A
-`SpeakerTraits` says who speaks, a `Prosody` how; `apply_prosody` applies both.
-Contours are set in absolute terms (semitones of spread, glides over the sentence), not relative to the
-source, so that a mood sounds alike in every voice.
+WORLD analyses speech into f0, spectral envelope and aperiodicity; `apply_prosody` modifies them by a
+`SpeakerTraits` (pitch, vocal tract length) and a `Prosody` (emotion) and synthesises speech again. Pitch
+contours are set in absolute terms (semitones of spread, slope over the sentence), not relative to the source,
+so that an emotion sounds alike in every voice.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SpeakerTraits:
 
 @dataclass(frozen=True)
 class Prosody:
-    """How one sentence is said; the defaults are a calm, even reading."""
+    """Prosody of one sentence; the defaults are a calm, even reading."""
 
     pitch: float = 1.0  # factor on the f0 of the speaker
     pitch_std: float = 1.8  # standard deviation of the melody, semitones
@@ -54,7 +54,7 @@ class Prosody:
 
 
 def sample_speaker(age: str, gender: str | None, rng: np.random.Generator) -> SpeakerTraits:
-    """A speaker of that age and gender; for children the gender is left open."""
+    """Random traits of a speaker of that age and gender; children have no gender here."""
     if age == "child":
         return SpeakerTraits(rng.uniform(262.0, 330.0), rng.uniform(1.22, 1.31), False)
     is_old = age == "old"
@@ -66,11 +66,11 @@ def sample_speaker(age: str, gender: str | None, rng: np.random.Generator) -> Sp
 
 
 def sample_prosody(emotion: str, speaker: SpeakerTraits, rng: np.random.Generator) -> Prosody:
-    """The delivery of an emotion, its strength drawn within the range that still sounds like it."""
+    """The prosody of an emotion, each parameter uniform within its range."""
     if emotion not in _PROSODY_RANGES:
         raise ValueError(f"emotion: expected one of {', '.join(_PROSODY_RANGES)}, found {emotion!r}")
-    drawn = {name: float(rng.uniform(*limits)) for name, limits in _PROSODY_RANGES[emotion].items()}
-    prosody = Prosody(**drawn)
+    ranges = _PROSODY_RANGES[emotion]
+    prosody = Prosody(**{name: float(rng.uniform(*limits)) for name, limits in ranges.items()})
     return _aged(prosody, rng) if speaker.is_old else prosody
 
 
@@ -103,10 +103,11 @@ _PROSODY_RANGES: dict[str, dict[str, tuple[float, float]]] = {
         spectral_tilt=(0.4, 1.4), tempo=(0.92, 1.00), loudness_db=(1.0, 3.0),
     ),
 }  # fmt: skip
+EMOTIONS = tuple(_PROSODY_RANGES)
 
 
 def _aged(prosody: Prosody, rng: np.random.Generator) -> Prosody:
-    """Slow, hoarse, and shaking four to five times a second in pitch and loudness."""
+    """The prosody of an old speaker: slow, hoarse, with a tremor of four to five Hz in pitch and loudness."""
     return replace(
         prosody,
         tempo=prosody.tempo * rng.uniform(0.84, 0.91),
@@ -126,7 +127,7 @@ def apply_prosody(
     prosody: Prosody,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """A 16 kHz reading said anew: float32 samples, about `LEVEL` loud before the delivery's own loudness."""
+    """16 kHz speech with another speaker and prosody: float32 samples at RMS `LEVEL` and `loudness_db`."""
     import pyworld
 
     samples = reading.astype(np.float64)
@@ -161,7 +162,7 @@ def _f0_contour(
     semitones -= np.median(semitones[voiced])
     semitones = np.clip(semitones, -8.0, 8.0)  # octave errors of the tracker
     slope, offset = np.polyfit(frames[voiced], semitones[voiced], 1)
-    semitones -= slope * frames + offset  # the glide of the reading makes way for the delivery's
+    semitones -= slope * frames + offset  # the slope of the source is replaced by that of the prosody
     semitones *= min(3.5, prosody.pitch_std / max(0.3, float(np.std(semitones[voiced]))))
     first, last = frames[voiced][0], frames[voiced][-1]
     progress = np.clip((frames - first) / max(1, last - first), 0.0, 1.0)
@@ -176,7 +177,7 @@ def _f0_contour(
 
 
 def _reshape(envelope: np.ndarray, formants: float, spectral_tilt: float) -> np.ndarray:
-    """Formants moved by a factor, then brightness tilted around 800 Hz."""
+    """The envelope with its formants scaled by a factor and a spectral tilt around 800 Hz."""
     bins = envelope.shape[1]
     source = np.minimum(np.arange(bins) / formants, bins - 1)
     low = source.astype(int)
@@ -188,7 +189,7 @@ def _reshape(envelope: np.ndarray, formants: float, spectral_tilt: float) -> np.
 
 
 def _aperiodicity(f0: np.ndarray, bins: int, breathiness: float) -> np.ndarray:
-    """Noise share by a fixed rule, more towards high frequencies; measuring it would double the time."""
+    """Aperiodicity by a fixed rule that grows with frequency; measuring it would double the time."""
     hertz = np.arange(bins) * SAMPLE_RATE / 2 / (bins - 1)
     natural = 0.55 / (1.0 + np.exp(-(hertz - 4500.0) / 900.0))
     voiced = breathiness + (1.0 - breathiness) * natural
@@ -204,4 +205,4 @@ def _loudness(wave: np.ndarray, prosody: Prosody, rng: np.random.Generator) -> n
         wave = wave * (1.0 + prosody.roughness * np.sin(2 * np.pi * rng.uniform(62.0, 80.0) * seconds))
     wave = wave * (LEVEL / (np.sqrt(np.mean(wave**2)) + 1e-9))
     loud = wave * 10.0 ** (prosody.loudness_db / 20.0)
-    return np.tanh(loud).astype(np.float32)  # a shout presses against the ceiling
+    return np.tanh(loud).astype(np.float32)  # limits what is louder than full scale

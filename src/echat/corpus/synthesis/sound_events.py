@@ -1,12 +1,11 @@
-"""Sounds people make between words: cough, laugh, sigh, sneeze; made by filters, or cut from real clips.
+"""Sound events of a speaker (cough, laugh, sigh, sneeze): synthesised by filters, or cut from recordings.
 
-Made sounds vary in length, repetition, colour and pitch, and follow the size of the speaker: a child's cough
-is higher than its grandfather's. Real clips come from the permissively licensed part of a data pack.
+Synthetic events vary in length, repetition, spectrum and pitch, and follow the vocal tract of the speaker: a
+child's cough is higher than its grandfather's.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -18,8 +17,7 @@ from echat.audio import waveform
 from echat.audio.features import SAMPLE_RATE
 from echat.corpus.synthesis.prosody import SpeakerTraits
 
-EVENTS = ("cough", "laugh", "sigh", "sneeze")
-REAL_SHARE = 0.3  # of the coughs, laughs and sneezes, when real clips are at hand
+REAL_SHARE = 0.3  # of the events of which recordings are given
 POSITIONS = {"before": 0.45, "after": 0.45, "between": 0.10}
 # Peak of the sound relative to the peak of the speech, decibels.
 _LEVEL_DB = {"cough": (-2.0, 4.0), "laugh": (-4.0, 2.0), "sigh": (-11.0, -5.0), "sneeze": (0.0, 5.0)}
@@ -28,7 +26,7 @@ _LONGEST_CLIP_SECONDS = 1.8
 
 @dataclass(frozen=True)
 class MixedEvent:
-    """Where a sound went: "before", "after" or "between" the words, and whether it is a real recording."""
+    """Speech with a sound event "before", "after" or "between" its words; `is_real`: a recording of one."""
 
     waveform: np.ndarray
     position: str
@@ -57,7 +55,7 @@ def mix_event(
         sound = _clip(clips[name][int(rng.integers(len(clips[name])))])
     else:
         sound = synthesize_event(name, speaker, rng)
-    peak = max(0.08, float(np.percentile(np.abs(speech), 99.7)))  # a whisperer still coughs aloud
+    peak = max(0.08, float(np.percentile(np.abs(speech), 99.7)))  # a cough is loud after a whisper, too
     sound = sound * (peak * 10.0 ** (rng.uniform(*_LEVEL_DB[name]) / 20.0))
     gap = np.zeros(int(rng.uniform(0.06, 0.25) * SAMPLE_RATE), dtype=np.float32)
     position = str(rng.choice(list(POSITIONS), p=list(POSITIONS.values())))
@@ -69,21 +67,6 @@ def mix_event(
         at = _quietest(speech)
         parts = [speech[:at], gap, sound, gap, speech[at:]]
     return MixedEvent(np.concatenate(parts).astype(np.float32), position, is_real)
-
-
-def real_clips(pack: Path, split: str) -> dict[str, list[Path]]:
-    """Clips of a data pack by event, of one split; only sets that may be shared."""
-    found: dict[str, list[Path]] = {}
-    for name in ("dcase2013_office", "esc"):
-        manifest = pack / name / "manifest.jsonl"
-        if not manifest.is_file():
-            continue
-        for line in manifest.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            is_free = name != "esc" or row.get("origin") == "ESC-10"
-            if is_free and row["split"] == split and row["sound_event"] in EVENTS:
-                found.setdefault(row["sound_event"], []).append(manifest.parent / row["audio"])
-    return {event: sorted(paths) for event, paths in found.items()}
 
 
 @cache
@@ -129,7 +112,7 @@ def _cough(speaker: SpeakerTraits, rng: np.random.Generator) -> np.ndarray:
 
 
 def _laugh(speaker: SpeakerTraits, rng: np.random.Generator) -> np.ndarray:
-    """A run of "ha": a breath and a short open vowel, four to six a second, falling and fading."""
+    """A run of "ha": a breath and a short open vowel, four to six per second, falling in pitch and level."""
     formants = [f * speaker.tract for f in (rng.uniform(680, 820), rng.uniform(1200, 1400), 2600.0, 3700.0)]
     f0 = min(520.0, speaker.f0_hz * rng.uniform(1.25, 1.7))
     period, strength = 1.0 / rng.uniform(4.2, 6.0), 1.0
@@ -146,7 +129,7 @@ def _laugh(speaker: SpeakerTraits, rng: np.random.Generator) -> np.ndarray:
 
 
 def _sigh(speaker: SpeakerTraits, rng: np.random.Generator) -> np.ndarray:
-    """A long breath out that falls in colour and strength, at times with a voiced beginning."""
+    """A long breath out that becomes darker and softer, at times with a voiced beginning."""
     length = _samples(rng.uniform(0.8, 1.3))
     noise = rng.standard_normal(length)
     bright = _resonate(noise, [f * speaker.tract for f in (900.0, 1700.0, 2900.0)], 450.0)
@@ -185,6 +168,7 @@ _MAKERS: dict[str, Callable[[SpeakerTraits, np.random.Generator], np.ndarray]] =
     "sigh": _sigh,
     "sneeze": _sneeze,
 }
+EVENTS = tuple(_MAKERS)
 
 
 def _samples(seconds: float) -> int:
@@ -200,7 +184,7 @@ def _decay(length: int, seconds: float) -> np.ndarray:
 
 
 def _bump(length: int, peak: float) -> np.ndarray:
-    """Rises from 0 to 1 at `peak` (share of the length) and falls to 0, with rounded shoulders."""
+    """A window that rises from 0 to 1 at `peak` (share of the length) and falls to 0, both as a sine."""
     position = np.linspace(0.0, 1.0, length)
     rise = np.clip(position / peak, 0.0, 1.0)
     fall = np.clip((1.0 - position) / (1.0 - peak), 0.0, 1.0)
@@ -208,7 +192,7 @@ def _bump(length: int, peak: float) -> np.ndarray:
 
 
 def _edges(length: int, seconds: float) -> np.ndarray:
-    """Ones with a short fade at both ends, so that nothing clicks."""
+    """A window of ones with a short fade at both ends, so that nothing clicks."""
     ramp = np.arange(length) / (seconds * SAMPLE_RATE)
     return np.minimum(1.0, np.minimum(ramp, ramp[::-1]))
 

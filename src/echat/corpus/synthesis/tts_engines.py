@@ -1,8 +1,8 @@
-"""Who speaks: speech synthesis engines as command lines, and the table of voices with its held-out part.
+"""Text-to-speech engines: espeak-ng, flite, festival and SVOX Pico behind one function, `speak`.
 
-Each engine turns lower-case English words into a mono 16 kHz waveform, always the same one for the same text.
-The engines are Debian packages (espeak-ng, flite, festival) and one Python package (SVOX Pico); a missing one
-is named with its remedy.
+Each engine turns lower-case words into a mono 16 kHz waveform, always the same one for the same text. The
+engines are Debian packages and one Python package (SVOX Pico); the error for a missing one says how to
+install it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from echat.optional_dependencies import missing
 SpeechEngine = Literal["espeak-ng", "flite", "festival", "pico"]
 Gender = Literal["male", "female"]
 
-_SECONDS_PER_SENTENCE = 60  # an engine that is silent for longer has hung
+_SECONDS_PER_SENTENCE = 60  # time limit of an engine
 
 
 class VoiceError(RuntimeError):
-    """An engine is missing or failed; the message says which and what mends it."""
+    """An engine is missing or failed; the message says which, and how to mend it."""
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One voice of one engine. No voice of the test split ever speaks in training."""
+    """One voice of one engine. Voices of the test split never occur in training data."""
 
     engine: SpeechEngine
     option: str  # name of the voice inside the engine
@@ -46,69 +46,6 @@ class Voice:
     @property
     def name(self) -> str:
         return f"{self.engine}:{self.option}"
-
-    @property
-    def is_recorded(self) -> bool:
-        """Built from recordings of a person, unlike the formant synthesis of espeak-ng."""
-        return self.engine != "espeak-ng"
-
-
-def _espeak(split: Literal["train", "test"], gender: Gender, *options: str) -> list[Voice]:
-    return [Voice("espeak-ng", option, gender, split) for option in options]
-
-
-VOICES: tuple[Voice, ...] = (
-    *_espeak("train", "female", "en-us+f1", "en-us+f2", "en-gb+f4", "en-gb-scotland+f1", "en-us+linda"),
-    *_espeak("train", "female", "en-us+belinda", "en-us+aunty", "en-us+Annie", "en-gb+f2", "en-us+grandma"),
-    *_espeak("train", "female", "en-us+Andrea", "en-gb-x-rp+f1", "en-us+f4", "en-us+shelby"),
-    *_espeak("train", "male", "en-us+m1", "en-us+m2", "en-us+m3", "en-gb+m4", "en-gb+m6", "en-us+m7"),
-    *_espeak("train", "male", "en-us+Andy", "en-us+Gene", "en-us+Mike", "en-gb-x-rp+Lee", "en-us+max"),
-    *_espeak(
-        "train", "male", "en-us+john", "en-us+victor", "en-gb-scotland+m2", "en-us+norbert", "en-us+klatt3"
-    ),
-    *_espeak("train", "male", "en-us", "en-gb", "en-us+grandpa", "en-us+ed"),
-    Voice("flite", "awb", "male", "train"),
-    Voice("flite", "slt", "female", "train"),
-    Voice("flite", "kal16", "male", "train"),
-    Voice("festival", "kal_diphone", "male", "train"),
-    Voice("festival", "ked_diphone", "male", "train"),
-    Voice("festival", "cmu_us_slt_arctic_hts", "female", "train"),
-    Voice("pico", "en-US", "female", "train"),
-    Voice("pico", "en-GB", "female", "train"),
-    *_espeak("test", "female", "en-us+f3", "en-gb+f5", "en-us+Alicia"),
-    *_espeak("test", "male", "en-us+m5", "en-gb+boris", "en-us+Denis"),
-    Voice("flite", "rms", "male", "test"),
-)
-
-REPLY_VOICE = next(voice for voice in VOICES if voice.name == "flite:slt")  # speaks every answer, unmodified
-
-# How often each recorded voice and, together, the formant voices speak in training.
-TRAIN_SHARES = {
-    "flite:awb": 0.15,
-    "flite:slt": 0.14,
-    "flite:kal16": 0.05,
-    "festival:ked_diphone": 0.06,
-    "festival:kal_diphone": 0.03,
-    "festival:cmu_us_slt_arctic_hts": 0.07,
-    "pico:en-US": 0.11,
-    "pico:en-GB": 0.11,
-}
-
-
-def voices(split: Literal["train", "test"], engine: SpeechEngine | None = None) -> list[Voice]:
-    """The voices of a split (of one engine), in the order of the table."""
-    return [voice for voice in VOICES if voice.split == split and engine in (None, voice.engine)]
-
-
-def choose_training_voice(rng: np.random.Generator) -> Voice:
-    """A training voice, recorded ones by `TRAIN_SHARES`, the formant voices evenly for the rest."""
-    draw = float(rng.random())
-    for voice in voices("train"):
-        draw -= TRAIN_SHARES.get(voice.name, 0.0)
-        if draw < 0:
-            return voice
-    formant = voices("train", "espeak-ng")
-    return formant[int(rng.integers(len(formant)))]
 
 
 def speak(text: str, voice: Voice, words_per_minute: int = 165) -> np.ndarray:
@@ -158,7 +95,7 @@ def require_program(program: str) -> None:
 
 
 def _pico(text: str, voice: str, path: Path) -> None:
-    """An engine for each sentence: an older one starts its noise elsewhere and never sounds alike twice."""
+    """A new engine for each sentence: one that has spoken before continues its noise and sounds different."""
     try:
         from ttspico import TtsEngine
     except ModuleNotFoundError:
@@ -168,7 +105,7 @@ def _pico(text: str, voice: str, path: Path) -> None:
 
 
 class _Festival:
-    """One long-lived festival process; starting it anew for each sentence takes longer than speaking."""
+    """A festival process for many sentences; starting one per sentence takes longer than the synthesis."""
 
     def __init__(self) -> None:
         require_program("festival")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
+from echat.audio.speech_tokens import CODEC_SIZE
 from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.formats.audio_folder import AudioFolder, Within, root_of, saved_roots
@@ -14,7 +15,7 @@ from echat.data.formats.indexed_corpus import IndexedCorpus, ManifestCorpus, Raw
 from echat.data.formats.jsonl import first_rows
 from echat.data.formats.tar_corpora import CombineCorpus, ShardCorpus
 from echat.data.formats.text_files import text_lines
-from echat.data.sample import CODEC_SIZE, Sample
+from echat.data.sample import Sample
 
 Format = Literal["manifest", "raw", "shard", "combine"]
 COMBINES_LIST, COMBINES_TAR_ROOT = "combines_list.txt", "combines_tar_root.txt"

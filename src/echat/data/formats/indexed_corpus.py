@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
+from echat.audio.speech_tokens import CODEC_SIZE
 from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind, defect_from
 from echat.data.formats.audio_folder import AudioFolder
@@ -21,7 +22,7 @@ from echat.data.formats.jsonl import JsonLines
 from echat.data.formats.manifest import SPEECH_IDS, sample_of
 from echat.data.formats.osum_record import from_record
 from echat.data.formats.osum_text import without_transcript
-from echat.data.sample import CODEC_SIZE, AudioRef, Sample, speech_ids_of
+from echat.data.sample import AudioRef, Sample, speech_ids_of
 from echat.dialogue.tasks import TASKS
 
 _COMPARED = 10_000  # keys that one not found is compared with: looking for a slip shall not take minutes

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from echat.audio.errors import AudioError
+from echat.audio.speech_tokens import CODEC_SIZE
 from echat.checkpoint import atomic_path
 from echat.config import Config, nearest
 from echat.data import storage
@@ -20,7 +21,7 @@ from echat.data.formats.audio_folder import AudioFolder, save_roots, saved_roots
 from echat.data.formats.corpus import MANIFEST
 from echat.data.formats.manifest import FIELDS, row_of, sample_of
 from echat.data.formats.text_files import known_encoding
-from echat.data.sample import CODEC_SIZE, AudioRef, Sample
+from echat.data.sample import AudioRef, Sample
 from echat.data.tabular import readers as tables
 from echat.data.tabular.columns import key_shown, refuse_columns, renamed
 from echat.data.tabular.delimited import TableRow

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from echat.audio.errors import AudioError
+from echat.audio.speech_tokens import CODEC_SIZE
 from echat.audio.waveform import MAX_SECONDS, MIN_SECONDS
 from echat.config import Config
 from echat.data.audio_loading import load_audio
@@ -20,7 +21,7 @@ from echat.data.defects import DataError, Defect, DefectKind, DefectReport, defe
 from echat.data.eligibility import refuse_empty_range
 from echat.data.formats.corpus import open_corpus
 from echat.data.formats.indexed_corpus import IndexedCorpus, RecordRow
-from echat.data.sample import CODEC_SIZE, AudioRef, Sample
+from echat.data.sample import AudioRef, Sample
 from echat.data.tools.executors import ExecutorName, run_jobs
 from echat.data.tools.statistics import AudioLengths, CorpusStatistics
 from echat.dialogue.tasks import TASKS

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from echat.audio.speech_tokens import CODEC_SIZE
 from echat.checkpoint import atomic_path
 from echat.config import Config
 from echat.data.defects import DataError, Defect, DefectKind, DefectReport
@@ -27,7 +28,7 @@ from echat.data.formats.corpus import open_corpus
 from echat.data.formats.indexed_corpus import IndexedCorpus, LineCorpus
 from echat.data.formats.osum_text import normalise
 from echat.data.formats.tar_corpora import ShardCorpus
-from echat.data.sample import CODEC_SIZE, Sample
+from echat.data.sample import Sample
 from echat.data.tools.executors import ExecutorName, run_jobs
 from echat.data.tools.output_files import files_of, refuse_folder, remove_temporaries
 from echat.data.tools.writers import CombineWriter, CorpusWriter, ListWriter, MetadataWriter, ShardWriter

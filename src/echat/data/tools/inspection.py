@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from echat.audio.features import MEL_RATE, N_MELS, SAMPLE_RATE, llm_frames, log_mel
+from echat.audio.features import MEL_RATE, SAMPLE_RATE, EncoderInput, log_mel
 from echat.audio.waveform import write
 from echat.data.audio_loading import load_audio
 from echat.data.defects import DataError, Defect, DefectKind
@@ -69,7 +69,12 @@ def eligible_tasks(sample: Sample) -> list[str]:
 
 
 def sequence(
-    sample: Sample, task: str | None, tokenizer: Tokenizer, vocabulary: Vocabulary, profile: Profile
+    sample: Sample,
+    task: str | None,
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+    encoder: EncoderInput,
+    profile: Profile,
 ) -> tuple[str, list[SequenceSpan]]:
     """The task, and what the language model sees and learns of the record.
 
@@ -81,9 +86,9 @@ def sequence(
         eligible = ", ".join(eligible_tasks(sample)) or "none"
         reason = f"task {row.name}: expected what the task hears and writes, found a record for {eligible}"
         raise DataError(Defect(DefectKind.UNWANTED, sample.source, key=sample.key, reason=reason))
-    conversation = build_conversation(sample, row, *_load_mels(sample, row))
+    conversation = build_conversation(sample, row, *_load_mels(sample, row, encoder.n_mels))
     segments = render(conversation, row, tokenizer, vocabulary, profile)
-    return row.name, list(_spans(segments, tokenizer, vocabulary))
+    return row.name, list(_spans(segments, tokenizer, vocabulary, encoder))
 
 
 def sounds(sample: Sample) -> Iterator[tuple[str, AudioRef]]:
@@ -116,21 +121,23 @@ def _last_eligible(sample: Sample) -> str:
     return eligible[-1]
 
 
-def _load_mels(sample: Sample, task: Task) -> tuple[Any, list[Any]]:
+def _load_mels(sample: Sample, task: Task, n_mels: int) -> tuple[Any, list[Any]]:
     """Mels of the question and of earlier turns, where the task hears."""
 
     def mel(ref: AudioRef | None) -> Any:
-        return None if ref is None or task.input_modality != "audio" else log_mel(load_audio(ref)[0], N_MELS)
+        return None if ref is None or task.input_modality != "audio" else log_mel(load_audio(ref)[0], n_mels)
 
     return mel(sample.audio), [mel(turn.audio) for turn in sample.history]
 
 
-def _spans(segments: list[Segment], tokenizer: Tokenizer, vocabulary: Vocabulary) -> Iterator[SequenceSpan]:
+def _spans(
+    segments: list[Segment], tokenizer: Tokenizer, vocabulary: Vocabulary, encoder: EncoderInput
+) -> Iterator[SequenceSpan]:
     begin = 0
     for kind, learn, group in _runs(segments):
         if kind == "sound":
             frames = sum(len(segment.audio) for segment in group if isinstance(segment, Audio))
-            count, content = llm_frames(frames), f"{frames / MEL_RATE:.2f} s"
+            count, content = encoder.llm_frames(frames), f"{frames / MEL_RATE:.2f} s"
         else:
             ids = [id_ for segment in group if not isinstance(segment, Audio) for id_ in segment.ids]
             count = len(ids)

@@ -8,28 +8,23 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor
 
 from echat.audio.features import SAMPLE_RATE
+from echat.audio.speech_tokens import CODEC_SIZE, SpeechTokenizer
 from echat.checkpoint import atomic_path
 from echat.data.audio_loading import load_audio
 from echat.data.defects import DataError, Defect, DefectReport, defect_from
 from echat.data.formats.manifest import SPEECH_IDS, read_manifest
-from echat.data.sample import CODEC_SIZE, AudioRef, Sample
+from echat.data.sample import AudioRef, Sample
 from echat.data.tools.conversion import ConversionConfig, JobReport, convert
 from echat.data.tools.executors import ExecutorName
 from echat.dialogue.tasks import TASKS
 
 WINDOW = 256  # records looked at together, so that sounds of like length meet; 10 s each take 160 MB
 BATCH_SECONDS = 60  # of sound encoded at once, padding included
-
-
-class SpeechTokenizer(Protocol):
-    """What turns 16 kHz waveforms into speech ids."""
-
-    def encode(self, waveforms: Sequence[Tensor]) -> list[list[int]]: ...
 
 
 class TokenizeConfig(ConversionConfig):

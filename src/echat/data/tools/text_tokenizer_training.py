@@ -9,15 +9,16 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from echat.checkpoint import atomic_path
+from echat.data.formats.manifest import read_manifest
 from echat.data.sample import Sample
 from echat.dialogue.labels import KINDS, VALUES, tag
 from echat.dialogue.prompts import short_prompts
 from echat.dialogue.rendering import pseudo_audio_text
 from echat.dialogue.thinking import LabelThought, LanguageThought, format_reply
-from echat.dialogue.vocabulary import END_OF_DOCUMENT, TEXT_END, TURN_START, UNKNOWN
-from echat.errors import Arguments, command
+from echat.dialogue.vocabulary import CHATML, UNKNOWN
+from echat.model_files import TOKENIZER_FILE
 
-SPECIAL = (END_OF_DOCUMENT, TURN_START, TEXT_END)
+SPECIAL = CHATML.special_tokens
 _PROMPT_WEIGHT = 50  # a prompt stands in every sequence: its words deserve merges
 # Qwen's split of text into words, inside which merges happen.
 _SPLIT = (
@@ -77,35 +78,19 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
     """Write ``tokenizer.json`` and ``tokenizer_config.json``, loadable by tokenizers and by transformers."""
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": TEXT_END,
-        "pad_token": END_OF_DOCUMENT,
+        "eos_token": CHATML.turn_end,
+        "pad_token": CHATML.document_end,
         "clean_up_tokenization_spaces": False,
     }
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        tokenizer.save(str(temporary / "tokenizer.json"))
+        tokenizer.save(str(temporary / TOKENIZER_FILE))
         (temporary / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-@command
-def main(arguments: Arguments) -> None:
-    """``python -m echat.data.tools.text_tokenizer_training FOLDER MANIFEST... [--size N]``."""
-    import argparse
-
-    from echat.data.formats.manifest import read_manifest
-
-    parser = argparse.ArgumentParser(
-        prog="python -m echat.data.tools.text_tokenizer_training", description=__doc__
-    )
-    parser.add_argument("folder", help="where the tokenizer is written")
-    parser.add_argument("manifests", nargs="+", help="manifest.jsonl files whose texts count")
-    parser.add_argument("--size", type=int, default=2048, help="ids in all")
-    options = parser.parse_args(arguments)
-    texts = [text for path in options.manifests for text in texts_of(read_manifest(path))]
-    tokenizer = train_tokenizer(texts, options.size)
-    save_tokenizer(tokenizer, options.folder)
-    print(f"{options.folder}: {tokenizer.get_vocab_size()} ids from {len(texts)} texts")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def train_on_manifests(folder: Path, manifests: Iterable[Path], size: int) -> tuple[int, int]:
+    """Train on the texts of manifests and save to ``folder``; (ids, texts)."""
+    texts = [text for path in manifests for text in texts_of(read_manifest(path))]
+    tokenizer = train_tokenizer(texts, size)
+    save_tokenizer(tokenizer, folder)
+    return tokenizer.get_vocab_size(), len(texts)

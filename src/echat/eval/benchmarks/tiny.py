@@ -188,7 +188,7 @@ def _require_synthesis() -> None:
     from importlib.util import find_spec
     from shutil import which
 
-    from echat.corpus.synthesis.tts_engines import voices
+    from echat.corpus.en.voices import voices
     from echat.optional_dependencies import how_to_install
 
     programs = sorted({voice.engine for voice in voices("test")})

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from echat.audio.features import SAMPLE_RATE, SPEECH_TOKEN_RATE
+from echat.audio.features import SAMPLE_RATE
+from echat.audio.speech_tokens import SPEECH_TOKEN_SECONDS
 from echat.dialogue.prompts import typed_turn
 from echat.dialogue.thinking import Thought
 from echat.dialogue.turns import AssistantTurn, Turn, UserTurn
@@ -24,7 +25,6 @@ from echat.serve.protocol.wire import ProtocolError
 from echat.serve.protocol.wire_audio import to_pcm24
 from echat.serve.settings import Limits
 
-ID_SECONDS = 1 / SPEECH_TOKEN_RATE  # of audio for one speech id
 IDS_PER_WORD = 10  # about, for an answer whose whole length is not known
 SYSTEM_ROLES = ("system", "developer")
 BYTES_PER_MS = 2 * PCM_RATE // 1000
@@ -63,7 +63,7 @@ class GeneratedAnswer:
     @property
     def _played_ids(self) -> int:
         assert self.played_ms is not None
-        return min(len(self.speech_ids), round(self.played_ms * self.speed / 1000 / ID_SECONDS))
+        return min(len(self.speech_ids), round(self.played_ms * self.speed / 1000 / SPEECH_TOKEN_SECONDS))
 
     def turn(self) -> AssistantTurn | None:
         """The answer as a turn of the history; None where nothing of it was played."""

@@ -12,35 +12,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from echat.audio.features import (
-    VOCODER_EDGE,
-    VOCODER_HOP,
-    VOCODER_N_MELS,
-    VOCODER_RATE,
-    VOCODER_WINDOW,
-    mel_filterbank,
-    vocoder_spectrum,
-)
+from echat.audio.features import HOPS_PER_WINDOW, RELEASED_MEL, MelFormat, mel_filterbank, vocoder_spectrum
 
-FRAMES_PER_ITERATION = VOCODER_WINDOW // VOCODER_HOP  # on each side that one iteration looks at
+FRAMES_PER_ITERATION = HOPS_PER_WINDOW  # on each side that one iteration looks at
 MEL_INVERSION_STEPS = 8  # multiplicative steps (Lee and Seung 2001) towards magnitudes that have this mel
 MIN_MAGNITUDE = 1e-6
 
 
-def griffin_lim(waveform: Tensor, mel: Tensor, iterations: int) -> Tensor:
+def griffin_lim(waveform: Tensor, mel: Tensor, iterations: int, form: MelFormat = RELEASED_MEL) -> Tensor:
     """`waveform (batch, samples)` after `iterations` projections towards `mel (batch, bins, time)`."""
-    if waveform.shape[-1] <= VOCODER_EDGE:
+    if waveform.shape[-1] <= form.edge:
         return waveform  # too short for one window
     target = mel.exp()
     for _ in range(iterations):
-        spectrum = vocoder_spectrum(waveform)
-        waveform = _istft(spectrum * _gains(spectrum.abs(), target))
+        spectrum = vocoder_spectrum(waveform, form)
+        waveform = _istft(spectrum * _gains(spectrum.abs(), target, form), form)
     return waveform
 
 
-def _gains(magnitude: Tensor, target: Tensor) -> Tensor:
+def _gains(magnitude: Tensor, target: Tensor, form: MelFormat) -> Tensor:
     """Factor for each band of `magnitude (batch, bands, time)` after which its mel is near `target`."""
-    basis, uncovered, weight = _mel_basis(magnitude.device)
+    basis, uncovered, weight = _mel_basis(magnitude.device, form)
     start = magnitude.clamp_min(MIN_MAGNITUDE)
     reached = start
     for _ in range(MEL_INVERSION_STEPS):
@@ -49,26 +41,27 @@ def _gains(magnitude: Tensor, target: Tensor) -> Tensor:
     return reached / start
 
 
-def _istft(spectrum: Tensor) -> Tensor:
+def _istft(spectrum: Tensor, form: MelFormat) -> Tensor:
     """The inverse by overlapping windows, `(batch, samples)`."""
     time = spectrum.shape[2]
-    window = torch.hann_window(VOCODER_WINDOW, device=spectrum.device)[:, None]
-    frames = torch.fft.irfft(spectrum, n=VOCODER_WINDOW, dim=1) * window
-    weight = _overlap(window.square().expand(1, -1, time))
-    return (_overlap(frames) / weight.clamp_min(1e-3))[:, VOCODER_EDGE:-VOCODER_EDGE]
+    window = torch.hann_window(form.window, device=spectrum.device)[:, None]
+    frames = torch.fft.irfft(spectrum, n=form.window, dim=1) * window
+    weight = _overlap(window.square().expand(1, -1, time), form.hop)
+    return (_overlap(frames, form.hop) / weight.clamp_min(1e-3))[:, form.edge : -form.edge]
 
 
-def _overlap(frames: Tensor) -> Tensor:
+def _overlap(frames: Tensor, hop: int) -> Tensor:
     """Add frames `(batch, window, time)` at their places."""
-    length = (frames.shape[2] - 1) * VOCODER_HOP + VOCODER_WINDOW
-    return F.fold(frames, (1, length), (1, VOCODER_WINDOW), stride=(1, VOCODER_HOP))[:, 0, 0]
+    window, time = frames.shape[1:]
+    length = (time - 1) * hop + window
+    return F.fold(frames, (1, length), (1, window), stride=(1, hop))[:, 0, 0]
 
 
 @lru_cache(maxsize=4)
 @torch.inference_mode(False)  # kept for training, too, whoever asks first
-def _mel_basis(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _mel_basis(device: torch.device, form: MelFormat) -> tuple[Tensor, Tensor, Tensor]:
     """The mel matrix (bins, bands); 1 for each band no bin hears (bands, 1); its sums over bins plus that."""
-    basis = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE).float().to(device)
+    basis = mel_filterbank(form.n_mels, form.window, form.rate).float().to(device)
     coverage = basis.sum(0)[:, None]
     uncovered = (coverage <= 0).float()
     return basis, uncovered, coverage + uncovered

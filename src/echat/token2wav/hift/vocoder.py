@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from echat.audio.features import VOCODER_HOP, VOCODER_N_MELS
+from echat.audio.features import VOCODER_N_MELS, VOCODER_RATE, MelFormat
 from echat.config import Config
 from echat.token2wav.hift.griffin_lim import FRAMES_PER_ITERATION, griffin_lim
 from echat.token2wav.hift.snake import SnakeResBlock
@@ -26,7 +26,7 @@ MAX_LOG_MAGNITUDE = math.log(100.0)  # largest log magnitude of the spectrum
 class F0PredictorConfig(Config):
     """Sizes of the convolution stack that reads the pitch from the mel."""
 
-    in_channels: int = Field(80, description="mel bins")
+    in_channels: int = Field(VOCODER_N_MELS, description="mel bins")
     cond_channels: int = Field(512, description="width of the five convolutions")
 
 
@@ -35,10 +35,10 @@ class VocoderConfig(Config):
 
     renamed: ClassVar = {"refinement": "griffin_lim_iters"}
 
-    in_channels: int = Field(80, description="mel bins")
+    in_channels: int = Field(VOCODER_N_MELS, description="mel bins")
     base_channels: int = Field(512, description="width before the first upsampling, halved by each")
     nb_harmonics: int = Field(8, description="sinusoids above the fundamental")
-    sampling_rate: int = Field(22050, description="samples per second")
+    sampling_rate: int = Field(VOCODER_RATE, description="samples per second")
     nsf_alpha: float = Field(0.1, description="amplitude of each sinusoid")
     nsf_sigma: float = Field(0.003, description="noise amplitude in voiced stretches")
     nsf_voiced_threshold: float = Field(10.0, description="a pitch at or below this (Hz) means unvoiced")
@@ -61,14 +61,6 @@ class VocoderConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> "VocoderConfig":
         stages = len(self.upsample_rates)
-        if self.griffin_lim_iters and (self.samples_per_frame, self.in_channels) != (
-            VOCODER_HOP,
-            VOCODER_N_MELS,
-        ):
-            raise ValueError(
-                f"griffin_lim_iters: expected {VOCODER_HOP} samples per frame of {VOCODER_N_MELS} bins, "
-                f"found {self.samples_per_frame} and {self.in_channels}; set it to 0"
-            )
         if not stages or self.base_channels % 2**stages:
             raise ValueError(
                 f"base_channels: expected a multiple of {2**stages} ({stages} halvings), "
@@ -86,6 +78,11 @@ class VocoderConfig(Config):
     def samples_per_frame(self) -> int:
         """Waveform samples made from one mel frame."""
         return math.prod(self.upsample_rates) * self.istft_hop
+
+    @property
+    def mel(self) -> MelFormat:
+        """The mel that it reads."""
+        return MelFormat(self.sampling_rate, self.samples_per_frame, self.in_channels)
 
     @property
     def reach(self) -> int:
@@ -282,7 +279,7 @@ class Vocoder(nn.Module):
         waveform = torch.istft(spectrum, self.config.istft_n_fft, self.config.istft_hop, window=self.window)
         if self.training:
             return waveform
-        waveform = griffin_lim(waveform, mel.float(), self.config.griffin_lim_iters)
+        waveform = griffin_lim(waveform, mel.float(), self.config.griffin_lim_iters, self.config.mel)
         return waveform.clamp(-self.config.audio_limit, self.config.audio_limit)
 
     def source_spectrum(self, source: Tensor) -> Tensor:

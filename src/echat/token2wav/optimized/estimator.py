@@ -9,6 +9,7 @@ Legend: batch, time = mel frames, width = channels; everything is `(batch, time,
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import cast
 
@@ -16,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from echat.kernels.attention import eager_attention, prefers_eager
+from echat.kernels.attention import LONG_MAX_KEYS, eager_attention, prefers_eager
 from echat.kernels.channels_last import channels_last_conv, channels_last_conv_transpose
-from echat.kernels.packed_linear import FusedLinear, FusedPrecision
+from echat.kernels.packed_linear import Precision, pack_linear, pack_merged
 from echat.token2wav.estimator import (
     ConvNormBlock,
     Estimator,
@@ -29,9 +30,6 @@ from echat.token2wav.estimator import (
 )
 from echat.token2wav.token_encoder import MaskedGroupNorm
 
-MAX_EAGER_FRAMES = (
-    1200  # frames whose attention is written out in bf16; those of a 10 s prompt and a long piece
-)
 StepVelocity = Callable[[Tensor, int], Tensor]
 
 
@@ -78,7 +76,9 @@ class FastResBlock:
         self.norm1 = FastNorm(cast(MaskedGroupNorm, norm))
         self.block2 = FastBlock(block.block2)
         shortcut = block.res_conv
-        self.shortcut = FusedLinear(shortcut.weight[:, channels, 0], shortcut.bias if bias else None)
+        self.shortcut = pack_linear(
+            shortcut.weight[:, channels, 0], shortcut.bias if bias else None, many_rows=True
+        )
 
     def __call__(self, x: Tensor, time: Tensor) -> Tensor:
         return self.finish(self.conv1(x), self.shortcut(x), time)
@@ -102,22 +102,22 @@ class FastBlock:
 class FastTransformer:
     """Queries, keys and values in one product; additions inside the products that precede them."""
 
-    def __init__(self, transformer: UNetTransformer, precision: FusedPrecision) -> None:
+    def __init__(self, transformer: UNetTransformer, precision: Precision) -> None:
         attention = transformer.attn1
         out = cast(nn.Linear, attention.to_out[0])
         wide, narrow = cast(Projection, transformer.ff.net[0]).proj, cast(nn.Linear, transformer.ff.net[2])
-        joint = torch.cat([to.weight for to in (attention.to_q, attention.to_k, attention.to_v)])
+        pack = partial(pack_merged, precision=precision, many_rows=True)
         self.heads = attention.heads
         self.norm1, self.norm3 = transformer.norm1, transformer.norm3
-        self.qkv = FusedLinear(joint, None, precision)
-        self.out = FusedLinear(out.weight, out.bias, precision)
-        self.wide = FusedLinear(wide.weight, wide.bias, precision)
-        self.narrow = FusedLinear(narrow.weight, narrow.bias, precision)
+        self.qkv = pack([attention.to_q, attention.to_k, attention.to_v])
+        self.out = pack([out])
+        self.wide = pack([wide])
+        self.narrow = pack([narrow])
 
     def __call__(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, dim)
-        if prefers_eager(v, MAX_EAGER_FRAMES):
+        if prefers_eager(v, LONG_MAX_KEYS):
             mixed = eager_attention(q, k, v, None, q.shape[3] ** -0.5)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v)
@@ -128,7 +128,7 @@ class FastTransformer:
 class FastStage:
     """A residual block and its transformers, then the way to the next level, where there is one."""
 
-    def __init__(self, stage: UNetStage, block: FastResBlock, precision: FusedPrecision) -> None:
+    def __init__(self, stage: UNetStage, block: FastResBlock, precision: Precision) -> None:
         self.block = block
         self.transformers = [
             FastTransformer(cast(UNetTransformer, transformer), precision)
@@ -146,7 +146,7 @@ class FastEstimator:
     """Velocities of one estimator at the times of one solver."""
 
     @torch.no_grad()
-    def __init__(self, estimator: Estimator, times: Sequence[Tensor], precision: FusedPrecision) -> None:
+    def __init__(self, estimator: Estimator, times: Sequence[Tensor], precision: Precision) -> None:
         """`times` are those of the Euler steps; attention and feed-forward compute in `precision`."""
         down, middle, up = (
             [cast(UNetStage, stage) for stage in stages]
@@ -162,7 +162,7 @@ class FastEstimator:
         )
         self.last = FastBlock(estimator.final_block)
         out = estimator.final_proj
-        self.out = FusedLinear(out.weight[..., 0], out.bias)
+        self.out = pack_linear(out.weight[..., 0], out.bias, many_rows=True)
         embedded = estimator.time_mlp(torch.stack(list(times)))  # (steps, 4 width)
         blocks = [cast(UNetResBlock, stage[0]) for stage in chain(down, middle, up)]
         self.times = [[block.mlp(row[None])[:, None] for block in blocks] for row in embedded]

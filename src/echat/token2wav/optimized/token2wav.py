@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from echat.kernels.packed_linear import FusedLinear, FusedPrecision, replace_linears
+from echat.kernels.packed_linear import Precision, at_least_int8, pack_merged, replace_linears
 from echat.token2wav.flow import Flow, FlowMatching, Velocity
 from echat.token2wav.optimized.estimator import FastEstimator
 from echat.token2wav.optimized.vocoder import FastVocoder
@@ -16,7 +16,7 @@ from echat.token2wav.token2wav import Token2Wav
 class OptimizedToken2Wav(Token2Wav):
     """Speaks as the model it was made of; does not learn, cannot be saved and stays on its device."""
 
-    def __init__(self, plain: Token2Wav, precision: FusedPrecision) -> None:
+    def __init__(self, plain: Token2Wav, precision: Precision) -> None:
         nn.Module.__init__(self)
         kept = {name: value for name, value in vars(plain).items() if name not in vars(self)}
         vars(self).update(kept)
@@ -31,21 +31,21 @@ class OptimizedToken2Wav(Token2Wav):
 class OptimizedFlow(Flow):
     """The flow over packed layers."""
 
-    def __init__(self, plain: Flow, precision: FusedPrecision) -> None:
+    def __init__(self, plain: Flow, precision: Precision) -> None:
         nn.Module.__init__(self)
         self.config = plain.config
         self.input_embedding = plain.input_embedding
         self.spk_embed_affine_layer = plain.spk_embed_affine_layer
         self.length_regulator = plain.length_regulator
         self.encoder = replace_linears(copy.deepcopy(plain.encoder))  # type: ignore[assignment]
-        self.encoder_proj = FusedLinear(plain.encoder_proj.weight, plain.encoder_proj.bias)  # type: ignore[assignment]
+        self.encoder_proj = pack_merged([plain.encoder_proj], many_rows=True)  # type: ignore[assignment]
         self.decoder = OptimizedFlowMatching(plain.decoder, precision)
 
 
 class OptimizedFlowMatching(FlowMatching):
     """The solver over a fast estimator."""
 
-    def __init__(self, plain: FlowMatching, precision: FusedPrecision) -> None:
+    def __init__(self, plain: FlowMatching, precision: Precision) -> None:
         nn.Module.__init__(self)
         self.config = plain.config
         like = plain.estimator.final_proj.weight
@@ -65,7 +65,7 @@ class OptimizedFlowMatching(FlowMatching):
         return guided
 
 
-def optimize(model: Token2Wav, precision: FusedPrecision = "fp32") -> Token2Wav:
+def optimize(model: Token2Wav, precision: Precision = "fp32") -> Token2Wav:
     """The same voice with packed weights, beside the model, which is not changed.
 
     Without `precision` the mel is that of the model up to the order of sums. `bf16` and `int8` round what
@@ -77,4 +77,4 @@ def optimize(model: Token2Wav, precision: FusedPrecision = "fp32") -> Token2Wav:
         raise ValueError(
             f"optimize: expected weights in float32, found {found}; load them so, name the precision here"
         )
-    return OptimizedToken2Wav(model, precision)
+    return OptimizedToken2Wav(model, at_least_int8(precision))

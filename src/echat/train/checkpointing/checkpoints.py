@@ -21,7 +21,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
 from echat.checkpoint import NAMES_SHOWN, CheckpointError, atomic_path
-from echat.safe_loading import first_line
+from echat.errors import first_line
 from echat.train.checkpointing.integrity import (
     RUN_FILE,
     DamagedCheckpoint,

@@ -20,7 +20,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import filesystem, metadata
 
 from echat.checkpoint import CheckpointError
-from echat.safe_loading import first_line, load_weights_only
+from echat.errors import first_line
+from echat.safe_loading import load_weights_only
 from echat.train.distributed import Ranks
 
 HASHES = "hashes.json"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from echat.checkpoint import TOKEN2WAV_FOLDER
 from echat.data.audio_loading import AudioLoader
 from echat.data.examples import build_conversation
 from echat.data.mixture import MixtureComponent
@@ -22,6 +21,7 @@ from echat.infer.engine import Engine
 from echat.infer.events import Reply
 from echat.infer.loading import find_model
 from echat.metrics import Confusion, error_rate
+from echat.model_files import TOKEN2WAV_FOLDER
 from echat.token2wav.token2wav import Token2Wav
 from echat.train.objective import SampleOutput, SampleReport
 from echat.train.recipe import DecodeConfig

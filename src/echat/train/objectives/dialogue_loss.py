@@ -9,6 +9,7 @@ from torch import Tensor
 
 from echat.data.collation import DialogueBatch
 from echat.data.examples import IGNORE
+from echat.dialogue.vocabulary import speech_classes
 from echat.model.speech_llm import SpeechLLM
 from echat.train.objective import Loss
 from echat.train.objectives.ctc_loss import CTCLoss
@@ -76,7 +77,7 @@ class DialogueLoss:
 
     def _heads(self) -> Heads:
         model, config = self.model, self.model.config
-        classes = config.llm.vocab_size + config.speech_classes
+        classes = config.llm.vocab_size + speech_classes(config.speech_codec_size)
         return Heads(model.text_logits, model.speech_logits, classes, model.head_weights)
 
 

@@ -26,8 +26,8 @@ from echat.data.sources import SourceConfig, source_components
 from echat.data.speech_examples import CTC_LABELS, SpeechBuilder, SpeechExample, has_encoder_targets
 from echat.dialogue.labels import VALUES
 from echat.metrics import error_rate
-from echat.model.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
+from echat.model_files import CONFIG_FILE, WEIGHTS_FILE
 from echat.train.objective import Loss, SampleOutput, SampleReport
 from echat.train.recipe import DecodeConfig, Recipe
 from echat.train.weights.init_weights import init_from

@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from echat.audio.features import SPEECH_TOKEN_RATE, VOCODER_RATE, mel_22k
-from echat.checkpoint import TOKEN2WAV_FOLDER, write_tensors
+from echat.audio.features import vocoder_mel
+from echat.checkpoint import write_tensors
 from echat.config import save_config
 from echat.data.sample import DataError
 from echat.infer.loading import find_model
+from echat.model_files import CONFIG_FILE, FLOW_FILE, TOKEN2WAV_FOLDER
 from echat.token2wav.flow import Flow, FlowConfig
 from echat.token2wav.speaker_embedding import CampPlus, MelStatistics
 from echat.token2wav.token2wav import Token2Wav
@@ -27,7 +28,7 @@ from echat.train.objectives.speech_clips import (
     WholeClipObjective,
     WholeClipSettings,
     load_16k,
-    load_22k,
+    load_at,
     to_device,
 )
 from echat.train.recipe import DecodeConfig
@@ -67,7 +68,9 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
     module: Flow
 
     def __init__(self, recipe: Settings) -> None:
-        self._speaker = MelStatistics() if recipe.speaker is None else CampPlus(recipe.speaker)
+        self._speaker = (
+            MelStatistics(recipe.flow.sampling_rate) if recipe.speaker is None else CampPlus(recipe.speaker)
+        )
         self._features = lru_cache(maxsize=CACHED_CLIPS)(self._make)
         super().__init__(recipe, Flow(recipe.flow))
         init_from(self.module, recipe.init_from)
@@ -83,8 +86,9 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
 
     def _make(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """Mel in half precision and speaker embedding; one more id of silence behind, as ids round up."""
-        waveform = load_22k(clip)
-        mel = mel_22k(F.pad(waveform, (0, VOCODER_RATE // SPEECH_TOKEN_RATE)))
+        flow = self.recipe.flow
+        waveform = load_at(clip, flow.sampling_rate)
+        mel = vocoder_mel(F.pad(waveform, (0, flow.sampling_rate // flow.input_frame_rate)), flow.mel)
         return mel.half(), self._speaker(waveform, load_16k(clip))
 
     def batch(self, clips: Sequence[Clip]) -> FlowBatch:
@@ -127,15 +131,15 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
                     hypothesis,
                     clip.path,
                     vocoder(mel)[0][0].float(),
-                    VOCODER_RATE,
+                    self.recipe.flow.sampling_rate,
                 )
             )
         return SampleReport({}, samples)
 
     def export(self, folder: Path) -> None:
         """`config.yaml` (of the flow) and `flow.safetensors`."""
-        save_config(self.recipe.flow, folder / "config.yaml")
-        write_tensors(folder / "flow.safetensors", self.module.state_dict(), torch.float16)
+        save_config(self.recipe.flow, folder / CONFIG_FILE)
+        write_tensors(folder / FLOW_FILE, self.module.state_dict(), torch.float16)
 
 
 build = FlowObjective

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from echat.audio.features import SAMPLE_RATE, VOCODER_RATE
+from echat.audio.features import SAMPLE_RATE
 from echat.audio.file_decoding import seconds_of
 from echat.audio.resampling import resample
 from echat.audio.waveform import read
@@ -141,10 +141,10 @@ def load_16k(clip: Clip) -> Tensor:
     return read(clip.path, SAMPLE_RATE, allow_silence=True)[0]
 
 
-def load_22k(clip: Clip) -> Tensor:
-    """The clip at 22.05 kHz, `(samples,)`; what was recorded below that rate stays without its upper band."""
-    waveform, rate = read(clip.path, allow_silence=True)
-    return resample(waveform, rate, VOCODER_RATE)
+def load_at(clip: Clip, rate: int) -> Tensor:
+    """The clip at a rate, `(samples,)`; what was recorded below it stays without its upper band."""
+    waveform, recorded = read(clip.path, allow_silence=True)
+    return resample(waveform, recorded, rate)
 
 
 class RandomBatches(Generic[B]):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, field_validator
 
 from echat.config import Config
@@ -19,10 +18,9 @@ from echat.data.examples import (
     DialogueExample,
 )
 from echat.data.sources import SourceConfig, mixture, mixture_components
-from echat.data.tools.text_tokenizer_training import END_OF_DOCUMENT
+from echat.devices import DTYPES
 from echat.dialogue.capabilities import Capabilities
 from echat.dialogue.tasks import Profile
-from echat.dialogue.vocabulary import Vocabulary
 from echat.infer.engine import Engine
 from echat.model.model_folder import save_model
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
@@ -35,8 +33,6 @@ from echat.train.objectives.dialogue_loss import DialogueLoss
 from echat.train.objectives.fused_cross_entropy import MAX_LOGITS
 from echat.train.recipe import DecodeConfig, Recipe
 from echat.train.weights.init_weights import inherited_learned, init_from, init_has_ctc, initial_config
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PseudoAudioConfig(Config):
@@ -110,10 +106,8 @@ class SpeechLLMObjective:
                 f"model.llm.vocab_size: expected at least the {len(self.tokenizer)} ids of the tokenizer, "
                 f"found {config.llm.vocab_size}"
             )
-        self.vocabulary = Vocabulary.from_tokenizer(
-            self.tokenizer, config.speech_codec_size, config.llm.vocab_size
-        )
-        self._blank = self.tokenizer.encode(END_OF_DOCUMENT)[0]
+        self.vocabulary = self.tokenizer.vocabulary(config.speech_codec_size, config.llm.vocab_size)
+        self._blank = self.tokenizer.encode(self.tokenizer.template.document_end)[0]
         self._has_ctc = recipe.ctc is not None or init_has_ctc(recipe.init_from)
         self._learned = inherited_learned(recipe.init_from) if recipe.learned is None else recipe.learned
         self.module = SpeechLLM(config)
@@ -144,7 +138,7 @@ class SpeechLLMObjective:
             self._cached_tokenizer,
             self.vocabulary,
             self._audio_loader,
-            self.module.config.encoder.n_mels,
+            self.module.config.encoder,
             self.recipe.profile,
             augment,
             data.max_positions,

@@ -12,16 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from echat.audio.features import (
-    VOCODER_HOP,
-    VOCODER_N_MELS,
-    VOCODER_RATE,
-    VOCODER_WINDOW,
-    mel_22k,
-    mel_filterbank,
-)
+from echat.audio.features import mel_filterbank, vocoder_mel
 from echat.checkpoint import write_tensors
 from echat.config import save_config
+from echat.model_files import CONFIG_FILE, VOCODER_FILE
 from echat.token2wav.hift.losses import (
     FEATURE_WEIGHT,
     TEACHER_F0,
@@ -38,7 +32,7 @@ from echat.train.objectives.speech_clips import (
     Clip,
     ClipSettings,
     RandomBatches,
-    load_22k,
+    load_at,
     read_clips,
     to_device,
 )
@@ -86,17 +80,19 @@ class VocoderObjective:
         self.module: nn.Module = self.vocoder
         if self.discriminators is not None:
             self.module = nn.ModuleDict({"vocoder": self.vocoder, "critics": self.discriminators})
-        self._basis = mel_filterbank(VOCODER_N_MELS, VOCODER_WINDOW, VOCODER_RATE)
+        form = recipe.vocoder.mel
+        self._basis = mel_filterbank(form.n_mels, form.window, form.rate)
         self._sounds = lru_cache(maxsize=CACHED_CLIPS)(self._make)
         self._clips = read_clips(recipe.manifests, recipe.split)
         self._weights = torch.tensor([clip.seconds for clip in self._clips])
         self.batches = RandomBatches(self._sample_batch, recipe.seed)
 
     def _make(self, clip: Clip) -> Cut:
-        waveform = load_22k(clip)
-        mel = mel_22k(waveform).T.contiguous()
-        f0 = pitch_track(waveform, VOCODER_RATE, VOCODER_HOP)
-        return Cut(mel, waveform[: mel.shape[1] * VOCODER_HOP], f0[: mel.shape[1]])
+        form = self.recipe.vocoder.mel
+        waveform = load_at(clip, form.rate)
+        mel = vocoder_mel(waveform, form).T.contiguous()
+        f0 = pitch_track(waveform, form.rate, form.hop)
+        return Cut(mel, waveform[: mel.shape[1] * form.hop], f0[: mel.shape[1]])
 
     def _sample_batch(self, generator: torch.Generator) -> VocoderBatch:
         """Clips in proportion to their length, one random cut of each."""
@@ -106,7 +102,7 @@ class VocoderObjective:
 
     def _batch(self, clips: Sequence[Clip], teacher: bool, generator: torch.Generator) -> VocoderBatch:
         frames = self.recipe.segment_frames
-        cuts = [cut(self._sounds(clip), frames, VOCODER_HOP, generator) for clip in clips]
+        cuts = [cut(self._sounds(clip), frames, self.recipe.vocoder.mel.hop, generator) for clip in clips]
         return VocoderBatch(
             tuple(clip.key for clip in clips),
             torch.stack([c.mel for c in cuts]),
@@ -143,22 +139,20 @@ class VocoderObjective:
         if not self.recipe.validation or not config.samples:
             return SampleReport()
         clips = read_clips(self.recipe.validation, self.recipe.validation_split)
-        device = next(self.vocoder.parameters()).device
+        device, form = next(self.vocoder.parameters()).device, self.recipe.vocoder.mel
         samples = []
         for clip in clips[:: max(1, len(clips) // config.samples)][: config.samples]:
-            made, _ = self.vocoder(mel_22k(load_22k(clip)).T[None].to(device))
+            made, _ = self.vocoder(vocoder_mel(load_at(clip, form.rate), form).T[None].to(device))
             words = clip.text or ""
             samples.append(
-                SampleOutput(
-                    clip.key, "vocoder", words, words, clip.path, made[0].float().cpu(), VOCODER_RATE
-                )
+                SampleOutput(clip.key, "vocoder", words, words, clip.path, made[0].float().cpu(), form.rate)
             )
         return SampleReport({}, samples)
 
     def export(self, folder: Path) -> None:
         """`config.yaml` (of the vocoder) and `hift.safetensors`."""
-        save_config(self.recipe.vocoder, folder / "config.yaml")
-        write_tensors(folder / "hift.safetensors", self.vocoder.state_dict(), torch.float16)
+        save_config(self.recipe.vocoder, folder / CONFIG_FILE)
+        write_tensors(folder / VOCODER_FILE, self.vocoder.state_dict(), torch.float16)
 
 
 build = VocoderObjective

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 
 from echat.audio.waveform import read
-from echat.checkpoint import TOKEN2WAV_FOLDER, atomic_path, load_strict, read_tensors
+from echat.checkpoint import atomic_path, load_strict, read_tensors
 from echat.config import load_config
 from echat.model.model_folder import load_model, save_model
+from echat.model_files import CONFIG_FILE, FLOW_FILE, SPEECH_TOKENIZER_FOLDER, TOKEN2WAV_FOLDER, VOCODER_FILE
 from echat.token2wav.flow import FlowConfig
 from echat.token2wav.hift.vocoder import VocoderConfig
 from echat.token2wav.speech_tokenizer import SpeechTokenizer
-from echat.token2wav.token2wav import SPEECH_TOKENIZER_FOLDER, Token2Wav, Token2WavConfig
+from echat.token2wav.token2wav import Token2Wav, Token2WavConfig
 
 LOWEST_PROMPT_RATE = 16_000  # Hz; our own models were trained on recordings of this rate
 
@@ -34,13 +35,13 @@ def write_speech_folders(
         speaker="mel_stats",
         default_voice=next(iter(voices), None),
         min_prompt_rate=LOWEST_PROMPT_RATE,
-        flow=load_config(FlowConfig, flow / "config.yaml"),
-        vocoder=load_config(VocoderConfig, vocoder / "config.yaml"),
+        flow=load_config(FlowConfig, flow / CONFIG_FILE),
+        vocoder=load_config(VocoderConfig, vocoder / CONFIG_FILE),
     )
     token2wav = Token2Wav(config).eval()
     for module, path in (
-        (token2wav.flow, flow / "flow.safetensors"),
-        (token2wav.vocoder, vocoder / "hift.safetensors"),
+        (token2wav.flow, flow / FLOW_FILE),
+        (token2wav.vocoder, vocoder / VOCODER_FILE),
     ):
         load_strict(module, read_tensors(path), str(path))
     token2wav.use_tokenizer(SpeechTokenizer.from_folder(tokenizer))

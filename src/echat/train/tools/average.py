@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from echat.checkpoint import atomic_path
-from echat.model.model_folder import TOKENIZER_FOLDER, ModelFolder, load_model, save_model
-from echat.model.text_tokenizer import TOKENIZER_FILE
+from echat.model.model_folder import ModelFolder, load_model, save_model
+from echat.model_files import TOKENIZER_FILE, TOKENIZER_FOLDER
 
 
 def average_models(folders: Sequence[Path]) -> ModelFolder:

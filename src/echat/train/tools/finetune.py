@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from echat.checkpoint import TOKEN2WAV_FOLDER, atomic_path
+from echat.checkpoint import atomic_path
 from echat.data.defects import DataError
 from echat.data.eligibility import can_serve
 from echat.data.formats.manifest import read_manifest
 from echat.data.sample import Sample
+from echat.devices import DTYPES
 from echat.dialogue.tasks import TASKS
-from echat.infer.engine import SPEECH_TOKENIZER_FOLDER
 from echat.infer.loading import find_model
+from echat.model_files import SPEECH_TOKENIZER_FOLDER, TOKEN2WAV_FOLDER
 from echat.release.weight_sources import WeightSource, open_weight_source
 from echat.train.recipe import load_recipe
 from echat.train.tools.finetune_data import Preparation, prepare_pairs, with_speech_ids
@@ -42,7 +42,6 @@ TASK_WEIGHTS = {
     "understand": 1.5,
     "asr": 0.5,
 }
-_DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,7 @@ def write_recipe(job: FineTune, model_path: Path) -> dict[str, Any]:
 
 
 def _recipe(source: WeightSource, model_path: Path, output: Path) -> dict[str, Any]:
+    dtype = next(iter(source.tensors.values())).dtype
     return {
         "objective": "speech_llm",
         "output": str(output),
@@ -121,7 +121,7 @@ def _recipe(source: WeightSource, model_path: Path, output: Path) -> dict[str, A
         "profile": source.profile or "echat",
         # Written out, so that an override changes one of its fields.
         "learned": inherited_learned({"all": str(model_path)}).model_dump(mode="json", exclude_defaults=True),
-        "export_dtype": _DTYPES.get(next(iter(source.tensors.values())).dtype, "fp32"),
+        "export_dtype": next((name for name, known in DTYPES.items() if known == dtype), "fp32"),
         "lora": {"rank": 16, "alpha": 32.0, "targets": list(_adapter_targets(model_path))},
         "optimizer": {"lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 20},
         "budget": {"steps": STEPS},

@@ -14,8 +14,9 @@ from torch import nn
 from echat.checkpoint import load_strict
 from echat.config import read_yaml, validate
 from echat.dialogue.capabilities import Capabilities
-from echat.model.model_folder import CONFIG_FILE, ModelFolderConfig
+from echat.model.model_folder import ModelFolderConfig
 from echat.model.speech_llm import SpeechLLMConfig
+from echat.model_files import CONFIG_FILE
 from echat.release.weight_sources import SHAPED, WeightSource, open_weight_source
 
 WHOLE = "all"
