@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echat.data.examples import AUDIO, IGNORE, PAD, CTCTarget, DialogueExample
+from echat.data.examples import CTCTarget, DialogueExample
 from echat.data.speech_examples import SpeechExample
+from echat.dialogue.vocabulary import AUDIO, IGNORE, PAD
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -11,28 +10,30 @@ from echat.audio.features import SAMPLE_RATE
 from echat.config import Config
 from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.sample import AudioRef, Sample
-from echat.dialogue.labels import LabelKind, Labels
+from echat.dialogue.label_kinds import LABEL_KINDS
+from echat.dialogue.labels import VOICE_KINDS, Labels
 from echat.dialogue.tasks import Task
+from echat.dialogue.thinking import VOICE_SLOTS
 
 
 def can_serve(sample: Sample, task: Task, is_pseudo_audio: bool = False) -> bool:
     """Has the sample what the task hears and writes?"""
     if task.input_modality == "audio" and not (sample.text if is_pseudo_audio else sample.audio):
         return False
-    if task.input_modality == "text" and not sample.text and not (task.writes_speech and sample.reply):
+    if task.input_modality == "text" and not sample.text and not (task.reads_aloud and sample.reply):
         return False
     if task.writes_speech and not sample.speech_ids:
         return False
     if task.understands:
         return _can_serve_understanding(sample, task)
-    if task.name in ("tts", "tts_stream"):
+    if task.reads_aloud:
         return True
     if not sample.reply:
         return False
     if task.input_modality == "text":
         return _unmarked(sample.labels)
     if task.thinks == "label":
-        return bool(sample.text) and _known(sample.labels, ("age", "gender", "emotion", "sound_event"))
+        return bool(sample.text) and sample.labels.has_any(VOICE_SLOTS)
     return task.thinks is None or bool(sample.thought)
 
 
@@ -40,23 +41,22 @@ def _can_serve_understanding(sample: Sample, task: Task) -> bool:
     """Words where it transcribes, a known label where it labels, a target where none can be made."""
     if sample.target is not None:
         return sample.task == task.name
-    if task.name in ("asr_timestamps", "asr_punctuation"):
+    if task.target == "finished":
         return False
-    if task.name == "asr_chat" and not sample.reply:
+    if task.target == "answered" and not sample.reply:
         return False
     if task.transcribes and not sample.text:
         return False
-    return not task.labels or _known(sample.labels, task.labels)
-
-
-def _known(labels: Labels, kinds: Sequence[LabelKind]) -> bool:
-    return any(getattr(labels, kind) is not None for kind in kinds)
+    return not task.labels or sample.labels.has_any(task.labels)
 
 
 def _unmarked(labels: Labels) -> bool:
-    """Would the words alone call for this reply? Typed words must not get answers to cues unseen."""
-    plain = (None, "none", "neutral", "adult")
-    return all(value in plain for value in (labels.age, labels.emotion, labels.sound_event))
+    """Would the words alone call for this reply? Typed words must not get answers to labels unseen."""
+    return all(
+        getattr(labels, kind) in (None, LABEL_KINDS[kind].unmarked)
+        for kind in VOICE_KINDS
+        if LABEL_KINDS[kind].unmarked is not None
+    )
 
 
 # --- What a recipe does not want to learn from, each with a reason that is counted.

@@ -24,10 +24,8 @@ from echat.dialogue.rendering import Audio, Segment, Speech, Text, pseudo_audio_
 from echat.dialogue.tasks import Profile, Task, get_task
 from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
 from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
-from echat.dialogue.vocabulary import Tokenizer, Vocabulary
+from echat.dialogue.vocabulary import AUDIO, IGNORE, SPEECH, TEXT, Tokenizer, Vocabulary
 
-PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3  # what stands at a position of the language model
-IGNORE = -100  # label of a position that predicts nothing
 BLANK_INSERTION_PROBABILITY = 0.6  # of the texts in the place of sound that are spread, when any are
 MEL_FRAMES_PER_POSITION = 4  # mel frames that cost about as much as one position of the language model
 
@@ -63,10 +61,9 @@ def build_conversation(
     turns: list[UserTurn | AssistantTurn] = []
     for turn, sound in zip(sample.history, past):
         turns += [UserTurn(turn.text, sound), AssistantTurn(turn.reply, turn.speech_ids)]
-    reads_aloud = task.input_modality == "text" and task.writes_speech
     turns.append(
         UserTurn(
-            text=sample.reply or sample.text if reads_aloud else sample.text,
+            text=sample.reply or sample.text if task.reads_aloud else sample.text,
             audio=audio,
             prompt=sample.prompt,
             labels=sample.labels,
@@ -79,7 +76,7 @@ def build_conversation(
 
 
 def _answer(sample: Sample, task: Task) -> str | None:
-    if task.understands and task.name != "asr_chat":
+    if task.writes_label_target:
         return sample.target
     return sample.reply
 

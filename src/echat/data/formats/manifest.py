@@ -17,14 +17,13 @@ from echat.data.formats.audio_folder import AudioFolder, is_under
 from echat.data.formats.jsonl import json_object
 from echat.data.formats.text_files import form_of, raw_lines, text_of
 from echat.data.sample import AudioRef, Sample, Turn, speech_ids_of
-from echat.dialogue.labels import UNKNOWN_TAG, Labels
+from echat.dialogue.labels import UNKNOWN_TAG, VOICE_KINDS, Labels
 
 SPEECH_IDS = "speech_ids.jsonl"  # sidecar of a manifest: {"key": ..., "speech_ids": [...]} per line
-_LABELS = ("age", "gender", "emotion", "sound_event", "style")
 _TEXTS = ("text", "task", "prompt", "target", "reply", "reply_emotion", "thought", "split")
 _NESTED = "fields"  # further fields whose names are taken
 FIELDS = frozenset(
-    ("key", "audio", "start_seconds", "end_seconds", *_TEXTS, *_LABELS)
+    ("key", "audio", "start_seconds", "end_seconds", *_TEXTS, *VOICE_KINDS)
     + ("reply_audio", "speech_ids", "history", "lang", "source", "duration_s", _NESTED)
 )
 
@@ -185,7 +184,7 @@ def _place(ref: AudioRef, folder: str, key: str) -> str | dict[str, Any]:
 
 
 def _label_fields(sample: Sample) -> dict[str, str]:
-    found = _present(**{name: getattr(sample.labels, name) for name in _LABELS})
+    found = _present(**{name: getattr(sample.labels, name) for name in VOICE_KINDS})
     if sample.labels.sound_event is None and sample.text:
         found["sound_event"] = UNKNOWN_TAG  # no mention would mean speech alone
     return found
@@ -193,7 +192,7 @@ def _label_fields(sample: Sample) -> dict[str, str]:
 
 def _labels(rest: dict[str, Any]) -> tuple[Labels, dict[str, str]]:
     """The labels, taken out of the row, and the words among them that no table knows."""
-    found = {name: _text(rest.pop(name, None), name) for name in _LABELS}
+    found = {name: _text(rest.pop(name, None), name) for name in VOICE_KINDS}
     labels = Labels.from_record({**found, "text": rest.get("text")})
     unknown = {}
     for name, word in found.items():

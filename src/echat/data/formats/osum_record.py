@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.formats.jsonl import json_object
-from echat.data.formats.osum_text import ANSWER_BEGIN, normalise
+from echat.data.formats.osum_text import normalise
 from echat.data.sample import AudioRef, Sample, Turn, speech_ids_of
+from echat.dialogue.label_kinds import LABEL_KINDS
 from echat.dialogue.labels import Labels, canonical, split_reply_emotion, split_trailing_tags, tag
 from echat.dialogue.tasks import TASKS, Task, get_task, task_for_tag
+from echat.dialogue.understanding import REPLY_BEGIN
 
 DEFAULT_TAG = "<TRANSCRIBE>"
 REPLY_SOUND, QUESTION_SOUND = "reply_wav", "question_wav"  # where ``wav`` is the other of the two
@@ -33,7 +35,7 @@ _OWN_FIELDS = ("task", "text", "prompt", "target", "reply", "reply_emotion", "sp
     "seconds",
 )
 _HISTORY_TEXT = re.compile(r"txt_(\d+)")
-_LABEL_FIELDS = (("age", "age"), ("gender", "gender"), ("emotion", "q_emotion"), ("sound_event", "caption"))
+_LABEL_FIELDS = tuple((kind, row.osum_field) for kind, row in LABEL_KINDS.items() if row.osum_field)
 _UNKNOWN_LABELS = ("<none>", "<null>", "none", "null", "")
 
 
@@ -99,13 +101,13 @@ def _complete(sample: Sample, task: Task, sounds: dict[str, AudioRef]) -> dict[s
     for kind, name in _LABEL_FIELDS:
         value = getattr(sample.labels, kind)
         if value not in (None, "none", getattr(seen.labels, kind)):  # "none" would be read as unknown
-            extra[name] = tag(kind, value)  # type: ignore[arg-type]
+            extra[name] = tag(kind, value)
     seen = from_record(record, sounds)
     own: dict[str, Any] = {
         name: getattr(sample, name) for name in _OWN_FIELDS if getattr(sample, name) != getattr(seen, name)
     }
     if sample.labels != seen.labels:
-        own["labels"] = asdict(sample.labels)
+        own["labels"] = sample.labels.as_dict()
     if sample.history != seen.history:
         own["questions"] = [turn.text for turn in sample.history]
     if own:
@@ -145,8 +147,8 @@ def _task(rest: dict[str, Any], extra: Mapping[str, Any]) -> Task:
 
 def _place_text(sample: Sample, task: Task, text: str, extra: dict[str, Any]) -> Sample:
     """What the task calls ``txt`` where it belongs."""
-    if task.name == "asr_chat":
-        words, _, reply = text.partition(ANSWER_BEGIN)
+    if task.target == "answered":
+        words, _, reply = text.partition(REPLY_BEGIN)
         return replace(sample, text=words, reply=reply)
     if task.understands:
         spoken = text.split("<", 1)[0] if task.transcribes else ""
@@ -158,22 +160,18 @@ def _place_text(sample: Sample, task: Task, text: str, extra: dict[str, Any]) ->
 
 def _place_sound(sample: Sample, task: Task, sounds: Mapping[str, AudioRef]) -> Sample:
     """``wav`` is the reply where the task reads aloud, otherwise the question."""
-    if _reads_aloud(task):
+    if task.reads_aloud:
         return replace(sample, reply_audio=sounds.get("wav"), audio=sounds.get(QUESTION_SOUND))
     return replace(sample, audio=sounds.get("wav"), reply_audio=sounds.get(REPLY_SOUND))
 
 
 def _sounds(sample: Sample, task: Task) -> dict[str, AudioRef]:
     first, second, name = sample.audio, sample.reply_audio, REPLY_SOUND
-    if _reads_aloud(task):
+    if task.reads_aloud:
         first, second, name = second, first, QUESTION_SOUND
     found = {"wav": first, name: second}
     found |= {f"wav_{number}": turn.audio for number, turn in enumerate(sample.history, 1)}
     return {name: ref for name, ref in found.items() if ref is not None}
-
-
-def _reads_aloud(task: Task) -> bool:
-    return task.input_modality == "text" and task.writes_speech
 
 
 def _published_task(sample: Sample) -> Task:
@@ -220,8 +218,8 @@ def _tag_of(spelled: str, task: Task) -> str | None:
 
 
 def _txt(sample: Sample, task: Task) -> str:
-    if task.name == "asr_chat":
-        return f"{sample.text or ''}{ANSWER_BEGIN}{sample.reply or ''}"
+    if task.target == "answered":
+        return f"{sample.text or ''}{REPLY_BEGIN}{sample.reply or ''}"
     if task.understands:
         return sample.target if sample.target is not None else sample.text or ""
     emotion = f"<{sample.reply_emotion}>" if sample.reply_emotion else ""
@@ -275,9 +273,9 @@ def _labels(rest: Mapping[str, Any], extra: dict[str, Any], task: Task, text: st
         for fields, field in ((rest, kind), (extra, name)):
             value = fields.get(field)
             if isinstance(value, str) and value.lower() not in _UNKNOWN_LABELS:
-                found[kind] = canonical(kind, value) or found.get(kind)  # type: ignore[arg-type]
+                found[kind] = canonical(kind, value) or found.get(kind)
         value = found.get(kind)
-        if value is not None and extra.get(name) == tag(kind, value):  # type: ignore[arg-type]
+        if value is not None and extra.get(name) == tag(kind, value):
             del extra[name]
     return Labels(**found)
 

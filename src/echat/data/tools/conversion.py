@@ -242,7 +242,7 @@ def assign(sample: Sample, task: str | Task) -> Sample:
     if row.input_modality == "audio" and sample.audio is None:
         raise _lacks(DefectKind.MISSING_AUDIO, sample, row, "sound to hear")
     if not row.understands:
-        if not sample.reply and not (row.input_modality == "text" and row.writes_speech and sample.text):
+        if not sample.reply and not (row.reads_aloud and sample.text):
             raise _lacks(DefectKind.MISSING_FIELD, sample, row, "a reply")
         return replace(sample, task=row.name)
     if sample.target is None and row.transcribes and not sample.text:
@@ -254,7 +254,7 @@ def assign(sample: Sample, task: str | Task) -> Sample:
 
 def _with_target(sample: Sample, task: Task) -> Sample:
     """The sample as a published record of the task would be read."""
-    if task.name == "asr_chat":
+    if not task.writes_label_target:
         return sample
     turn = UserTurn(sample.text, labels=sample.labels)
     written = target_text(turn, AssistantTurn(sample.target), task)

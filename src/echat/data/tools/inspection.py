@@ -46,7 +46,7 @@ def facts(sample: Sample) -> dict[str, Any]:
         "sound": _format_audio(sample.audio),
         "stated seconds": sample.seconds,
         "text": sample.text,
-        **asdict(sample.labels),
+        **sample.labels.as_dict(),
         "prompt": sample.prompt,
         "target": sample.target,
         "thought": sample.thought,

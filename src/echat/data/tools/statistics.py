@@ -10,7 +10,7 @@ from typing import Any
 
 from echat.data.defects import printable
 from echat.data.sample import Sample
-from echat.dialogue.labels import in_english
+from echat.dialogue.labels import KINDS, in_english
 
 _SECONDS = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300)
 _LETTERS = (5, 10, 20, 40, 60, 80, 120, 160, 240, 320, 500, 1000)
@@ -22,7 +22,7 @@ EDGES: dict[str, tuple[float, ...]] = {  # of the bins of each histogram, by wha
     "speech ids": (25, 50, 75, 100, 150, 200, 300, 400, 500, 750, 1000),
     "earlier turns": (1, 2, 3, 4, 5, 7, 10),
 }
-COUNTED = ("task", "age", "gender", "emotion", "sound_event", "style", "reply_emotion", "language", "split")
+COUNTED = ("task", *KINDS, "language", "split")
 UNKNOWN = "not known"
 _BAR = 40  # columns of the longest bar
 
@@ -50,7 +50,7 @@ class CorpusStatistics:
         self.records += times
         for name, value in asdict(lengths).items():
             self.seconds[name] += (value or 0.0) * times  # type: ignore[assignment]  # no whole numbers
-        labels = asdict(sample.labels)
+        labels = sample.labels.as_dict()
         for name in COUNTED:
             value = labels[name] if name in labels else getattr(sample, name)
             self.words[name][UNKNOWN if value is None else value] += times
