@@ -17,8 +17,10 @@ from torch import Tensor
 from echat.audio import augmentation
 from echat.audio.errors import AudioError
 from echat.audio.features import SAMPLE_RATE, log_mel
+from echat.audio.file_decoding import open_sound, seconds_of
 from echat.audio.waveform import read
 from echat.config import Config
+from echat.data import storage
 from echat.data.sample import AudioRef
 
 NOISE_SECONDS = 20  # of each noise colour kept in memory
@@ -98,6 +100,24 @@ def load_audio(ref: AudioRef, rate: int | None = SAMPLE_RATE, **bounds: Any) -> 
         raise AudioError(
             f"{ref.where}: expected sound, found what its decoder cannot read ({cause})", "undecodable"
         ) from error
+
+
+def stored_seconds(ref: AudioRef) -> float:
+    """Length of a sound as the header of its file says it. Raises AudioError or DataError."""
+    import soundfile
+
+    if not (storage.stamp(ref.path).size if ref.is_file else ref.size):
+        raise AudioError(f"{ref.where}: expected an audio file, found 0 bytes", "empty")
+    try:
+        if ref.is_file:
+            whole = seconds_of(ref.path)
+        else:
+            with open_sound(ref.read_bytes(), ref.where) as sound:
+                whole = float(sound.frames / sound.samplerate)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{ref.where}: expected sound, found: {error}", "undecodable") from error
+    end = whole if ref.end_seconds is None else min(ref.end_seconds, whole)
+    return end - (ref.start_seconds or 0.0)
 
 
 def _decode_int16(ref: AudioRef) -> np.ndarray:

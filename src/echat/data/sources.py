@@ -87,10 +87,13 @@ class SelectedRecords:
         return _normalized(sample, self.config)
 
 
-def read_source(config: SourceConfig) -> list[Sample]:
-    """The records the source contributes, all in memory."""
+def read_source(
+    config: SourceConfig, change: Callable[[Sample], Sample] = lambda sample: sample
+) -> list[Sample]:
+    """The records the source contributes, all in memory; ``change`` is done to each before it is selected."""
     records = open_source(config)
-    kept = [_normalized(sample, config) for sample in _readable(records) if _is_selected(sample, config)]
+    readable = _readable(records, config, change)
+    kept = [_normalized(sample, config) for sample in readable if _is_selected(sample, config)]
     if not kept:
         raise DataError(
             f"source {config.path}: expected records within its limits, found 0 of {len(records)}"
@@ -111,15 +114,13 @@ def open_source(config: SourceConfig) -> Records:
     )
 
 
-def _readable(records: Records) -> list[Sample]:
+def _readable(records: Records, config: SourceConfig, change: Callable[[Sample], Sample]) -> list[Sample]:
     """All records that can be read; the first ten defects of each kind are named."""
     found: list[Sample] = []
     report = DefectReport()
     for index in range(len(records)):
-        try:
-            found.append(records[index])
-        except DataError as error:
-            report.add(error.defect)
+        with report.catch(config.path, f"record {index}"):
+            found.append(change(records[index]))
     if report:
         _LOG.warning("left out:\n%s", report)
     return found
@@ -169,11 +170,16 @@ def mixture(
     return MixtureStream(mixture_components(configs, seed, temperature), epochs)
 
 
+def present_sources(configs: Sequence[SourceConfig]) -> list[SourceConfig]:
+    """The sources without those that are optional and not there."""
+    return [config for config in configs if not config.optional or exists(config.path)]
+
+
 def _weighted_sources(
     configs: Sequence[SourceConfig], temperature: float | None = None
 ) -> list[tuple[SourceConfig, Records, float]]:
     """The sources that are there, opened, with their weights."""
-    there = [config for config in configs if not config.optional or exists(config.path)]
+    there = present_sources(configs)
     opened = [(config, read_source(config) if config.scans else open_source(config)) for config in there]
     power = 0.0 if temperature is None else 1.0 / temperature
     return [(config, records, config.weight * len(records) ** power) for config, records in opened]

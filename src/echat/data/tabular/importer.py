@@ -15,6 +15,7 @@ from echat.audio.speech_tokens import CODEC_SIZE
 from echat.checkpoint import atomic_path
 from echat.config import Config, nearest
 from echat.data import storage
+from echat.data.audio_loading import stored_seconds
 from echat.data.defects import DataError, Defect, DefectKind, DefectReport
 from echat.data.formats.audio_encoding import suffix_of
 from echat.data.formats.audio_folder import AudioFolder, save_roots, saved_roots
@@ -179,7 +180,7 @@ def _sample(fields: dict[str, Any], folder: AudioFolder, name: str, config: Impo
     for audio in sample.audios():
         _refuse_missing(audio)
     if sample.audio is not None and sample.seconds is None:
-        return replace(sample, seconds=_seconds(sample.audio))
+        return replace(sample, seconds=round(stored_seconds(sample.audio), 6))
     return sample
 
 
@@ -196,26 +197,6 @@ def _refuse_missing(ref: AudioRef) -> None:
         found = "no regular file" if os.path.exists(ref.path) else "nothing there"
         reason = f"expected an audio file, found {found}; say where such paths begin: --audio-root FOLDER"
         raise AudioError(f"{ref.path}: {reason}", "missing")
-
-
-def _seconds(ref: AudioRef) -> float:
-    """Length as the header of the file says it."""
-    import soundfile
-
-    from echat.audio.file_decoding import open_sound, seconds_of
-
-    if not (storage.stamp(ref.path).size if ref.is_file else ref.size):
-        raise AudioError(f"{ref.where}: expected an audio file, found 0 bytes", "empty")
-    try:
-        if ref.is_file:
-            whole = seconds_of(ref.path)
-        else:
-            with open_sound(ref.read_bytes(), ref.where) as sound:
-                whole = float(sound.frames / sound.samplerate)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{ref.where}: expected sound, found: {error}", "undecodable") from error
-    end = whole if ref.end_seconds is None else min(ref.end_seconds, whole)
-    return round(end - (ref.start_seconds or 0.0), 6)
 
 
 def remedy_of(report: DefectReport) -> str:

@@ -76,8 +76,9 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
     def usable(self, clips: Sequence[Clip]) -> list[Clip]:
         with_ids = [clip for clip in clips if clip.speech_ids]
         if not with_ids:
+            paths = ", ".join(source.path for source in self.recipe.data.sources)
             raise DataError(
-                f"{', '.join(self.recipe.manifests)}: expected records with speech ids, found none of "
+                f"{paths}: expected records with speech ids, found none of "
                 f"{len(clips)}; write them first: python -m echat.train.tools.speech_ids TOKENIZER MANIFEST"
             )
         return with_ids
