@@ -19,7 +19,7 @@ from echat.data.batching import (
     low_discrepancy_order,
 )
 from echat.data.collation import collate_dialogues, collate_speech
-from echat.data.defects import DefectKind
+from echat.data.defects import DataError, DefectKind
 from echat.data.examples import (
     AUDIO,
     IGNORE,
@@ -28,7 +28,7 @@ from echat.data.examples import (
     DialogueBuilder,
 )
 from echat.data.mixture import MixtureComponent, MixtureStream, SampledItem
-from echat.data.sample import AudioRef, DataError, Sample
+from echat.data.sample import AudioRef, Sample
 from echat.data.sources import SourceConfig, mixture, mixture_components
 from echat.data.speech_examples import SpeechExample
 from echat.model.speech_encoder import EncoderConfig

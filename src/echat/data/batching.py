@@ -196,10 +196,10 @@ class PooledBatches(Generic[E, B]):
         """Samples of an epoch: of all sources and tasks together, on all processes."""
         return sum(len(component.samples) for component in self._stream.components)
 
-    def share(self, rank: int, world: int) -> None:
+    def shard(self, rank: int, world: int) -> None:
         """Draw this process's share, one of ``world``. Before the first batch."""
         self._rank, self._world = rank, world
-        self._stream.share(rank, world)
+        self._stream.shard(rank, world)
 
     def fast_forward(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Begin a pool behind the furthest of these states; what was left of older pools comes next epoch."""

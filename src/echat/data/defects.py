@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 from unicodedata import category
@@ -140,14 +140,23 @@ def defect_from(error: Exception, file: str, place: str = "", key: str | None = 
         return Defect(
             _AUDIO_KINDS.get(error.kind, DefectKind.UNDECODABLE_AUDIO), file, place, key, str(error)
         )
-    if isinstance(error, FileNotFoundError):
-        return Defect(
-            DefectKind.MISSING_FILE, file, place, key, "expected a file, found nothing; check the path"
-        )
     if isinstance(error, OSError):
-        reason = f"expected a readable file, found: {error.strerror or error}; check its permissions"
-        return Defect(DefectKind.UNREADABLE_FILE, file, place, key, reason)
+        return replace(file_defect(error, file), place=place, key=key)
     return Defect(DefectKind.BAD_RECORD, file, place, key, str(error) or type(error).__name__)
+
+
+def file_defect(error: OSError, path: str, what: str = "a file", remedy: str = "check the path") -> Defect:
+    """Why a file cannot be opened: it is missing (and its remedy), or not to be read."""
+    if isinstance(error, FileNotFoundError):
+        return Defect(DefectKind.MISSING_FILE, path, reason=f"expected {what}, found nothing; {remedy}")
+    reason = f"expected a readable file, found: {error.strerror or error}; check its permissions"
+    return Defect(DefectKind.UNREADABLE_FILE, path, reason=reason)
+
+
+def duplicate_key(file: str, place: str, key: str | None, earlier: str = "an earlier record") -> Defect:
+    """A record with the key of an earlier one."""
+    reason = f"expected a key of its own, found that of {earlier}; the first one is kept"
+    return Defect(DefectKind.DUPLICATE_KEY, file, place, key, reason)
 
 
 class DefectReport:

@@ -15,6 +15,7 @@ import numpy as np
 
 from echat.audio.features import EncoderInput
 from echat.data.audio_loading import AudioLoader, AugmentConfig, extract_mel
+from echat.data.conversation import build_conversation
 from echat.data.defects import DefectKind
 from echat.data.eligibility import FilterConfig, can_serve, refusal, refuse_length, refuse_speech
 from echat.data.mixture import SampledItem
@@ -22,8 +23,6 @@ from echat.data.sample import AudioRef, Sample
 from echat.dialogue.labels import VALUES, LabelKind
 from echat.dialogue.rendering import Audio, Segment, Speech, Text, pseudo_audio_text, render
 from echat.dialogue.tasks import Profile, Task, get_task
-from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
-from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
 from echat.dialogue.vocabulary import AUDIO, IGNORE, SPEECH, TEXT, Tokenizer, Vocabulary
 
 BLANK_INSERTION_PROBABILITY = 0.6  # of the texts in the place of sound that are spread, when any are
@@ -48,45 +47,6 @@ class CachedTokenizer:
 
     def __len__(self) -> int:
         return len(self._tokenizer)
-
-
-def build_conversation(
-    sample: Sample, task: Task, audio: Any = None, past: Sequence[Any] = (), is_pseudo_audio: bool = False
-) -> Conversation:
-    """The sample as a finished conversation for this task.
-
-    ``audio`` is the question's sound, ``past`` that of past turns; ``is_pseudo_audio`` puts words and cues
-    in the place of the question's sound.
-    """
-    turns: list[UserTurn | AssistantTurn] = []
-    for turn, sound in zip(sample.history, past):
-        turns += [UserTurn(turn.text, sound), AssistantTurn(turn.reply, turn.speech_ids)]
-    turns.append(
-        UserTurn(
-            text=sample.reply or sample.text if task.reads_aloud else sample.text,
-            audio=audio,
-            prompt=sample.prompt,
-            labels=sample.labels,
-            is_pseudo_audio=is_pseudo_audio and task.input_modality == "audio",
-        )
-    )
-    speech_ids = sample.speech_ids if task.writes_speech else None
-    turns.append(AssistantTurn(_answer(sample, task), speech_ids, _thought(sample, task)))
-    return Conversation(turns)
-
-
-def _answer(sample: Sample, task: Task) -> str | None:
-    if task.writes_label_target:
-        return sample.target
-    return sample.reply
-
-
-def _thought(sample: Sample, task: Task) -> Thought | None:
-    if task.thinks == "label":
-        return LabelThought.from_labels(sample.text or "", sample.labels, sample.reply_emotion)
-    if task.thinks == "language":
-        return LanguageThought(sample.thought or "")
-    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ class MixtureStream:
     def _has_more(self, index: int) -> bool:
         return self._position(index) < len(self.components[index].samples) * (self._epochs or 0)
 
-    def share(self, rank: int, world: int) -> None:
+    def shard(self, rank: int, world: int) -> None:
         """Be one of ``world`` streams that together draw everything once."""
         self._rank, self._world = rank, world
 
@@ -177,7 +177,7 @@ class MixtureStream:
         sampled, skipped = [0] * len(self.components), [0] * len(self.components)
         for rank, state in enumerate(states):
             other = MixtureStream(self.components, self._epochs)
-            other.share(rank, len(states))
+            other.shard(rank, len(states))
             other.load_state_dict(state)
             for _ in range(ahead):
                 other.next()

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from echat.config import Config
 from echat.data.defects import DataError, Defect, DefectKind, DefectReport
 from echat.data.eligibility import can_serve, refusal, refuse_empty_range
-from echat.data.formats.corpus import Records, open_corpus
+from echat.data.formats.corpus import FormatOrAuto, Records, open_corpus
 from echat.data.mixture import MixtureComponent, MixtureStream, earlier_turns
 from echat.data.sample import Sample
 from echat.data.speech_examples import normalize_text
@@ -30,7 +30,7 @@ class SourceConfig(Config):
     renamed: ClassVar = {"as_text": "pseudo_audio", "near": "shuffle_block"}
 
     path: str  # manifest.jsonl of ours, or a list of the published formats; local or an object store's URL
-    format: str = Field("manifest", pattern="^(auto|manifest|raw|shard|combine)$")
+    format: FormatOrAuto = "manifest"
     root: str | None = None  # where relative names in a list begin; None: found out
     tar_root: str | None = None  # folder of the tars of combine lists that name none
     within: tuple[str, ...] | None = None  # folders or URLs that sound must lie in; None: any local folder

@@ -51,7 +51,7 @@ class AudioFolder:
         roots = self.roots
         if self.within is None or any(is_under(found, root) for root in roots):
             return found
-        real = found if storage.is_url(found) else os.path.realpath(found)
+        real = storage.real(found)
         leads = f", which leads to {real}" if real != os.path.abspath(found) else ""
         reason = (
             f"field {field}: expected a path inside {' or '.join(roots)}, found {path}{leads}; where its "
@@ -125,7 +125,7 @@ def save_roots(folder: str | os.PathLike[str], roots: Iterable[str]) -> None:
 
     The note lies in the user's own state folder, not beside the list: there a stranger could write it.
     """
-    outside = [root for root in map(_absolute, roots) if not is_under(root, os.fspath(folder))]
+    outside = [root for root in map(storage.real, roots) if not is_under(root, os.fspath(folder))]
     roots_path = _roots_path(folder)
     with suppress(OSError):  # without such a place the option has to say it again
         if outside:
@@ -145,10 +145,6 @@ def saved_roots(folder: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _roots_path(folder: str | os.PathLike[str]) -> Path:
     state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
-    name = os.fspath(folder) if storage.is_url(folder) else os.path.realpath(folder)
+    name = storage.real(os.fspath(folder))
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
     return state / "echat" / "audio_roots" / f"{digest}.json"
-
-
-def _absolute(path: str) -> str:
-    return path if storage.is_url(path) else os.path.realpath(path)

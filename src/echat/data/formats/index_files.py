@@ -78,7 +78,7 @@ def _may_write(folder: str) -> bool:
 
 
 def _places(path: str) -> tuple[str, str]:
-    name = path if storage.is_url(path) else os.path.abspath(path)
+    name = storage.absolute(path)
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "echat" / "index"
     return path + SUFFIX, str(
         cache / (hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest() + SUFFIX)

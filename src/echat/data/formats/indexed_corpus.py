@@ -19,10 +19,10 @@ from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind, defect_from
 from echat.data.formats.audio_folder import AudioFolder
 from echat.data.formats.jsonl import JsonLines
-from echat.data.formats.manifest import SPEECH_IDS, sample_of
+from echat.data.formats.manifest import SPEECH_IDS, SpeechIdSidecar, sample_of
 from echat.data.formats.osum_record import from_record
 from echat.data.formats.osum_text import without_transcript
-from echat.data.sample import AudioRef, Sample, speech_ids_of
+from echat.data.sample import AudioRef, Sample
 from echat.dialogue.tasks import TASKS
 
 _COMPARED = 10_000  # keys that one not found is compared with: looking for a slip shall not take minutes
@@ -147,7 +147,7 @@ class ManifestCorpus(LineCorpus):
 
     def __init__(self, path: str, name: str, folder: AudioFolder, options: ReadOptions) -> None:
         super().__init__(path, name, folder, options)
-        self._sidecar = _SpeechIdSidecar(storage.join(storage.parent(path), SPEECH_IDS))
+        self._sidecar = SpeechIdSidecar(storage.join(storage.parent(path), SPEECH_IDS))
 
     def parse(self, row: RecordRow) -> Sample:
         sample = sample_of(row.fields, self.folder, self.name)
@@ -176,23 +176,3 @@ class RawCorpus(LineCorpus):
         if "wav" in sounds and (start, end) != (None, None):
             sounds["wav"] = replace(sounds["wav"], start_seconds=start, end_seconds=end)
         return from_record(fields, sounds, self.name)
-
-
-class _SpeechIdSidecar:
-    """Ids by key from the sidecar of a manifest; only the places of the lines are held."""
-
-    def __init__(self, path: str) -> None:
-        self._lines = JsonLines(path)
-        self._numbers: dict[str, int] | None = None
-
-    def get(self, key: str) -> tuple[int, ...] | None:
-        if self._numbers is None:
-            there = storage.exists(self._lines.path)
-            self._numbers = {key: number for number, key in self._lines.keyed()} if there else {}
-        number = self._numbers.get(key)
-        if number is None:
-            return None
-        return speech_ids_of(self._lines[number][0].get("speech_ids"))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_lines": self._lines, "_numbers": None}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from echat.data import storage
-from echat.data.defects import DataError, Defect, DefectKind
+from echat.data.defects import DataError, Defect, DefectKind, duplicate_key, file_defect
 from echat.data.formats import index_files
 from echat.data.formats.text_files import TextForm, form_of, raw_lines, text_of
 
@@ -44,8 +44,7 @@ class JsonLines:
         place = f"line {number}"
         row = json_object(text, self.path, place)
         if first:
-            reason = f"expected a key of its own, found that of line {first}; the first one is kept"
-            raise DataError(Defect(DefectKind.DUPLICATE_KEY, self.path, place, str(row.get("key")), reason))
+            raise DataError(duplicate_key(self.path, place, str(row.get("key")), f"line {first}"))
         return row, place
 
     def text(self, index: int) -> str:
@@ -158,11 +157,7 @@ def _table(body: bytes) -> np.ndarray:
 
 
 def _missing(path: str, error: OSError) -> Defect:
-    if isinstance(error, FileNotFoundError):
-        reason = "expected a JSON-lines file, found nothing; check the path in the recipe"
-        return Defect(DefectKind.MISSING_FILE, path, reason=reason)
-    reason = f"expected a readable file, found: {error.strerror or error}; check its permissions"
-    return Defect(DefectKind.UNREADABLE_FILE, path, reason=reason)
+    return file_defect(error, path, "a JSON-lines file", "check the path in the recipe")
 
 
 def _scan(path: str, form: TextForm) -> np.ndarray:
@@ -209,6 +204,11 @@ def _next_item(text: str, position: int) -> tuple[int, int]:
     """Where the next object, and the bracket or comma before it, begin: (end, end) where there is none."""
     found = _ITEM.search(text, position)
     return (found.start(), found.end() - 1) if found else (len(text), len(text))
+
+
+def present(**fields: Any) -> dict[str, Any]:
+    """The fields of a row that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 # --- One JSON object from text of any origin: it can be written again, or it is refused here.

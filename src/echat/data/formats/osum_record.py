@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from echat.data.defects import DataError, Defect, DefectKind
-from echat.data.formats.jsonl import json_object
+from echat.data.formats.jsonl import json_object, present
 from echat.data.formats.osum_text import normalise
 from echat.data.sample import AudioRef, Sample, Turn, speech_ids_of
 from echat.dialogue.label_kinds import LABEL_KINDS
@@ -24,9 +24,13 @@ from echat.dialogue.labels import Labels, canonical, split_reply_emotion, split_
 from echat.dialogue.tasks import TASKS, Task, get_task, task_for_tag
 from echat.dialogue.understanding import REPLY_BEGIN
 
+COMBINES_LIST, COMBINES_TAR_ROOT = "combines_list.txt", "combines_tar_root.txt"
+SHARDS_LIST, RAW_LIST = "shards_list.txt", "data.list"
+ONLY_META = "only-meta"  # what a combine row says in the place of a path
 DEFAULT_TAG = "<TRANSCRIBE>"
 REPLY_SOUND, QUESTION_SOUND = "reply_wav", "question_wav"  # where ``wav`` is the other of the two
-FILLERS = ("speaker", "emotion", "gender", "lang")  # fields that writers fill with "none"
+FILLER = "none"  # what published writers put where nothing is known
+FILLED = ("lang", "speaker", "emotion", "gender")  # fields that they fill with it
 _OWN = "echat"
 _OWN_FIELDS = ("task", "text", "prompt", "target", "reply", "reply_emotion", "speech_ids", "thought") + (
     "language",
@@ -54,7 +58,7 @@ def from_record(record: Mapping[str, Any], sounds: Mapping[str, AudioRef], sourc
     extra = extra_of(rest.pop("extra", None))
     own = extra.pop(_OWN, None) or {}
     rest |= own.get("fields", {})
-    rest = {name: value for name, value in rest.items() if not (name in FILLERS and value == "none")}
+    rest = {name: value for name, value in rest.items() if not (name in FILLED and value == FILLER)}
     task = _task(rest, extra)
     text = normalise(txt, task)
     if text != txt:
@@ -190,8 +194,8 @@ def _published(sample: Sample, task: Task) -> dict[str, Any]:
     top = {name: value for name, value in sample.extra.items() if name not in ("extra", "txt", "task")}
     extra = dict(sample.extra.get("extra", {}))
     if not task.understands and sample.text != extra.get("question"):
-        extra |= _present(q_txt=sample.text)
-    extra |= _present(
+        extra |= present(q_txt=sample.text)
+    extra |= present(
         dataset=sample.source or None,
         think_str=sample.thought,
         speech_token=list(sample.speech_ids) if sample.speech_ids else None,
@@ -199,7 +203,7 @@ def _published(sample: Sample, task: Task) -> dict[str, Any]:
     )
     for number, turn in enumerate(sample.history, 1):
         top[f"txt_{number}"] = turn.reply
-        extra |= _present(**{f"speech_token_{number}": list(turn.speech_ids) if turn.speech_ids else None})
+        extra |= present(**{f"speech_token_{number}": list(turn.speech_ids) if turn.speech_ids else None})
     spelled = sample.extra.get("task")
     is_alias = isinstance(spelled, str) and _tag_of(spelled, task) == task.tag
     txt: str = _txt(sample, task)
@@ -207,7 +211,7 @@ def _published(sample: Sample, task: Task) -> dict[str, Any]:
     if isinstance(written, str) and normalise(written, task) == txt:
         txt = written
     record = {"key": sample.key, "txt": txt, "task": spelled if is_alias else task.tag}
-    return {**record, **top, **_present(lang=sample.language), "extra": extra}
+    return {**record, **top, **present(lang=sample.language), "extra": extra}
 
 
 def _tag_of(spelled: str, task: Task) -> str | None:
@@ -299,7 +303,3 @@ def _pop_text(fields: dict[str, Any], name: str) -> str | None:
 
 def _error(kind: DefectKind, reason: str) -> DataError:
     return DataError(Defect(kind, "", reason=reason))
-
-
-def _present(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}

@@ -7,10 +7,14 @@ is split off as bytes and decoded by itself, so bytes that are no text cost the 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
+from echat.checkpoint import atomic_path
 from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind
 
@@ -157,3 +161,47 @@ def _not_text(form: TextForm, error: UnicodeDecodeError) -> str:
         f"expected {form.encoding.upper()}, found byte 0x{found} at position {error.start} ({error.reason}); "
         "save the file as UTF-8"
     )
+
+
+# --- Text files written: whole or not at all, with checksums beside them.
+
+FINISHED, SHA256 = ".finished", ".sha256"
+
+
+def row_bytes(row: dict[str, Any]) -> bytes:
+    """A row as a JSON line. Raises ValueError, TypeError or RecursionError for what JSON cannot hold."""
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def write_rows(path: Path, rows: Iterable[bytes], more: Iterable[tuple[str, str]] = ()) -> None:
+    """JSON lines and their checksum, with those of files that belong to them."""
+    data = b"".join(rows)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    write_sums(path, [(hashlib.sha256(data).hexdigest(), path.name), *more])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    text = "".join(line + "\n" for line in lines)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))  # names of files may be any bytes
+
+
+def write_sums(path: Path, sums: Iterable[tuple[str, str]]) -> None:
+    """As ``sha256sum --check`` reads them."""
+    write_lines(beside(path, SHA256), (f"{digest}  {name}" for digest, name in sums))
+
+
+def join(parts: Iterable[Path], whole: Path) -> str:
+    """All parts in one file; returns its SHA-256."""
+    digest = hashlib.sha256()
+    with atomic_path(whole) as temporary, temporary.open("wb") as stream:
+        for part in parts:
+            data = part.read_bytes()
+            stream.write(data)
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)

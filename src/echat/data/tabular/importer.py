@@ -16,22 +16,18 @@ from echat.checkpoint import atomic_path
 from echat.config import Config, nearest
 from echat.data import storage
 from echat.data.audio_loading import stored_seconds
-from echat.data.defects import DataError, Defect, DefectKind, DefectReport
+from echat.data.defects import DataError, Defect, DefectKind, DefectReport, duplicate_key
 from echat.data.formats.audio_encoding import suffix_of
 from echat.data.formats.audio_folder import AudioFolder, save_roots, saved_roots
-from echat.data.formats.corpus import MANIFEST
-from echat.data.formats.manifest import FIELDS, row_of, sample_of
-from echat.data.formats.text_files import known_encoding
+from echat.data.formats.manifest import FIELDS, MANIFEST, row_of, sample_of
+from echat.data.formats.text_files import known_encoding, row_bytes, write_sums
 from echat.data.sample import AudioRef, Sample
 from echat.data.tabular import readers as tables
 from echat.data.tabular.columns import key_shown, refuse_columns, renamed
 from echat.data.tabular.delimited import TableRow
 from echat.data.tabular.huggingface import EmbeddedAudio
-from echat.data.tools.output_files import refuse_file, row_bytes, write_sums
-from echat.data.tools.writers import file_name
 
 _NUMBERS = ("duration_s", "start_seconds", "end_seconds")
-_REPEATED = "expected a key of its own, found that of an earlier record; the first one is kept"
 _PEEKED = 200  # rows that are looked at before the first is written
 _TRIED = 20  # rows whose sound is looked for beside the table
 
@@ -66,7 +62,7 @@ def import_corpus(
     known_encoding(config.encoding)
     found = tables.tables_of(config.source)
     path = Path(config.out) / MANIFEST
-    refuse_file(path, [table.path for table in found])
+    storage.refuse_file(path, [table.path for table in found])
     report, count, digest = DefectReport(strict), 0, hashlib.sha256()
     lines = _lines(config, found, report)
     first = next(lines, None)
@@ -99,7 +95,7 @@ def _lines(config: ImportConfig, found: list[tables.Table], report: DefectReport
             with report.catch(row.file or table.path, row.place, key_shown(row.columns)):
                 fields = table_importer.fields(row)
                 if fields["key"] in seen:
-                    raise DataError(Defect(DefectKind.DUPLICATE_KEY, "", key=fields["key"], reason=_REPEATED))
+                    raise DataError(duplicate_key("", "", fields["key"]))
                 sample = _sample(fields, table_importer.folder, table_importer.name, config)
                 line = row_bytes(row_of(sample, config.out))
                 seen.add(sample.key)
@@ -186,7 +182,7 @@ def _sample(fields: dict[str, Any], folder: AudioFolder, name: str, config: Impo
 
 def _store(sound: EmbeddedAudio, key: str, out: Path) -> str:
     ref = AudioRef(sound.name, data=sound.data)
-    path = out.absolute() / "audio" / f"{file_name(key)}{suffix_of(ref, sound.data)}"
+    path = out.absolute() / "audio" / f"{storage.file_name(key)}{suffix_of(ref, sound.data)}"
     with atomic_path(path) as temporary:
         temporary.write_bytes(sound.data)
     return str(path)

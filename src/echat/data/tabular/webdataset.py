@@ -9,8 +9,8 @@ from echat.audio.containers import SOUND_SUFFIXES
 from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.formats.jsonl import json_object
+from echat.data.formats.shard_index import member_texts
 from echat.data.formats.tar_members import ArchiveProblem, Member, members
-from echat.data.formats.text_files import TextForm, text_of
 from echat.data.tabular.delimited import TableRow
 
 _LONGEST_TEXT = 1 << 20  # bytes of a member that is read as text
@@ -73,4 +73,4 @@ def _text(path: str, member: Member) -> str:
     if member.size > _LONGEST_TEXT:
         reason = f"expected text of at most {_LONGEST_TEXT} bytes, found {member.size}"
         raise DataError(Defect(DefectKind.BAD_TEXT, path, place, reason=reason))
-    return text_of(storage.read_range(path, member.offset, member.size), TextForm("utf-8-sig"), path, place)
+    return member_texts(path, [member])[member.name]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -17,9 +17,9 @@ from echat.audio.speech_tokens import CODEC_SIZE
 from echat.audio.waveform import MAX_SECONDS, MIN_SECONDS
 from echat.config import Config
 from echat.data.audio_loading import load_audio
-from echat.data.defects import DataError, Defect, DefectKind, DefectReport, defect_from
+from echat.data.defects import DataError, Defect, DefectKind, DefectReport, defect_from, duplicate_key
 from echat.data.eligibility import refuse_empty_range
-from echat.data.formats.corpus import open_corpus
+from echat.data.formats.corpus import FormatOrAuto, open_corpus
 from echat.data.formats.indexed_corpus import IndexedCorpus, RecordRow
 from echat.data.sample import AudioRef, Sample
 from echat.data.tools.executors import ExecutorName, run_jobs
@@ -33,7 +33,7 @@ class CheckConfig(Config):
     """What to look at, and what counts as wrong."""
 
     source: str  # any list, tar or folder that open_corpus opens
-    format: Literal["auto", "manifest", "raw", "shard", "combine"] = "auto"
+    format: FormatOrAuto = "auto"
     root: str | None = None  # where relative names of the source begin
     within: str | tuple[str, ...] | None = None  # further folders that sound may lie in; "/": all
     codec_size: int = Field(CODEC_SIZE, ge=1)  # speech ids from here up are wrong
@@ -200,8 +200,7 @@ def _find_repeated_keys(found: Findings, config: CheckConfig) -> None:
         if earlier.key != row.key:
             continue
         place = ", ".join(filter(None, (earlier.file, earlier.place)))
-        reason = f"expected a key of its own, found that of {place}; the first one is kept"
-        found.defects.add(Defect(DefectKind.DUPLICATE_KEY, row.file, row.place, row.key, reason))
+        found.defects.add(duplicate_key(row.file, row.place, row.key, place))
         found.totals.add(*_examine(corpus, later, config), times=-1)
         found.bad.append(later)
     found.bad.sort()

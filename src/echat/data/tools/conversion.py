@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -24,7 +24,7 @@ from echat.config import Config
 from echat.data.defects import DataError, Defect, DefectKind, DefectReport
 from echat.data.formats.audio_encoding import AudioStorage
 from echat.data.formats.audio_folder import save_roots
-from echat.data.formats.corpus import open_corpus
+from echat.data.formats.corpus import Format, FormatOrAuto, open_corpus
 from echat.data.formats.indexed_corpus import IndexedCorpus, LineCorpus
 from echat.data.formats.osum_text import normalise
 from echat.data.formats.tar_corpora import ShardCorpus
@@ -45,8 +45,8 @@ class ConversionConfig(Config):
 
     source: str  # any list, tar or folder that open_corpus opens
     out: str  # folder of the result
-    to: Literal["manifest", "raw", "shard", "combine"]
-    format: Literal["auto", "manifest", "raw", "shard", "combine"] = "auto"  # of the source
+    to: Format
+    format: FormatOrAuto = "auto"  # of the source
     root: str | None = None  # where relative names of the source begin
     within: str | tuple[str, ...] | None = None  # further folders that sound may lie in; "/": all
     shard_size: int = Field(1000, ge=1)  # records per shard, and per job

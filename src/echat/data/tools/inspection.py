@@ -8,16 +8,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from echat.audio.features import MEL_RATE, SAMPLE_RATE, EncoderInput, log_mel
+from torch import Tensor
+
+from echat.audio.features import MEL_RATE, N_MELS, SAMPLE_RATE, EncoderInput, log_mel
 from echat.audio.waveform import write
+from echat.data import storage
 from echat.data.audio_loading import load_audio
+from echat.data.conversation import build_conversation
 from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.eligibility import can_serve
-from echat.data.examples import build_conversation
 from echat.data.sample import AudioRef, Sample
-from echat.data.tools.output_files import refuse_file
-from echat.data.tools.plots import write_spectrogram
-from echat.data.tools.writers import file_name
+from echat.data.tools.statistics import picture
 from echat.dialogue.rendering import Audio, Segment, Text, render
 from echat.dialogue.tasks import TASKS, Profile, Task, get_task
 from echat.dialogue.vocabulary import Tokenizer, Vocabulary
@@ -104,13 +105,24 @@ def write_sounds(sample: Sample, folder: Path) -> list[Path]:
     written = []
     for name, ref in sounds(sample):
         waveform, _ = load_audio(ref, allow_silence=True)
-        path = folder / f"{file_name(sample.key)}.{name}.wav"
-        refuse_file(path, [ref.path])
+        path = folder / f"{storage.file_name(sample.key)}.{name}.wav"
+        storage.refuse_file(path, [ref.path])
         write(path, waveform, SAMPLE_RATE)
         picture = path.with_suffix(".png")
         write_spectrogram(waveform, picture, f"{sample.key}, {name}")
         written += [path, picture]
     return written
+
+
+def write_spectrogram(waveform: Tensor, path: Path, title: str, n_mels: int = N_MELS) -> None:
+    """The log-mel spectrogram of 16 kHz ``(samples,)``, as the encoder reads it, as a PNG."""
+    mel = log_mel(waveform, n_mels)  # (frames, n_mels)
+    with picture(path) as axes:
+        extent = (0.0, len(mel) / MEL_RATE, 0.0, float(mel.shape[1]))
+        axes.imshow(mel.T.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma")
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("mel band")
+        axes.set_title(_plain(title))
 
 
 def _last_eligible(sample: Sample) -> str:
@@ -213,3 +225,8 @@ def as_json(sample: Sample, task: str, spans: list[SequenceSpan], written: list[
         },
         "written": [str(path) for path in written],
     }
+
+
+def _plain(text: str) -> str:
+    """Without what the font cannot draw and what would be read as a formula."""
+    return text.encode("ascii", "replace").decode().replace("$", r"\$")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from echat.checkpoint import atomic_path
 from echat.data.defects import printable
 from echat.data.sample import Sample
 from echat.dialogue.labels import KINDS, in_english
@@ -128,3 +131,37 @@ def _bars(rows: list[tuple[str, int]]) -> Iterator[str]:
     for name, count in rows:
         bar = "█" * max(round(_BAR * count / most), 1 if count else 0)
         yield f"  {name:>{width}} {bar:{_BAR}} {count:,}"
+
+
+# --- The same as pictures.
+
+
+def write_histograms(totals: CorpusStatistics, folder: Path) -> list[Path]:
+    """One PNG for each quantity that the corpus has; returns their paths."""
+    written = []
+    for name in EDGES:
+        rows = totals.histogram(name)
+        if not rows:
+            continue
+        path = folder / f"{name.replace(' ', '_')}.png"
+        with picture(path) as axes:
+            axes.bar([bin_name for bin_name, _ in rows], [count for _, count in rows], width=0.9)
+            axes.set_xlabel(name)
+            axes.set_ylabel("records")
+            axes.tick_params(axis="x", rotation=45)
+        written.append(path)
+    return written
+
+
+@contextmanager
+def picture(path: Path) -> Iterator[Any]:
+    """Axes to draw on; the file appears whole."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    yield figure.add_subplot()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)

@@ -17,7 +17,7 @@ from echat.audio.errors import AudioError
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.resampling import resample
 from echat.audio.waveform import read, to_int16, write
-from echat.data.tools.plots import write_spectrogram
+from echat.data.tools.inspection import write_spectrogram
 from echat.dialogue.labels import KINDS, SHOWN_KINDS, in_english
 from echat.dialogue.tasks import Task, get_task
 from echat.dialogue.thinking import SLOTS, LabelThought, Thought

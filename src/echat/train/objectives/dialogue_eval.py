@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from echat.data.audio_loading import AudioLoader
-from echat.data.examples import build_conversation
+from echat.data.conversation import build_conversation
 from echat.data.mixture import MixtureComponent
 from echat.data.sample import Sample
 from echat.dialogue.rendering import target_text

@@ -15,7 +15,7 @@ from torch import Tensor
 from echat.audio.features import vocoder_mel
 from echat.checkpoint import write_tensors
 from echat.config import save_config
-from echat.data.sample import DataError
+from echat.data.defects import DataError
 from echat.infer.loading import find_model
 from echat.model_files import CONFIG_FILE, FLOW_FILE, TOKEN2WAV_FOLDER
 from echat.token2wav.flow import Flow, FlowConfig

@@ -187,7 +187,7 @@ class RandomBatches(Generic[B]):
         self._number += self._world
         return self._draw(generator)
 
-    def share(self, rank: int, world: int) -> None:
+    def shard(self, rank: int, world: int) -> None:
         self._number += rank
         self._rank, self._world = rank, world
 
