@@ -128,7 +128,7 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
                     "flow",
                     hypothesis,
                     hypothesis,
-                    clip.path,
+                    clip.audio.path,
                     vocoder(mel)[0][0].float(),
                     self.recipe.flow.sampling_rate,
                 )
