@@ -20,17 +20,12 @@ from echat.data.batching import (
 )
 from echat.data.collation import collate_dialogues, collate_speech
 from echat.data.defects import DataError, DefectKind
-from echat.data.examples import (
-    AUDIO,
-    IGNORE,
-    PAD,
-    CachedTokenizer,
-    DialogueBuilder,
-)
+from echat.data.examples import CachedTokenizer, DialogueBuilder
 from echat.data.mixture import MixtureComponent, MixtureStream, SampledItem
 from echat.data.sample import AudioRef, Sample
 from echat.data.sources import SourceConfig, mixture, mixture_components
 from echat.data.speech_examples import SpeechExample
+from echat.dialogue.vocabulary import AUDIO, IGNORE, PAD
 from echat.model.speech_encoder import EncoderConfig
 
 ENCODER = EncoderConfig()

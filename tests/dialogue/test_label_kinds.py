@@ -27,7 +27,7 @@ from echat.dialogue.label_kinds import LABEL_KINDS, LabelSpec
 
 LABEL_KINDS["accent"] = LabelSpec(
     "accent", ("scottish", "indian"), shown=7, caption="accent", aliases={"scots": "scottish"},
-    osum_field="accent", thought_slot="口音为:", is_ctc_target=True, evaluation_task="accent",
+    osum_field="accent", thought_slot="口音为:", is_ctc_target=True, is_evaluated=True,
 )
 
 from echat.dialogue.prompts import _read
@@ -40,7 +40,6 @@ from echat.data.eligibility import can_serve
 from echat.data.formats.audio_folder import AudioFolder
 from echat.data.formats.manifest import row_of, sample_of
 from echat.data.formats.osum_record import from_record, to_record
-from echat.data.sample import AudioRef
 from echat.data.speech_examples import has_encoder_targets
 from echat.data.tools.inspection import facts
 from echat.data.tools.statistics import AudioLengths, CorpusStatistics
@@ -49,10 +48,11 @@ from echat.dialogue.rendering import pseudo_audio_text, target_text
 from echat.dialogue.thinking import LabelThought, format_thought, parse_reply
 from echat.dialogue.turns import AssistantTurn, UserTurn
 from echat.dialogue.understanding import parse_understanding
-from echat.eval.benchmarks import understanding
+from echat.eval.benchmark import run
+from echat.eval.benchmarks.understanding import Understanding as Benchmark
 from echat.infer.events import Understanding
 from echat.model.speech_encoder import EncoderConfig
-from echat.train.objectives.ctc import CTCEncoder
+from echat.train.objectives.encoder_ctc import CTCEncoder
 
 folder = AudioFolder(".", "/")
 sample = sample_of({"key": "a", "audio": "a.wav", "text": "aye", "accent": "Scots"}, folder)
@@ -74,8 +74,9 @@ class Engine:
 from echat.audio.waveform import write
 import torch
 write(Path(sys.argv[1]), torch.rand(16000) * 0.1, 16000)
-heard = replace(sample, audio=AudioRef(sys.argv[1]))
-results = understanding.ask(Engine(), [heard], 1, understanding.SkippedSamples())
+manifest = Path(sys.argv[1]).with_name("manifest.jsonl")
+manifest.write_text(json.dumps({"key": "a", "audio": "a.wav", "text": "aye", "accent": "scottish"}))
+report = run(Benchmark(manifest=[manifest]), Engine())
 
 print(json.dumps({
     "manifest row": row_of(sample, "."),
@@ -95,7 +96,7 @@ print(json.dumps({
     "ctc kinds": CTC_KINDS,
     "ctc classes": encoder.label_heads["accent"].out_features,
     "encoder learns": has_encoder_targets(silent),
-    "evaluated": understanding.Scores.of(results).labels["accent"].as_dict(),
+    "evaluated": report.overall.labels["accent"].as_dict(),
 }, default=str))
 """
 

@@ -12,10 +12,11 @@ from echat.data.formats.jsonl import json_object
 from echat.data.formats.shard_index import member_texts
 from echat.data.formats.tar_members import ArchiveProblem, Member, members
 from echat.data.tabular.delimited import TableRow
+from echat.dialogue.labels import VOICE_KINDS
 
 _LONGEST_TEXT = 1 << 20  # bytes of a member that is read as text
 _WORDS = ("txt", "text", "lab", "trans", "transcript")  # suffixes of members that hold what is said
-_TEXTS = (*_WORDS, "cls", "lang", "speaker", "emotion", "gender", "age")
+_TEXTS = (*_WORDS, "cls", "lang", "speaker", *VOICE_KINDS)
 _OURS = {"txt", "task", "extra"}  # members of a published shard
 
 
