@@ -66,6 +66,8 @@ thought = LabelThought.from_labels("aye", sample.labels)
 encoder = CTCEncoder(EncoderConfig(blocks=1, dim=8, heads=1, ffn=8), 3)
 
 class Engine:
+    token2wav = None
+
     def understand_batch(self, sounds, task):
         raw = {"accent": "<INDIAN>"}.get(task, "aye")
         labels = parse_understanding(tasks.get_task(task), raw).labels

@@ -16,8 +16,8 @@ def build_conversation(
 ) -> Conversation:
     """The sample as a finished conversation for this task.
 
-    ``audio`` is the question's sound, ``past`` that of past turns; ``is_pseudo_audio`` puts words and cues
-    in the place of the question's sound.
+    ``audio`` is the question's sound, ``past`` that of past turns; ``is_pseudo_audio`` replaces the
+    question's sound with labels and words as text.
     """
     turns: list[UserTurn | AssistantTurn] = []
     for turn, sound in zip(sample.history, past):

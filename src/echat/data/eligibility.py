@@ -1,4 +1,4 @@
-"""Which tasks a record can serve: has it what the task hears and what it writes?"""
+"""Task eligibility: which tasks a record can serve, and filters of what is trained on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from echat.dialogue.thinking import VOICE_SLOTS
 
 
 def can_serve(sample: Sample, task: Task, is_pseudo_audio: bool = False) -> bool:
-    """Has the sample what the task hears and writes?"""
+    """Has the sample the input and the target of the task?"""
     if task.input_modality == "audio" and not (sample.text if is_pseudo_audio else sample.audio):
         return False
     if task.input_modality == "text" and not sample.text and not (task.reads_aloud and sample.reply):
@@ -59,13 +59,13 @@ def _unmarked(labels: Labels) -> bool:
     )
 
 
-# --- What a recipe does not want to learn from, each with a reason that is counted.
+# --- Filters of training data; each refused record has a reason that is counted.
 
 
 class FilterConfig(Config):
-    """Bounds of what is learned from. Speech ids that the codec does not know are refused always."""
+    """Filters of training data. Speech ids beyond the codec are refused always."""
 
-    min_seconds: float = Field(0.1, ge=0)  # of each sound heard
+    min_seconds: float = Field(0.1, ge=0)  # of each input sound
     max_seconds: float = Field(30.0, gt=0)
     speech_covers_text: bool = True  # refuse spoken replies with too few ids for their text
 
@@ -84,7 +84,7 @@ def refuse_empty_range(min_seconds: float, max_seconds: float) -> None:
 
 
 def refuse_speech(sample: Sample, task: Task, codec_size: int, filters: FilterConfig) -> None:
-    """Raise DataError for speech ids that cannot be learned as this task's."""
+    """Raise DataError for speech ids that cannot be a target of this task."""
     for kind, reason in sample.defects(codec_size):
         short = kind is DefectKind.SPEECH_TOO_SHORT and task.writes_speech and filters.speech_covers_text
         if short or kind is DefectKind.SPEECH_ID_RANGE:
@@ -92,7 +92,7 @@ def refuse_speech(sample: Sample, task: Task, codec_size: int, filters: FilterCo
 
 
 def refuse_length(sample: Sample, ref: AudioRef, samples: int, filters: FilterConfig) -> None:
-    """Raise DataError for a sound of so many 16 kHz samples that is shorter or longer than wanted."""
+    """Raise DataError for a sound of so many 16 kHz samples outside of the filter's bounds."""
     seconds = samples / SAMPLE_RATE
     if filters.min_seconds <= seconds <= filters.max_seconds:
         return
@@ -102,7 +102,7 @@ def refuse_length(sample: Sample, ref: AudioRef, samples: int, filters: FilterCo
         sample,
         kind,
         f"{ref.where}: expected {bounds} of sound, found {seconds:.2f} s; set filters.min_seconds or "
-        "filters.max_seconds if it shall be heard",
+        "filters.max_seconds if it shall be used",
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a recipe's data come from: corpora, the tasks each serves, and their weights."""
+"""Data sources of a recipe: corpora, the tasks each serves, and their mixture weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SourceConfig(Config):
     spoken_form: bool = False  # texts to lower case without punctuation
     min_seconds: float = 0.1  # records outside these bounds are left out (where the duration is stated)
     max_seconds: float = 30.0
-    pseudo_audio: bool = False  # words and cues as text in the place of the question's sound
+    pseudo_audio: bool = False  # labels and words as text instead of the question's sound
     every_turn: bool = False  # each earlier turn of a dialogue is a sample, too
     optional: bool = False  # the mixture goes on without the source when its file is not there
     scan: bool | None = None  # read all records at the start, to know which serve; None: unless in shards
@@ -54,12 +54,12 @@ class SourceConfig(Config):
 
     @property
     def scans(self) -> bool:
-        """Shards are not read before their records are drawn, so start-up does not grow with the corpus."""
+        """Shards are not read before their records are sampled, so start-up does not grow with the corpus."""
         return self.format in ("manifest", "raw") if self.scan is None else self.scan
 
     @property
     def block(self) -> int:
-        """Records of a block that are drawn at about the same time, so that few shards are open at a time."""
+        """Records of a shuffled block, needed at about the same time, so that few shards are open at once."""
         if self.shuffle_block is not None:
             return self.shuffle_block
         return 0 if self.scans else SHARD_BLOCK
@@ -67,7 +67,7 @@ class SourceConfig(Config):
 
 @dataclass(frozen=True)
 class SelectedRecords:
-    """The records of a corpus that a source and a purpose want; asking for another one raises DataError."""
+    """The records of a corpus that a source and a purpose select; any other one raises DataError."""
 
     records: Records
     config: SourceConfig
@@ -83,14 +83,14 @@ class SelectedRecords:
                 sample, DefectKind.UNWANTED, "expected the split, language and duration of the source"
             )
         if not self.is_eligible(sample):
-            raise refusal(sample, DefectKind.UNWANTED, "expected what the task hears and writes")
+            raise refusal(sample, DefectKind.UNWANTED, "expected the input and target of the task")
         return _normalized(sample, self.config)
 
 
 def read_source(
     config: SourceConfig, change: Callable[[Sample], Sample] = lambda sample: sample
 ) -> list[Sample]:
-    """The records the source contributes, all in memory; ``change`` is done to each before it is selected."""
+    """All selected records of a source, loaded; ``change`` is applied to each before selection."""
     records = open_source(config)
     readable = _readable(records, config, change)
     kept = [_normalized(sample, config) for sample in readable if _is_selected(sample, config)]

@@ -1,4 +1,4 @@
-"""A draw becomes a clip, the units spoken in it and what the voice tells: for the encoder by itself."""
+"""Training examples of the speech encoder alone: a clip, its CTC target in characters, its labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from echat.dialogue.vocabulary import IGNORE
 
 @dataclass(frozen=True, slots=True)
 class SpeechExample:
-    """A clip, the units spoken in it and what the voice tells."""
+    """A clip, the units spoken in it (CTC target), and the labels of its voice."""
 
     key: str
     task: str
@@ -37,7 +37,7 @@ class SpeechBuilder:
     """SampledItem -> SpeechExample with characters as units."""
 
     characters: str  # unit i + 1 is characters[i]
-    text_languages: tuple[str, ...]  # texts in other languages are not spelled
+    text_languages: tuple[str, ...]  # texts in other languages are no targets
     audio_loader: AudioLoader
     n_mels: int  # mel bins of the encoder
     augment: AugmentConfig | None = None
@@ -63,7 +63,7 @@ class SpeechBuilder:
 
 
 def has_encoder_targets(sample: Sample) -> bool:
-    """Has the record sound, and words or labels that it teaches?"""
+    """Has the record sound, and words or labels as targets?"""
     return sample.audio is not None and (sample.labels.has_any(CTC_KINDS) or bool(sample.text))
 
 

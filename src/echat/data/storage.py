@@ -1,4 +1,4 @@
-"""Bytes from where they lie: local files through ``pread``, object stores through fsspec."""
+"""File access: local files through ``pread``, object stores through fsspec; paths and names of files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST_NAME = 120  # characters of a file name made of a key
 
 
 class Stamp(NamedTuple):
-    """Tells one state of a file from another: an index made for one stamp is not used for another."""
+    """Version of a file (size and time of change): an index made for one is not used for another."""
 
     size: int
     mtime_ns: int
@@ -85,7 +85,7 @@ def exists(path: str) -> bool:
             return bool(store.isfile(path))
     try:
         return os.path.isfile(path)
-    except ValueError:  # a name with a zero byte is nobody's
+    except ValueError:  # a name with a zero byte
         return False
 
 
@@ -114,7 +114,7 @@ def read_range(path: str, offset: int, size: int) -> bytes:
         with _store(path) as store:
             return bytes(store.cat_file(path, start=offset, end=offset + size))
     file = _descriptor(path)
-    size = min(size, os.fstat(file.number).st_size - offset)  # no memory for what is not there
+    size = min(size, os.fstat(file.number).st_size - offset)  # no buffer beyond the end of the file
     pieces = []
     while size > 0:
         piece = os.pread(file.number, size, offset)
@@ -200,9 +200,9 @@ def _refuse(path: str, reason: str, error: Exception) -> NoReturn:
 
 def refuse_file(path: str | os.PathLike[str], sources: Iterable[str], option: str = "--output") -> None:
     """Raise DataError where a file about to be written is one of the sources, by whatever name."""
-    place, own = os.path.realpath(path), identity(path)
+    real_path, own = os.path.realpath(path), identity(path)
     for source in sources:
-        if os.path.realpath(source) == place or (own is not None and identity(source) == own):
+        if os.path.realpath(source) == real_path or (own is not None and identity(source) == own):
             raise DataError(
                 f"{option}: expected a place apart from the source, found that {path} is {source} itself; "
                 "name another one"

@@ -21,11 +21,11 @@ class LabelSpec:
     values: tuple[str, ...]
     """Canonical labels, in the order of the classes of the encoder's head."""
     shown: int
-    """Place in what people see: page, studio, reports, a voice described in words."""
+    """Rank in what people see: page, studio, reports, a voice described in words."""
     caption: str
     """Heading on the web page."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Other spellings -> label."""
+    """Other words -> label."""
     tag_words: Mapping[str, str] = field(default_factory=dict)
     """Label -> word of its tag, where that is not the upper-case label."""
     in_english: Mapping[str, str] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class LabelSpec:
     of_reply: bool = False
     """Is it about the reply instead of the user's voice?"""
     other: str | None = None
-    """Label of spellings that are not in the table; None: unknown."""
+    """Label of words that are not in the table; None: unknown."""
     unmarked: str | None = None
     """Label that calls for no reply of its own; None: the kind never does."""
     osum_field: str | None = None

@@ -1,9 +1,9 @@
-"""Labels of a voice (age, gender, emotion, sound event, style) and their ``<TAG>`` spelling.
+"""Paralinguistic labels of a voice (age, gender, emotion, sound event, style) and their ``<TAG>`` form.
 
 A label is a lower-case canonical word, or ``None`` when it is unknown. The tag is how the model writes it.
-Spelling varies between corpora and weights (``<ANGER>``/``<ANGRY>``, ``<screaming>``, ``<YOUTH>``), so
-reading ignores letter case and knows the aliases; writing always uses one spelling. The kinds and all their
-values are the table in ``label_kinds.py``.
+Tags vary between corpora and weights (``<ANGER>``/``<ANGRY>``, ``<screaming>``, ``<YOUTH>``), so parsing
+ignores case and accepts the aliases; formatting always uses one tag. The kinds and all their values are the
+table in ``label_kinds.py``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class LabelValues:
 
 
 class Labels(LabelValues):
-    """What a voice tells besides its words.
+    """Paralinguistic labels of a voice.
 
     ``None`` is "not known"; ``sound_event="none"`` is "known to be absent".
     """
@@ -81,12 +81,12 @@ class Labels(LabelValues):
             if value is not None and value not in VALUES[kind]:
                 raise ValueError(
                     f"label {kind}: expected one of {', '.join(VALUES[kind])} or None, found {value!r}; "
-                    "canonical() turns other spellings into these"
+                    "canonical() turns other words into these"
                 )
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Labels:
-        """Labels of a manifest row. Spellings are canonicalised; words no table knows become unknown.
+        """Labels of a manifest row. Words are canonicalised; those that no table knows become unknown.
 
         A row with words but without a sound event is speech alone, hence ``"none"``; without words the event
         is unknown.
@@ -101,15 +101,15 @@ class Labels(LabelValues):
         return any(getattr(self, kind) is not None for kind in kinds)
 
 
-def canonical(kind: LabelKind, spelling: str | None) -> str | None:
-    """The canonical label of a known spelling, with or without ``<>``; ``None`` for unknown, empty, ``&&``.
+def canonical(kind: LabelKind, word: str | None) -> str | None:
+    """The canonical label of a known word, with or without ``<>``; ``None`` for unknown, empty, ``&&``.
 
     Of a kind that is an open set (sound events) a name outside the table is ``"other"``.
     """
-    if spelling is None:
+    if word is None:
         return None
     row = LABEL_KINDS[kind]
-    word = spelling.strip().removeprefix("<").removesuffix(">").strip().lower()
+    word = word.strip().removeprefix("<").removesuffix(">").strip().lower()
     if word in ("", "&&", "null") or (word == "none" and word not in row.values):
         return None
     key = re.sub(r"[\s-]+", "_", word)

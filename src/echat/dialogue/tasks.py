@@ -1,4 +1,4 @@
-"""THE table of tasks: what is heard and written, in which layout, under which prompts, decoded how.
+"""THE table of tasks: input, output, layout, prompts and decoding of each.
 
 A new task is one row of ``_ROWS``. Profiles name a dialect of the same table: ``"echat"`` is ours, ``"osum"``
 is what the released weights were trained with, ``"reference"`` repeats the reference's inference character

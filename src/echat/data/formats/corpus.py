@@ -25,7 +25,7 @@ from echat.data.formats.text_files import text_lines
 from echat.data.sample import Sample
 
 Format = Literal["manifest", "raw", "shard", "combine"]
-FormatOrAuto = Literal["auto", "manifest", "raw", "shard", "combine"]  # "auto": told by the file
+FormatOrAuto = Literal["auto", "manifest", "raw", "shard", "combine"]  # "auto": detected
 
 
 class Records(Protocol):
@@ -57,20 +57,20 @@ def open_corpus(
     :class:`echat.data.formats.indexed_corpus.ReadOptions`. Raises DataError when there is no such corpus;
     what is wrong inside shows in ``defects()`` and record by record.
     """
-    place = _inside(os.fspath(path))
+    list_path = _inside(os.fspath(path))
     base = os.fspath(root) if root is not None else None
-    kind = _format_of(place) if format == "auto" else _known(format)
+    kind = _format_of(list_path) if format == "auto" else _known(format)
     options = ReadOptions(codec_size, without_transcript)
-    name = os.path.basename(storage.parent(storage.absolute(place)))
+    name = os.path.basename(storage.parent(storage.absolute(list_path)))
     if kind == "shard":
-        return ShardCorpus(place, name, _tars(place, base), options)
+        return ShardCorpus(list_path, name, _tars(list_path, base), options)
     if kind == "combine":
-        return CombineCorpus(place, name, _pairs(place, base, _fspath(tar_root)), options)
-    _need_list(place)
+        return CombineCorpus(list_path, name, _pairs(list_path, base, _fspath(tar_root)), options)
+    _need_list(list_path)
     field = "wav" if kind == "raw" else "audio"
-    start = base if base is not None else root_of(place, _named(place, field))
-    folder = AudioFolder.closed(start, within, saved_roots(storage.parent(place)))
-    return (RawCorpus if kind == "raw" else ManifestCorpus)(place, name, folder, options)
+    start = base if base is not None else root_of(list_path, _named(list_path, field))
+    folder = AudioFolder.closed(start, within, saved_roots(storage.parent(list_path)))
+    return (RawCorpus if kind == "raw" else ManifestCorpus)(list_path, name, folder, options)
 
 
 def _fspath(path: str | os.PathLike[str] | None) -> str | None:

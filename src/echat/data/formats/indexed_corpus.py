@@ -1,7 +1,7 @@
-"""What all corpora share, and the two formats that are lists of JSON lines.
+"""Random access to the records of a corpus: the common base, and the two formats that are JSON-lines lists.
 
-A corpus gives any record by number and refuses each bad one with its place. It holds no more than indexes:
-they are read when first used, and it travels to other processes as paths.
+A corpus returns any record by number and refuses each bad one with its position. It holds indexes only, read
+when first used, and is pickled as paths.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ReadOptions:
 
 @dataclass(slots=True)
 class RecordRow:
-    """One record before it is understood."""
+    """One record before it is parsed."""
 
     fields: Mapping[str, Any]
     file: str
@@ -69,7 +69,7 @@ class IndexedCorpus(ABC):
 
     @abstractmethod
     def row(self, index: int) -> RecordRow:
-        """The record as it lies there. Raises an error when it cannot be got."""
+        """The record as stored. Raises an error when it cannot be read."""
 
     def defects(self) -> Iterator[Defect]:
         """What is wrong beside single records: missing shards, foreign members, damaged archives."""
@@ -84,7 +84,7 @@ class IndexedCorpus(ABC):
             row = self.row(index)
             sample = self.parse(row)
             problem = next(self.problems(sample), None)
-        except Exception as error:  # the border of one data row: whatever is in it is named and counted
+        except Exception as error:  # one data row: whatever is wrong with it is a defect
             where = (
                 (row.file, row.place, row.key) if row is not None else (self.name, f"record {index}", None)
             )
@@ -118,7 +118,7 @@ class IndexedCorpus(ABC):
         if sample.task is not None and TASKS[sample.task].input_modality == "audio" and sample.audio is None:
             yield (
                 DefectKind.MISSING_AUDIO,
-                f"field wav: expected sound for task {sample.task} to hear, found none",
+                f"field wav: expected sound for task {sample.task}, found none",
             )
 
 

@@ -19,7 +19,7 @@ from echat.data.formats.text_files import TextForm, form_of, raw_lines, text_of
 
 _KEPT_TABLES = 64  # per process
 _ITEM = re.compile(r"[,\[]\s*\{")
-_LOOKED_AT = 200  # lines of a file that tell what it is
+_LOOKED_AT = 200  # first lines of a file, by which its kind is detected
 _WORTH_KEEPING = 4 << 20  # bytes of a list; a smaller one is gone through in the time it takes to look
 _KEY_FIRST = re.compile(rb'\s*\{\s*"key"\s*:\s*"([^"\\]*)"')
 
@@ -39,7 +39,7 @@ class JsonLines:
         return len(self.table)
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], str]:
-        """The object on a line, and its place (``line 7``). Raises DataError for a bad or repeated one."""
+        """The object on a line, and its position (``line 7``). Raises DataError for a bad or repeated one."""
         number, first, text = self._line(index)
         place = f"line {number}"
         row = json_object(text, self.path, place)
@@ -164,7 +164,7 @@ def _scan(path: str, form: TextForm) -> np.ndarray:
     """The table of a file: a row for each line, or for each object of a JSON array."""
     found = _items(path, form) if _is_array(path, form) else enumerate(raw_lines(path, form), 1)
     rows: list[tuple[int, int, int, int]] = []
-    seen: dict[int, int] = {}  # hash of the key -> line number; keys themselves would fill the memory
+    seen: dict[int, int] = {}  # hash of the key -> line number; keys themselves would take too much
     for number, (offset, line) in found:
         if _is_row(line, form):
             key = key_of(line, form)
@@ -217,7 +217,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be half of a
 
 
 def json_object(text: str, file: str, place: str) -> dict[str, Any]:
-    """The object on one line. Raises DataError that names file and place, whatever the text is.
+    """The object on one line. Raises DataError that names file and position, whatever the text is.
 
     Half characters (lone surrogates) are refused here: no file can hold them, and where one is met later
     there is no line to name.

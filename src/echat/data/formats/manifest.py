@@ -67,16 +67,16 @@ def sample_of(row: Mapping[str, Any], folder: AudioFolder, source: str = "") -> 
 def row_of(sample: Sample, folder: Path | str) -> dict[str, Any]:
     """The row that :func:`sample_of` reads back as an equal sample; absent fields are left out.
 
-    Audio under ``folder`` is named relative to it. Sound held in memory must have been stored before.
+    Audio under ``folder`` is named relative to it. Sound without a file must have been stored before.
     """
     row: dict[str, Any] = {"key": sample.key}
     if sample.audio is not None:
         whole = replace(sample.audio, start_seconds=None, end_seconds=None)
-        row["audio"] = _place(whole, str(folder), sample.key)
+        row["audio"] = _audio_row(whole, str(folder), sample.key)
         row |= present(start_seconds=sample.audio.start_seconds, end_seconds=sample.audio.end_seconds)
     row |= present(**{name: getattr(sample, name) for name in _TEXTS})
     row |= _label_fields(sample)
-    reply_audio = _place(sample.reply_audio, str(folder), sample.key) if sample.reply_audio else None
+    reply_audio = _audio_row(sample.reply_audio, str(folder), sample.key) if sample.reply_audio else None
     row |= present(
         reply_audio=reply_audio,
         speech_ids=list(sample.speech_ids) if sample.speech_ids else None,
@@ -94,19 +94,19 @@ def read_manifest(path: Path | str, split: str | None = None) -> list[Sample]:
     """All samples of a manifest, with ``speech_ids.jsonl`` beside it joined by key when it exists.
 
     ``split`` keeps the rows of that split only. Raises DataError at the first bad row; to read past bad rows,
-    or a manifest larger than memory, see :func:`echat.data.formats.corpus.open_corpus`.
+    or a large manifest, see :func:`echat.data.formats.corpus.open_corpus`.
     """
     path = Path(path)
     sidecar, folder = SpeechIdSidecar(str(path.with_name(SPEECH_IDS))), AudioFolder(str(path.parent), "/")
     samples = []
-    for place, row in json_rows(path):
+    for line, row in json_rows(path):
         try:
             sample = sample_of(row, folder, source=path.parent.name)
             ids = sidecar.get(sample.key)
-        except Exception as error:  # the border of one data row
+        except Exception as error:  # one data row: the error names its line
             key = row.get("key")
             shown = None if key is None else str(key)
-            raise DataError(defect_from(error, str(path), place, shown)) from error
+            raise DataError(defect_from(error, str(path), line, shown)) from error
         if split is None or sample.split == split:
             samples.append(replace(sample, speech_ids=ids) if ids else sample)
     if not samples:
@@ -115,15 +115,15 @@ def read_manifest(path: Path | str, split: str | None = None) -> list[Sample]:
 
 
 def json_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) of each row of a JSON-lines file. Raises DataError at the first bad or repeated one."""
+    """(``line 7``, object) of each row of JSON lines. Raises DataError at the first bad or repeated one."""
     lines = JsonLines(str(path))
     for number in range(len(lines)):
-        row, place = lines[number]
-        yield place, row
+        row, line = lines[number]
+        yield line, row
 
 
 class SpeechIdSidecar:
-    """Ids by key from the sidecar of a manifest; only the places of the lines are held."""
+    """Ids by key from the sidecar of a manifest; only the line numbers are held."""
 
     def __init__(self, path: str) -> None:
         self._lines = JsonLines(path)
@@ -178,12 +178,12 @@ def _turn(turn: Mapping[str, Any], folder: AudioFolder, name: str) -> Turn:
 
 
 def _turn_row(turn: Turn, folder: str, key: str) -> dict[str, Any]:
-    audio = _place(turn.audio, folder, key) if turn.audio else None
+    audio = _audio_row(turn.audio, folder, key) if turn.audio else None
     ids = list(turn.speech_ids) if turn.speech_ids else None
     return present(audio=audio, text=turn.text, reply=turn.reply, speech_ids=ids)
 
 
-def _place(ref: AudioRef, folder: str, key: str) -> str | dict[str, Any]:
+def _audio_row(ref: AudioRef, folder: str, key: str) -> str | dict[str, Any]:
     if ref.data is not None:
         raise DataError(f"record {key}: expected sound in a file, found it in memory; store it before")
     path = os.path.relpath(ref.path, folder) if is_under(ref.path, folder) else ref.path

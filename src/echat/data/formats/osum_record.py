@@ -4,8 +4,8 @@ The three published formats (raw, shard, combine) write this one record in three
 depends on the task: the finished target of an understanding task, otherwise the reply. Where the published
 loader and its documentation differ, the documented meaning is read: docs/data_formats.md lists each case.
 
-Fields of ours that the published record has no place for travel in ``extra["echat"]``, which other readers
-pass over. Spellings that reading changes (white space of ``txt``, aliases of a tag) are kept beside.
+Fields of ours without a published counterpart are stored in ``extra["echat"]``, which other readers ignore.
+What parsing normalises (white space of ``txt``, aliases of a tag) is kept beside.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from echat.dialogue.understanding import REPLY_BEGIN
 
 COMBINES_LIST, COMBINES_TAR_ROOT = "combines_list.txt", "combines_tar_root.txt"
 SHARDS_LIST, RAW_LIST = "shards_list.txt", "data.list"
-ONLY_META = "only-meta"  # what a combine row says in the place of a path
+ONLY_META = "only-meta"  # what a combine row has instead of a path
 DEFAULT_TAG = "<TRANSCRIBE>"
 REPLY_SOUND, QUESTION_SOUND = "reply_wav", "question_wav"  # where ``wav`` is the other of the two
 FILLER = "none"  # what published writers put where nothing is known
@@ -73,8 +73,8 @@ def from_record(record: Mapping[str, Any], sounds: Mapping[str, AudioRef], sourc
         speech_ids=speech_ids_of(extra.pop("speech_token", None) or rest.pop("speech_token", None)),
         thought=_pop_text(extra, "think_str"),
     )
-    sample = _place_text(sample, task, text, extra)
-    sample = replace(_place_sound(sample, task, sounds), labels=_labels(rest, extra, task, text))
+    sample = _assign_text(sample, task, text, extra)
+    sample = replace(_assign_audio(sample, task, sounds), labels=_labels(rest, extra, task, text))
     return _with_own(replace(sample, extra=rest | ({"extra": extra} if extra else {})), own)
 
 
@@ -149,7 +149,7 @@ def _task(rest: dict[str, Any], extra: Mapping[str, Any]) -> Task:
     return task
 
 
-def _place_text(sample: Sample, task: Task, text: str, extra: dict[str, Any]) -> Sample:
+def _assign_text(sample: Sample, task: Task, text: str, extra: dict[str, Any]) -> Sample:
     """What the task calls ``txt`` where it belongs."""
     if task.target == "answered":
         words, _, reply = text.partition(REPLY_BEGIN)
@@ -162,7 +162,7 @@ def _place_text(sample: Sample, task: Task, text: str, extra: dict[str, Any]) ->
     return replace(sample, text=question, reply=reply, reply_emotion=emotion)
 
 
-def _place_sound(sample: Sample, task: Task, sounds: Mapping[str, AudioRef]) -> Sample:
+def _assign_audio(sample: Sample, task: Task, sounds: Mapping[str, AudioRef]) -> Sample:
     """``wav`` is the reply where the task reads aloud, otherwise the question."""
     if task.reads_aloud:
         return replace(sample, reply_audio=sounds.get("wav"), audio=sounds.get(QUESTION_SOUND))
@@ -204,19 +204,19 @@ def _published(sample: Sample, task: Task) -> dict[str, Any]:
     for number, turn in enumerate(sample.history, 1):
         top[f"txt_{number}"] = turn.reply
         extra |= present(**{f"speech_token_{number}": list(turn.speech_ids) if turn.speech_ids else None})
-    spelled = sample.extra.get("task")
-    is_alias = isinstance(spelled, str) and _tag_of(spelled, task) == task.tag
+    given_tag = sample.extra.get("task")
+    is_alias = isinstance(given_tag, str) and _tag_of(given_tag, task) == task.tag
     txt: str = _txt(sample, task)
     written: object = sample.extra.get("txt")
     if isinstance(written, str) and normalise(written, task) == txt:
         txt = written
-    record = {"key": sample.key, "txt": txt, "task": spelled if is_alias else task.tag}
+    record = {"key": sample.key, "txt": txt, "task": given_tag if is_alias else task.tag}
     return {**record, **top, **present(lang=sample.language), "extra": extra}
 
 
-def _tag_of(spelled: str, task: Task) -> str | None:
+def _tag_of(given_tag: str, task: Task) -> str | None:
     try:
-        return task_for_tag(spelled.replace("><", "> <"), task.thinks or "label").tag
+        return task_for_tag(given_tag.replace("><", "> <"), task.thinks or "label").tag
     except ValueError:
         return None
 
@@ -267,7 +267,7 @@ def _history(rest: dict[str, Any], extra: dict[str, Any], sounds: Mapping[str, A
 def _labels(rest: Mapping[str, Any], extra: dict[str, Any], task: Task, text: str) -> Labels:
     """What ``extra`` says, else the fields of the record, else the tags at the end of the target.
 
-    A spelling that is not the tag's own stays in ``extra``, so that writing gives it back.
+    An alias of a tag stays in ``extra``, so that the record is written as it was read.
     """
     found: dict[str, str | None] = {}
     tags = split_trailing_tags(text)[1] if task.labels else []

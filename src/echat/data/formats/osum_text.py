@@ -1,4 +1,4 @@
-"""The texts of published records: one spelling for all, and the option that hides transcripts."""
+"""Texts of published records: normalisation, and the training option that hides transcripts."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def normalise(text: str, task: Task) -> str:
     text = _AROUND_TAG.sub(r"\1", text)
     for kind in task.labels:
         if LABEL_KINDS[kind].osum_respelled:
-            text = _TAG_WORD.sub(partial(_one_spelling, kind), text)
+            text = _TAG_WORD.sub(partial(_canonical_tag, kind), text)
     return text.lower() if task.writes_bare_words else text
 
 
-def _one_spelling(kind: LabelKind, found: re.Match[str]) -> str:
+def _canonical_tag(kind: LabelKind, found: re.Match[str]) -> str:
     """``<MIDDLE_AGE>`` is ``<ADULT>``, ``<小说>`` is ``<有声书>``."""
     label = canonical(kind, found[1])
     return found[0] if label is None else tag(kind, label)

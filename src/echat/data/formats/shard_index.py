@@ -1,7 +1,7 @@
 """Tar shards with an index: scanned once, then every record is a few reads away.
 
 Members that share everything before the last dot of their names are one record, wherever in the tar they lie.
-A record keeps the place of its first member.
+A record is ordered by its first member.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class ShardIndex:
         return len(self._lines)
 
     def __getitem__(self, index: int) -> ShardRecord:
-        key, places, problem = json.loads(self._lines[index])
-        found = {name: Member(f"{key}.{suffix}", offset, size) for name, suffix, offset, size in places}
+        key, stretches, problem = json.loads(self._lines[index])
+        found = {name: Member(f"{key}.{suffix}", offset, size) for name, suffix, offset, size in stretches}
         return ShardRecord(key, found, Defect.from_dict(problem) if problem else None)
 
     def keys(self) -> Iterator[str]:
@@ -100,12 +100,12 @@ def _parsed(path: str, header: Mapping[str, Any], body: bytes) -> ShardIndex:
 
 
 def _line(record: ShardRecord) -> bytes:
-    places = [
+    stretches = [
         [name, member.name[len(record.key) + 1 :], member.offset, member.size]
         for name, member in record.members.items()
     ]
     problem = record.problem.as_dict() if record.problem else None
-    return json.dumps([record.key, places, problem]).encode()
+    return json.dumps([record.key, stretches, problem]).encode()
 
 
 def group_members(
@@ -212,7 +212,7 @@ class _Grouping:
 
 def _is_text(name: str) -> bool:
     """Was the name UTF-8? Other bytes are surrogates in it."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+    return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def member_texts(path: str, wanted: Iterable[Member]) -> dict[str, str]:

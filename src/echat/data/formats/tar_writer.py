@@ -1,4 +1,4 @@
-"""Tar shards as bytes that depend on nothing but their content: owner 0, time 0, members in a fixed order."""
+"""Tar writer with reproducible bytes: owner 0, time 0, members in a fixed order."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def checked_key(key: str) -> str:
     if "" in parts or "." in parts or ".." in parts:
         reason = "expected a key that is a name inside an archive, found one that leads out of it; rename it"
         raise DataError(Defect(DefectKind.PATH_ESCAPE, "", key=key, reason=reason))
-    if any(ord(letter) < 32 for letter in key):
+    if any(ord(char) < 32 for char in key):
         reason = f"field key: expected printable characters, found {key!r}; rename it"
         raise DataError(Defect(DefectKind.BAD_FIELD, "", key=key, reason=reason))
     return key

@@ -1,4 +1,4 @@
-"""Text as people's programs save it: with a byte-order mark, in UTF-16, with any line ends, or damaged.
+"""Text files: encodings, byte-order marks and line ends of any program; lists written with checksums.
 
 Everything that reads lines of a file (lists, manifests, tables, words beside a sound) reads them here. A line
 is split off as bytes and decoded by itself, so bytes that are no text cost the line that they are in.
@@ -18,7 +18,7 @@ from echat.checkpoint import atomic_path
 from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind
 
-_HEAD = 4096  # bytes that tell the form of a file
+_HEAD = 4096  # bytes by which the form of a file is detected
 _PIECE = 1 << 20
 _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -69,7 +69,9 @@ def form_of(path: str, encoding: str | None = None) -> TextForm:
     if found is not None:
         raise DataError(Defect(DefectKind.BAD_TEXT, path, reason=f"expected text, found {found}"))
     marked = next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), None)
-    name, start = (marked[1], len(marked[0])) if marked else (known_encoding(encoding) or _guess(head), 0)
+    name, start = (
+        (marked[1], len(marked[0])) if marked else (known_encoding(encoding) or _detect_encoding(head), 0)
+    )
     unit = len("\n".encode(name))
     if unit == 1 and b"\n" not in head and b"\r" in head.rstrip(b"\r"):
         return TextForm(name, start, b"\r")
@@ -129,8 +131,8 @@ def whole_text(path: str, encoding: str | None = None) -> str:
     return "\n".join(text_of(raw, form, path, f"line {number}") for number, (_, raw) in lines)
 
 
-def _guess(head: bytes) -> str:
-    """UTF-16 without a mark shows in zeros at every second place; everything else is UTF-8, or refused."""
+def _detect_encoding(head: bytes) -> str:
+    """UTF-16 without a byte-order mark has zeros in every second byte; anything else counts as UTF-8."""
     even, odd = head[0::2], head[1::2]
     if len(head) >= 4 and 2 * odd.count(0) > len(odd) and 4 * even.count(0) < len(even):
         return "utf-16-le"

@@ -1,4 +1,4 @@
-"""Tables of users, and folders of sound, as a manifest of ours."""
+"""Import of tables and folders of sound as a manifest."""
 
 from __future__ import annotations
 
@@ -144,14 +144,14 @@ class _TableImporter:
             for field, name in named.items()
             if isinstance(name, str)
         }
-        return {field: place for field, place in found.items() if place not in (None, named[field])}
+        return {field: path for field, path in found.items() if path not in (None, named[field])}
 
     def _is_beside(self, row: TableRow) -> bool:
         return bool(self._audio_beside(renamed(row.columns, self._config.columns)))
 
 
 def _key_of(sound: object, prefix: str) -> str | None:
-    """A key from the name of a sound, as the table spells it."""
+    """A key from the name of a sound, as it stands in the table."""
     if not isinstance(sound, str):
         return None
     return prefix + os.path.splitext(os.path.relpath(sound) if os.path.isabs(sound) else sound)[0]

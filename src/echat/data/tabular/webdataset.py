@@ -1,4 +1,4 @@
-"""Rows of tars of samples: ``KEY.json`` and ``KEY.wav`` lie together, as webdataset writes them."""
+"""WebDataset reader: tars of samples, ``KEY.json`` beside ``KEY.wav``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OURS = {"txt", "task", "extra"}  # members of a published shard
 
 
 def tar_rows(path: str) -> Iterator[TableRow | Defect]:
-    """Every sample of a tar. Sound stays in the tar and is named by its place there."""
+    """Every sample of a tar. Sound stays in the tar and is referenced by its offset."""
     samples: dict[str, dict[str, Member]] = {}
     with storage.open_binary(path) as stream:
         for found in members(stream, storage.stamp(path).size):
@@ -61,11 +61,11 @@ def _columns(path: str, fields: dict[str, Member]) -> dict[str, Any]:
         elif kind in _TEXTS:
             columns["text" if kind in _WORDS else kind] = _text(path, member).strip()
     if sound is not None:  # a path in the JSON is one of the machine it was made on
-        columns["audio"] = _place(path, sound)
+        columns["audio"] = _audio_row(path, sound)
     return columns
 
 
-def _place(path: str, member: Member) -> dict[str, Any]:
+def _audio_row(path: str, member: Member) -> dict[str, Any]:
     return {"path": path, "offset": member.offset, "size": member.size, "member": member.name}
 
 

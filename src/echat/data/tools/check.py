@@ -1,4 +1,4 @@
-"""Looks at every record of a corpus and listens to all of its sound: what is wrong, and what there is."""
+"""Validation of a corpus: every record parsed, every sound decoded; defects and statistics."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def check(
 ) -> Findings:
     """Check everything; ``strict`` stops at the first defect. A record counts with its first defect.
 
-    ``progress`` is told jobs done and jobs in all. Raises DataError where there is no such corpus.
+    ``progress`` is called with jobs done and jobs in all. Raises DataError where there is no such corpus.
     """
     open_checked.cache_clear()  # the source may have changed since
     corpus = open_checked(config)
@@ -136,7 +136,7 @@ def open_checked(config: CheckConfig) -> IndexedCorpus:
 
 
 def _examine(corpus: IndexedCorpus, index: int, config: CheckConfig) -> tuple[Sample, AudioLengths]:
-    """Read a record and listen to it. Raises DataError."""
+    """Read a record and decode its sounds. Raises DataError."""
     sample = corpus[index]
     measured: dict[AudioRef, float] = {}
     for ref in sample.audios():
@@ -199,8 +199,8 @@ def _find_repeated_keys(found: Findings, config: CheckConfig) -> None:
         earlier, row = corpus.row(first), corpus.row(later)
         if earlier.key != row.key:
             continue
-        place = ", ".join(filter(None, (earlier.file, earlier.place)))
-        found.defects.add(duplicate_key(row.file, row.place, row.key, place))
+        where = ", ".join(filter(None, (earlier.file, earlier.place)))
+        found.defects.add(duplicate_key(row.file, row.place, row.key, where))
         found.totals.add(*_examine(corpus, later, config), times=-1)
         found.bad.append(later)
     found.bad.sort()
@@ -211,7 +211,7 @@ def _same_hash(keys: np.ndarray) -> Iterator[tuple[int, int]]:
     ordered = keys[np.lexsort((keys[:, 1], keys[:, 0]))]
     repeats = np.flatnonzero(ordered[1:, 0] == ordered[:-1, 0]) + 1
     pairs = []
-    for place in repeats.tolist():
-        first = int(np.searchsorted(ordered[:, 0], ordered[place, 0]))
-        pairs.append((int(ordered[first, 1]), int(ordered[place, 1])))
+    for repeat in repeats.tolist():
+        first = int(np.searchsorted(ordered[:, 0], ordered[repeat, 0]))
+        pairs.append((int(ordered[first, 1]), int(ordered[repeat, 1])))
     return iter(sorted(pairs, key=lambda pair: pair[1]))

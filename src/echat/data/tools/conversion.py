@@ -1,4 +1,4 @@
-"""From any format to any other: in parallel, resumable, the same bytes every time.
+"""Conversion of a corpus from any format to any other: parallel, resumable, reproducible to the byte.
 
 The source is cut into jobs of so many records. A job writes its files, then their checksums, then a
 ``.finished`` marker that holds its report; a job without marker is done again, one with it is left alone.
@@ -81,9 +81,9 @@ def convert(
 ) -> JobReport:
     """Convert everything; what a killed run has finished is kept. Records that cannot be are counted.
 
-    ``progress`` is told jobs done and jobs in all. ``strict`` stops at the first defect with a DataError.
-    ``change`` is done to the samples of each job on their way; it travels to other processes, and what it
-    depends on belongs into the configuration, so that another run does not go on with other results.
+    ``progress`` is called with jobs done and jobs in all. ``strict`` stops at the first defect with a
+    DataError. ``change`` is done to the samples of each job on their way; it travels to other processes, and
+    what it depends on belongs into the configuration, so that another run does not go on with other results.
     """
     _corpus.cache_clear()  # the source may have changed since
     total = write_plan(config)
@@ -101,7 +101,7 @@ def convert(
 
 
 def write_plan(config: ConversionConfig) -> int:
-    """Note the plan in the folder of the result; returns the number of jobs. Raises DataError."""
+    """Save the plan in the folder of the result; returns the number of jobs. Raises DataError."""
     if config.task is not None:
         get_task(config.task)
     corpus = _corpus(config)
@@ -240,7 +240,7 @@ def assign(sample: Sample, task: str | Task) -> Sample:
     if sample.task is not None:
         return sample
     if row.input_modality == "audio" and sample.audio is None:
-        raise _lacks(DefectKind.MISSING_AUDIO, sample, row, "sound to hear")
+        raise _lacks(DefectKind.MISSING_AUDIO, sample, row, "sound")
     if not row.understands:
         if not sample.reply and not (row.reads_aloud and sample.text):
             raise _lacks(DefectKind.MISSING_FIELD, sample, row, "a reply")

@@ -26,7 +26,7 @@ def drop_duplicates(samples: Iterable[Sample], path: Path, defects: DefectReport
 
 
 def remove_temporaries(out: Path) -> None:
-    """Siblings that writing whole files leaves in a result when it is killed: ``.xxxxxxxx.name``."""
+    """Remove temporary files of atomic writes (``.xxxxxxxx.name``) that a killed run left."""
     for folder in (out, out / "parts", out / "tars"):
         for path in folder.glob(".????????.*") if folder.is_dir() else ():
             path.unlink(missing_ok=True)
@@ -50,15 +50,19 @@ def files_of(corpus: IndexedCorpus) -> Iterator[str]:
 def refuse_folder(out: str | os.PathLike[str], sources: Iterable[str], option: str = "--output") -> None:
     """Raise DataError where a result in folder ``out`` could replace a file it is made from.
 
-    Spelling does not matter: links and hard links to a source count as the source.
+    Links and hard links to a source count as the source.
     """
     folders = [os.path.join(out, name) for name in _WRITTEN_IN]
     real = {os.path.realpath(folder) for folder in folders}
     there = {identity for folder in folders for identity in _identities(folder)}
     audio = os.path.realpath(os.path.join(out, "audio")) + os.sep
     for source in sources:
-        place = os.path.realpath(source)
-        if os.path.dirname(place) in real or place.startswith(audio) or storage.identity(source) in there:
+        real_path = os.path.realpath(source)
+        if (
+            os.path.dirname(real_path) in real
+            or real_path.startswith(audio)
+            or storage.identity(source) in there
+        ):
             raise DataError(
                 f"{option} {out}: expected a folder apart from the source, found {source} in it, which the "
                 "result could overwrite; name another folder"

@@ -1,4 +1,4 @@
-"""Speech ids for records that have the sound but no ids yet: a conversion that listens on its way."""
+"""Speech tokenization of a corpus: a conversion that encodes sound as speech ids on its way."""
 
 from __future__ import annotations
 

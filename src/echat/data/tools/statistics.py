@@ -1,4 +1,4 @@
-"""What a corpus holds: records, hours, how many of each task and label, and how long things are."""
+"""Corpus statistics: records, hours, counts of tasks and labels, histograms of lengths."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from echat.data.sample import Sample
 from echat.dialogue.labels import KINDS, in_english
 
 _SECONDS = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300)
-_LETTERS = (5, 10, 20, 40, 60, 80, 120, 160, 240, 320, 500, 1000)
+_CHARACTERS = (5, 10, 20, 40, 60, 80, 120, 160, 240, 320, 500, 1000)
 EDGES: dict[str, tuple[float, ...]] = {  # of the bins of each histogram, by what is counted
     "seconds heard": _SECONDS,
     "seconds of reply": _SECONDS,
-    "letters of text": _LETTERS,
-    "letters of reply": _LETTERS,
+    "letters of text": _CHARACTERS,
+    "letters of reply": _CHARACTERS,
     "speech ids": (25, 50, 75, 100, 150, 200, 300, 400, 500, 750, 1000),
     "earlier turns": (1, 2, 3, 4, 5, 7, 10),
 }
@@ -155,7 +155,7 @@ def write_histograms(totals: CorpusStatistics, folder: Path) -> list[Path]:
 
 @contextmanager
 def picture(path: Path) -> Iterator[Any]:
-    """Axes to draw on; the file appears whole."""
+    """Axes of a new picture, saved atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -43,7 +43,7 @@ PREFIX = "shards"  # of shard names, as in the published example
 
 
 class CorpusWriter(Protocol):
-    """Where jobs put their records."""
+    """Writer of one output format, job by job."""
 
     def marker(self, number: int) -> Path:
         """The file that says that a job is finished."""
@@ -162,7 +162,7 @@ def _with_rows(
 
 
 def combine_row(sample: Sample, stem: str) -> dict[str, Any]:
-    """The line of a combine list, for a record whose sound is in the tar of that stem.
+    """The line of a combine list, for a record whose sound is in the tar of that name.
 
     As published, what only a member says is repeated where readers of the lines look for it.
     """
@@ -238,7 +238,7 @@ class ListWriter:
         return row
 
     def _stored(self, sounds: dict[Path, bytes]) -> Iterator[tuple[str, str]]:
-        """(checksum, name) of sounds, each written to its place."""
+        """(checksum, name) of sounds, each written to its file."""
         for path, data in sounds.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
