@@ -129,7 +129,7 @@ def test_a_bad_record_is_left_out_and_named(manifest, build, samples, caplog):
 
 def test_nothing_usable_stops(build):
     stream = MixtureStream([MixtureComponent("c", "asr", [Sample(key="broken")], 1.0, 0)])
-    with pytest.raises(DataError, match="none in 16 sampled items:\nunwanted: 16\n  c, record broken: task asr"):
+    with pytest.raises(DataError, match="none in 16 sampled items:\nunwanted: 16\n  c, record broken"):
         PooledBatches(stream, build, collate_dialogues, budget=100, pool=2).next()
 
 

@@ -138,7 +138,9 @@ class VocoderObjective:
             made, _ = self.vocoder(vocoder_mel(load_at(clip, form.rate), form).T[None].to(device))
             words = clip.text or ""
             samples.append(
-                SampleOutput(clip.key, "vocoder", words, words, clip.audio.path, made[0].float().cpu(), form.rate)
+                SampleOutput(
+                    clip.key, "vocoder", words, words, clip.audio.path, made[0].float().cpu(), form.rate
+                )
             )
         return SampleReport({}, samples)
 
