@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,7 +71,7 @@ def test_parsing_undoes_formatting_of_understanding(data: st.DataObject) -> None
     task = data.draw(st.sampled_from(LABELLING))
     words = data.draw(st.text("abc def,.'", max_size=20)).strip() if task.transcribes else ""
     known: dict[str, Any] = {kind: data.draw(st.sampled_from([None, *VALUES[kind]])) for kind in task.labels}
-    labels = replace(Labels(), **known)
+    labels = Labels(**known)
     parsed = parse_understanding(task, format_understanding(task, words, labels))
     assert (parsed.text, parsed.labels) == (words, labels)
 

@@ -18,9 +18,10 @@ from torch import Tensor
 from echat.dialogue.rendering import Audio, Segment, Speech, Text
 from echat.dialogue.tasks import Task
 from echat.dialogue.turns import Conversation, Turn, UserTurn
+from echat.dialogue.vocabulary import AUDIO, SPEECH, TEXT
 from echat.infer.audio_input import encode_audio, fingerprint, longest_seconds, split_recordings, to_mel
 from echat.model.llm import KVCache
-from echat.model.speech_llm import AUDIO, SPEECH, TEXT, SpeechLLM
+from echat.model.speech_llm import SpeechLLM
 
 PositionKey = int | tuple[bytes, int]
 

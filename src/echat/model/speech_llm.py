@@ -15,14 +15,11 @@ from torch import Tensor, nn
 from echat.audio.speech_tokens import CODEC_SIZE
 from echat.checkpoint import SAME_MODEL
 from echat.config import Config
-from echat.dialogue.vocabulary import speech_classes, speech_rows
+from echat.dialogue.vocabulary import AUDIO, SPEECH, TEXT, speech_classes, speech_rows
 from echat.model.adapter import Adapter, AdapterConfig
 from echat.model.llm import KVCache, LanguageModel, LLMConfig, import_transformers
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder, Subsampler
 from echat.safe_loading import build_on_meta
-
-# What stands at a position of the language model, `kinds` of `assemble`.
-PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3
 
 
 class SpeechLLMConfig(Config):

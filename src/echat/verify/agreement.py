@@ -8,9 +8,10 @@ from torch import Tensor
 
 from echat.dialogue.rendering import Audio, Segment, Speech
 from echat.dialogue.turns import Conversation
+from echat.dialogue.vocabulary import AUDIO, SPEECH, TEXT
 from echat.infer.audio_input import encode_audio, to_mel
 from echat.infer.engine import Engine
-from echat.model.speech_llm import AUDIO, SPEECH, TEXT, SpeechLLM
+from echat.model.speech_llm import SpeechLLM
 
 
 def greedy_agreement(

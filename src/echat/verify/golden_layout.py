@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echat.model.speech_llm import AUDIO, SPEECH, TEXT
+from echat.dialogue.vocabulary import AUDIO, IGNORE, SPEECH, TEXT
 
-IGNORE = -100
 Slot = tuple[int, int, int]  # kind, id, label (IGNORE where nothing is learned); HOLE for padding
 HOLE: Slot = (-1, 0, IGNORE)
 Piece = dict[str, Any]

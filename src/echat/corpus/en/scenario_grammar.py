@@ -24,7 +24,7 @@ from echat.dialogue import labels
 
 SPLITS = ("train", "dev", "test")
 AGE_SHARES = {"adult": 0.5, "child": 0.25, "old": 0.25}
-GENDERS = tuple(sorted(labels.GENDERS))  # this order: which dialogues a seed gives depends on it
+GENDERS = tuple(sorted(labels.VALUES["gender"]))  # this order: which dialogues a seed gives depends on it
 NO_EVENT_SHARE = 0.55
 # The tone of the spoken answer (the model's closed set), by the cue it answers.
 REPLY_EMOTION = {

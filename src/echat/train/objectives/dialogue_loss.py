@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from echat.data.collation import DialogueBatch
-from echat.data.examples import IGNORE
-from echat.dialogue.vocabulary import speech_classes
+from echat.dialogue.vocabulary import IGNORE, speech_classes
 from echat.model.ctc_head import ctc_logits, row_norms
 from echat.model.speech_llm import SpeechLLM
 from echat.train.extras.prefix_ctc import prefix_losses
