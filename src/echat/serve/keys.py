@@ -171,11 +171,8 @@ def _read(path: Path) -> list[tuple[str, Key | None]]:
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         key = _key_of(line)
         if key is None and line.strip():
-            log.warning(
-                "%s, line %d: expected a key as `echat keys add` writes it, found another line; remove it",
-                path,
-                number,
-            )
+            expected = "expected a key as `echat keys add` writes it, found another line; remove it"
+            log.warning("%s, line %d: %s", path, number, expected)
         found.append((line, key))
     return found
 

@@ -112,17 +112,6 @@ def make_app(
 # --- running a server: settings from a file and the command line, then uvicorn until a signal
 
 STARTUP_FAILURE = 3
-UVICORN: dict[str, Any] = dict(
-    loop="asyncio",  # other loops bypass ListeningSocket.accept
-    ws_per_message_deflate=False,  # base64 of audio barely compresses
-    ws_ping_interval=20.0,
-    ws_ping_timeout=20.0,
-    timeout_keep_alive=10,
-    server_header=False,
-    access_log=False,  # addresses of users are private
-    log_config=None,
-    proxy_headers=False,
-)
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> ServeConfig:
@@ -210,7 +199,15 @@ def _uvicorn_config(api: Any, connection_limiter: ConnectionLimiter, config: Ser
         ssl_keyfile=config.tls_key,
         ws_max_size=config.limits.message_bytes,
         timeout_graceful_shutdown=int(config.limits.shutdown_seconds) + 5,
-        **UVICORN,
+        loop="asyncio",  # other loops bypass ListeningSocket.accept
+        ws_per_message_deflate=False,  # base64 of audio barely compresses
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        timeout_keep_alive=10,
+        server_header=False,
+        access_log=False,  # addresses of users are private
+        log_config=None,
+        proxy_headers=False,
     )
 
 

@@ -103,7 +103,7 @@ def test_without_devices_it_says_what_to_do(capsys):
         with DeviceAudio():
             pass
 
-    with pytest.raises(ValueError, match="or talk through files"):
+    with pytest.raises(ValueError, match="or use files"):
         asyncio.run(opened())
 
 
