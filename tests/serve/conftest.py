@@ -1,4 +1,4 @@
-"""A real server with the model that is shipped, and real speech to talk to it."""
+"""Fixtures: a real server with the shipped model, and real speech."""
 
 from __future__ import annotations
 
