@@ -144,7 +144,7 @@ def test_completions_with_audio(client, wav):
     assert again.choices[0].message.audio.data == message.audio.data  # the same seed, the same answer
     history = [spoken(wav), {"role": "assistant", "audio": {"id": message.audio.id}}, spoken(wav)]
     second = client.chat.completions.create(messages=history, **settings)
-    # It learned single turns: the earlier one is left out, and the answer is that to the question alone.
+    # It was trained on single turns: the earlier one is dropped, the answer is that to the question.
     assert second.usage.prompt_tokens == first.usage.prompt_tokens
     assert second.choices[0].message.audio.data == message.audio.data
     assert second.model_extra["echat"] == {"turns_left_out": 1}

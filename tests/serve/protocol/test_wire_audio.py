@@ -60,10 +60,10 @@ def test_encoding_brings_the_rate():
 @pytest.mark.parametrize("name", ["audio/pcm", "audio/pcmu"])
 def test_decoding_has_little_delay(name):
     decoder, step = Decoder(name), 960 if name == "audio/pcm" else 160  # bytes of 20 ms
-    heard = 0
+    decoded = 0
     for piece in range(1, 51):
-        heard += len(decoder.push(bytes(step)))
-        assert heard / 16 > 20 * piece - 5  # milliseconds
+        decoded += len(decoder.push(bytes(step)))
+        assert decoded / 16 > 20 * piece - 5  # milliseconds
 
 
 def test_the_buffer_is_indexed_by_sample_and_dropped_from_the_front():

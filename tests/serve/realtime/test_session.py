@@ -94,7 +94,7 @@ def test_two_questions_while_it_thinks_are_one_turn(talking, question, quiet):
         second = await client.until("response.done")
         assert first["response"]["status_details"]["reason"] == "turn_detected"
         encoded_audio = second["response"]["usage"]["input_token_details"]["audio_tokens"]
-        assert encoded_audio >= 2 * 30  # both are heard
+        assert encoded_audio >= 2 * 30  # both are encoded
         started = client.kinds.index(
             "input_audio_buffer.speech_started", client.kinds.index("response.created")
         )

@@ -122,12 +122,12 @@ def test_any_data_keeps_a_connection_alive_and_silence_does_not(impatient):
 def test_a_client_is_kept_while_reading_is_paused(impatient, monkeypatch):
     from echat.serve.realtime.input_manager import InputManager
 
-    clear, go_on = InputManager.clear, asyncio.Event()
+    clear, may_continue = InputManager.clear, asyncio.Event()
     loops = []
 
     async def slow(self: InputManager, event: Any) -> None:
         loops.append(asyncio.get_running_loop())
-        await go_on.wait()
+        await may_continue.wait()
         await clear(self, event)
 
     monkeypatch.setattr(InputManager, "clear", slow)
@@ -137,6 +137,6 @@ def test_a_client_is_kept_while_reading_is_paused(impatient, monkeypatch):
         client.send(type="input_audio_buffer.clear")
     for _ in range(3):
         client.next(Opcode.PING)
-    loops[0].call_soon_threadsafe(go_on.set)
+    loops[0].call_soon_threadsafe(may_continue.set)
     client.until_text("input_audio_buffer.cleared")
     client.until_text("input_audio_buffer.cleared")

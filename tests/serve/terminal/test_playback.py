@@ -39,7 +39,7 @@ def test_stop_before_the_next_answer_starts_reports_zero():
     queue = PlaybackQueue()
     queue.push("a", np.ones(10 * MS, np.int16))
     queue.take(20 * MS)
-    assert queue.stop(None) is None  # heard to its end
+    assert queue.stop(None) is None  # played to its end
     queue.push("b", np.ones(10 * MS, np.int16))
     assert queue.stop(None) == ("b", 0)
 

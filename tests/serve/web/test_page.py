@@ -120,7 +120,7 @@ def test_keyboard_and_names(live, opened):
     assert page.get_attribute("#mute", "aria-pressed") == "true"
     assert "Muted" in page.inner_text("#status")
     page.wait_for_timeout(1500)
-    assert page.locator(".turn").count() == 0  # the question was not heard
+    assert page.locator(".turn").count() == 0  # the muted question was not sent
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(ground)
     page.select_option("#theme", "light")
