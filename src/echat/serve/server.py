@@ -52,16 +52,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("echat.serve")
 
 
-def make_app(
-    engine: Engine, config: ServeConfig, connection_limiter: ConnectionLimiter | None = None
-) -> FastAPI:
+def make_app(engine: Engine, config: ServeConfig, connection_limiter: ConnectionLimiter) -> FastAPI:
     """The ASGI application with all endpoints. `connection_limiter` counts its connections."""
     if config.recording is not None:
         check_folder(config.recording)
     metrics, keys, limits = Metrics(), Keys(config.keys), config.limits
-    connection_limiter = connection_limiter or ConnectionLimiter(
-        limits.connections, limits.connections_per_address
-    )
     async_engine = AsyncEngine(
         engine, threads=2 * limits.sessions + limits.requests + 2, asides=limits.asides
     )
