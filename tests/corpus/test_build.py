@@ -193,6 +193,14 @@ def test_text_dialogues_have_no_audio_and_are_not_those_spoken(tmp_path: Path) -
     assert len((folder / "text" / "shuffled.jsonl").read_text().splitlines()) == 12
 
 
+def test_without_augmentation_texts_are_those_of_the_grammar(tmp_path: Path) -> None:
+    folder = build_corpus(small(tmp_path, sets=("text", "paraphrased"), text=20, augmentation=None))
+    plain = [dialogue.text for dialogue in sample_dialogues("train", 20, 2)]
+    assert [row["text"] for row in rows(folder / "text" / "manifest.jsonl")] == plain
+    assert not (folder / "text" / "shuffled.jsonl").exists()
+    assert rows(folder / "paraphrased" / "manifest.jsonl") == []
+
+
 @pytest.mark.slow
 def test_spoken_paraphrases_and_random_words(tmp_path: Path) -> None:
     """Paraphrases keep their replies, random words have none, and a second build finds nothing to do."""

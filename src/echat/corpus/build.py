@@ -32,6 +32,7 @@ from echat.corpus.manifests import DEV_ONE_IN, read_jsonl, reply_audio_key, writ
 from echat.corpus.recordings import prompt_texts, write_recordings_manifest
 from echat.corpus.spoken_questions import CONDITIONS, SpokenQuestion
 from echat.corpus.text_augmentation import (
+    NO_AUGMENTATION,
     AugmentationConfig,
     known_words,
     paraphrase,
@@ -75,7 +76,7 @@ class BuildConfig(Config):
     test: int = Field(360, ge=3)  # besides the cue pairs
     test_pairs: int = Field(90, ge=0)  # cue pairs: same words, same voice, one label apart
     reading: int = Field(1500, ge=0)  # user sentences in the reply voice, to train synthesis
-    augmentation: AugmentationConfig = AugmentationConfig()
+    augmentation: AugmentationConfig | None = AugmentationConfig()  # null: none
 
     @field_validator("sets", mode="before")
     @classmethod
@@ -119,7 +120,7 @@ def _write_text(config: BuildConfig, folder: Path) -> None:
     """Dialogues without audio, other than those spoken: plain, paraphrased and shuffled; random words."""
     rng = random.Random(config.seed)
     words = known_words(config.data_pack)
-    augmentation = config.augmentation
+    augmentation = config.augmentation or NO_AUGMENTATION
     train = [
         paraphrase(dialogue, words, rng) if rng.random() < augmentation.paraphrased_share else dialogue
         for dialogue in sample_dialogues("train", config.text, config.seed + 1)
@@ -165,12 +166,13 @@ def _items(config: BuildConfig, name: SetName) -> Sequence[SpokenQuestion | Read
 
 
 def _dialogues(config: BuildConfig, name: SetName) -> Iterator[Dialogue]:
+    augmentation = config.augmentation or NO_AUGMENTATION
     if name == "paraphrased":
-        count = config.augmentation.spoken_paraphrases
-        return paraphrased_dialogues(count, config.seed, known_words(config.data_pack))
+        words = known_words(config.data_pack)
+        return paraphrased_dialogues(augmentation.spoken_paraphrases, config.seed, words)
     if name == "random_words":
-        count = config.augmentation.spoken_random_words
-        return random_word_dialogues(count, config.seed, known_words(config.data_pack))
+        words = known_words(config.data_pack)
+        return random_word_dialogues(augmentation.spoken_random_words, config.seed, words)
     return sample_dialogues(name, config.train if name == "train" else config.dev, config.seed)
 
 
