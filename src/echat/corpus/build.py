@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from echat.config import Config, load_config, save_config
-from echat.corpus.audio_sets import Job, ReadingText, build_set
+from echat.corpus.audio_sets import AudioSet, ReadingText, build_set
 from echat.corpus.en.scenario_grammar import Dialogue, load_scenarios, sample_cue_pairs, sample_dialogues
 from echat.corpus.manifests import DEV_ONE_IN, read_jsonl, reply_audio_key, write_jsonl
 from echat.corpus.recordings import prompt_texts, write_recordings_manifest
@@ -109,8 +109,9 @@ def build_corpus(config: BuildConfig, progress: Progress | None = None) -> Path:
         if name == "text":
             _write_text(config, folder)
         elif name != "real":
-            jobs = [Job(item, folder, config.audio, config.data_pack) for item in _items(config, name)]
-            build_set(folder, jobs, config.workers, partial(progress, name) if progress else _no_progress)
+            target = AudioSet(folder, config.audio, config.data_pack)
+            report = partial(progress, name) if progress else _no_progress
+            build_set(target, _items(config, name), config.workers, report)
         elif config.data_pack is not None:
             write_recordings_manifest(config.data_pack, folder / "manifest.jsonl")
     return config.folder
