@@ -73,12 +73,8 @@ def _dialogue(columns: dict[str, Any], key: str) -> Dialogue:
     utterance = DescribedUtterance(columns["text"], age, gender, emotion, columns.get("sound_event"))
     cue = CUE_OF_EMOTION[emotion]
     return Dialogue(
+        **vars(utterance),
         key=columns.get("key", key),
-        text=utterance.text,
-        emotion=emotion,
-        gender=gender,
-        age=age,
-        sound_event=utterance.sound_event,
         situation=columns.get("situation", ""),
         pattern="",
         reply=columns["reply"],
