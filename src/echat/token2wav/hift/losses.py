@@ -51,9 +51,10 @@ def spectral_loss(generated: Tensor, real: Tensor, fft_sizes: tuple[int, ...]) -
 
 
 def mel_loss(generated: Tensor, real: Tensor, basis: Tensor) -> Tensor:
-    """L1 distance of natural-log mels; `basis (bins, 513)` is the mel matrix of the features."""
+    """L1 distance of natural-log mels; `basis (bins, window / 2 + 1)` is the mel matrix of the features."""
+    window = 2 * (basis.shape[1] - 1)
     generated_mel, real_mel = (
-        torch.log((basis.to(generated) @ magnitudes(x, 1024)).clamp(min=1e-5)) for x in (generated, real)
+        torch.log((basis.to(generated) @ magnitudes(x, window)).clamp(min=1e-5)) for x in (generated, real)
     )
     return F.l1_loss(generated_mel, real_mel)
 
@@ -90,8 +91,27 @@ def vocoder_loss(
     return total, parts, generated
 
 
-class PeriodDiscriminator(nn.Module):
-    """Looks at every `period`-th sample as an image of period columns (HiFi-GAN, reduced)."""
+class Discriminator(nn.Module):
+    """Convolutions over a waveform seen as an image."""
+
+    convs: nn.ModuleList
+    last: nn.Conv2d
+
+    def image(self, waveform: Tensor) -> Tensor:
+        """`(batch, samples) -> (batch, 1, height, width)`."""
+        raise NotImplementedError
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scores and the features behind them."""
+        x, features = self.image(waveform), []
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.1)
+            features.append(x)
+        return self.last(x), features
+
+
+class PeriodDiscriminator(Discriminator):
+    """Every `period`-th sample as an image of period columns (multi-period discriminator of HiFi-GAN, reduced)."""
 
     def __init__(self, period: int, width: int) -> None:
         super().__init__()
@@ -102,37 +122,24 @@ class PeriodDiscriminator(nn.Module):
         )
         self.last = nn.Conv2d(sizes[-1], 1, (3, 1), padding=(1, 0))
 
-    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Scores and the features behind them."""
+    def image(self, waveform: Tensor) -> Tensor:
         batch, samples = waveform.shape
-        x = F.pad(waveform, (0, -samples % self.period)).view(batch, 1, -1, self.period)
-        features = []
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), 0.1)
-            features.append(x)
-        return self.last(x), features
+        return F.pad(waveform, (0, -samples % self.period)).view(batch, 1, -1, self.period)
 
 
-class ResolutionDiscriminator(nn.Module):
-    """Looks at the log spectrum at one resolution."""
+class ResolutionDiscriminator(Discriminator):
+    """The log spectrum at one resolution as an image."""
 
     def __init__(self, n_fft: int, width: int) -> None:
         super().__init__()
         self.n_fft = n_fft
-        sizes = (1, width, width, width)
         self.convs = nn.ModuleList(
-            nn.Conv2d(n_in, n_out, (5, 3), (2, 1), padding=(2, 1)) for n_in, n_out in pairwise(sizes)
+            nn.Conv2d(n_in, width, (5, 3), (2, 1), padding=(2, 1)) for n_in in (1, width, width)
         )
         self.last = nn.Conv2d(width, 1, 3, padding=1)
 
-    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Scores and the features behind them."""
-        x = magnitudes(waveform, self.n_fft).log()[:, None]
-        features = []
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), 0.1)
-            features.append(x)
-        return self.last(x), features
+    def image(self, waveform: Tensor) -> Tensor:
+        return magnitudes(waveform, self.n_fft).log()[:, None]
 
 
 class Discriminators(nn.Module):
