@@ -1,4 +1,4 @@
-"""What the vocoder learns from: spectra at several resolutions, the log mel, the pitch; critics are optional.
+"""Training losses of the vocoder: multi-resolution STFT, log mel, pitch, and discriminators (optional).
 
 Legend: batch, samples; frames = mel frames (256 samples each).
 """
@@ -24,8 +24,8 @@ class VocoderLossConfig(Config):
     mel_weight: float = 5.0
     f0_weight: float = Field(0.02, description="weight of the pitch error in Hz, 0 where unvoiced")
     teacher_f0: float = Field(0.5, ge=0, le=1, description="share of steps whose source is the true pitch")
-    adversarial_weight: float = Field(0.0, ge=0, description="0 = no critics")
-    feature_weight: float = Field(2.0, ge=0, description="weight of the critics' feature distances")
+    adversarial_weight: float = Field(0.0, ge=0, description="0 = no discriminators")
+    feature_weight: float = Field(2.0, ge=0, description="weight of the feature matching loss")
 
 
 @functools.cache
@@ -111,7 +111,7 @@ class Discriminator(nn.Module):
 
 
 class PeriodDiscriminator(Discriminator):
-    """Every `period`-th sample as an image of period columns (multi-period discriminator of HiFi-GAN, reduced)."""
+    """Samples as an image of `period` columns (multi-period discriminator of HiFi-GAN, reduced)."""
 
     def __init__(self, period: int, width: int) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class ResolutionDiscriminator(Discriminator):
 
 
 class Discriminators(nn.Module):
-    """A few small period and scale critics, least-squares losses."""
+    """Small period and resolution discriminators with least-squares GAN losses."""
 
     def __init__(
         self, periods: tuple[int, ...] = (2, 3, 5), fft_sizes: tuple[int, ...] = (512,), width: int = 16
@@ -153,7 +153,7 @@ class Discriminators(nn.Module):
         self.members.extend(ResolutionDiscriminator(n, width) for n in fft_sizes)
 
     def discriminator_loss(self, generated: Tensor, real: Tensor) -> Tensor:
-        """Teaches the critics: real speech is 1, made speech 0."""
+        """Loss of the discriminators: real speech is 1, generated speech 0."""
         total = generated.new_zeros(())
         for member in self.members:
             total = (
@@ -162,7 +162,7 @@ class Discriminators(nn.Module):
         return total / len(self.members)
 
     def generator_loss(self, generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Teaches the vocoder, not the critics: (adversarial loss, distance of the critics' features)."""
+        """Losses of the vocoder: (adversarial, feature matching); the discriminators get no gradient."""
         adversarial, distance = generated.new_zeros(()), generated.new_zeros(())
         for member in self.members:
             fixed = {name: p.detach() for name, p in member.named_parameters()}
