@@ -73,7 +73,7 @@ class Vocabulary:
     turn_start: int
     """Opens a turn of any role."""
     unknown: int | None = None
-    """Stands for an unknown label in a target, never learned; None when the tokenizer has no such id."""
+    """Placeholder of an unknown label, itself never a target; None when the tokenizer has no such id."""
     age_trigger: tuple[int, ...] = ()
     """Ids after which the label thought must name an age (decoding constraint of the released weights)."""
     age_allowed: tuple[int, ...] = ()
@@ -166,7 +166,7 @@ def _first_ids(tokenizer: Tokenizer, kind: LabelKind) -> tuple[int, ...]:
 
 
 def _trigger(tokenizer: Tokenizer, before: str) -> tuple[int, ...]:
-    """The ids of what follows the last comma; the comma as well where it is one id with a letter."""
+    """The ids of what follows the last comma; the comma as well where it is one id with a character."""
     ids = tokenizer.encode(before, add_special_tokens=False)
     other = before[: before.rindex(",") + 1]
     whole = [n for n in range(len(ids)) if other.startswith(tokenizer.decode(ids[:n]))]

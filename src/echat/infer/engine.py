@@ -235,7 +235,7 @@ class Engine:
 
     def voice_from(self, path: str | Path) -> "VoicePrompt":
         """The voice of a recording, to speak with."""
-        return self.need_token2wav().voice_of(path)
+        return self.need_token2wav().voice_from_file(path)
 
     # --- steps of a reply, also used by the batch, the verification and the tests
 
