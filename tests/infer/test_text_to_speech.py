@@ -28,7 +28,7 @@ FIVE = "That is too much writing. Go out and play! Are you well? I am glad of it
 @pytest.fixture(scope="module")
 def reader(speaking: Path) -> Engine:
     """Random weights with a declaration: what is read is made up by the tests."""
-    return replace(load(speaking), learned=Capabilities(languages=("en",), reading=READING))
+    return replace(load(speaking), capabilities=Capabilities(languages=("en",), reading=READING))
 
 
 def fake(
@@ -71,7 +71,7 @@ def test_a_pause_stands_between_sentences(reader: Engine) -> None:
 
 
 def test_one_good_piece_is_the_reply_of_the_model(reader: Engine) -> None:
-    free = replace(reader, learned=Capabilities())
+    free = replace(reader, capabilities=Capabilities())
     waveform, _ = free.say("hello there", seed=2, decoding=DRAWN)
     alone = free.run(ask(text="hello there"), "tts", seed=2, decoding=DRAWN)
     assert torch.equal(waveform, alone.waveform)  # type: ignore[arg-type]

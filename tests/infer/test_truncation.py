@@ -1,4 +1,4 @@
-"""What of a conversation is read: the history that was learned and fits, whatever door it comes through."""
+"""What of a conversation is read: the history that was trained and fits, whatever door it comes through."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def talk(task: str, earlier: int) -> Conversation:
 
 
 def limited(engine: Engine, turns: int | None) -> Engine:
-    return replace(engine, profile="echat", learned=Capabilities(history_turns=turns))
+    return replace(engine, profile="echat", capabilities=Capabilities(history_turns=turns))
 
 
 def comparable(segment: Segment) -> object:
@@ -62,7 +62,9 @@ def test_nothing_declared_leaves_nothing_out(engine: Engine, task: str) -> None:
 
 
 def test_the_reference_gets_a_conversation_as_it_is(engine: Engine) -> None:
-    reference = replace(engine, profile="reference", learned=Capabilities(history_turns=0, languages=("zh",)))
+    reference = replace(
+        engine, profile="reference", capabilities=Capabilities(history_turns=0, languages=("zh",))
+    )
     conversation = talk("t2t", 2)
     assert reference.fitted(conversation, "t2t") is conversation
 
@@ -70,11 +72,11 @@ def test_the_reference_gets_a_conversation_as_it_is(engine: Engine) -> None:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_reply_after_reading_ahead_is_the_reply_without(engine: Engine, task: str, kept: int) -> None:
-    learned = limited(engine, kept)
+    trained = limited(engine, kept)
     conversation = talk(task, 2)
-    prompt_cache = learned.prefill(conversation.turns[:-1], task)
-    cold = learned.run(conversation, task, seed=3, decoding=DRAWN, speak=False)
-    warm = learned.run(conversation, task, seed=3, decoding=DRAWN, speak=False, prompt_cache=prompt_cache)
+    prompt_cache = trained.prefill(conversation.turns[:-1], task)
+    cold = trained.run(conversation, task, seed=3, decoding=DRAWN, speak=False)
+    warm = trained.run(conversation, task, seed=3, decoding=DRAWN, speak=False, prompt_cache=prompt_cache)
     assert (cold.text_ids, cold.speech_ids) == (warm.text_ids, warm.speech_ids)
     assert warm.counts["cached_tokens"] == len(prompt_cache.position_keys) > 0
 
@@ -133,15 +135,15 @@ def _request(conversation: Conversation):
 
 def test_what_people_type_is_read_as_training_wrote_it(engine: Engine) -> None:
     form = WrittenForm(lowercase=True, spelled_out=True, marks="")
-    learned = replace(engine, profile="echat", learned=Capabilities(questions=form, languages=("en",)))
-    plain = learned.render(ask(text="i have two dogs"), "t2t")
-    assert learned.render(ask(text="I HAVE 2 dogs!"), "t2t") == plain
+    trained = replace(engine, profile="echat", capabilities=Capabilities(questions=form, languages=("en",)))
+    plain = trained.render(ask(text="i have two dogs"), "t2t")
+    assert trained.render(ask(text="I HAVE 2 dogs!"), "t2t") == plain
     heard = [Conversation([UserTurn(text=text, is_pseudo_audio=True)]) for text in ("I'm sad.", "i'm sad")]
-    assert learned.render(heard[0], "s2t") == learned.render(heard[1], "s2t")
+    assert trained.render(heard[0], "s2t") == trained.render(heard[1], "s2t")
     assert any(isinstance(segment, Text) for segment in plain)
     assert plain_ids(engine.render(ask(text="I HAVE 2"), "t2t")) != plain_ids(plain)
     with pytest.raises(ValueError, match="in another script"):
-        learned.render(ask(text="你好"), "t2t")
+        trained.render(ask(text="你好"), "t2t")
 
 
 def test_the_shipped_model_answers_the_same_in_capitals_and_in_a_later_turn(tiny: Engine) -> None:
