@@ -34,9 +34,9 @@ def test_resampled_length_is_exact_for_any_rates(old: int, new: int, samples: in
 def test_resampling_piece_by_piece_equals_the_whole_and_holds_little_back(pair, step):
     waveform = np.random.default_rng(0).normal(0, 1, 4_003)
     resampler, pieces, held_back = Resampler(*pair, width=6), [], 0.0
-    for place in range(0, len(waveform), step):
-        pieces.append(resampler.push(waveform[place : place + step]))
-        received = min(place + step, len(waveform)) / pair[0]
+    for start in range(0, len(waveform), step):
+        pieces.append(resampler.push(waveform[start : start + step]))
+        received = min(start + step, len(waveform)) / pair[0]
         held_back = max(held_back, received - sum(map(len, pieces)) / pair[1])
     pieces.append(resampler.push(np.zeros(0), last=True))
     whole = resample(torch.from_numpy(waveform), *pair).numpy()

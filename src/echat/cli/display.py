@@ -91,7 +91,7 @@ def note_dropped_turns(engine: Engine, answer: Reply) -> bool:
     """A note on stderr where earlier turns were not read; was there one?"""
     if not (turns := answer.counts.get("turns_left_out", 0)):
         return False
-    learned = engine.learned.history_turns
+    learned = engine.capabilities.history_turns
     why = (
         "has no room for more"
         if learned is None

@@ -43,7 +43,7 @@ from echat.corpus.text_augmentation import (
 )
 from echat.deprecated_commands import run_replacement
 
-Progress = Callable[[str, int, int], None]  # set, done, total
+Progress = Callable[[str, int, int], object]  # set, done, total
 SetName = Literal["text", "answers", "test", "dev", "train", "random_words", "paraphrased", "real"]
 SETS: tuple[SetName, ...] = (
     "text", "answers", "test", "dev", "train", "random_words", "paraphrased", "real",
