@@ -23,9 +23,9 @@ from echat.model.adapter import AdapterConfig
 from echat.model.blocks import sinusoids
 from echat.model.llm import LLMConfig
 from echat.model.speech_encoder import EncoderConfig
-from echat.model.speech_llm import SpeechLLMConfig
+from echat.model.speech_llm import SpeechLLMConfig, model_on_meta
 from echat.release import cosyvoice_weights
-from echat.release.osum_weights import map_key, released_shapes
+from echat.release.osum_weights import map_key
 from echat.token2wav.estimator import EstimatorConfig
 from echat.token2wav.flow import Flow, FlowConfig
 from echat.token2wav.hift.vocoder import F0PredictorConfig, Vocoder, VocoderConfig
@@ -96,7 +96,8 @@ def released_name(ours: str) -> str:
 
 def key_shapes(config: SpeechLLMConfig) -> dict[str, tuple[int, ...]]:
     """Every key of a released file but the further names of the text table."""
-    shapes = {released_name(name): shape for name, shape in released_shapes(config).items()}
+    state = model_on_meta(config).state_dict()
+    shapes = {released_name(name): tuple(tensor.shape) for name, tensor in state.items()}
     encoder, adapter = config.encoder, config.adapter
     shapes |= {f"ln_speech.{part}": (encoder.dim,) for part in ("weight", "bias")}
     shapes["encoder.embed.pos_enc.pe"] = (1, encoder.max_frames, encoder.dim)
@@ -169,11 +170,35 @@ def write_synthesis(path: Path, flow: FlowConfig, vocoder: VocoderConfig) -> Non
             tar.add(home, path.stem)
 
 
+def released_shapes(module: nn.Module, layout: str = "old") -> dict[str, list[int]]:
+    """Names and shapes that the released file of `module` has; a vocoder's in one of the two layouts."""
+    normed = _weight_normed(module) if isinstance(module, Vocoder) else set()
+    magnitude, direction = cosyvoice_weights.WEIGHT_NORM_LAYOUTS[layout]
+    shapes: dict[str, list[int]] = {}
+    for name, tensor in module.state_dict().items():
+        prefix = name.removesuffix("weight")
+        if name.endswith(".weight") and prefix[:-1] in normed:
+            shapes[prefix + magnitude] = [tensor.shape[0]] + [1] * (tensor.ndim - 1)
+            shapes[prefix + direction] = list(tensor.shape)
+        else:
+            shapes[name] = list(tensor.shape)
+    return shapes
+
+
+def _weight_normed(vocoder: Vocoder) -> set[str]:
+    """Every convolution except those that bring in the source."""
+    return {
+        name
+        for name, module in vocoder.named_modules()
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and not name.startswith("source_downs.")
+    }
+
+
 def random_state(network: type[nn.Module], config: FlowConfig | VocoderConfig) -> dict[str, Tensor]:
     with torch.device("meta"):
         module = network(config)
     torch.manual_seed(0)
-    shapes = cosyvoice_weights.released_shapes(module, "old")
+    shapes = released_shapes(module)
     state = {name: torch.empty(shape) for name, shape in shapes.items()}
     for name, tensor in state.items():
         fill(name, tensor)

@@ -76,7 +76,7 @@ FACTS = [
     Fact("kinds of positions", r"^\s*(?:PAD|TEXT|SPEECH|AUDIO)(?:, |\s*=\s*\d+$)", "dialogue/vocabulary.py"),
     Fact(
         "kinds of labels",
-        rf"{_LABEL}[,:].*{_LABEL}[,:].*{_LABEL}",
+        rf"{_LABEL}[,:].*{_LABEL}[,:].*{_LABEL}|^\s+LabelSpec\($",
         "dialogue/label_kinds.py",
         ("dialogue/tasks.py", "eval/benchmarks/tiny.py"),  # which labels a task writes; a bar for each label
     ),

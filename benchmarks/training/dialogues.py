@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echat.data.examples import AUDIO, IGNORE, SPEECH, TEXT, DialogueExample
+from echat.data.examples import DialogueExample
+from echat.dialogue.vocabulary import AUDIO, IGNORE, SPEECH, TEXT
 from echat.model.speech_encoder import EncoderConfig
 
 BEFORE = {"understand": 42, "s2s_think": 77, "tts": 33}  # ids of system prompt and user start

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from benchmarks.training.dialogues import Dialogue, pieces_of
 from torch import Tensor
 
+from echat.dialogue.vocabulary import AUDIO, PAD, SPEECH, TEXT
 from echat.model.speech_encoder import EncoderConfig
-from echat.model.speech_llm import AUDIO, PAD, SPEECH, TEXT, SpeechLLM
+from echat.model.speech_llm import SpeechLLM
 
 IGNORE = -100
 

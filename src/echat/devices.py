@@ -1,4 +1,4 @@
-"""Devices of torch: which are there, what they are called, how many threads and bits they compute with."""
+"""Devices of torch: selection, names, number of CPU threads, and full float32 precision."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16} 
 
 
 def present_device(name: str) -> torch.device:
-    """A device by name, once it was seen to compute; `auto` is cuda where there is one, else the CPU."""
+    """A device by name, tested with a small computation; `auto` is cuda where there is one, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -23,7 +23,7 @@ def present_device(name: str) -> torch.device:
         torch.ones(1, device=device).sum().item()
     except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         reason = first_line(error)
-        if reason.startswith("Expected one of"):  # followed by every kind that torch has heard of
+        if reason.startswith("Expected one of"):  # followed by all kinds of device
             reason = "torch knows no such device"
         raise ValueError(
             f"--device: expected {' or '.join(['auto', *present_devices()])}, found {name!r} ({reason[:90]})"
@@ -45,7 +45,7 @@ def set_threads(count: int | None) -> None:
 
 
 def processor_name(device: torch.device) -> str:
-    """What the device calls itself."""
+    """The product name of a device."""
     if device.type == "cpu":
         info = Path("/proc/cpuinfo")
         lines = info.read_text(errors="replace").splitlines() if info.is_file() else []

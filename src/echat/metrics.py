@@ -1,4 +1,4 @@
-"""Error rates and label scores. Whatever is missing or unreadable counts as wrong."""
+"""Metrics: word error rate, confusion matrix, accuracy, unweighted recall. Unreadable output is wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Writing without blanks between words: each character is a unit of its own.
+# Scripts without blanks between words: each character is a unit.
 _SINGLE = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 

@@ -1,4 +1,4 @@
-"""Model files from anywhere: read without running code, within bounds, refused by name when they are odd.
+"""Safe loading of untrusted model files: no pickled code runs, sizes are bounded, bad files are refused.
 
 A `.pt` is a pickle in an archive. What it may hold is bounded before it is unpickled, because a few kilobytes
 can ask for hours and for all memory: records are stored as they are, the pickle is small, and no tensor has

@@ -46,7 +46,7 @@ def recorded():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_recording_of_any_kind_is_heard(recorded, kind):
+def test_a_recording_of_any_format_is_decoded(recorded, kind):
     waveform, rate = read(recorded(kind), 16_000)
     assert rate == 16_000 and abs(len(waveform) - 8000) < 1600
     middle = waveform[2000:6000].numpy()

@@ -13,7 +13,7 @@ TONE = (0.5 * np.sin(2 * np.pi * 200 * np.arange(RATE) / RATE)).astype(np.float3
 
 def stretched(sound: np.ndarray, speed: float, step: int) -> np.ndarray:
     stretcher = TimeStretcher(RATE, speed)
-    pieces = [stretcher.push(sound[place : place + step]) for place in range(0, len(sound), step)]
+    pieces = [stretcher.push(sound[start : start + step]) for start in range(0, len(sound), step)]
     return np.concatenate([*pieces, stretcher.push(np.zeros(0), last=True)])
 
 

@@ -22,8 +22,8 @@ QUESTION = Path(echat.__file__).parent / "models" / "echat-tiny" / "examples" / 
 def probabilities(samples: np.ndarray) -> list[float]:
     vad = VoiceActivityDetector()
     state, found = vad.begin(), []
-    for place in range(0, len(samples) - FRAME + 1, FRAME):
-        probability, state = vad.step(samples[place : place + FRAME], state)
+    for start in range(0, len(samples) - FRAME + 1, FRAME):
+        probability, state = vad.step(samples[start : start + FRAME], state)
         found.append(probability)
     return found
 
@@ -55,7 +55,7 @@ def test_a_frame_of_another_length_is_refused():
 
 
 @pytest.mark.parametrize("share", [1.0, 0.03, 0.001])
-def test_speech_is_told_whatever_its_loudness_and_length(share):
+def test_speech_is_detected_at_any_loudness_and_length(share):
     speech = share * read(QUESTION, 16_000)[0].numpy()
     assert has_speech(speech) and 1.5 < speech_seconds(speech) <= len(speech) / 16_000
     loudest = int(np.argmax(np.convolve(speech**2, np.ones(4800), "valid")))
@@ -71,7 +71,7 @@ def test_noise_is_no_speech_at_any_level(level, colour):
     assert not has_speech(rounded) and not has_speech(np.zeros(0, np.float32))
 
 
-def test_without_the_detector_only_what_is_too_faint_is_told_apart(monkeypatch):
+def test_without_the_detector_only_faint_audio_is_not_speech(monkeypatch):
     monkeypatch.setattr(vad, "find_spec", lambda name: None)
     assert has_speech(np.full(16_000, 0.01)) and not has_speech(np.full(16_000, 3e-5))
     assert speech_seconds(np.full(16_000, 0.01)) == pytest.approx(1.0, abs=0.05)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echat.audio.resampling import Resampler, resample
-from echat.audio.waveform import AudioError, read, write
+from echat.audio.waveform import AudioError, read, to_int16, write
 
 
 def tone(seconds: float = 0.5, rate: int = 16_000, channels: int = 1) -> np.ndarray:
@@ -34,9 +34,9 @@ def test_resampled_length_is_exact_for_any_rates(old: int, new: int, samples: in
 def test_resampling_piece_by_piece_equals_the_whole_and_holds_little_back(pair, step):
     waveform = np.random.default_rng(0).normal(0, 1, 4_003)
     resampler, pieces, held_back = Resampler(*pair, width=6), [], 0.0
-    for place in range(0, len(waveform), step):
-        pieces.append(resampler.push(waveform[place : place + step]))
-        received = min(place + step, len(waveform)) / pair[0]
+    for start in range(0, len(waveform), step):
+        pieces.append(resampler.push(waveform[start : start + step]))
+        received = min(start + step, len(waveform)) / pair[0]
         held_back = max(held_back, received - sum(map(len, pieces)) / pair[1])
     pieces.append(resampler.push(np.zeros(0), last=True))
     whole = resample(torch.from_numpy(waveform), *pair).numpy()
@@ -86,6 +86,14 @@ def test_pcm_is_divided_by_32768(tmp_path: Path) -> None:
     values = np.array([-32768, -1, 0, 1, 32767] * 200, dtype=np.int16)
     soundfile.write(path, values, 16_000)
     assert torch.equal(read(path)[0], torch.from_numpy(values).float() / 32768)
+
+
+def test_16_bit_samples_come_back_and_others_are_clipped() -> None:
+    every = np.arange(-32768, 32768, dtype=np.int16)
+    waveform = every.astype(np.float32) / 32768
+    assert np.array_equal(to_int16(waveform), every)
+    assert np.array_equal(to_int16(torch.from_numpy(waveform)), every)
+    assert to_int16(np.array([-2.0, 1.0, 7.5 / 32768, 8.5 / 32768])).tolist() == [-32768, 32767, 8, 8]
 
 
 def whole_wav(tmp_path: Path) -> bytes:

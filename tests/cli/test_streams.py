@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import echat
 from echat.cli import app, errors
-from echat.dialogue.labels import REPLY_EMOTIONS, STYLES, in_english
+from echat.dialogue.labels import REPLY_EMOTIONS, VALUES, in_english
 from echat.dialogue.thinking import LabelThought
 from echat.infer.events import Reply
 
@@ -124,7 +124,7 @@ def test_a_report_is_printed_in_any_encoding(tmp_path, encoding, monkeypatch):
             assert ".wav" in text and "defects: 1" in text
 
 
-@pytest.mark.parametrize("label", [*STYLES, *REPLY_EMOTIONS])
+@pytest.mark.parametrize("label", [*VALUES["style"], *REPLY_EMOTIONS])
 def test_labels_are_shown_in_english(label, capsys):
     from echat.cli import display
 
@@ -135,13 +135,13 @@ def test_labels_are_shown_in_english(label, capsys):
     assert shown.isascii() and in_english(label) in shown
 
 
-@pytest.mark.parametrize("label", [*STYLES, *REPLY_EMOTIONS])
+@pytest.mark.parametrize("label", [*VALUES["style"], *REPLY_EMOTIONS])
 def test_reports_name_labels_in_english(label):
     from echat.data.tools.statistics import CorpusStatistics
     from echat.eval.report import as_text, confusion_table
     from echat.metrics import Confusion
 
-    kind = "style" if label in STYLES else "reply_emotion"
+    kind = "style" if label in VALUES["style"] else "reply_emotion"
     totals = CorpusStatistics()
     totals.words[kind][label] += 2
     assert f"{in_english(label)} 2" in str(totals) and label not in str(totals)

@@ -133,12 +133,12 @@ def test_another_seed_in_the_same_folder_is_refused(corpus: Path) -> None:
 
 
 def test_answers_hold_every_reply_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder, "build_set", lambda folder, jobs, workers, progress: planned.extend(jobs))
-    planned: list[builder.Job] = []
+    monkeypatch.setattr(builder, "build_set", lambda target, items, *_: planned.extend(items))
+    planned: list[Any] = []
     build_corpus(small(tmp_path, sets=("answers",), reading=50))
     replies = {reply for situation in load_scenarios() for reply in situation.replies.values()}
-    texts = [job.item.text for job in planned if isinstance(job.item, builder.ReadingText)]
-    assert set(texts) >= replies and len(texts) == len(set(texts)) == len({job.key for job in planned})
+    texts = [item.text for item in planned]
+    assert set(texts) >= replies and len(texts) == len(set(texts)) == len({item.key for item in planned})
     assert 0 < len(texts) - len(replies) <= 50
 
 
@@ -191,6 +191,14 @@ def test_text_dialogues_have_no_audio_and_are_not_those_spoken(tmp_path: Path) -
     assert all(row["reply"] and row["text"] in row["thought"] for row in dialogues)
     assert not spoken & {row["key"] for row in rows}
     assert len((folder / "text" / "shuffled.jsonl").read_text().splitlines()) == 12
+
+
+def test_without_augmentation_texts_are_those_of_the_grammar(tmp_path: Path) -> None:
+    folder = build_corpus(small(tmp_path, sets=("text", "paraphrased"), text=20, augmentation=None))
+    plain = [dialogue.text for dialogue in sample_dialogues("train", 20, 2)]
+    assert [row["text"] for row in rows(folder / "text" / "manifest.jsonl")] == plain
+    assert not (folder / "text" / "shuffled.jsonl").exists()
+    assert rows(folder / "paraphrased" / "manifest.jsonl") == []
 
 
 @pytest.mark.slow

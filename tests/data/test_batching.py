@@ -19,18 +19,13 @@ from echat.data.batching import (
     low_discrepancy_order,
 )
 from echat.data.collation import collate_dialogues, collate_speech
-from echat.data.defects import DefectKind
-from echat.data.examples import (
-    AUDIO,
-    IGNORE,
-    PAD,
-    CachedTokenizer,
-    DialogueBuilder,
-)
+from echat.data.defects import DataError, DefectKind
+from echat.data.examples import CachedTokenizer, DialogueBuilder
 from echat.data.mixture import MixtureComponent, MixtureStream, SampledItem
-from echat.data.sample import AudioRef, DataError, Sample
+from echat.data.sample import AudioRef, Sample
 from echat.data.sources import SourceConfig, mixture, mixture_components
 from echat.data.speech_examples import SpeechExample
+from echat.dialogue.vocabulary import AUDIO, IGNORE, PAD
 from echat.model.speech_encoder import EncoderConfig
 
 ENCODER = EncoderConfig()
@@ -134,7 +129,7 @@ def test_a_bad_record_is_left_out_and_named(manifest, build, samples, caplog):
 
 def test_nothing_usable_stops(build):
     stream = MixtureStream([MixtureComponent("c", "asr", [Sample(key="broken")], 1.0, 0)])
-    with pytest.raises(DataError, match="none in 16 draws:\nunwanted: 16\n  c, record broken: task asr"):
+    with pytest.raises(DataError, match="none in 16 sampled items:\nunwanted: 16\n  c, record broken"):
         PooledBatches(stream, build, collate_dialogues, budget=100, pool=2).next()
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from echat.audio.features import N_MELS, log_mel
 from echat.audio.waveform import read
 from echat.data.audio_loading import AudioLoader, AugmentConfig
+from echat.data.defects import DataError
 from echat.data.eligibility import can_serve
 from echat.data.examples import (
     AUDIO,
@@ -23,7 +24,7 @@ from echat.data.examples import (
 from echat.data.formats.audio_folder import AudioFolder
 from echat.data.formats.manifest import sample_of
 from echat.data.mixture import SampledItem
-from echat.data.sample import DataError, Turn
+from echat.data.sample import Turn
 from echat.data.speech_examples import SpeechBuilder, normalize_text
 from echat.dialogue.labels import Labels
 from echat.dialogue.rendering import Audio, Text, render

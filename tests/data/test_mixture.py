@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from echat.data.defects import DataError
 from echat.data.mixture import MixtureComponent, MixtureStream
-from echat.data.sample import DataError, Sample
+from echat.data.sample import Sample
 
 
 def stream(weights=(5.0, 1.0, 2.5), sizes=(7, 3, 20), seed=1) -> MixtureStream:

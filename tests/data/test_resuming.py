@@ -56,7 +56,7 @@ def batches(rank=0, world=1, workers=0, epochs=None, pool=24) -> PooledBatches[E
         ),
     ]
     source = PooledBatches(MixtureStream(components, epochs), build, list, 60, pool, seed=5, workers=workers)
-    source.share(rank, world)
+    source.shard(rank, world)
     return source
 
 
@@ -177,12 +177,12 @@ def test_another_number_of_ranks_goes_on_behind(worlds):
     sources = [PooledBatches(MixtureStream(components, 1), build, list, 60, 24) for _ in range(old)]
     found: Counter[str] = Counter()
     for rank, source in enumerate(sources):
-        source.share(rank, old)
+        source.shard(rank, old)
         found.update(example.key for _ in range(12) for example in source.next())
     states = [source.state_dict() for source in sources]
     for rank in range(new):
         source = PooledBatches(MixtureStream(components, 1), build, list, 60, 24)
-        source.share(rank, new)
+        source.shard(rank, new)
         source.fast_forward(states)
         found.update(example.key for batch in source for example in batch)
     assert set(found.values()) == {1} and len(found) >= 1200 - 24 * old

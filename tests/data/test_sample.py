@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from echat.data.defects import DataError
 from echat.data.formats.audio_folder import AudioFolder
 from echat.data.formats.manifest import read_manifest, sample_of
-from echat.data.sample import DataError
 from echat.dialogue.labels import Labels
 
 

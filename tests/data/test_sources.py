@@ -13,11 +13,12 @@ from echat.data.audio_loading import AudioLoader
 from echat.data.batching import PooledBatches, examples_once
 from echat.data.defects import DataError, DefectKind
 from echat.data.eligibility import FilterConfig
-from echat.data.examples import AUDIO, CachedTokenizer, DialogueBuilder
+from echat.data.examples import CachedTokenizer, DialogueBuilder
 from echat.data.mixture import MixtureComponent, SampledItem
 from echat.data.sample import Turn
 from echat.data.sources import SourceConfig, mixture, mixture_components
 from echat.data.tools.conversion import ConversionConfig, convert
+from echat.dialogue.vocabulary import AUDIO
 from echat.model.speech_encoder import EncoderConfig
 
 TASKS = {"asr": 2.0, "gender": 1.0, "s2s": 1.0}  # a third of the records name no gender

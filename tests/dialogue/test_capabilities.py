@@ -1,4 +1,4 @@
-"""Texts in the form that a model learned, and what it refuses."""
+"""Texts in the form of the training data, and texts that are refused."""
 
 import pytest
 from hypothesis import given
@@ -39,7 +39,7 @@ def test_what_is_not_declared_changes_nothing(text: str) -> None:
     assert Capabilities().foreign_words(text) == []
 
 
-def test_words_of_a_script_that_was_never_learned_are_named() -> None:
+def test_words_in_a_script_outside_of_the_training_data_are_named() -> None:
     english = Capabilities(languages=("en",))
     assert english.foreign_words("hello, Привет and 你好 — naïve café 12") == ["Привет", "你好"]
     assert Capabilities(languages=("zh", "en")).foreign_words("你好 world") == []

@@ -28,7 +28,7 @@ def test_each_kind_keeps_its_ids_and_their_order(pair: tuple[list[int], list[int
 
 
 @given(pairs())
-def test_decoder_can_tell_what_comes_next(pair: tuple[list[int], list[int]]) -> None:
+def test_a_decoder_knows_which_kind_comes_next(pair: tuple[list[int], list[int]]) -> None:
     text, speech = pair
     kinds = [chunk.is_speech for chunk in interleave(text, speech) for _ in chunk.ids]
     n_text = n_speech = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from echat.dialogue.labels import VALUES, Labels
 from echat.dialogue.prompts import system_prompt
-from echat.dialogue.tasks import TASKS, Sampling, Task, get_task, task_for_tag
+from echat.dialogue.tasks import TASKS, Sampling, Task, get_task, reply_task, task_for_tag
 from echat.dialogue.understanding import format_understanding, parse_understanding
 
 LABELLING = [task for task in TASKS.values() if task.labels]
@@ -24,6 +23,13 @@ def test_every_row_finds_its_prompts(task: Task) -> None:
     asks = task.understands or task.thinks is not None
     assert (task.prompt_for("echat") is not None) == asks
     assert (task.prompt_for("reference") is not None) == task.understands
+
+
+@pytest.mark.parametrize("think", ["off", "label", "language"])
+@pytest.mark.parametrize("speaks", [False, True])
+def test_the_task_of_a_reply_thinks_and_speaks_as_asked(think: str, speaks: bool) -> None:
+    task = TASKS[reply_task(think, speaks)]
+    assert (task.thinks or "off") == think and task.writes_speech == speaks and not task.understands
 
 
 def test_prompts_keep_their_odd_letters() -> None:
@@ -72,7 +78,7 @@ def test_parsing_undoes_formatting_of_understanding(data: st.DataObject) -> None
     task = data.draw(st.sampled_from(LABELLING))
     words = data.draw(st.text("abc def,.'", max_size=20)).strip() if task.transcribes else ""
     known: dict[str, Any] = {kind: data.draw(st.sampled_from([None, *VALUES[kind]])) for kind in task.labels}
-    labels = replace(Labels(), **known)
+    labels = Labels(**known)
     parsed = parse_understanding(task, format_understanding(task, words, labels))
     assert (parsed.text, parsed.labels) == (words, labels)
 

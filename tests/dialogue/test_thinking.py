@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echat.dialogue.labels import AGES, EMOTIONS, GENDERS, REPLY_EMOTIONS, SOUND_EVENTS
+from echat.dialogue.labels import REPLY_EMOTIONS, VALUES
 from echat.dialogue.thinking import (
+    VOICE_SLOTS,
     LabelThought,
     LanguageThought,
     ParsedReply,
@@ -23,11 +24,8 @@ replies = free_text.filter(lambda text: not text.startswith("<"))
 label_thoughts = st.builds(
     LabelThought,
     transcript=free_text,
-    age=st.sampled_from([None, *AGES]),
-    gender=st.sampled_from([None, *GENDERS]),
-    emotion=st.sampled_from([None, *EMOTIONS]),
-    sound_event=st.sampled_from([None, *SOUND_EVENTS]),
     reply_emotion=st.sampled_from(REPLY_EMOTIONS),
+    **{kind: st.sampled_from([None, *VALUES[kind]]) for kind in VOICE_SLOTS},
 )
 language_thoughts = st.builds(
     LanguageThought, free_text.filter(lambda text: text and not text.startswith("用户说的话是"))

@@ -28,7 +28,7 @@ def test_recorded_ids_come_out() -> None:
     assert vocabulary.speech_boundary == IDS["speech_start_and_end_label"]
     assert vocabulary.user_audio_begin == IDS["speech_embed_user_begin"]
     assert vocabulary.user_audio_end == IDS["speech_embed_user_end"]
-    assert (vocabulary.speech_rows, vocabulary.speech_classes, vocabulary.combined_classes) == (43, 41, 457)
+    assert (vocabulary.speech_rows, vocabulary.speech_classes) == (43, 41)
 
 
 @pytest.mark.parametrize("folder", [ASSETS / "llm", EMBEDDED / "tokenizer"])
@@ -51,15 +51,6 @@ def test_released_sizes() -> None:
         4097,
         4098,
     )
-    assert released.combined_class(released.speech_boundary) == 156032
-    assert released.is_speech(released.combined_class(0))
-    assert not released.is_speech(released.text_end)
-
-
-def test_markers_are_never_a_target() -> None:
-    vocabulary = Vocabulary(416, 40, text_end=402, turn_start=401)
-    with pytest.raises(ValueError, match="found 41"):
-        vocabulary.combined_class(vocabulary.user_audio_begin)
 
 
 def test_tokenizer_of_another_family_is_refused() -> None:

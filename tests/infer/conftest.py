@@ -14,7 +14,7 @@ ASSETS = Path(__file__).parent.parent / "assets" / "model"
 
 @pytest.fixture(scope="session")
 def engine() -> Engine:
-    """The golden checkpoint: it ends its replies, thinks and speaks."""
+    """The golden checkpoint: it ends its replies, with thoughts and speech."""
     engine = load_released(ASSETS / "tiny_echat.pt", ASSETS / "llm", "osum", encoder_heads=4)
     engine.model.requires_grad_(False)
     return engine
@@ -28,7 +28,7 @@ def tiny() -> Engine:
 
 @pytest.fixture(scope="session")
 def speaking(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model folder that can speak, with one voice."""
+    """A random model folder with synthesis and one voice."""
     from echat.token2wav.token2wav import Token2Wav, Token2WavConfig
     from echat.token2wav.voice import VoicePrompt
 

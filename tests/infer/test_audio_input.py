@@ -1,4 +1,4 @@
-"""What every door hands to the encoder: the same sound in any form, quiet in front, no words of nobody."""
+"""Audio of any form gives the same mel, with a lead-in; audio without speech gives no words."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def dither(seconds: float = 2.0) -> torch.Tensor:
     return torch.from_numpy(np.round(rng.triangular(-1, 0, 1, int(seconds * SAMPLE_RATE))) / 32768).float()
 
 
-def test_every_form_of_a_sound_gets_the_same_quiet(tmp_path):
+def test_every_form_of_audio_gets_the_same_lead_in(tmp_path):
     pcm = (abrupt() * 32768).round().clamp(-32768, 32767).to(torch.int16)
     clip = pcm / 32768
     write(tmp_path / "clip.wav", clip, SAMPLE_RATE)
@@ -53,7 +53,7 @@ def test_every_form_of_a_sound_gets_the_same_quiet(tmp_path):
         torch.testing.assert_close(to_mel(audio, N_MELS).float(), expected, atol=1e-4, rtol=0)
 
 
-def test_a_mel_and_the_reference_take_a_sound_as_it_is(engine: Engine):
+def test_mels_and_the_reference_get_no_lead_in(engine: Engine):
     clip, exact = abrupt(), log_mel(abrupt(), N_MELS)
     assert to_mel(exact, N_MELS) is exact
     assert to_mel(clip, N_MELS, lead_in=False).equal(exact)
@@ -66,7 +66,7 @@ def test_a_mel_and_the_reference_take_a_sound_as_it_is(engine: Engine):
     assert ours.shape[1] == plain.shape[1] + more and more > 0
 
 
-def test_a_memory_does_not_mix_what_is_heard_with_and_without_quiet(engine: Engine):
+def test_a_prompt_cache_keeps_audio_with_and_without_lead_in_apart(engine: Engine):
     clip = abrupt()
     assert fingerprint(clip) != fingerprint(clip, lead_in=False)
     prompt_cache = engine.run(
@@ -80,8 +80,8 @@ def test_a_memory_does_not_mix_what_is_heard_with_and_without_quiet(engine: Engi
     )
 
 
-def test_pieces_heard_while_they_come_are_the_pieces_of_the_whole(tiny: Engine):
-    """Each piece of a recording begins at once and is heard alone, before or after the next one came."""
+def test_pieces_encoded_as_they_come_are_those_of_the_whole_recording(tiny: Engine):
+    """Each piece of a recording is encoded by itself, before or after the next one comes."""
     pieces = abrupt(2.0), abrupt(1.5)
     whole = Conversation([ask(audio=Recording(pieces)).question])
     alone = tiny.run(whole, "s2t_think_label", seed=0)
@@ -91,14 +91,14 @@ def test_pieces_heard_while_they_come_are_the_pieces_of_the_whole(tiny: Engine):
         assert scheduler.submit(whole, "s2t_think_label", seed=0).reply().raw_text == alone.raw_text
 
 
-def test_quiet_never_makes_a_sound_too_long(tiny: Engine):
+def test_a_lead_in_never_makes_audio_too_long(tiny: Engine):
     most = longest_seconds(tiny.model)
     assert len(to_mel(abrupt(most), N_MELS, most_seconds=most)) == most * 100
     assert len(to_mel(abrupt(most - 1), N_MELS, most_seconds=most)) == (most - 1) * 100 + LEAD // 160
 
 
 @pytest.mark.parametrize("task", ["asr", "asr_timestamps", "asr_punctuation"])
-def test_of_a_recording_without_speech_no_word_is_written(tiny: Engine, task: str):
+def test_a_recording_without_speech_is_transcribed_as_nothing(tiny: Engine, task: str):
     silence = ask(audio=dither())
     replies = [tiny.run(silence, task), *tiny.run_batch([silence, silence], task)]
     replies += [tiny.run(ask(audio=Recording((dither(), dither(1.0)))), task, prompt_cache=PromptCache())]
@@ -109,7 +109,7 @@ def test_of_a_recording_without_speech_no_word_is_written(tiny: Engine, task: st
     assert tiny.understand(dither(), task).text == ""
 
 
-def test_speech_and_all_that_is_more_than_words_is_left_to_the_model(tiny: Engine):
+def test_speech_and_tasks_with_labels_are_left_to_the_model(tiny: Engine):
     question = tiny.home / "examples" / "question.wav"
     assert tiny.understand(question, "asr").text
     assert tiny.understand(dither(), "understand").raw_text  # a cough has labels, too
@@ -120,7 +120,7 @@ def test_speech_and_all_that_is_more_than_words_is_left_to_the_model(tiny: Engin
     }
 
 
-def test_only_a_waveform_is_judged():
+def test_voice_activity_is_detected_in_waveforms_only():
     assert not holds_speech(dither()) and not holds_speech(dither().numpy())
     assert not holds_speech(Recording((dither(), dither(0.5))))
     assert holds_speech(log_mel(dither(), N_MELS))

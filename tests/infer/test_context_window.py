@@ -1,4 +1,4 @@
-"""Conversations are cut to what the model can read, and rarely at another place."""
+"""Conversations are truncated to the context window, and rarely at another turn."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def conversation(n_pairs: int, count: int = 40) -> list[Turn]:
     return [*turns, UserTurn(text="and now")]
 
 
-def test_what_fits_is_not_touched_and_not_even_counted(window: Any) -> None:
+def test_a_short_conversation_is_neither_truncated_nor_tokenized(window: Any) -> None:
     turns = conversation(1)
     assert window.truncate(turns) == turns
     assert window._tokenizer.n_encoded == 0
 
 
 @pytest.mark.parametrize("n_pairs", [5, 10, 12, 30, 200])
-def test_the_newest_turns_fit_and_the_question_stays(window: Any, n_pairs: int) -> None:
+def test_the_newest_turns_and_the_question_stay(window: Any, n_pairs: int) -> None:
     turns = conversation(n_pairs)
     left = window.truncate(turns)
     assert left == turns[len(turns) - len(left) :] and isinstance(left[0], UserTurn)
@@ -60,27 +60,27 @@ def test_the_newest_turns_fit_and_the_question_stays(window: Any, n_pairs: int) 
         assert sum(window.positions(turn) for turn in left) > ROOM // 2 - 2 * (40 + POSITIONS_PER_TURN)
 
 
-def test_a_growing_conversation_mostly_keeps_its_beginning(window: Any) -> None:
+def test_a_growing_conversation_mostly_keeps_its_first_turn(window: Any) -> None:
     firsts = [window.truncate(conversation(n))[0] for n in range(20, 60)]
     cuts = sum(before != after for before, after in itertools.pairwise(firsts))
     pairs_per_step = ROOM // 2 // (2 * (40 + POSITIONS_PER_TURN))
     assert 0 < cuts <= 40 // pairs_per_step + 1
 
 
-def test_no_text_is_counted_twice(window: Any) -> None:
+def test_no_text_is_tokenized_twice(window: Any) -> None:
     window.truncate(conversation(60))
     before = window._tokenizer.n_encoded
     window.truncate([*conversation(60)[:-1], UserTurn(text="again")])
     assert window._tokenizer.n_encoded - before == len("again")
 
 
-def test_a_finished_conversation_is_cut_as_well(window: Any) -> None:
+def test_a_finished_conversation_is_truncated_as_well(window: Any) -> None:
     turns = conversation(30)[:-1]
     left = window.truncate(turns)
     assert isinstance(left[-1], AssistantTurn) and sum(window.positions(turn) for turn in left) <= ROOM
 
 
 @pytest.mark.parametrize("question", [UserTurn(text=words(1001, 0)), UserTurn("hi", prompt=words(1001, 0))])
-def test_a_typed_question_that_cannot_fit_is_refused(window: Any, question: UserTurn) -> None:
+def test_a_typed_question_that_is_too_long_is_refused(window: Any, question: UserTurn) -> None:
     with pytest.raises(ValueError, match="question: expected at most 1000 text ids.*found 100[12]"):
         window.truncate([question])

@@ -1,4 +1,4 @@
-"""Replies written side by side: nobody's ids depend on who else is written, and nobody's memory stays."""
+"""Continuous batching: the ids of a sequence do not depend on the batch, and its cache is freed."""
 
 import gc
 import threading
@@ -17,7 +17,7 @@ from echat.infer.reply_stream import ReplyRequest, parse_output
 from echat.model.llm import KVCache
 
 LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
-DRAWN = DecodingDefaults(LIVELY, LIVELY, max_new_ids=40)
+SAMPLED = DecodingDefaults(LIVELY, LIVELY, max_new_ids=40)
 TASKS = ("s2s", "asr", "t2t", "s2s_stream", "tts", "s2t_think_language", "s2s_think_label")
 
 
@@ -29,13 +29,13 @@ def question(task: str, row: int) -> Conversation:
 
 
 def request(task: str, row: int, **settings: object) -> ReplyRequest:
-    decoding = DRAWN if row % 2 else DecodingDefaults(max_new_ids=DRAWN.max_new_ids)
+    decoding = SAMPLED if row % 2 else DecodingDefaults(max_new_ids=SAMPLED.max_new_ids)
     return ReplyRequest(question(task, row), get_task(task), seed=row, decoding=decoding, **settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def alone(engine: Engine) -> list[list[int]]:
-    """What each request is answered with when nobody else asks."""
+    """The reply to each request alone."""
     replies = []
     for row, task in enumerate(TASKS):
         asked = request(task, row)
@@ -65,7 +65,7 @@ def test_a_row_equals_the_row_alone(
     assert batch.kv_cache.n_bytes == 0 and not batch.sequences
 
 
-def test_steps_are_told_in_order_and_the_end_once(engine: Engine) -> None:
+def test_steps_come_in_order_and_the_end_once(engine: Engine) -> None:
     sequences = engine.new_sequences([request("s2s", row) for row in range(3)])
     batch = ContinuousBatch(engine.model)
     emitted: dict[SequenceState, list[int | None]] = {sequence: [] for sequence in sequences}
@@ -77,7 +77,7 @@ def test_steps_are_told_in_order_and_the_end_once(engine: Engine) -> None:
     assert all(emitted[sequence] == [*sequence.state.ids, None] for sequence in sequences)
 
 
-def test_run_takes_only_what_it_has_room_for(engine: Engine) -> None:
+def test_run_takes_a_sequence_only_when_a_row_is_free(engine: Engine) -> None:
     taken = 0
 
     def sequences():
@@ -101,18 +101,18 @@ def filled(engine: Engine, length: int, seed: int) -> tuple[torch.Tensor, KVCach
         return engine.model.llm.extend(embeds, engine.model.llm.new_cache(capacity=length + 40))
 
 
-def test_rows_are_as_good_as_caches_of_their_own(engine: Engine) -> None:
+def test_rows_equal_separate_caches(engine: Engine) -> None:
     """Joining, leaving and stepping at random."""
     chance = torch.Generator().manual_seed(5)
     rows, twins = BatchedKVCache(engine.model.llm), []
     for round_ in range(60):
-        draw = float(torch.rand((), generator=chance))
-        if not twins or (draw < 0.25 and len(twins) < 6):
-            _, cache = filled(engine, 1 + int(40 * draw), seed=round_)
+        share = float(torch.rand((), generator=chance))
+        if not twins or (share < 0.25 and len(twins) < 6):
+            _, cache = filled(engine, 1 + int(40 * share), seed=round_)
             rows.add_row(cache)
             twins.append(cache)
-        elif draw < 0.4:
-            row = int(draw * 1e6) % len(twins)
+        elif share < 0.4:
+            row = int(share * 1e6) % len(twins)
             rows.remove_row(row)
             twins[row] = twins[-1]
             twins.pop()
@@ -127,7 +127,7 @@ def test_rows_are_as_good_as_caches_of_their_own(engine: Engine) -> None:
         assert rows.lens == [twin.length for twin in twins]
 
 
-def test_a_newcomer_moves_nobody(engine: Engine) -> None:
+def test_a_new_row_changes_no_other(engine: Engine) -> None:
     rows = BatchedKVCache(engine.model.llm)
     rows.add_row(filled(engine, 9, 0)[1])
     before = rows.row(0).keys.clone()
@@ -158,7 +158,7 @@ def test_storage_follows_its_rows(engine: Engine) -> None:
 
 
 def test_columns_are_used_again(engine: Engine) -> None:
-    """Rows come and go for longer than any of them lives; the storage does not grow with the day."""
+    """Rows come and go many times; the storage does not grow with their number."""
     config, llm = engine.model.config.llm, engine.model.llm
     rows, sizes = BatchedKVCache(llm), []
     short = filled(engine, 20, 0)[1]
@@ -174,7 +174,7 @@ def test_columns_are_used_again(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("moment", ["in line", "half read", "written"])
-def test_a_cancelled_reply_frees_its_place(engine: Engine, moment: str) -> None:
+def test_a_cancelled_reply_frees_its_row(engine: Engine, moment: str) -> None:
     cancel = threading.Event()
     stayer, goer = engine.new_sequences([request("s2s", 1), request("s2s", 3, cancel=cancel)])
     batch = ContinuousBatch(engine.model, rows=1 if moment == "in line" else 2, prefill_chunk=70)
@@ -201,11 +201,11 @@ def test_a_cancelled_reply_frees_its_place(engine: Engine, moment: str) -> None:
     assert tuple(stayer.state.text_ids) == reply.text_ids
 
 
-def test_a_row_leaves_the_memory_of_a_single_reply(engine: Engine) -> None:
-    remembered = [request("s2s", row, prompt_cache=PromptCache()) for row in range(3)]
-    sequences = engine.new_sequences(remembered)
+def test_a_row_leaves_the_prompt_cache_of_a_single_reply(engine: Engine) -> None:
+    cached_requests = [request("s2s", row, prompt_cache=PromptCache()) for row in range(3)]
+    sequences = engine.new_sequences(cached_requests)
     assert len(list(ContinuousBatch(engine.model).run(sequences))) == 3
-    for asked, sequence in zip(remembered, sequences):
+    for asked, sequence in zip(cached_requests, sequences):
         reply = engine.run(
             asked.conversation, "s2s", seed=asked.seed, decoding=asked.decoding, prompt_cache=PromptCache()
         )

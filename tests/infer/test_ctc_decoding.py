@@ -1,4 +1,4 @@
-"""Joint decoding: prefix probabilities equal a sum over all alignments; only quoted words are spelled."""
+"""Joint CTC decoding: prefix probabilities equal a sum over all alignments; only quotes are forced."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def collapsed(path: tuple[int, ...]) -> tuple[int, ...]:
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, IDS - 2), max_size=3), st.sampled_from([1.0, 15.0]))
 def test_prefixes_are_as_probable_as_all_their_alignments(seed: int, prefix: list[int], sure: float) -> None:
-    """Also of a sound so sure that some ids are too improbable to be looked at."""
+    """Also with posteriors so sharp that some ids are pruned."""
     logits = torch.randn(FRAMES, IDS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     log_probs = (sure * logits).log_softmax(dim=1).numpy()
     paths = {path: float(np.exp(log_probs[range(FRAMES), path].sum()))
@@ -62,7 +62,7 @@ def engine(random_model: Path) -> Engine:
 
 @pytest.fixture
 def ctc_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A language model of random weights knows nothing about words."""
+    """A language model of random weights prefers no words."""
     monkeypatch.setattr(ctc_decoding, "CTC_WEIGHT", 0.9)
 
 
@@ -72,26 +72,26 @@ SOUND = 0.1 * torch.randn(24_000, generator=torch.Generator().manual_seed(3))
 def frames_of(engine: Engine, text: str) -> torch.Tensor:
     """One frame for each id, a blank after each, pointing where the rows of the table point."""
     decoder = CTCDecoder(engine.model, engine.tokenizer)
-    ids = [id_ for heard in decoder.ids_of(text) for id_ in (heard, decoder.blank)]
+    ids = [id_ for words_spoken in decoder.ids_of(text) for id_ in (words_spoken, decoder.blank)]
     return engine.model.llm.text_embedding.weight[ids]
 
 
 def quote_processor_of(
-    engine: Engine, task: str, heard: str, cancel: threading.Event | None = None
+    engine: Engine, task: str, words_spoken: str, cancel: threading.Event | None = None
 ) -> CTCQuoteProcessor | None:
-    """Who follows a reply to a sound that says `heard`."""
+    """The processor of a reply to audio with these words."""
     (prompt,) = prepare_prompts(engine.model, [engine.render(ask(audio=SOUND), "asr")])
     read = partial(prefill_with, engine.model, prompt)
     decoder = CTCDecoder(engine.model, engine.tokenizer)
-    return decoder.quote_processor(frames_of(engine, heard), get_task(task), read, cancel)
+    return decoder.quote_processor(frames_of(engine, words_spoken), get_task(task), read, cancel)
 
 
-def quoted(engine: Engine, task: str, heard: str, reply: str) -> str:
+def quoted(engine: Engine, task: str, words_spoken: str, reply: str) -> str:
     """What a listener makes of a reply whose writer is sure of nothing: each id as it wants it, or as in
     `reply` where it has no say."""
     decoder, quote_processor = (
         CTCDecoder(engine.model, engine.tokenizer),
-        quote_processor_of(engine, task, heard),
+        quote_processor_of(engine, task, words_spoken),
     )
     assert quote_processor is not None
     ids: list[int] = []
@@ -111,13 +111,13 @@ def quoted(engine: Engine, task: str, heard: str, reply: str) -> str:
 
 @pytest.mark.usefixtures("ctc_decides")
 @pytest.mark.parametrize("task", ["asr", "understand"])
-def test_a_transcript_is_spelled_from_its_first_id(engine: Engine, task: str) -> None:
+def test_a_transcript_is_forced_from_its_first_id(engine: Engine, task: str) -> None:
     assert quoted(engine, task, "sad old male:i lost my keys", "<").startswith("i lost my keys<")
     assert quoted(engine, task, "i lost my keys", "<").startswith("i lost my keys<")
 
 
 @pytest.mark.usefixtures("ctc_decides")
-def test_a_thought_is_spelled_inside_its_quotation_alone(engine: Engine) -> None:
+def test_a_thought_is_forced_inside_its_quote_alone(engine: Engine) -> None:
     thought = 'The user says: "'
     assert quoted(engine, "s2t_think_language", "sad:i lost my keys", thought) == thought + 'i lost my keys"'
     label = "<think>用户说的话是:"
@@ -136,12 +136,12 @@ def test_an_id_that_opens_the_quotation_and_begins_the_words_counts_as_said(engi
 
 
 @pytest.mark.parametrize("task", ["emotion", "s2s", "s2t", "t2t", "tts"])
-def test_what_quotes_nobody_is_written_freely(engine: Engine, task: str) -> None:
+def test_without_a_quote_nothing_is_forced(engine: Engine, task: str) -> None:
     assert quote_processor_of(engine, task, "sad:i lost my keys") is None
 
 
 @pytest.mark.parametrize("task", ["understand", "s2t_think_label"])
-def test_chance_and_neighbours_change_nothing_of_what_was_heard(engine: Engine, task: str) -> None:
+def test_sampling_and_batching_do_not_change_the_transcript(engine: Engine, task: str) -> None:
     lively = DecodingDefaults(Sampling(sample=True, temperature=2.0), max_new_ids=30)
     one = engine.run(ask(audio=SOUND), task, seed=1, decoding=lively)
     assert one.text_ids == engine.run(ask(audio=SOUND), task, seed=1, decoding=lively).text_ids
@@ -180,7 +180,7 @@ def test_the_search_finds_the_best_of_all_texts(engine: Engine, monkeypatch: pyt
         assert ctc_decoding.beam_search(model, read([]), prefix, is_word) == best
 
 
-def test_a_search_that_is_cancelled_looks_no_further(engine: Engine) -> None:
+def test_a_cancelled_search_stops(engine: Engine) -> None:
     cancel = threading.Event()
     cancel.set()
     quote_processor = quote_processor_of(engine, "asr", "i lost my keys and my way", cancel)
@@ -193,7 +193,7 @@ def test_a_search_that_is_cancelled_looks_no_further(engine: Engine) -> None:
     assert len(calls) <= 2  # the prompt is read once
 
 
-def test_a_sound_in_pieces_does_not_spell(engine: Engine) -> None:
+def test_audio_in_pieces_is_not_decoded_jointly(engine: Engine) -> None:
     whole, pieces = ask(audio=SOUND), ask(audio=Recording((SOUND[:12_000], SOUND[12_000:])))
     (one,) = prepare_prompts(engine.model, [engine.render(whole, "understand")])
     assert one.last_audio is not None and len(one.last_audio) == sum(
@@ -204,7 +204,7 @@ def test_a_sound_in_pieces_does_not_spell(engine: Engine) -> None:
     assert engine.run(pieces, "understand", decoding=DecodingDefaults(max_new_ids=5)).text_ids
 
 
-def test_whether_a_model_spells_is_stored_with_it(engine: Engine, tmp_path: Path) -> None:
+def test_a_ctc_head_is_stored_with_the_model(engine: Engine, tmp_path: Path) -> None:
     assert not load(engine.home or "").has_ctc
     save_model(tmp_path / "m", engine.model, engine.tokenizer, ctc=True)
     assert load(tmp_path / "m").has_ctc

@@ -1,4 +1,4 @@
-"""The engine against its slow twin, alone and in a crowd."""
+"""The engine against its slow twin, alone and in batches."""
 
 import threading
 from dataclasses import replace
@@ -19,7 +19,7 @@ from echat.infer.reply_stream import parse_output
 
 ASSETS = Path(__file__).parent.parent / "assets" / "model"
 LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
-DRAWN = DecodingDefaults(LIVELY, LIVELY, max_new_ids=60)
+SAMPLED = DecodingDefaults(LIVELY, LIVELY, max_new_ids=60)
 FORCED = DecodingDefaults(Sampling(sample=True, temperature=50.0), LIVELY, max_new_ids=1500)
 TASKS = ("asr", "s2t", "s2t_think_language", "s2s", "s2s_think_label", "s2s_stream", "t2t", "tts")
 
@@ -44,7 +44,7 @@ def with_history(task: str) -> Conversation:
 def test_cached_equals_uncached(engine: Engine, task: str, past: bool) -> None:
     conversation = with_history(task) if past else question(task)
     embeds = engine.embed(engine.render(conversation, task))
-    rules = engine.decoding_rules(conversation, task, DRAWN)
+    rules = engine.decoding_rules(conversation, task, SAMPLED)
     written = []
     for loop in (generation.generate, generation.generate_uncached):
         pairs = list(loop(engine.model, embeds, rules, torch.Generator().manual_seed(3)))
@@ -56,8 +56,8 @@ def test_cached_equals_uncached(engine: Engine, task: str, past: bool) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_batch_row_equals_single(engine: Engine, task: str) -> None:
     conversations = [question(task, 4000 + 1700 * row, seed=row) for row in range(4)]
-    batch = engine.run_batch(conversations, task, seed=10, decoding=DRAWN)
-    alone = [engine.run(c, task, seed=10 + row, decoding=DRAWN) for row, c in enumerate(conversations)]
+    batch = engine.run_batch(conversations, task, seed=10, decoding=SAMPLED)
+    alone = [engine.run(c, task, seed=10 + row, decoding=SAMPLED) for row, c in enumerate(conversations)]
     assert [r.text_ids for r in batch] == [r.text_ids for r in alone]
     assert [r.speech_ids for r in batch] == [r.speech_ids for r in alone]
     assert [r.finish_reason for r in batch] == [r.finish_reason for r in alone]
@@ -68,19 +68,19 @@ def test_empty_batch(engine: Engine) -> None:
 
 
 def test_seeds(engine: Engine) -> None:
-    replies = [engine.run(question("s2s"), "s2s", seed=seed, decoding=DRAWN) for seed in (1, 1, 2)]
+    replies = [engine.run(question("s2s"), "s2s", seed=seed, decoding=SAMPLED) for seed in (1, 1, 2)]
     assert replies[0].text_ids == replies[1].text_ids and replies[0].speech_ids == replies[1].speech_ids
     assert (replies[0].text_ids, replies[0].speech_ids) != (replies[2].text_ids, replies[2].speech_ids)
 
 
 def test_threads_share_one_engine(engine: Engine) -> None:
     jobs = [(task, seed) for task in TASKS for seed in (1, 2)]
-    expected = [engine.run(question(t, seed=s), t, seed=s, decoding=DRAWN).text_ids for t, s in jobs]
+    expected = [engine.run(question(t, seed=s), t, seed=s, decoding=SAMPLED).text_ids for t, s in jobs]
     found: dict[int, tuple[int, ...]] = {}
 
     def work(index: int) -> None:
         task, seed = jobs[index]
-        found[index] = engine.run(question(task, seed=seed), task, seed=seed, decoding=DRAWN).text_ids
+        found[index] = engine.run(question(task, seed=seed), task, seed=seed, decoding=SAMPLED).text_ids
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(jobs))]
     for thread in threads:
@@ -133,7 +133,7 @@ def test_a_reply_becomes_history(engine: Engine) -> None:
 
 @pytest.mark.parametrize("spoken", [[40, 1, 2, 40], [1, 40, 2, 40], [40, 40], [3, 4], [40, 1, 2]])
 def test_reference_history_keeps_the_ids_that_were_written(engine: Engine, spoken: list[int]) -> None:
-    """Wherever the boundary stood, and also where the reply was cut before its end."""
+    """Wherever the boundary is, and also where the reply was cut off."""
     like_theirs, first = replace(engine, profile="reference"), question("s2s")
     task = get_task("s2s")
     state = decoding.GenerationState(like_theirs.decoding_rules(first, task))
@@ -161,7 +161,7 @@ def test_kinds_of_audio(engine: Engine, audio: str, tmp_path: Path) -> None:
         "int16": pcm,
         "mel": log_mel(waveform, N_MELS),
     }[audio]
-    found, expected = (engine.understand(heard, "asr_gender") for heard in (given, waveform))
+    found, expected = (engine.understand(form, "asr_gender") for form in (given, waveform))
     assert found.raw_text == expected.raw_text and found.raw_text
 
 
@@ -196,9 +196,9 @@ def test_understanding_parses_labels(engine: Engine) -> None:
 def test_save_and_load(random_model: Path, tmp_path: Path) -> None:
     engine = load(random_model)
     conversation = question("s2s")
-    before = engine.run(conversation, "s2s", seed=1, decoding=DRAWN)
+    before = engine.run(conversation, "s2s", seed=1, decoding=SAMPLED)
     engine.save(tmp_path / "copy", dtype=None)
-    after = load(tmp_path / "copy").run(conversation, "s2s", seed=1, decoding=DRAWN)
+    after = load(tmp_path / "copy").run(conversation, "s2s", seed=1, decoding=SAMPLED)
     assert before.text_ids == after.text_ids and before.speech_ids == after.speech_ids
     assert load(tmp_path / "copy").name == "random"
 
@@ -217,7 +217,7 @@ def test_half_precision_on_disk_is_computed_in_float32(random_model: Path, tmp_p
 
 def test_bfloat16_engine_replies(random_model: Path) -> None:
     engine = load(random_model, dtype=torch.bfloat16)
-    assert len(engine.run(question("s2s"), "s2s", seed=1, decoding=DRAWN).text_ids) > 0
+    assert len(engine.run(question("s2s"), "s2s", seed=1, decoding=SAMPLED).text_ids) > 0
 
 
 @pytest.mark.parametrize("path", [ASSETS, ASSETS / "tiny_echat.pt"])
@@ -235,13 +235,13 @@ def test_what_is_no_model_is_refused() -> None:
         load(ASSETS / "llm")
 
 
-def test_without_token2wav_nothing_is_said(engine: Engine) -> None:
+def test_without_token2wav_there_is_no_audio(engine: Engine) -> None:
     with pytest.raises(ValueError, match="token2wav"):
         engine.say("hello")
     assert engine.run(question("s2s"), "s2s", seed=1).waveform is None
 
 
-def test_a_reply_is_spoken(speaking: Path) -> None:
+def test_a_reply_is_synthesized(speaking: Path) -> None:
     engine = load(speaking)
     emitted = list(engine.reply(question("s2s"), "s2s", seed=1, decoding=FORCED))
     audio, done = emitted[-2:]
@@ -260,14 +260,14 @@ def test_a_reply_is_spoken(speaking: Path) -> None:
 
 def test_say(speaking: Path) -> None:
     engine = load(speaking)
-    waveform, rate = engine.say("hello there", seed=2, decoding=DRAWN)
+    waveform, rate = engine.say("hello there", seed=2, decoding=SAMPLED)
     assert rate == 22050 and waveform.ndim == 1 and len(waveform) > 0
     assert torch.isfinite(waveform).all()
     with pytest.raises(ValueError, match="'ana' is unknown, did you mean 'anna'"):
-        engine.say("hello there", voice="ana", seed=2, decoding=DRAWN)
+        engine.say("hello there", voice="ana", seed=2, decoding=SAMPLED)
 
 
-def test_runaway_speech_is_cut(engine: Engine) -> None:
+def test_runaway_speech_is_stopped(engine: Engine) -> None:
     task = get_task("s2s")
     rules = decoding.DecodingRules.make(task, engine.vocabulary, "echat", DecodingDefaults(max_new_ids=2000))
     state = decoding.GenerationState(rules)
@@ -297,7 +297,7 @@ def _runs(ids: list[int]) -> list[list[int]]:
     return runs
 
 
-def test_unknown_task_and_wrong_hearing(engine: Engine) -> None:
+def test_unknown_task_and_wrong_modality(engine: Engine) -> None:
     with pytest.raises(ValueError, match="did you mean 's2s'"):
         engine.run(question("s2s"), "s2ss")
     with pytest.raises(ValueError, match="expected a user turn with audio"):
@@ -306,7 +306,7 @@ def test_unknown_task_and_wrong_hearing(engine: Engine) -> None:
 
 @pytest.mark.slow
 @pytest.mark.vnni
-def test_a_packed_twin_writes_and_speaks_nearly_alike(tmp_path):
+def test_an_optimized_engine_replies_nearly_alike(tmp_path):
     shipped = load("echat-tiny")
     plain = shipped.run(ask(text="i am glad"), "tts", seed=0)
     twin = shipped.optimized("fp32")

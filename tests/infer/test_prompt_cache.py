@@ -1,4 +1,4 @@
-"""A later turn pays for what is new, and is answered as if nothing were remembered."""
+"""A later turn costs only its new positions, and its reply is the one without a prompt cache."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from echat.infer.prompt_cache import PromptCache
 
 ASSETS = Path(__file__).parent.parent / "assets" / "model"
 LIVELY = Sampling(sample=True, top_k=8, top_p=0.95, temperature=1.3)
-DRAWN = DecodingDefaults(LIVELY, LIVELY, max_new_ids=120)
+SAMPLED = DecodingDefaults(LIVELY, LIVELY, max_new_ids=120)
 PLAIN = ("s2s", "s2t", "t2t")
 # History differs from what was written: thoughts and instructions are not kept, streams are no longer mixed.
 CHANGED = ("s2s_think_label", "s2t_think_language", "s2s_stream", "asr")
@@ -34,7 +34,7 @@ def question(task: str, seed: int, frames: int = 119) -> Conversation:
 def run(
     engine: Engine, conversation: Conversation, task: str, prompt_cache: PromptCache | None = None
 ) -> Reply:
-    return engine.run(conversation, task, seed=4, decoding=DRAWN, prompt_cache=prompt_cache)
+    return engine.run(conversation, task, seed=4, decoding=SAMPLED, prompt_cache=prompt_cache)
 
 
 def second_turn(task: str, first: Reply) -> Conversation:
@@ -69,19 +69,19 @@ def test_a_second_turn_reads_nothing_of_the_first_again(engine: Engine, task: st
 
 
 @pytest.mark.parametrize("task", CHANGED)
-def test_a_changed_history_is_read_ahead(engine: Engine, task: str) -> None:
+def test_a_changed_history_is_prefilled(engine: Engine, task: str) -> None:
     first = run(engine, question(task, 0), task, PromptCache())
     assert first.prompt_cache is not None
     longer = second_turn(task, first)
     cold, warm = run(engine, longer, task), run(engine, longer, task, first.prompt_cache)
     assert same(cold, warm) and warm.counts["mel_frames_encoded"] == 37
     ahead = engine.prefill(longer.turns[:-1], task, first.prompt_cache)
-    settled = run(engine, longer, task, ahead)
-    assert same(cold, settled) and settled.counts["mel_frames_encoded"] == 37
-    assert settled.counts["cached_tokens"] == len(ahead.position_keys)
+    warm = run(engine, longer, task, ahead)
+    assert same(cold, warm) and warm.counts["mel_frames_encoded"] == 37
+    assert warm.counts["cached_tokens"] == len(ahead.position_keys)
     change = engine.tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
     frames, marker = -(-37 // 8), 1
-    assert settled.counts["prefilled_tokens"] == frames + marker + len(change)
+    assert warm.counts["prefilled_tokens"] == frames + marker + len(change)
 
 
 def test_three_turns(engine: Engine) -> None:
@@ -95,7 +95,7 @@ def test_three_turns(engine: Engine) -> None:
         turns += [warm.as_turn(), *question("s2s", number).turns]
 
 
-def test_a_memory_is_a_value(engine: Engine) -> None:
+def test_a_prompt_cache_is_never_modified(engine: Engine) -> None:
     prompt_cache = run(engine, question("s2s", 0), "s2s", PromptCache()).prompt_cache
     assert prompt_cache is not None and prompt_cache.cache is not None and prompt_cache.n_bytes > 0
     keys, values = prompt_cache.cache.keys.clone(), prompt_cache.cache.values.clone()
@@ -104,27 +104,29 @@ def test_a_memory_is_a_value(engine: Engine) -> None:
     assert torch.equal(prompt_cache.cache.keys, keys) and torch.equal(prompt_cache.cache.values, values)
 
 
-def test_the_system_prompt_is_read_once_for_a_batch(engine: Engine) -> None:
+def test_the_system_prompt_is_prefilled_once_for_a_batch(engine: Engine) -> None:
     shared_prefix = engine.prefill((), "s2s")
-    replies = engine.run_batch([question("s2s", seed) for seed in range(3)], "s2s", seed=1, decoding=DRAWN)
+    replies = engine.run_batch([question("s2s", seed) for seed in range(3)], "s2s", seed=1, decoding=SAMPLED)
     assert [reply.counts["cached_tokens"] for reply in replies] == [len(shared_prefix.position_keys)] * 3
-    alone = engine.run(question("s2s", 0), "s2s", seed=1, decoding=DRAWN, prompt_cache=shared_prefix)
+    alone = engine.run(question("s2s", 0), "s2s", seed=1, decoding=SAMPLED, prompt_cache=shared_prefix)
     assert alone.text_ids == replies[0].text_ids
 
 
 def test_equal_sounds_are_encoded_once(engine: Engine) -> None:
-    replies = engine.run_batch([question("s2s", 0), question("s2s", 0)], "s2s", seed=1, decoding=DRAWN)
+    replies = engine.run_batch([question("s2s", 0), question("s2s", 0)], "s2s", seed=1, decoding=SAMPLED)
     assert [reply.counts["mel_frames_encoded"] for reply in replies] == [119, 0]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 10_000])
-def test_a_prompt_may_be_read_in_chunks(engine: Engine, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_may_be_prefilled_in_chunks(
+    engine: Engine, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = run(engine, question("s2s", 0), "s2s")
     monkeypatch.setattr(generation, "PREFILL_CHUNK", chunk)
     assert same(run(engine, question("s2s", 0), "s2s"), whole)
 
 
-def test_another_models_memory_is_refused(engine: Engine, random_model: Path) -> None:
+def test_the_prompt_cache_of_another_model_is_refused(engine: Engine, random_model: Path) -> None:
     prompt_cache = engine.prefill((), "s2s")
     with pytest.raises(ValueError, match="found one of another model"):
         load(random_model).run(question("s2s", 0), "s2s", prompt_cache=prompt_cache)
@@ -144,7 +146,7 @@ def test_fingerprints(tmp_path: Path) -> None:
 # --- questions in pieces
 
 
-def test_a_recording_is_heard_piece_by_piece(tiny: Engine) -> None:
+def test_a_recording_is_encoded_piece_by_piece(tiny: Engine) -> None:
     first, second = (
         0.1 * torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (16_000, 9_000)
     )
@@ -158,7 +160,7 @@ def test_a_recording_is_heard_piece_by_piece(tiny: Engine) -> None:
         Recording(())
 
 
-def test_a_question_that_goes_on_is_read_ahead(tiny: Engine) -> None:
+def test_an_unfinished_question_is_prefilled(tiny: Engine) -> None:
     first, second = (
         0.1 * torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (16_000, 9_000)
     )

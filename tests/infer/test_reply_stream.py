@@ -1,4 +1,4 @@
-"""What is told while a reply is written, and what stops it."""
+"""Events of a reply during generation, decoding rules, and cancellation."""
 
 import gc
 import threading
@@ -39,7 +39,7 @@ def question() -> Conversation:
 
 
 def emitted(engine: Engine, task: str, text: str, profile: Profile = "echat") -> tuple[list[str], list[Any]]:
-    """Pieces and other events while `text` is written."""
+    """Pieces and other events during the generation of `text`."""
     engine = replace(engine, profile=profile)
     rules = DecodingRules.make(get_task(task), engine.vocabulary, profile)
     detokenizer = Detokenizer(engine.tokenizer, rules)
@@ -75,7 +75,7 @@ def test_pieces_add_up_to_the_reply(engine: Engine, task: str, text: str, reply:
         assert isinstance(others[0], events.Thought)
 
 
-def test_pieces_come_while_the_text_is_written(engine: Engine) -> None:
+def test_pieces_come_while_the_text_is_generated(engine: Engine) -> None:
     pieces, _ = emitted(engine, "s2t", "thank you. i am fine, see you soon")
     assert len(pieces) > 3
 
@@ -85,8 +85,8 @@ def test_the_reference_loses_the_last_id_in_pieces_too(engine: Engine) -> None:
     assert "".join(pieces) == "thank you" and others == [events.Text("thank you")]
 
 
-def test_a_mixed_stream_is_told_in_the_order_it_is_written(engine: Engine) -> None:
-    """Interleaved: sound is known before the text is complete."""
+def test_events_of_interleaved_speech_come_in_the_order_of_generation(engine: Engine) -> None:
+    """Speech ids come before the text is complete."""
     text = engine.tokenizer.encode("thank you. i am fine, see you soon and thank you again")
     detokenizer = Detokenizer(
         engine.tokenizer, DecodingRules.make(get_task("s2s_stream"), engine.vocabulary, "echat")
@@ -115,13 +115,13 @@ def test_a_mixed_stream_is_told_in_the_order_it_is_written(engine: Engine) -> No
         ("s2s_think_label", "echat", False),
     ],
 )
-def test_an_age_is_asked_for_in_its_slot_alone(task: str, profile: Profile, constrained: bool) -> None:
+def test_an_age_is_forced_in_its_slot_alone(task: str, profile: Profile, constrained: bool) -> None:
     vocabulary = Vocabulary(100, 10, 1, 2, age_trigger=(5, 6), age_allowed=(7, 8))
     assert bool(DecodingRules.make(get_task(task), vocabulary, profile).slots) == constrained
 
 
 def test_each_slot_of_a_label_thought_is_filled_by_a_label_of_its_kind() -> None:
-    """Whatever the model would rather write; with our own models alone, and once for each slot."""
+    """Whatever the logits; with the profile of this package alone, and once for each slot."""
     slots = (((5, 6), (7, 8)), ((5,), (9,)))
     vocabulary = Vocabulary(100, 10, 1, 2, label_slots=slots)
     for task, profile, count in (
@@ -152,7 +152,7 @@ def test_only_the_reference_speaks_without_a_guard(profile: Profile, guarded: bo
 
 @pytest.fixture
 def caches(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref]:
-    """Every storage of keys that the language model has handed out."""
+    """Every KV cache that the language model has made."""
     seen: list[weakref.ref] = []
     extend = LanguageModel.extend
 
@@ -224,8 +224,8 @@ def test_cancelled_before_it_began(engine: Engine) -> None:
     assert isinstance(done, events.Done) and done.finish_reason == "cancelled"
 
 
-def test_the_same_rules_in_another_record(engine: Engine) -> None:
-    """What a listener writes down id by id is what the writer wrote."""
+def test_a_second_state_follows_the_first(engine: Engine) -> None:
+    """Pushing the ids one by one gives the state that generated them."""
     sequence = engine.new_sequences(
         [generation_request(engine, "s2s_stream")],
     )[0]
@@ -248,7 +248,7 @@ def generation_request(engine: Engine, task: str) -> Any:
 
 @pytest.fixture
 def hummed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Synthesis that hums: 10 samples for each id, given out 7 ids at a time."""
+    """Synthesis of a hum: 10 samples for each id, 7 ids at a time."""
 
     def push(model: Any, waiting: list[int], ids: list[int], final: bool = False) -> tuple[Any, list[int]]:
         waiting = [*waiting, *ids]
@@ -261,7 +261,7 @@ def hummed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("task", ["s2s", "s2s_stream", "tts"])
-def test_sound_comes_while_ids_are_written(speaking: Path, hummed: None, task: str) -> None:
+def test_audio_comes_while_ids_are_generated(speaking: Path, hummed: None, task: str) -> None:
     asked = question() if task != "tts" else ask(text="how are you")
     decoding = replace(FORCED, max_new_ids=1500 if task == "s2s" else 200)
     emitted = list(load(speaking).reply(asked, task, seed=LONG, decoding=decoding, stream=True))
@@ -306,7 +306,7 @@ def test_pieces_are_the_waveform(speaking: Path) -> None:
     assert len(whole.waveform) == len(done.reply.waveform)
 
 
-def test_a_thought_is_told_while_it_forms(engine: Engine) -> None:
+def test_a_thought_comes_in_pieces(engine: Engine) -> None:
     text = "<think>she is sad, be kind<think end>come in"
     rules = DecodingRules.make(get_task("s2t_think_language"), engine.vocabulary, "echat")
     for shown in (True, False):

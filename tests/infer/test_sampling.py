@@ -1,4 +1,4 @@
-"""Rules of decoding, each on a handful of logits."""
+"""Logits processors, each on a few logits."""
 
 import pytest
 import torch
@@ -38,13 +38,13 @@ def test_probabilities_are_probabilities_and_keep_the_best(values: list[float], 
     assert logits[found > 0].max() == logits.max()
 
 
-def test_seeded_draws_repeat() -> None:
+def test_seeded_samples_repeat() -> None:
     rule = Sampling(sample=True)
-    draws = [
+    samples = [
         [sampling.choose(LOGITS, rule, generator) for _ in range(20)]
         for generator in (torch.Generator().manual_seed(s) for s in (5, 5, 6))
     ]
-    assert draws[0] == draws[1] != draws[2]
+    assert samples[0] == samples[1] != samples[2]
 
 
 def test_age_slot() -> None:
@@ -54,7 +54,7 @@ def test_age_slot() -> None:
     assert torch.isfinite(slot.constrain(LOGITS)).tolist() == [False, True, False, True, False]
 
 
-def test_guard_blocks_runs_and_crowds() -> None:
+def test_guard_blocks_runs_and_frequent_ids() -> None:
     guard = RepeatGuard(classes=10, special_repeat={7: 10}, special_window={7: (13, 10)})
     assert guard.blocked([3] * 4) == []
     assert guard.blocked([3] * 5) == [3]
@@ -65,7 +65,7 @@ def test_guard_blocks_runs_and_crowds() -> None:
     assert torch.equal(guard.constrain(LOGITS, [1, 2]), LOGITS)
 
 
-def test_loops_are_seen() -> None:
+def test_loops_are_detected() -> None:
     assert sampling.is_looping([9, 1, 2, 3, 1, 2, 3], length=3, times=2)
     assert not sampling.is_looping([9, 1, 2, 3, 1, 2, 4], length=3, times=2)
     assert not sampling.is_looping([1, 2], length=3, times=2)
@@ -76,8 +76,8 @@ def blocked(ids: list[int]) -> set[int]:
     return set((logits == sampling.BLOCKED).nonzero()[:, 0].tolist())
 
 
-def test_a_text_does_not_go_round_in_circles() -> None:
-    """Blocked is the id that would begin the stretch once more, and nothing as long as the loop is young."""
+def test_loops_of_text_are_blocked() -> None:
+    """Blocked is the id that would repeat the loop once more, and nothing before it has repeated enough."""
     assert blocked([9, *[1, 2, 3] * 3]) == {1}
     assert blocked([9, *[1, 2, 3] * 3, 1]) == {2}  # the loop of another phase
     assert blocked([1, 2, 3] * 2) == set()
@@ -86,8 +86,8 @@ def test_a_text_does_not_go_round_in_circles() -> None:
     assert blocked([*[1, 2, 3, 4, 5] * 4]) == set()  # longer than the guard looks
 
 
-def test_guarded_writing_leaves_a_loop() -> None:
-    """Scores that always name the same cycle end in another id."""
+def test_the_guard_ends_a_loop() -> None:
+    """Logits that always prefer the same cycle end in another id."""
     guard, ids = LoopGuard(), [0]
     for _ in range(40):
         scores = torch.zeros(6)

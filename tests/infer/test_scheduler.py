@@ -1,4 +1,4 @@
-"""Many conversations on one model: each is answered as if it were the only one."""
+"""Many requests to one scheduler: each reply is the one that it gets alone."""
 
 import threading
 import time
@@ -54,7 +54,7 @@ def test_eight_threads_are_answered_as_one_at_a_time(tiny: Engine, way: str) -> 
     assert [found[row] for row in range(8)] == expected
 
 
-def test_an_answer_tells_the_events_of_a_reply(engine: Engine) -> None:
+def test_a_handle_yields_the_events_of_a_reply(engine: Engine) -> None:
     settings = {"seed": 3, "decoding": SHORT}
     with Scheduler(engine) as scheduler:
         *emitted, done = scheduler.submit(question("s2s", 1), "s2s", **settings)
@@ -65,7 +65,7 @@ def test_an_answer_tells_the_events_of_a_reply(engine: Engine) -> None:
     assert done.reply.counts["cached_tokens"] > 0  # the system prompt was read before
 
 
-def test_a_conversation_goes_on(engine: Engine) -> None:
+def test_a_conversation_continues_from_its_prompt_cache(engine: Engine) -> None:
     first_question = question("t2t", 1)
     with Scheduler(engine) as scheduler:
         first = scheduler.submit(first_question, "t2t", seed=1, prompt_cache=PromptCache()).reply()
@@ -77,7 +77,7 @@ def test_a_conversation_goes_on(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("how", ["cancel", "event", "leave"])
-def test_one_is_cancelled_and_the_others_go_on(engine: Engine, how: str) -> None:
+def test_one_is_cancelled_and_the_others_finish(engine: Engine, how: str) -> None:
     with Scheduler(engine) as scheduler:
         stop = threading.Event()
         goer = scheduler.submit(question("tts", 9), "tts", seed=1, decoding=ENDLESS, cancel=stop)
@@ -98,7 +98,7 @@ def test_one_is_cancelled_and_the_others_go_on(engine: Engine, how: str) -> None
         assert scheduler._batch.kv_cache.n_bytes == 0 and not scheduler._handles
 
 
-def test_closing_cancels_what_is_under_way(engine: Engine) -> None:
+def test_closing_cancels_running_replies(engine: Engine) -> None:
     scheduler = Scheduler(engine)
     answer = scheduler.submit(question("tts", 9), "tts", seed=1, decoding=ENDLESS)
     scheduler.close()
@@ -108,7 +108,7 @@ def test_closing_cancels_what_is_under_way(engine: Engine) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_nobody_waits_for_a_broken_worker(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_caller_waits_for_a_failed_worker(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = Scheduler(engine)
 
     def fail() -> None:
@@ -122,6 +122,6 @@ def test_nobody_waits_for_a_broken_worker(engine: Engine, monkeypatch: pytest.Mo
     scheduler.close()
 
 
-def test_a_bad_question_is_refused_where_it_is_asked(engine: Engine) -> None:
+def test_a_bad_request_is_refused_in_the_calling_thread(engine: Engine) -> None:
     with Scheduler(engine) as scheduler, pytest.raises(ValueError, match="did you mean 's2s'"):
         scheduler.submit(question("s2s", 1), "s2ss")

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from echat.dialogue.vocabulary import AUDIO, PAD, SPEECH, TEXT
 from echat.model.adapter import AdapterConfig
 from echat.model.blocks import sinusoids
 from echat.model.llm import LLMConfig
 from echat.model.optimized import optimize
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder, Subsampler
-from echat.model.speech_llm import AUDIO, PAD, SPEECH, TEXT, SpeechLLM, SpeechLLMConfig
+from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 
 CONFIG = SpeechLLMConfig(
     encoder=EncoderConfig(dim=16, blocks=2, heads=2, ffn=32, max_frames=60),

@@ -12,25 +12,11 @@ from echat.release.cosyvoice_weights import (
     fold_vocoder,
     read_cosyvoice_yaml,
     read_weights,
-    released_shapes,
 )
 from echat.token2wav.flow import Flow, FlowConfig
-from echat.token2wav.hift.vocoder import Vocoder, VocoderConfig
+from echat.token2wav.hift.vocoder import VocoderConfig
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "token2wav"
-
-
-def test_full_size_names_and_shapes():
-    with torch.device("meta"):
-        flow, vocoder = Flow(FlowConfig()), Vocoder(VocoderConfig())
-    keys = json.loads((GOLDEN / "keys_flow.json").read_text())
-    assert released_shapes(flow) == dict(keys["keys"])
-    assert sum(p.numel() for p in flow.parameters()) == keys["total_parameters"]
-    keys = json.loads((GOLDEN / "keys_hift.json").read_text())
-    assert released_shapes(vocoder, "new") == dict(keys["keys"])
-    assert released_shapes(vocoder, "old") == dict(keys["keys_weight_g_v_layout"])
-    shapes = released_shapes(vocoder)
-    assert sum(torch.Size(shape).numel() for shape in shapes.values()) == keys["total_parameters"]
 
 
 def test_all_vocoder_layouts_are_one():

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from echat.token2wav.flow import Flow, FlowConfig
+from echat.token2wav.hift.vocoder import Vocoder, VocoderConfig
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
 
@@ -27,6 +30,20 @@ def test_full_size_has_the_released_keys():
     shapes = script.key_shapes(script.MODELS["full"])
     shapes |= {name: shapes[script.TEXT_TABLE] for name in script.TIED}
     assert shapes == {name: tuple(shape) for name, shape in released}
+
+
+def test_full_size_of_the_synthesis_has_the_released_keys():
+    released_shapes, golden = checkpoint_script().released_shapes, ROOT / "tests" / "assets" / "token2wav"
+    with torch.device("meta"):
+        flow, vocoder = Flow(FlowConfig()), Vocoder(VocoderConfig())
+    keys = json.loads((golden / "keys_flow.json").read_text())
+    assert released_shapes(flow) == dict(keys["keys"])
+    assert sum(p.numel() for p in flow.parameters()) == keys["total_parameters"]
+    keys = json.loads((golden / "keys_hift.json").read_text())
+    assert released_shapes(vocoder, "new") == dict(keys["keys"])
+    assert released_shapes(vocoder, "old") == dict(keys["keys_weight_g_v_layout"])
+    shapes = released_shapes(vocoder)
+    assert sum(torch.Size(shape).numel() for shape in shapes.values()) == keys["total_parameters"]
 
 
 @pytest.mark.slow

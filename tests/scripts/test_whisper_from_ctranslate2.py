@@ -35,7 +35,7 @@ def whisper():
     with torch.no_grad():
         for name, tensor in model.named_parameters():
             if tensor.dim() == 1:
-                tensor.normal_()  # or norms and biases would be told apart from nothing
+                tensor.normal_()  # ones and zeros would not test norms and biases
             if "embed_positions" not in name:
                 tensor.copy_(tensor.half().float())
     return model.eval()
@@ -82,7 +82,7 @@ def write(
     return path
 
 
-def test_our_encoder_hears_as_the_library_does(script, whisper, tmp_path):
+def test_our_encoder_equals_that_of_the_library(script, whisper, tmp_path):
     others = {"decoder/embeddings/weight": torch.randn(6, 4), "decoder/scale": torch.tensor(2.0)}
     source = write(tmp_path / "model.bin", variables_of(whisper.encoder) | others)
     script.convert(source, tmp_path / "folder")

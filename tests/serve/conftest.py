@@ -1,4 +1,4 @@
-"""A real server with the model that is shipped, and real speech to talk to it."""
+"""Fixtures: a real server with the shipped model, and real speech."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.serve.session_client import SessionClient
 
 import echat
 from echat.audio.vad import VoiceActivityDetector
-from echat.audio.waveform import read
+from echat.audio.waveform import read, to_int16
 from echat.infer.engine import Engine
 from echat.infer.loading import load
 from echat.serve.app_state import App
@@ -90,7 +90,7 @@ def question() -> bytes:
 
 def pcm(waveform: np.ndarray) -> bytes:
     """Float samples as 16-bit PCM."""
-    return np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2").tobytes()
+    return to_int16(waveform).astype("<i2").tobytes()
 
 
 def silence(seconds: float) -> bytes:

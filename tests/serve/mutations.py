@@ -1,4 +1,4 @@
-"""Valid JSON that almost fits: something in it is of another type, too deep, too many or missing."""
+"""Mutations of valid messages: a value of another type, too deep, too many or missing."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ ODD: list[Any] = [
 
 
 def mutated(message: dict[str, Any], chance: random.Random) -> dict[str, Any]:
-    """A copy with one to three places changed; the type of a message is left alone most of the time."""
+    """A copy with one to three values changed; the type of a message rarely."""
     message = copy.deepcopy(message)
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
-        places = [place for place in _places(message) if place[1] != "type" or chance.random() < 0.2]
+        places = [item for item in _values_in(message) if item[1] != "type" or chance.random() < 0.2]
         parent, key = chance.choice(places or [(message, "extra")])
         how = chance.randrange(8)
         if how == 0 and isinstance(parent, dict):
@@ -65,12 +65,12 @@ def mutated(message: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     return message
 
 
-def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every place in a value, as its parent and the key within it."""
+def _values_in(value: Any) -> list[tuple[Any, Any]]:
+    """Every value within a value, as its parent and the key."""
     if isinstance(value, dict):
         keys: list[Any] = list(value)
     elif isinstance(value, list):
         keys = list(range(len(value)))
     else:
         return []
-    return [place for key in keys for place in [(value, key), *_places(value[key])]]
+    return [item for key in keys for item in [(value, key), *_values_in(value[key])]]

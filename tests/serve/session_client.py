@@ -11,7 +11,7 @@ from echat.serve.realtime.session import RealtimeSession
 
 
 class SessionClient:
-    """Talks to a session, and keeps what it says."""
+    """Sends events to a session and keeps those that it receives."""
 
     def __init__(self, session: RealtimeSession) -> None:
         self.session, self.received = session, []  # type: ignore[var-annotated]
@@ -20,8 +20,8 @@ class SessionClient:
         await self.session.handle(json.dumps({"type": kind, **values}))
 
     async def say(self, sound: bytes, piece: int = 48_000) -> None:
-        for place in range(0, len(sound), piece):
-            chunk = base64.b64encode(sound[place : place + piece]).decode()
+        for start in range(0, len(sound), piece):
+            chunk = base64.b64encode(sound[start : start + piece]).decode()
             await self.send("input_audio_buffer.append", audio=chunk)
 
     async def until(self, kind: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Connections that send nothing keep nobody out, and nothing is waited for without end."""
+"""Connections that send nothing lock nobody out, and every wait has a time-out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PEERS = [("10.0.0.1", port) for port in range(1000)]
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 
-def test_a_newcomer_takes_the_place_of_the_one_that_waited_longest() -> None:
+def test_a_new_connection_replaces_the_one_that_waited_longest() -> None:
     connection_limiter, closed = ConnectionLimiter(3, 100), []
     for peer in PEERS[:3]:
         assert connection_limiter.admit(peer)
@@ -26,7 +26,7 @@ def test_a_newcomer_takes_the_place_of_the_one_that_waited_longest() -> None:
     assert len(connection_limiter) == 3 and not connection_limiter.is_over_limit("10.0.0.1")
 
 
-def test_those_at_work_stay_and_a_reserve_is_kept_for_health_checks() -> None:
+def test_active_connections_stay_and_a_reserve_is_kept_for_health_checks() -> None:
     connection_limiter = ConnectionLimiter(2, 1000)
     entered = [connection_limiter.admit(peer) for peer in PEERS[: 2 + RESERVE + 5]]
     assert entered == [True] * (2 + RESERVE) + [False] * 5
@@ -51,7 +51,7 @@ def test_an_address_makes_room_among_its_own() -> None:
     assert gone == [PEERS[0]]  # of the address that has most of those that wait
 
 
-def test_a_port_that_is_taken_is_one_line() -> None:
+def test_a_port_in_use_is_an_error_of_one_line() -> None:
     (first,) = listen("127.0.0.1", 0)
     with contextlib.closing(first):
         port = first.getsockname()[1]
@@ -80,7 +80,7 @@ def opened(live: Any, sent: bytes) -> socket.socket:
 
 
 def rest_of(one: socket.socket) -> bytes:
-    """What comes until the server closes; this fails by the socket's time-out where it never does."""
+    """Everything received until the server closes; fails by the socket's time-out if it does not."""
     with one, contextlib.suppress(ConnectionResetError):
         return b"".join(iter(lambda: one.recv(65536), b""))
     return b""
@@ -90,11 +90,11 @@ def rest_of(one: socket.socket) -> bytes:
     "sent",
     [b"", b"GET / HTT", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n", POST + b"Content-Length: 10\r\n\r\n{"],
 )
-def test_what_never_comes_is_not_waited_for(impatient: Any, sent: bytes) -> None:
+def test_incomplete_requests_time_out(impatient: Any, sent: bytes) -> None:
     assert rest_of(opened(impatient, sent)) == b""
 
 
-def test_half_a_second_request_is_not_waited_for_either(impatient: Any) -> None:
+def test_an_incomplete_second_request_times_out(impatient: Any) -> None:
     one = opened(impatient, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     answer = b""
     while not answer.endswith(b"}"):
@@ -105,7 +105,7 @@ def test_half_a_second_request_is_not_waited_for_either(impatient: Any) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"GET / HTT", POST + b"Content-Length: 10\r\n\r\n{"])
-def test_others_are_served_beside_as_many_half_requests_as_somebody_likes(serving: Any, sent: bytes) -> None:
+def test_others_are_served_beside_many_incomplete_requests(serving: Any, sent: bytes) -> None:
     with (
         serving(limits={"connections": 20, "connections_per_address": 20}) as live,
         contextlib.ExitStack() as all_,
@@ -117,7 +117,7 @@ def test_others_are_served_beside_as_many_half_requests_as_somebody_likes(servin
                 assert client.get(f"http://127.0.0.1:{live.port}{path}").status_code == 200
 
 
-def test_health_is_told_where_everything_else_is_refused(serving: Any) -> None:
+def test_health_checks_are_answered_over_the_limit(serving: Any) -> None:
     with serving(limits={"connections": 1, "requests_per_minute": 1}) as live:
         root = f"http://127.0.0.1:{live.port}"
         statuses = [httpx.get(f"{root}/healthz", headers={"Host": "elsewhere"}).status_code for _ in range(5)]

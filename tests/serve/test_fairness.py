@@ -1,4 +1,4 @@
-"""What one session asks for never stands in another's way, and it has an end."""
+"""Fair scheduling: requests of one session do not delay another, and are limited."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TYPED = {"type": "message", "role": "user", "content": [{"type": "input_text", "
 
 
 class Client(SessionClient):
-    """A client of a session of its own in a house of several."""
+    """A client of one of several sessions."""
 
     def __init__(self, app: App) -> None:
         super().__init__(RealtimeSession(app, SendQueue(2**23)))
@@ -48,7 +48,7 @@ def app(tiny: Any) -> Any:
 
 @pytest.fixture
 def busy(app: App) -> Any:
-    """The one thread for work beside conversations is taken until this is set."""
+    """Occupies the one thread for asides until this is set."""
     go = threading.Event()
     app.async_engine.aside_lane(1).submit(go.wait)
     yield go
@@ -77,7 +77,7 @@ def test_three_hundred_responses_are_refused_by_name_and_starve_nobody(app: App,
     asyncio.run(run())
 
 
-def test_a_response_that_waits_can_be_cancelled_and_makes_room(app: App, busy: Any) -> None:
+def test_a_waiting_response_can_be_cancelled_and_frees_its_slot(app: App, busy: Any) -> None:
     async def run() -> None:
         client = Client(app)
         most = app.config.limits.responses
@@ -99,7 +99,7 @@ def test_a_response_that_waits_can_be_cancelled_and_makes_room(app: App, busy: A
     asyncio.run(run())
 
 
-def test_transcripts_and_reading_ahead_are_bounded(app: App, busy: Any, question: bytes) -> None:
+def test_transcriptions_and_prefills_are_limited(app: App, busy: Any, question: bytes) -> None:
     async def run() -> list[str]:
         import base64
 
@@ -120,7 +120,7 @@ def test_transcripts_and_reading_ahead_are_bounded(app: App, busy: Any, question
     assert all("at most" in message for message in asyncio.run(run()))
 
 
-def test_what_a_conversation_keeps_of_words_is_bounded(app: App) -> None:
+def test_the_text_of_a_conversation_is_limited(app: App) -> None:
     async def run() -> None:
         client, limits = Client(app), app.config.limits
         item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a" * 30_000}]}

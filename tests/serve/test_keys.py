@@ -21,7 +21,7 @@ def secret_of(
     return keys.new_secret(seconds, '{"instructions": "be kind"}', parent, maker, most)
 
 
-def test_a_secret_ends_with_the_key_that_made_it(tmp_path: Path) -> None:
+def test_a_secret_is_revoked_with_its_key(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "keys")
     _, parent = keys.add(days=1)
     _, other = keys.add()
@@ -34,7 +34,7 @@ def test_a_secret_ends_with_the_key_that_made_it(tmp_path: Path) -> None:
     assert keys.find(words) is None
 
 
-def test_a_secret_lives_no_longer_than_its_key(tmp_path: Path) -> None:
+def test_a_secret_expires_no_later_than_its_key(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "keys")
     _, parent = keys.add(days=100 / 86_400)
     _, secret = secret_of(keys, parent, seconds=7200)
@@ -63,7 +63,7 @@ def test_secrets_of_one_maker_are_bounded(tmp_path: Path) -> None:
         "\ufffd\x00",
     ],
 )
-def test_a_broken_line_is_named_and_costs_nobody_else_a_key(
+def test_an_invalid_line_is_logged_and_other_keys_stay_valid(
     tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "keys"
@@ -79,7 +79,7 @@ def test_a_broken_line_is_named_and_costs_nobody_else_a_key(
 
 
 @pytest.mark.parametrize("days", [float("inf"), float("nan"), 1e30, -1e30, 36_501])
-def test_days_that_no_calendar_has(tmp_path: Path, days: float) -> None:
+def test_expiry_beyond_the_calendar_is_refused(tmp_path: Path, days: float) -> None:
     with pytest.raises(ValueError, match="--days: expected at most 36500"):
         Keys(tmp_path / "keys").add(days)
     assert not (tmp_path / "keys").exists()
@@ -107,8 +107,8 @@ def opened(live: Any, key: str) -> dict[str, Any] | int:
     async def session() -> dict[str, Any] | int:
         url = live.url.replace("http", "ws") + "/realtime"
         try:
-            async with connect(url, additional_headers={"Authorization": f"Bearer {key}"}) as talk:
-                return json.loads(await talk.recv())["session"]
+            async with connect(url, additional_headers={"Authorization": f"Bearer {key}"}) as connection:
+                return json.loads(await connection.recv())["session"]
         except InvalidStatus as refused:
             return refused.response.status_code
 

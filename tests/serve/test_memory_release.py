@@ -1,4 +1,4 @@
-"""Free memory goes back while the server lives, and nothing happens where the C library cannot."""
+"""Garbage is collected and the heap trimmed while the server runs; without glibc nothing is trimmed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from echat.serve import memory_release as heap
+from echat.serve import memory_release
 
 
 class Calls:
@@ -30,7 +30,7 @@ class Circle:
 
 
 class Clock:
-    """Sleeps for no time; what has become of garbage is seen at each sleep, the last of which ends."""
+    """A sleep without time, which checks at each call whether garbage is left; the last call cancels."""
 
     def __init__(self, sleeps: int) -> None:
         self.left, self.asked, self.garbage_left = sleeps, [], []
@@ -51,29 +51,29 @@ def live(clock: Clock) -> None:
     gc.disable()
     try:
         with pytest.raises(asyncio.CancelledError):
-            asyncio.run(heap.release_memory(clock.sleep))
+            asyncio.run(memory_release.release_memory(clock.sleep))
     finally:
         gc.enable()
     assert gc.get_freeze_count() == 0
 
 
-def test_few_arenas_and_what_is_free_goes_back_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arenas_are_limited_and_the_heap_is_trimmed_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, clock = Calls(), Clock(4)
-    monkeypatch.setattr(heap, "_glibc", lambda: calls)
+    monkeypatch.setattr(memory_release, "_glibc", lambda: calls)
     live(clock)
-    assert calls.made == [("mallopt -8", heap.ARENAS), *[("malloc_trim", 0)] * 3]
-    assert clock.asked == [heap.SECONDS_BETWEEN] * 4
+    assert calls.made == [("mallopt -8", memory_release.ARENAS), *[("malloc_trim", 0)] * 3]
+    assert clock.asked == [memory_release.SECONDS_BETWEEN] * 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("libc", [None, Calls()], ids=["without glibc", "with glibc"])
-def test_garbage_in_circles_goes(monkeypatch: pytest.MonkeyPatch, libc: Calls | None) -> None:
+def test_reference_cycles_are_collected(monkeypatch: pytest.MonkeyPatch, libc: Calls | None) -> None:
     clock = Clock(3)
-    monkeypatch.setattr(heap, "_glibc", lambda: libc)
+    monkeypatch.setattr(memory_release, "_glibc", lambda: libc)
     live(clock)
     assert clock.garbage_left == [False, False]
 
 
-def test_the_library_of_this_process_is_asked() -> None:
-    libc = heap._glibc()
+def test_the_c_library_of_this_process_is_found() -> None:
+    libc = memory_release._glibc()
     assert libc is None or libc.malloc_trim(0) in (0, 1)

@@ -24,7 +24,7 @@ def open_to(serving: Any) -> Any:
         yield live
 
 
-def test_a_browser_may_ask_first(open_to: Any) -> None:
+def test_a_preflight_request_is_answered(open_to: Any) -> None:
     wanted = {"Access-Control-Request-Headers": "authorization, content-type, x-stainless-os"}
     for path in ("chat/completions", "audio/transcriptions", "audio/speech", "realtime/client_secrets"):
         answer = httpx.options(f"{open_to.url}/{path}", headers={**ASKING, **wanted})
@@ -34,7 +34,7 @@ def test_a_browser_may_ask_first(open_to: Any) -> None:
         assert answer.headers["access-control-allow-headers"] == wanted["Access-Control-Request-Headers"]
 
 
-def test_every_answer_can_be_read_by_the_page_that_may(open_to: Any) -> None:
+def test_every_response_has_cors_headers_for_an_allowed_origin(open_to: Any) -> None:
     good = httpx.get(f"{open_to.url}/models", headers={"Origin": APP})
     bad = httpx.post(f"{open_to.url}/chat/completions", json={}, headers={"Origin": APP})
     assert (good.status_code, bad.status_code) == (200, 400)
@@ -92,7 +92,7 @@ def test_a_socket_is_refused_with_the_same_headers(open_to: Any, origin: str) ->
 
 
 @pytest.mark.parametrize(
-    ("listens_at", "hosts", "host", "is_known"),
+    ("bound_to", "hosts", "host", "is_known"),
     [
         ("127.0.0.1", (), "localhost:80", True),
         ("127.0.0.1", (), "[::1]:80", True),
@@ -107,5 +107,5 @@ def test_a_socket_is_refused_with_the_same_headers(open_to: Any, origin: str) ->
         ("10.1.1.1", (), "10.1.1.1", True),
     ],
 )
-def test_names(listens_at: str, hosts: tuple[str, ...], host: str, is_known: bool) -> None:
-    assert Origins(listens_at, hosts).allows_host(host) is is_known
+def test_names(bound_to: str, hosts: tuple[str, ...], host: str, is_known: bool) -> None:
+    assert Origins(bound_to, hosts).allows_host(host) is is_known

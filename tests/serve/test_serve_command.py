@@ -1,4 +1,4 @@
-"""`echat serve` from outside: where it listens, how it ends, what it refuses to start with."""
+"""`echat serve` as a process: its address, its end, settings that it refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def serve(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_it_says_where_it_listens_and_ends_well_when_it_is_told_to() -> None:
+def test_it_prints_its_address_and_stops_at_a_signal() -> None:
     allowed = ["--allow-origin", "https://app.example.org", "--allow-host", "voice.example.org"]
     server = serve("--port", "0", *allowed)
     try:
@@ -40,7 +40,7 @@ def test_it_says_where_it_listens_and_ends_well_when_it_is_told_to() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["port", "host", "keys", "days"])
-def test_what_cannot_be_is_one_line_before_the_model_is_loaded(tmp_path: Path, fault: str) -> None:
+def test_invalid_settings_are_one_line_before_the_model_is_loaded(tmp_path: Path, fault: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -46,8 +46,8 @@ def test_pages_and_sessions_are_reached_over_tls_alone(
             httpx.get(f"http://{where}/healthz")
 
         async def first_event() -> dict[str, Any]:
-            async with connect(f"wss://{where}/v1/realtime", ssl=trust) as talk:
-                event: dict[str, Any] = json.loads(await talk.recv())
+            async with connect(f"wss://{where}/v1/realtime", ssl=trust) as connection:
+                event: dict[str, Any] = json.loads(await connection.recv())
                 return event
 
         assert asyncio.run(first_event())["type"] == "session.created"

@@ -1,4 +1,4 @@
-"""Lanes take turns, whatever one of them wants."""
+"""Lanes are served round robin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def queue() -> Iterator[Callable[[int], WorkQueue]]:
         one.close()
 
 
-def test_a_lane_of_three_hundred_starves_no_other(queue: Callable[[int], WorkQueue]) -> None:
+def test_a_lane_with_three_hundred_jobs_starves_no_other(queue: Callable[[int], WorkQueue]) -> None:
     one = queue(1)
     greedy, modest = one.lane(1), one.lane(1)
     go, over, order = threading.Event(), threading.Event(), []
@@ -67,7 +67,7 @@ def test_no_more_than_its_width_runs_of_a_lane(queue: Callable[[int], WorkQueue]
     assert most == 2
 
 
-def test_what_waits_is_bounded_and_can_be_withdrawn(queue: Callable[[int], WorkQueue]) -> None:
+def test_waiting_jobs_are_limited_and_can_be_withdrawn(queue: Callable[[int], WorkQueue]) -> None:
     one = queue(1)
     lane = one.lane(1, most_waiting=2)
     go, over, done = threading.Event(), threading.Event(), []
@@ -95,7 +95,7 @@ def test_a_call_gives_the_result_or_the_error(queue: Callable[[int], WorkQueue])
     assert answer == 42 and thread.startswith("test")
 
 
-def test_a_cancelled_call_leaves_the_line(queue: Callable[[int], WorkQueue]) -> None:
+def test_a_cancelled_call_is_removed_from_its_lane(queue: Callable[[int], WorkQueue]) -> None:
     async def cancelled() -> list[str]:
         lane, go, done = queue(1).lane(1), threading.Event(), []
         first = asyncio.ensure_future(lane.call(go.wait))

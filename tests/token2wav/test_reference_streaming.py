@@ -6,13 +6,13 @@ from echat.token2wav.voice import VoicePrompt
 from echat.verify.reference_streaming import stream_reference
 
 
-def voice_of(g) -> VoicePrompt:
+def voice_from_file(g) -> VoicePrompt:
     return VoicePrompt(g["prompt_token"][0].long(), g["prompt_feat"][0], g["embedding"][0])
 
 
 def test_two_streams_do_not_disturb_each_other(golden_token2wav, golden):
     g = golden("streaming")
-    voice, ids = voice_of(g), g["token"][0].tolist()
+    voice, ids = voice_from_file(g), g["token"][0].tolist()
     alone = list(stream_reference(golden_token2wav, ids, voice, hop=11))
     woven = [[], []]
     streams = [stream_reference(golden_token2wav, row, voice, hop=11) for row in (ids, ids[::-1])]

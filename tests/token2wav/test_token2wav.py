@@ -152,11 +152,11 @@ def test_a_file_without_enough_speech_gives_no_voice(prompting, tmp_path, record
     pytest.importorskip("silero_vad", reason="needs the serve extra")
     write(tmp_path / "voice.wav", recording, 24_000, bits=32)
     with pytest.raises(ValueError, match=f"voice.wav: expected a voice with at least 1 s of speech.*{found}"):
-        prompting.voice_of(tmp_path / "voice.wav")
+        prompting.voice_from_file(tmp_path / "voice.wav")
 
 
 @pytest.mark.parametrize("seconds", [2.0, 10.0])
 def test_a_file_of_speech_gives_its_voice(prompting, tmp_path, seconds):
     write(tmp_path / "voice.wav", 0.02 * spoken(seconds), 24_000)
-    voice = prompting.voice_of(tmp_path / "voice.wav")
+    voice = prompting.voice_from_file(tmp_path / "voice.wav")
     assert len(voice.speech_ids) == math.ceil(25 * len(spoken(seconds)) / 24_000)

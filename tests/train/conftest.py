@@ -137,7 +137,7 @@ def miniature(objective: str, corpus: Path) -> dict[str, Any]:
             },
         }
     else:
-        own = {"manifests": [manifest], **SPEECH_OUT[objective]}
+        own = {"data": {"sources": [{"path": manifest}]}, **SPEECH_OUT[objective]}
     return common | own
 
 

@@ -30,7 +30,7 @@ def steps(folder: Path) -> list[dict]:
 
 def shared_keys(ranks: Ranks, recipe: Path, folder: Path) -> None:
     batches = encoder_ctc.build(load_recipe(recipe)).batches
-    batches.share(ranks.rank, ranks.world)
+    batches.shard(ranks.rank, ranks.world)
     (folder / str(ranks.rank)).write_text(" ".join(batches.next().keys))
 
 

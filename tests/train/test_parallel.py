@@ -37,7 +37,7 @@ def save_gradients_of_share(ranks: Ranks, recipe: Path, overrides: list[str], fo
     settings = load_recipe(recipe, overrides)
     torch.manual_seed(0)
     objective = speech_llm.build(settings)
-    objective.batches.share(ranks.rank, ranks.world)
+    objective.batches.shard(ranks.rank, ranks.world)
     wrap_in_lora(objective.module, settings.trainable)
     set_trainable(objective.module, settings.trainable)
     parallel_model = ParallelModel(objective, settings, ranks, CPU)
@@ -77,7 +77,7 @@ def gradients_of_one_process(
     count = 0.0
     for rank in range(world):
         batches = speech_llm.build(settings).batches
-        batches.share(rank, world)
+        batches.shard(rank, world)
         for _ in range(MICRO_BATCHES):
             loss = objective.loss(batches.next())
             loss.total.backward()

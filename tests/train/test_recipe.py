@@ -179,7 +179,8 @@ FLOW = [
 @pytest.mark.parametrize("size", ["small", "mini", "osum_echat"])
 def test_the_voice_of_each_size_learns_at_miniature_size(size, talkative, tmp_path):
     """The released one goes on from another run's export, as it does from the released flow."""
-    manifests = [f"{key}=[{talkative / 'manifest.jsonl'}]" for key in ("manifests", "validation")]
+    path = talkative / "manifest.jsonl"
+    manifests = [f"data.{key}=[{{path: {path}}}]" for key in ("sources", "validation")]
     start = train(RECIPES / "mini" / "token2wav.yaml", [*FLOW, *manifests, f"output={tmp_path / 'start'}"])
     overrides = [*FLOW, *manifests, f"output={tmp_path / size}"]
     path = RECIPES / size / "token2wav.yaml"

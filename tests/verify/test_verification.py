@@ -1,4 +1,4 @@
-"""The golden checks pass here, notice what is wrong, and read every size from the folder."""
+"""The golden checks pass here, fail for wrong values, and read every size from the folder."""
 
 import json
 import shutil
@@ -96,7 +96,7 @@ def test_waveforms_cases_and_weights_may_have_any_name(tmp_path: Path) -> None:
     assert "renamed/frontend/kettle_logmel" in {check.name for check in checks}
 
 
-def test_bfloat16_holds_and_says_what_stayed_in_float32(tmp_path: Path) -> None:
+def test_bfloat16_holds_and_names_what_stayed_in_float32(tmp_path: Path) -> None:
     backend = Backend.of("cpu", "bf16")
     model = part_of(
         "model", tmp_path / "model", "frontend.npz", "encoder.npz", "generate.json", "generate_logits.npz"
@@ -131,7 +131,7 @@ def test_bfloat16_notices_wrong_ids_and_arrays(tmp_path: Path) -> None:
     assert not any("/single_b/" in name for name in failed)
 
 
-def test_the_first_line_says_where() -> None:
+def test_the_first_line_names_the_device() -> None:
     said = str(Backend.of("cpu", "bf16"))
     assert said.startswith("device cpu (") and "precision bf16" in said and torch.__version__ in said
 
@@ -145,13 +145,13 @@ def test_the_first_line_says_where() -> None:
         (["--precision", "fp8"], "--precision: expected fp32 or bf16, found 'fp8'"),
     ],
 )
-def test_absent_places_are_refused_in_one_line(options: list[str], says: str) -> None:
+def test_absent_devices_are_refused_in_one_line(options: list[str], says: str) -> None:
     result = CliRunner().invoke(app, ["verify", *options])
     assert result.exit_code == 2 and result.stdout == ""
     assert says in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_a_place_puts_inputs_and_judges_by_scale() -> None:
+def test_a_backend_converts_inputs_and_scales_tolerances() -> None:
     backend = Backend.of("cpu", "bf16")
     assert backend.to_device(torch.zeros(2)).dtype == torch.bfloat16
     assert backend.to_device(torch.tensor([1])).dtype == torch.long
@@ -176,7 +176,7 @@ def test_tf32_is_off_inside_and_as_before_after() -> None:
         matmul.allow_tf32 = before
 
 
-def test_incomplete_folders_say_what_is_missing(tmp_path: Path) -> None:
+def test_the_error_of_an_incomplete_folder_names_the_file(tmp_path: Path) -> None:
     folder = part_of("model", tmp_path / "model", "encoder.npz")
     (folder / "tiny_echat.pt").unlink()
     with pytest.raises(ValueError, match=r"expected one file \*\.pt, found none"):

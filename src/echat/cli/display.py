@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +76,10 @@ def understanding(found: Understanding) -> None:
         _print_labelled("words", found.text, style="bold")
     if found.reply:
         _print_labelled("reply", found.reply, style="bold")
-    for kind, label in asdict(found.labels).items():
+    for kind, label in found.labels.as_dict().items():
         if label is not None:
             _print_labelled(kind.replace("_", " "), in_english(str(label)))
-    if not found.text and not any(asdict(found.labels).values()):
+    if not found.text and not any(found.labels.as_dict().values()):
         _print_labelled("heard", found.raw_text or "nothing")
 
 
@@ -92,7 +91,7 @@ def note_dropped_turns(engine: Engine, answer: Reply) -> bool:
     """A note on stderr where earlier turns were not read; was there one?"""
     if not (turns := answer.counts.get("turns_left_out", 0)):
         return False
-    learned = engine.learned.history_turns
+    learned = engine.capabilities.history_turns
     why = (
         "has no room for more"
         if learned is None
@@ -141,7 +140,7 @@ def _thought(thought: Thought) -> str:
     if isinstance(thought, LanguageThought):
         return thought.text
     assert isinstance(thought, LabelThought)
-    slots = {kind: value for kind, value in asdict(thought).items() if kind != "transcript" and value}
+    slots = {kind: value for kind, value in thought.as_dict().items() if kind != "transcript" and value}
     return f'"{thought.transcript}" ' + ", ".join(
         f"{kind.replace('_', ' ')} {in_english(value)}" for kind, value in slots.items()
     )

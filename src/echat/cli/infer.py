@@ -55,6 +55,7 @@ def reply(
     """
     from echat.cli import display, engines, io, records
     from echat.cli.io import Inputs
+    from echat.dialogue.tasks import reply_task
     from echat.dialogue.turns import Conversation
 
     inputs = Inputs(questions)
@@ -64,7 +65,7 @@ def reply(
     past = [turn for path in history or [] for turn in records.read_history(path)]
     user_turns = {number: turn for number, turn in records.read_questions(inputs)}
     engine = engines.open_engine(model, device, output is not None, precision)
-    task = ("s2s" if output else "s2t") + ("" if think is Think.off else f"_think_{think.value}")
+    task = reply_task(think.value, bool(output))
     for number, question in inputs:
         with inputs.part(number):
             conversation = Conversation([*past, user_turns[number]])

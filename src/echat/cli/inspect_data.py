@@ -93,9 +93,10 @@ def check(
 
 def _keep_apart(config: CheckConfig, fix: Path | None, output: Path | None) -> None:
     """Refuse results that would overwrite what is checked, before hours are spent on it."""
+    from echat.data.storage import refuse_file
     from echat.data.tools.check import open_checked
     from echat.data.tools.cleaning import refuse_output
-    from echat.data.tools.output_files import files_of, refuse_file
+    from echat.data.tools.output_files import files_of
 
     if fix is not None:
         refuse_output(config, fix)
@@ -120,7 +121,7 @@ def _report(source: str, found: Findings, json: bool, output: Path | None, plots
         with atomic_path(output) as temporary:
             temporary.write_text(text, "utf-8", errors="replace")
     if plots is not None:
-        from echat.data.tools.plots import write_histograms
+        from echat.data.tools.statistics import write_histograms
 
         write_histograms(found.totals, plots)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +70,7 @@ def duration(answer: Reply) -> float | None:
 def thought_record(thought: Thought | None) -> dict[str, Any] | None:
     if thought is None:
         return None
-    return {"form": "label" if isinstance(thought, LabelThought) else "language", **asdict(thought)}
+    return {"form": "label" if isinstance(thought, LabelThought) else "language", **thought.as_dict()}
 
 
 def understanding_record(found: Understanding, task: str, clip: Path) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def understanding_record(found: Understanding, task: str, clip: Path) -> dict[st
         "audio": _name(clip),
         "task": task,
         "text": found.text,
-        "labels": asdict(found.labels),
+        "labels": found.labels.as_dict(),
         "reply": found.reply,
         "raw_text": found.raw_text,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from echat.corpus.en import LANGUAGE
 from echat.corpus.en.voices import REPLY_VOICE
 from echat.corpus.manifests import Row, json_line, read_growing_jsonl, reply_audio_key, write_jsonl
 from echat.corpus.recordings import real_clips
-from echat.corpus.spoken_questions import SpokenQuestion, record_fields, render_question
+from echat.corpus.spoken_questions import SpokenQuestion, render_question
 from echat.corpus.synthesis.tts_engines import speak
 
 
@@ -30,50 +30,71 @@ class ReadingText:
     text: str
     split: str
 
+    def record_fields(self) -> Row:
+        return asdict(self)
+
 
 @dataclass(frozen=True)
-class Job:
-    """One clip to render; it can be sent to a worker process."""
+class AudioSet:
+    """A set of clips: its folder, the suffix of its audio, and a data pack of recordings of sound events."""
 
-    item: SpokenQuestion | ReadingText
-    folder: Path  # of the set
-    audio: str  # suffix
+    folder: Path
+    audio: str
     data_pack: Path | None
 
-    @property
-    def key(self) -> str:
-        return self.item.dialogue.key if isinstance(self.item, SpokenQuestion) else self.item.key
+    def render(self, item: SpokenQuestion | ReadingText) -> Row:
+        """Render one clip and write it; returns its record."""
+        audio = f"audio/{item.key}.{self.audio}"
+        if isinstance(item, ReadingText):
+            wave = speak(item.text, REPLY_VOICE)
+            record: Row = {"key": item.key, "text": item.text, "lang": LANGUAGE, "split": item.split}
+            record |= {"voice": REPLY_VOICE.name, "duration_s": round(len(wave) / SAMPLE_RATE, 3)}
+        else:
+            split = "test" if item.split == "test" else "train"
+            clips = real_clips(self.data_pack, split) if self.data_pack is not None else {}
+            wave, record = render_question(item, clips)
+            if reply := item.dialogue.reply:
+                record["reply_audio"] = f"../answers/audio/{reply_audio_key(reply)}.{self.audio}"
+        write(self.folder / audio, wave, SAMPLE_RATE)
+        return {"key": record.pop("key"), "audio": audio, **record}
 
-    def matches(self, record: Row | None) -> bool:
-        """Whether a finished record is of this job, and not of an older scenario under the same key."""
-        wanted = (
-            record_fields(self.item.dialogue) if isinstance(self.item, SpokenQuestion) else asdict(self.item)
-        )
-        return record is not None and all(record.get(name) == value for name, value in wanted.items())
 
-
-def build_set(folder: Path, jobs: list[Job], workers: int, progress: Callable[[int, int], object]) -> None:
+def build_set(
+    target: AudioSet,
+    items: Sequence[SpokenQuestion | ReadingText],
+    workers: int,
+    progress: Callable[[int, int], object],
+) -> None:
     """Render the clips that are missing; `manifest.jsonl` appears when all are there."""
+    folder = target.folder
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     log = folder / "finished.jsonl"
     finished = {row["key"]: row for row in read_growing_jsonl(log, repair=True)}
-    missing = [job for job in jobs if not job.matches(finished.get(job.key))]
-    progress(len(jobs) - len(missing), len(jobs))
+    missing = [item for item in items if not _is_current(finished.get(item.key), item)]
+    progress(len(items) - len(missing), len(items))
     with log.open("a", encoding="utf-8") as out:
-        for done, record in enumerate(_run_jobs(missing, workers), 1):
+        for done, record in enumerate(_render_all(target, missing, workers), 1):
             finished[record["key"]] = record
             out.write(json_line(record))
             out.flush()
-            progress(len(jobs) - len(missing) + done, len(jobs))
-    write_jsonl(folder / "manifest.jsonl", (finished[job.key] for job in jobs))
+            progress(len(items) - len(missing) + done, len(items))
+    write_jsonl(folder / "manifest.jsonl", (finished[item.key] for item in items))
 
 
-def _run_jobs(jobs: list[Job], workers: int) -> Iterator[Row]:
-    if workers == 1 or len(jobs) < 2:
-        yield from map(run_job, jobs)
+def _is_current(record: Row | None, item: SpokenQuestion | ReadingText) -> bool:
+    """Whether a finished record is of this item, and not of an older scenario under the same key."""
+    wanted = item.record_fields().items()
+    return record is not None and all(record.get(name) == value for name, value in wanted)
+
+
+def _render_all(
+    target: AudioSet, items: Sequence[SpokenQuestion | ReadingText], workers: int
+) -> Iterator[Row]:
+    if workers == 1 or len(items) < 2:
+        yield from map(target.render, items)
         return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _exit_with_parent) as pool:
-        yield from pool.imap(run_job, jobs, chunksize=4)
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(items)), _exit_with_parent) as pool:
+        yield from pool.imap(target.render, items, chunksize=4)
 
 
 def _exit_with_parent() -> None:
@@ -86,21 +107,3 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait_and_exit, daemon=True).start()
-
-
-def run_job(job: Job) -> Row:
-    """Render one clip and write it; returns its record."""
-    audio = f"audio/{job.key}.{job.audio}"
-    if isinstance(job.item, ReadingText):
-        wave = speak(job.item.text, REPLY_VOICE)
-        record: Row = {"key": job.key, "text": job.item.text, "lang": LANGUAGE, "split": job.item.split}
-        record |= {"voice": REPLY_VOICE.name, "duration_s": round(len(wave) / SAMPLE_RATE, 3)}
-    else:
-        question = job.item
-        clip_split = "test" if question.split == "test" else "train"
-        clips = real_clips(job.data_pack, clip_split) if job.data_pack is not None else {}
-        wave, record = render_question(question, clips)
-        if question.dialogue.reply:
-            record["reply_audio"] = f"../answers/audio/{reply_audio_key(question.dialogue.reply)}.{job.audio}"
-    write(job.folder / audio, wave, SAMPLE_RATE)
-    return {"key": record.pop("key"), "audio": audio, **record}

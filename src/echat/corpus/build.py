@@ -26,12 +26,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from echat.config import Config, load_config, save_config
-from echat.corpus.audio_sets import Job, ReadingText, build_set
+from echat.corpus.audio_sets import AudioSet, ReadingText, build_set
 from echat.corpus.en.scenario_grammar import Dialogue, load_scenarios, sample_cue_pairs, sample_dialogues
 from echat.corpus.manifests import DEV_ONE_IN, read_jsonl, reply_audio_key, write_jsonl
 from echat.corpus.recordings import prompt_texts, write_recordings_manifest
 from echat.corpus.spoken_questions import CONDITIONS, SpokenQuestion
 from echat.corpus.text_augmentation import (
+    NO_AUGMENTATION,
     AugmentationConfig,
     known_words,
     paraphrase,
@@ -42,7 +43,7 @@ from echat.corpus.text_augmentation import (
 )
 from echat.deprecated_commands import run_replacement
 
-Progress = Callable[[str, int, int], None]  # set, done, total
+Progress = Callable[[str, int, int], object]  # set, done, total
 SetName = Literal["text", "answers", "test", "dev", "train", "random_words", "paraphrased", "real"]
 SETS: tuple[SetName, ...] = (
     "text", "answers", "test", "dev", "train", "random_words", "paraphrased", "real",
@@ -75,7 +76,7 @@ class BuildConfig(Config):
     test: int = Field(360, ge=3)  # besides the cue pairs
     test_pairs: int = Field(90, ge=0)  # cue pairs: same words, same voice, one label apart
     reading: int = Field(1500, ge=0)  # user sentences in the reply voice, to train synthesis
-    augmentation: AugmentationConfig = AugmentationConfig()
+    augmentation: AugmentationConfig | None = AugmentationConfig()  # null: none
 
     @field_validator("sets", mode="before")
     @classmethod
@@ -108,8 +109,9 @@ def build_corpus(config: BuildConfig, progress: Progress | None = None) -> Path:
         if name == "text":
             _write_text(config, folder)
         elif name != "real":
-            jobs = [Job(item, folder, config.audio, config.data_pack) for item in _items(config, name)]
-            build_set(folder, jobs, config.workers, partial(progress, name) if progress else _no_progress)
+            target = AudioSet(folder, config.audio, config.data_pack)
+            report = partial(progress, name) if progress else _no_progress
+            build_set(target, _items(config, name), config.workers, report)
         elif config.data_pack is not None:
             write_recordings_manifest(config.data_pack, folder / "manifest.jsonl")
     return config.folder
@@ -119,7 +121,7 @@ def _write_text(config: BuildConfig, folder: Path) -> None:
     """Dialogues without audio, other than those spoken: plain, paraphrased and shuffled; random words."""
     rng = random.Random(config.seed)
     words = known_words(config.data_pack)
-    augmentation = config.augmentation
+    augmentation = config.augmentation or NO_AUGMENTATION
     train = [
         paraphrase(dialogue, words, rng) if rng.random() < augmentation.paraphrased_share else dialogue
         for dialogue in sample_dialogues("train", config.text, config.seed + 1)
@@ -165,12 +167,13 @@ def _items(config: BuildConfig, name: SetName) -> Sequence[SpokenQuestion | Read
 
 
 def _dialogues(config: BuildConfig, name: SetName) -> Iterator[Dialogue]:
+    augmentation = config.augmentation or NO_AUGMENTATION
     if name == "paraphrased":
-        count = config.augmentation.spoken_paraphrases
-        return paraphrased_dialogues(count, config.seed, known_words(config.data_pack))
+        words = known_words(config.data_pack)
+        return paraphrased_dialogues(augmentation.spoken_paraphrases, config.seed, words)
     if name == "random_words":
-        count = config.augmentation.spoken_random_words
-        return random_word_dialogues(count, config.seed, known_words(config.data_pack))
+        words = known_words(config.data_pack)
+        return random_word_dialogues(augmentation.spoken_random_words, config.seed, words)
     return sample_dialogues(name, config.train if name == "train" else config.dev, config.seed)
 
 

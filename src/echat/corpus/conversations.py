@@ -16,12 +16,12 @@ import yaml
 
 from echat.corpus.en import LANGUAGE
 from echat.corpus.manifests import DEV_ONE_IN, Row, read_growing_jsonl, reply_audio_key, write_jsonl
-from echat.dialogue.labels import GENDERS, REPLY_EMOTIONS_IN_ENGLISH, VALUES, LabelKind
+from echat.dialogue.label_kinds import LABEL_KINDS
+from echat.dialogue.labels import EVALUATED_KINDS, REPLY_EMOTIONS_IN_ENGLISH, VALUES
 
 SHIPPED = Path(__file__).parent / "en" / "conversations"  # README.md there has the rules they were written by
 _TONES = {english: word for word, english in REPLY_EMOTIONS_IN_ENGLISH.items()}
-_KINDS: tuple[LabelKind, ...] = ("emotion", "age", "gender", "sound_event")
-_PLAIN = {"emotion": "neutral", "age": "adult", "gender": None, "sound_event": "none"}
+_PLAIN = {kind: LABEL_KINDS[kind].unmarked for kind in EVALUATED_KINDS}
 
 
 class ConversationError(ValueError):
@@ -102,14 +102,14 @@ def labels_of(cue: str | None, seed: str) -> Row:
     """
     found: Row = {}
     for word in (cue or "").split(","):
-        kinds = [kind for kind in _KINDS if word.strip() in VALUES[kind]]
+        kinds = [kind for kind in EVALUATED_KINDS if word.strip() in VALUES[kind]]
         if word.strip() and not kinds:
-            known = ", ".join(word for kind in _KINDS for word in VALUES[kind])
+            known = ", ".join(word for kind in EVALUATED_KINDS for word in VALUES[kind])
             raise ValueError(f"cue: expected one of {known}, found {word.strip()!r}")
         found |= {kind: word.strip() for kind in kinds}
     labels = _PLAIN | found
     if labels["gender"] is None and labels["age"] != "child":
-        labels["gender"] = GENDERS[_hash(seed) % 2]
+        labels["gender"] = VALUES["gender"][_hash(seed) % 2]
     return labels
 
 

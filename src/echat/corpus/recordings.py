@@ -14,6 +14,7 @@ from echat.corpus.en import LANGUAGE
 from echat.corpus.en.spoken_form import normalize_transcript
 from echat.corpus.manifests import Row, read_jsonl, write_jsonl
 from echat.corpus.synthesis.sound_events import EVENTS
+from echat.dialogue.labels import EVALUATED_KINDS
 
 # Sets of the pack that may train a shared model; of `esc` only the ESC-10 part.
 PERMISSIVE_SETS = (
@@ -28,7 +29,6 @@ PERMISSIVE_SETS = (
     "fsdd",
     "common_voice_multi",
 )
-_LABELS = ("emotion", "gender", "age", "sound_event")
 _KEPT = ("key", "lang", "speaker", "duration_s", "split")
 
 
@@ -75,7 +75,7 @@ def _row(row: Row, name: str, folder: Path) -> Row:
     made: Row = {key: row.get(key) for key in _KEPT}
     made["audio"] = str((folder / row["audio"]).resolve())
     made["text"] = normalize_transcript(row["text"]) if row["lang"] == LANGUAGE else None
-    made |= {label: row[label] for label in _LABELS}
+    made |= {label: row.get(label) for label in EVALUATED_KINDS}
     if name == "donateacry":  # babies: neither words nor an audible gender
         made["gender"] = None
     made["source"] = name

@@ -38,6 +38,14 @@ class SpokenQuestion:
     condition: Condition | None = None  # of a test question
     pair: str | None = None
 
+    @property
+    def key(self) -> str:
+        return self.dialogue.key
+
+    def record_fields(self) -> dict[str, Any]:
+        """The record fields of the dialogue, without empty ones: it may have no reply."""
+        return {name: value for name, value in asdict(self.dialogue).items() if value not in ("", [])}
+
 
 def generator(seed: int, *names: str) -> np.random.Generator:
     """A random generator that depends on the seed and the names only, on every machine alike."""
@@ -87,15 +95,10 @@ def _environment(question: SpokenQuestion, rng: np.random.Generator) -> Acoustic
     return sample_training_environment(rng)
 
 
-def record_fields(dialogue: Dialogue) -> dict[str, Any]:
-    """The record fields of a dialogue, without empty ones: a dialogue may have no reply."""
-    return {name: value for name, value in asdict(dialogue).items() if value not in ("", [])}
-
-
 def _record(
     question: SpokenQuestion, voice: Voice, environment: AcousticEnvironment, samples: int
 ) -> dict[str, Any]:
-    spoken = record_fields(question.dialogue)
+    spoken = question.record_fields()
     record = {"key": spoken.pop("key"), "lang": LANGUAGE, **spoken}
     snr = environment.snr_db
     record |= {

@@ -24,12 +24,15 @@ from echat.corpus.synthesis.sound_events import EVENTS
 from echat.corpus.synthesis.tts_engines import speak
 from echat.data.defects import DataError, Defect
 from echat.data.tabular.readers import rows_of, table_folder
-from echat.dialogue.labels import AGES, GENDERS, NEUTRAL_REPLY, REPLY_EMOTIONS
+from echat.dialogue.labels import NEUTRAL_REPLY, SHOWN_KINDS, VALUES
+from echat.dialogue.thinking import SLOTS
 
 METADATA = "metadata.jsonl"
 QUESTIONS, ANSWERS = "questions", "answers"  # folders of the sounds
-_KNOWN = {"emotion": EMOTIONS, "age": AGES, "gender": GENDERS, "sound_event": EVENTS}
-_KNOWN |= {"reply_emotion": REPLY_EMOTIONS}
+_KNOWN = {kind: VALUES[kind] for kind in SHOWN_KINDS if kind in SLOTS} | {
+    "emotion": EMOTIONS,
+    "sound_event": EVENTS,
+}
 
 
 def speak_table(table: Path, folder: Path, seed: int = 1) -> Path:
@@ -70,12 +73,8 @@ def _dialogue(columns: dict[str, Any], key: str) -> Dialogue:
     utterance = DescribedUtterance(columns["text"], age, gender, emotion, columns.get("sound_event"))
     cue = CUE_OF_EMOTION[emotion]
     return Dialogue(
+        **vars(utterance),
         key=columns.get("key", key),
-        text=utterance.text,
-        emotion=emotion,
-        gender=gender,
-        age=age,
-        sound_event=utterance.sound_event,
         situation=columns.get("situation", ""),
         pattern="",
         reply=columns["reply"],

@@ -24,14 +24,16 @@ from echat.corpus.synthesis.sound_events import EVENTS
 
 
 class AugmentationConfig(Config):
-    """How much augmented text a corpus has, written and spoken; by default none."""
+    """How much augmented text a corpus has, written and spoken."""
 
-    paraphrased_share: float = Field(0, ge=0, le=1)  # of the dialogues of the set `text`
-    shuffled: int = Field(0, ge=0)  # dialogues without audio, words in random order (text/shuffled.jsonl)
-    random_words: int = Field(0, ge=0)  # texts of random words without audio, in text/manifest.jsonl
+    paraphrased_share: float = Field(0.5, ge=0, le=1)  # of the dialogues of the set `text`
+    shuffled: int = Field(60000, ge=0)  # dialogues without audio, words in random order (text/shuffled.jsonl)
+    random_words: int = Field(20000, ge=0)  # texts of random words without audio, in text/manifest.jsonl
     spoken_paraphrases: int = Field(0, ge=0)  # questions of the set `paraphrased`: half of them shuffled
     spoken_random_words: int = Field(0, ge=0)  # texts of the set `random_words`
 
+
+NO_AUGMENTATION = AugmentationConfig(paraphrased_share=0, shuffled=0, random_words=0)
 
 MAX_DROPPED = 0.2  # share of a text's words that may go
 MAX_DROPPED_SHUFFLED = 0.4  # the same for a text whose words are shuffled

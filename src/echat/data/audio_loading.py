@@ -1,6 +1,6 @@
-"""The user's sound: read once, kept in memory, varied while learning, turned into a mel.
+"""Audio loading for training: decode, resample, cache, augment, log-mel.
 
-All chance comes from the generator passed in, so a sound depends on nothing but its draw.
+All randomness comes from the generator passed in, so a mel depends on nothing but its sampled item.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from torch import Tensor
 from echat.audio import augmentation
 from echat.audio.errors import AudioError
 from echat.audio.features import SAMPLE_RATE, log_mel
+from echat.audio.file_decoding import open_sound, seconds_of
 from echat.audio.waveform import read
 from echat.config import Config
+from echat.data import storage
 from echat.data.sample import AudioRef
 
-NOISE_SECONDS = 20  # of each noise colour kept in memory
-BANDS = 6  # places on the mel axis with a stretch and a loudness of their own
+NOISE_SECONDS = 20  # of each noise colour that is cached
+BANDS = 6  # of the mel axis, each with its own warp and gain
 _FULL_SCALE = np.float32(1 / 32768)
 
 
 class AugmentConfig(Config):
-    """Variation of the user's sound while learning. Zero switches a kind off."""
+    """Data augmentation of the user's sound in training. Zero switches a kind off."""
 
     renamed: ClassVar = {
         "bend": "vtlp_bands",
@@ -45,8 +47,8 @@ class AugmentConfig(Config):
     edges: float = 0.0  # begin and end after up to so many seconds of the clip's own quiet, whatever it had
     gain_db: float = 0.0  # louder or softer by up to this many decibels
     noise: float = 0.0  # probability of added noise
-    noise_snr: tuple[float, float] = (5.0, 30.0)  # decibels, drawn evenly
-    probability: float = 1.0  # of speed and of pitch (at most one of the two) being applied
+    noise_snr: tuple[float, float] = (5.0, 30.0)  # decibels, sampled uniformly
+    probability: float = 1.0  # of speed or pitch (at most one of the two) being applied
     time_masks: int = 0  # stretches of mel set to 0
     max_time: int = 30  # longest such stretch, frames
     mel_masks: int = 0  # bands of mel set to 0
@@ -55,9 +57,9 @@ class AugmentConfig(Config):
 
 
 class AudioLoader:
-    """Reads sound as 16 kHz; the latest ``cache_mb`` of it stay in memory as int16 (6 h take 0.7 GB).
+    """Reads sound at 16 kHz through an LRU cache of ``cache_mb`` in int16 (6 h take 0.7 GB).
 
-    Keeping or forgetting changes nothing but the time: sound is rounded to int16 either way.
+    A hit or a miss changes nothing but the time: sound is rounded to int16 either way.
     """
 
     def __init__(self, cache_mb: float = 1000.0) -> None:
@@ -93,11 +95,29 @@ def load_audio(ref: AudioRef, rate: int | None = SAMPLE_RATE, **bounds: Any) -> 
         return read(data, rate, name=ref.where, start_seconds=start, end_seconds=end, **bounds)
     except AudioError:
         raise
-    except Exception as error:  # decoders meet any bytes, and fields of the record any numbers
+    except Exception as error:  # bytes and stretch are untrusted
         cause = f"{type(error).__name__} {error}".strip()
         raise AudioError(
             f"{ref.where}: expected sound, found what its decoder cannot read ({cause})", "undecodable"
         ) from error
+
+
+def stored_seconds(ref: AudioRef) -> float:
+    """Length of a sound as the header of its file says it. Raises AudioError or DataError."""
+    import soundfile
+
+    if not (storage.stamp(ref.path).size if ref.is_file else ref.size):
+        raise AudioError(f"{ref.where}: expected an audio file, found 0 bytes", "empty")
+    try:
+        if ref.is_file:
+            whole = seconds_of(ref.path)
+        else:
+            with open_sound(ref.read_bytes(), ref.where) as sound:
+                whole = float(sound.frames / sound.samplerate)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{ref.where}: expected sound, found: {error}", "undecodable") from error
+    end = whole if ref.end_seconds is None else min(ref.end_seconds, whole)
+    return end - (ref.start_seconds or 0.0)
 
 
 def _decode_int16(ref: AudioRef) -> np.ndarray:
@@ -111,7 +131,7 @@ def _decode_int16(ref: AudioRef) -> np.ndarray:
 def extract_mel(
     waveform: np.ndarray, n_mels: int, augment: AugmentConfig | None, rng: np.random.Generator
 ) -> np.ndarray:
-    """(frames, n_mels) float32; varied when ``augment`` is given."""
+    """Log-mel (frames, n_mels) float32; augmented when ``augment`` is given."""
     if augment is None:
         return log_mel(torch.from_numpy(waveform), n_mels).numpy()
     mel = log_mel(torch.from_numpy(augment_waveform(waveform, augment, rng)), n_mels)
@@ -120,7 +140,7 @@ def extract_mel(
 
 @lru_cache(maxsize=len(augmentation.NOISE_COLOURS))
 def noise_sample(colour: str) -> np.ndarray:
-    """A fixed stretch of noise to cut from: making it anew costs more than the mel of a clip."""
+    """Cached noise to cut from: generating it costs more than the mel of a clip."""
     rng = np.random.default_rng(augmentation.NOISE_COLOURS.index(colour))
     return augmentation.noise(NOISE_SECONDS * SAMPLE_RATE, colour, rng)
 

@@ -1,7 +1,7 @@
-"""Examples become batches: sorted by length inside a pool, cut by cost, collated at the very end.
+"""The data loader: bucketing by length inside a pool, batches of bounded cost, prefetching, exact resume.
 
-A batch costs its count times its longest sequence and longest sound, which is what the machine computes.
-Batches of one length waste little; that they hold like tasks is made up for by their order.
+The cost of a batch is its count times its longest sequence and longest sound, padding included. Batches of
+one length waste little; as they hold similar tasks, their order spreads the lengths.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class LoadingConfig(Config):
-    """How data come: in which portions, by whom, with what in memory."""
+    """Settings of the data loader: batch size, pool, worker processes, cache."""
 
     batch_cost: int = Field(
         4000, gt=0
     )  # work per micro-batch: count x (longest sequence + its mel frames / 4)
     pool: int = Field(256, gt=0)  # samples sorted by length together
-    workers: int = Field(0, ge=0)  # processes that read ahead; 0: the training process reads. No other effect
-    sound_cache_mb: float = Field(1000.0, ge=0)  # decoded sound kept in memory, of each such process
+    workers: int = Field(0, ge=0)  # processes that prefetch; 0: the training process reads. No other effect
+    sound_cache_mb: float = Field(1000.0, ge=0)  # cache of decoded sound, of each such process
 
 
 class Sized(Protocol):
-    """Something that is padded to the largest of its batch."""
+    """An example that is padded to the largest of its batch."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Work of each kind, padded by itself; by the first one batches are formed."""
+        """Length of each part that is padded by itself; buckets are formed by the first one."""
 
 
 E = TypeVar("E", bound=Sized)
@@ -50,9 +50,10 @@ B = TypeVar("B")
 
 
 def cut_batches(examples: Sequence[E], budget: int, rng: random.Random) -> list[list[E]]:
-    """Group examples of like size so that count x largest sizes stays within ``budget``, in spread order.
+    """Bucketing: groups examples of similar size so that count x largest sizes stays within ``budget``.
 
-    Nothing is lost: an example larger than the budget is a batch of its own.
+    No example is dropped: one larger than the budget is a batch of its own. Neighbouring batches differ in
+    length.
     """
     batches: list[list[E]] = []
     largest: tuple[int, ...] = ()
@@ -70,8 +71,9 @@ def cut_batches(examples: Sequence[E], budget: int, rng: random.Random) -> list[
 def low_discrepancy_order(count: int, start: float) -> list[int]:
     """0..count-1 such that any stretch of the order covers the whole range evenly (golden ratio sequence).
 
-    Batches of like size hold like tasks. In this order neighbouring steps, and the micro-batches of one step,
-    see different tasks: the mean of eight gradients comes as near to the mixture as that of fifteen shuffled.
+    Batches of similar size hold similar tasks. In this order neighbouring steps, and the micro-batches of one
+    step, see different tasks: the mean of eight gradients comes as near to the mixture as that of fifteen
+    shuffled.
     """
     points = [(start + number * GOLDEN_RATIO) % 1.0 for number in range(count)]
     ranks = {number: rank for rank, number in enumerate(sorted(range(count), key=points.__getitem__))}
@@ -80,21 +82,21 @@ def low_discrepancy_order(count: int, start: float) -> list[int]:
 
 @dataclass(frozen=True)
 class _Pool(Generic[E]):
-    """Draws whose examples are sorted and cut together."""
+    """Sampled items whose examples are sorted and cut into batches together."""
 
     number: int
-    start: dict[str, Any]  # where the stream stood
+    start: dict[str, Any]  # state of the stream before the pool was sampled
     sample_indexes: Sequence[SampleIndex]
     results: Iterator[ReadResult[E]]
 
 
 class PooledBatches(Generic[E, B]):
-    """Batches from a stream: draw a pool, build it, cut it, hand it out; then the next pool.
+    """Data loader over a stream: sample a pool, build its examples, cut them into batches, return these.
 
-    The next two pools are drawn already, so that workers build while batches are used. What a pool lost is
-    therefore made up for two pools later, whoever built it and whenever: batches depend on the seed alone.
-    The state is where the stream stood when the pool was drawn and how many batches were handed out since.
-    With a stream that ends, :meth:`next` raises StopIteration behind the last batch.
+    Two pools are prefetched, so that workers build while batches are used. Skipped items of a pool are
+    therefore compensated two pools later, whichever worker built it and when: batches depend on the seed
+    alone. The state is that of the stream when the pool was sampled, and the number of batches returned
+    since. With a stream that ends, :meth:`next` raises StopIteration after the last batch.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class PooledBatches(Generic[E, B]):
     def _go_to(
         self, number: int, start: Mapping[str, Any], unreported: Mapping[str, int] | None = None
     ) -> None:
-        """Be where the pool of this number was drawn from ``start``, the loss before it not settled yet."""
+        """Reset to where pool ``number`` was sampled; ``unreported`` items of earlier pools were skipped."""
         self._stream.load_state_dict(start)
         self._number, self._sampled = number, number
         self._start, self._unreported, self._skipped = (
@@ -142,7 +144,7 @@ class PooledBatches(Generic[E, B]):
             empty += not self._batches
             if empty == MAX_EMPTY_POOLS:
                 raise DataError(
-                    f"data: expected usable records, found none in {empty * self._pool} draws:\n"
+                    f"data: expected usable records, found none in {empty * self._pool} sampled items:\n"
                     f"{self.defects}"
                 )
         batch = self._collate(self._batches[self._consumed])
@@ -150,7 +152,7 @@ class PooledBatches(Generic[E, B]):
         return batch
 
     def _advance(self) -> None:
-        """The next pool's batches; the pool two further on is drawn."""
+        """Take the batches of the next pool, and sample the pool two further on."""
         if not self._prefetched:
             self._sample_pool()
             self._stream.report_skipped(self._skipped)
@@ -179,7 +181,7 @@ class PooledBatches(Generic[E, B]):
         )
 
     def _collect(self, pool: _Pool[E]) -> tuple[list[E], dict[str, int]]:
-        """A pool's examples, and how many draws of each pair gave none."""
+        """Examples of a pool, and how many items of each mixture component were skipped."""
         examples: list[E] = []
         skipped: dict[str, int] = {}
         for sample_index, result in zip(pool.sample_indexes, pool.results, strict=True):
@@ -196,13 +198,13 @@ class PooledBatches(Generic[E, B]):
         """Samples of an epoch: of all sources and tasks together, on all processes."""
         return sum(len(component.samples) for component in self._stream.components)
 
-    def share(self, rank: int, world: int) -> None:
-        """Draw this process's share, one of ``world``. Before the first batch."""
+    def shard(self, rank: int, world: int) -> None:
+        """Shard the data: this process takes part ``rank`` of ``world``. Before the first batch."""
         self._rank, self._world = rank, world
-        self._stream.share(rank, world)
+        self._stream.shard(rank, world)
 
     def fast_forward(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Begin a pool behind the furthest of these states; what was left of older pools comes next epoch."""
+        """Start after the furthest pool of these states; what was left of older pools comes next epoch."""
         number = max(int(state["pool"]) for state in states)
         self._stream.fast_forward([state["stream"] for state in states], self._pool if number >= 0 else 0)
         self._go_to(number, self._stream.state_dict())
@@ -216,7 +218,7 @@ class PooledBatches(Generic[E, B]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Rebuild the pool the state points into and skip what was handed out."""
+        """Rebuild the pool of the state and skip the batches that were returned."""
         number = int(state["pool"])
         self._go_to(max(number, 0) - 1, state["stream"], state["unsettled"])
         if number >= 0:
@@ -224,13 +226,13 @@ class PooledBatches(Generic[E, B]):
             self._consumed = int(state["given"])
 
     def close(self) -> str:
-        """End the worker processes, if there are any; says which draws gave nothing, and why."""
+        """Stop the worker processes, if there are any; returns which records were skipped, and why."""
         self._workers.close()
         return str(self.defects)
 
 
 def log_defects(report: DefectReport, defects: Sequence[Defect]) -> None:
-    """Count what was left out; the first of each kind are told at once, unless they are only not wanted."""
+    """Count skipped records and log the first of each kind, except those that are merely not selected."""
     for defect in defects:
         report.add(defect)
         if report.counts[defect.kind] <= MAX_KEPT and defect.kind is not DefectKind.UNWANTED:
@@ -240,7 +242,7 @@ def log_defects(report: DefectReport, defects: Sequence[Defect]) -> None:
 def examples_once(
     components: Sequence[MixtureComponent], build: Callable[[SampledItem], E], limit: int | None = None
 ) -> list[E]:
-    """Each sample of each pair once, in a fixed order, until ``limit`` of a pair are usable."""
+    """Each sample of each component once, in a fixed order, until ``limit`` of a component are usable."""
     read = ExampleReader(components, build)
     report = DefectReport()
     found: list[E] = []
@@ -262,17 +264,17 @@ def fixed_batches(
     budget: int,
     limit: int | None = None,
 ) -> list[B]:
-    """Samples of all pairs, at most ``limit`` of each, as batches in one fixed order: for validation."""
+    """Validation batches: samples of all components, at most ``limit`` of each, in one fixed order."""
     examples = examples_once(components, build, limit)
     return [collate(batch) for batch in cut_batches(examples, budget, random.Random(0))]
 
 
-# --- A ticket becomes examples: the one border where a bad record is caught, named and left out.
+# --- A sample index becomes examples: the one function that catches, names and skips a bad record.
 
 
 @dataclass(frozen=True, slots=True)
 class ReadResult(Generic[E]):
-    """What a ticket gave: its examples, several where each turn is one, and what is wrong with others."""
+    """Examples of a sample index (several where each turn is one) and defects of what was skipped."""
 
     examples: tuple[E, ...]
     defects: tuple[Defect, ...] = ()
@@ -280,7 +282,7 @@ class ReadResult(Generic[E]):
 
 @dataclass(frozen=True)
 class ExampleReader(Generic[E]):
-    """Reads a ticket's record and builds it; depends on nothing but the ticket."""
+    """SampleIndex -> ReadResult: reads the record, builds its examples; depends on the index alone."""
 
     components: Sequence[MixtureComponent]
     build: Callable[[SampledItem], E]

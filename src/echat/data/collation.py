@@ -1,4 +1,4 @@
-"""Examples of like length become one batch, padded once.
+"""Collation: examples of similar length become one padded batch of tensors.
 
 Legend: batch, length (LLM positions), clips (audio clips in the batch), time (mel frames).
 """
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echat.data.examples import AUDIO, IGNORE, PAD, CTCTarget, DialogueExample
+from echat.data.examples import CTCTarget, DialogueExample
 from echat.data.speech_examples import SpeechExample
+from echat.dialogue.vocabulary import AUDIO, IGNORE, PAD
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,9 @@ class DialogueBatch:
     )
     labels: Tensor  # (batch, length) class that this position must predict (speech id + text_size), -100 none
     writes_speech: Tensor  # (batch,) True where classes are the combined ones
-    ctc_ids: Tensor  # (clips, units) words and cues of each clip as text ids, padded with 0
+    ctc_ids: Tensor  # (clips, units) labels and words of each clip as text ids, padded with 0
     ctc_lens: Tensor  # (clips,) -1 = words not known
-    ctc_label_lens: (
-        Tensor  # (clips,) ids in front that tell how it sounds, known even where the words are not
-    )
+    ctc_label_lens: Tensor  # (clips,) label ids in front, known even where the words are not
 
     def to(self, device: torch.device) -> DialogueBatch:
         return _to(self, device)
@@ -79,7 +78,7 @@ def _to(batch: B, device: torch.device) -> B:
 
 
 def collate_dialogues(examples: Sequence[DialogueExample]) -> DialogueBatch:
-    """Pad dialogues to one batch; audio positions learn their row among all valid frames of the batch."""
+    """Pad dialogues to one batch; ``ids`` of audio positions number the valid frames of the batch."""
     length = max(len(example.ids) for example in examples)
     kinds = np.zeros((len(examples), length), np.int64)
     ids = np.zeros((len(examples), length), np.int64)
@@ -143,6 +142,6 @@ def _stack_ids(rows: Sequence[tuple[int, ...] | None]) -> tuple[Tensor, Tensor]:
     """(rows, longest) ids with zeros to the right, and the lengths; -1 where a row is not known."""
     lens = [-1 if row is None else len(row) for row in rows]
     stacked = torch.zeros(len(rows), max([1, *lens]), dtype=torch.long)
-    for place, row in zip(stacked, rows):
-        place[: len(row or ())] = torch.tensor(row or (), dtype=torch.long)
+    for padded, row in zip(stacked, rows):
+        padded[: len(row or ())] = torch.tensor(row or (), dtype=torch.long)
     return stacked, torch.tensor(lens, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""What is wrong with data: kinds, single defects, and the report that counts them.
+"""Data errors: kinds of defects, single defects, and the report that counts them.
 
 Reading never stops at a bad record and never repairs one by guessing: the record is left out and named here,
 its neighbours stay as they are.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 from unicodedata import category
@@ -24,7 +24,7 @@ class DefectKind(StrEnum):
     """Kinds of defects, from the outside of the data inwards."""
 
     MISSING_FILE = "missing-file"  # a list, shard or table that is named but not there
-    UNREADABLE_FILE = "unreadable-file"  # permissions, a folder in its place, a broken disk
+    UNREADABLE_FILE = "unreadable-file"  # permissions, a folder instead, a broken disk
     NOT_AN_ARCHIVE = "not-an-archive"
     TRUNCATED_ARCHIVE = "truncated-archive"
     DAMAGED_ARCHIVE = "damaged-archive"  # a member header that does not add up
@@ -49,13 +49,13 @@ class DefectKind(StrEnum):
     SILENT_AUDIO = "silent-audio"
     TOO_SHORT = "too-short"
     TOO_LONG = "too-long"
-    UNWANTED = "unwanted"  # nothing wrong: the recipe asks for other records, or the task for other fields
+    UNWANTED = "unwanted"  # not an error: the recipe selects other records, or the task needs other fields
     BAD_RECORD = "bad-record"  # anything else a record was refused for
 
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """One thing wrong: the file, the place in it (line, member or offset), the record's key, and why."""
+    """One data error: file, position in it (line, member or offset), key of the record, reason."""
 
     kind: DefectKind
     file: str
@@ -64,7 +64,7 @@ class Defect:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        """What a stranger's file says is shown, not obeyed: no control characters, nothing without end."""
+        """Text of untrusted files is shown without control characters and with bounded length."""
         object.__setattr__(self, "file", printable(self.file))
         object.__setattr__(self, "place", printable(self.place, _LONGEST))
         object.__setattr__(self, "reason", printable(self.reason, 4 * _LONGEST))
@@ -97,7 +97,7 @@ def printable(text: str, longest: int | None = None) -> str:
     if text.isprintable():
         return text
     return "".join(
-        letter.encode("unicode_escape").decode() if category(letter) in _UNSEEN else letter for letter in text
+        char.encode("unicode_escape").decode() if category(char) in _UNSEEN else char for char in text
     )
 
 
@@ -129,7 +129,7 @@ _AUDIO_KINDS: dict[str | None, DefectKind] = {
 
 
 def defect_from(error: Exception, file: str, place: str = "", key: str | None = None) -> Defect:
-    """What an exception raised while a record was read or decoded says, with the place filled in."""
+    """What an exception raised while a record was read or decoded says, with its position filled in."""
     if isinstance(error, DataError):
         cause = error.defect
         known = cause.key if cause.key is not None else key
@@ -140,14 +140,23 @@ def defect_from(error: Exception, file: str, place: str = "", key: str | None = 
         return Defect(
             _AUDIO_KINDS.get(error.kind, DefectKind.UNDECODABLE_AUDIO), file, place, key, str(error)
         )
-    if isinstance(error, FileNotFoundError):
-        return Defect(
-            DefectKind.MISSING_FILE, file, place, key, "expected a file, found nothing; check the path"
-        )
     if isinstance(error, OSError):
-        reason = f"expected a readable file, found: {error.strerror or error}; check its permissions"
-        return Defect(DefectKind.UNREADABLE_FILE, file, place, key, reason)
+        return replace(file_defect(error, file), place=place, key=key)
     return Defect(DefectKind.BAD_RECORD, file, place, key, str(error) or type(error).__name__)
+
+
+def file_defect(error: OSError, path: str, what: str = "a file", remedy: str = "check the path") -> Defect:
+    """Why a file cannot be opened: it is missing (and its remedy), or not to be read."""
+    if isinstance(error, FileNotFoundError):
+        return Defect(DefectKind.MISSING_FILE, path, reason=f"expected {what}, found nothing; {remedy}")
+    reason = f"expected a readable file, found: {error.strerror or error}; check its permissions"
+    return Defect(DefectKind.UNREADABLE_FILE, path, reason=reason)
+
+
+def duplicate_key(file: str, place: str, key: str | None, earlier: str = "an earlier record") -> Defect:
+    """A record with the key of an earlier one."""
+    reason = f"expected a key of its own, found that of {earlier}; the first one is kept"
+    return Defect(DefectKind.DUPLICATE_KEY, file, place, key, reason)
 
 
 class DefectReport:
@@ -170,8 +179,8 @@ class DefectReport:
     def catch(self, file: str, place: str = "", key: str | None = None) -> Iterator[None]:
         """Around all that is done with one data row: what it raises, of whatever type, becomes a defect.
 
-        A closed list of types would let the next odd byte through. What reaches beyond the row (writing the
-        result) belongs outside.
+        A closed list of types would miss the next malformed input. What concerns more than the row (saving
+        the result) belongs outside.
         """
         try:
             yield

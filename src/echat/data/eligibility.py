@@ -1,8 +1,7 @@
-"""Which tasks a record can serve: has it what the task hears and what it writes?"""
+"""Task eligibility: which tasks a record can serve, and filters of what is trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -11,28 +10,30 @@ from echat.audio.features import SAMPLE_RATE
 from echat.config import Config
 from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.sample import AudioRef, Sample
-from echat.dialogue.labels import LabelKind, Labels
+from echat.dialogue.label_kinds import LABEL_KINDS
+from echat.dialogue.labels import VOICE_KINDS, Labels
 from echat.dialogue.tasks import Task
+from echat.dialogue.thinking import VOICE_SLOTS
 
 
 def can_serve(sample: Sample, task: Task, is_pseudo_audio: bool = False) -> bool:
-    """Has the sample what the task hears and writes?"""
+    """Has the sample the input and the target of the task?"""
     if task.input_modality == "audio" and not (sample.text if is_pseudo_audio else sample.audio):
         return False
-    if task.input_modality == "text" and not sample.text and not (task.writes_speech and sample.reply):
+    if task.input_modality == "text" and not sample.text and not (task.reads_aloud and sample.reply):
         return False
     if task.writes_speech and not sample.speech_ids:
         return False
     if task.understands:
         return _can_serve_understanding(sample, task)
-    if task.name in ("tts", "tts_stream"):
+    if task.reads_aloud:
         return True
     if not sample.reply:
         return False
     if task.input_modality == "text":
         return _unmarked(sample.labels)
     if task.thinks == "label":
-        return bool(sample.text) and _known(sample.labels, ("age", "gender", "emotion", "sound_event"))
+        return bool(sample.text) and sample.labels.has_any(VOICE_SLOTS)
     return task.thinks is None or bool(sample.thought)
 
 
@@ -40,32 +41,31 @@ def _can_serve_understanding(sample: Sample, task: Task) -> bool:
     """Words where it transcribes, a known label where it labels, a target where none can be made."""
     if sample.target is not None:
         return sample.task == task.name
-    if task.name in ("asr_timestamps", "asr_punctuation"):
+    if task.target == "finished":
         return False
-    if task.name == "asr_chat" and not sample.reply:
+    if task.target == "answered" and not sample.reply:
         return False
     if task.transcribes and not sample.text:
         return False
-    return not task.labels or _known(sample.labels, task.labels)
-
-
-def _known(labels: Labels, kinds: Sequence[LabelKind]) -> bool:
-    return any(getattr(labels, kind) is not None for kind in kinds)
+    return not task.labels or sample.labels.has_any(task.labels)
 
 
 def _unmarked(labels: Labels) -> bool:
-    """Would the words alone call for this reply? Typed words must not get answers to cues unseen."""
-    plain = (None, "none", "neutral", "adult")
-    return all(value in plain for value in (labels.age, labels.emotion, labels.sound_event))
+    """Would the words alone call for this reply? Typed words must not get answers to labels unseen."""
+    return all(
+        getattr(labels, kind) in (None, LABEL_KINDS[kind].unmarked)
+        for kind in VOICE_KINDS
+        if LABEL_KINDS[kind].unmarked is not None
+    )
 
 
-# --- What a recipe does not want to learn from, each with a reason that is counted.
+# --- Filters of training data; each refused record has a reason that is counted.
 
 
 class FilterConfig(Config):
-    """Bounds of what is learned from. Speech ids that the codec does not know are refused always."""
+    """Filters of training data. Speech ids beyond the codec are refused always."""
 
-    min_seconds: float = Field(0.1, ge=0)  # of each sound heard
+    min_seconds: float = Field(0.1, ge=0)  # of each input sound
     max_seconds: float = Field(30.0, gt=0)
     speech_covers_text: bool = True  # refuse spoken replies with too few ids for their text
 
@@ -84,7 +84,7 @@ def refuse_empty_range(min_seconds: float, max_seconds: float) -> None:
 
 
 def refuse_speech(sample: Sample, task: Task, codec_size: int, filters: FilterConfig) -> None:
-    """Raise DataError for speech ids that cannot be learned as this task's."""
+    """Raise DataError for speech ids that cannot be a target of this task."""
     for kind, reason in sample.defects(codec_size):
         short = kind is DefectKind.SPEECH_TOO_SHORT and task.writes_speech and filters.speech_covers_text
         if short or kind is DefectKind.SPEECH_ID_RANGE:
@@ -92,7 +92,7 @@ def refuse_speech(sample: Sample, task: Task, codec_size: int, filters: FilterCo
 
 
 def refuse_length(sample: Sample, ref: AudioRef, samples: int, filters: FilterConfig) -> None:
-    """Raise DataError for a sound of so many 16 kHz samples that is shorter or longer than wanted."""
+    """Raise DataError for a sound of so many 16 kHz samples outside of the filter's bounds."""
     seconds = samples / SAMPLE_RATE
     if filters.min_seconds <= seconds <= filters.max_seconds:
         return
@@ -102,7 +102,7 @@ def refuse_length(sample: Sample, ref: AudioRef, samples: int, filters: FilterCo
         sample,
         kind,
         f"{ref.where}: expected {bounds} of sound, found {seconds:.2f} s; set filters.min_seconds or "
-        "filters.max_seconds if it shall be heard",
+        "filters.max_seconds if it shall be used",
     )
 
 

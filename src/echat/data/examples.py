@@ -1,7 +1,7 @@
-"""A draw becomes an example: sound is read, varied, turned into mel; the dialogue is rendered.
+"""Training examples of the speech LLM: audio loaded, augmented, turned into mel; the dialogue rendered.
 
-All chance comes from the draw's own seed, so an example depends on nothing but the recipe's seed and its
-place in the data.
+All randomness comes from the seed of the sampled item, so an example depends on nothing but the recipe's seed
+and its position in the data.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from echat.audio.features import EncoderInput
 from echat.data.audio_loading import AudioLoader, AugmentConfig, extract_mel
+from echat.data.conversation import build_conversation
 from echat.data.defects import DefectKind
 from echat.data.eligibility import FilterConfig, can_serve, refusal, refuse_length, refuse_speech
 from echat.data.mixture import SampledItem
@@ -22,18 +23,14 @@ from echat.data.sample import AudioRef, Sample
 from echat.dialogue.labels import VALUES, LabelKind
 from echat.dialogue.rendering import Audio, Segment, Speech, Text, pseudo_audio_text, render
 from echat.dialogue.tasks import Profile, Task, get_task
-from echat.dialogue.thinking import LabelThought, LanguageThought, Thought
-from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
-from echat.dialogue.vocabulary import Tokenizer, Vocabulary
+from echat.dialogue.vocabulary import AUDIO, IGNORE, SPEECH, TEXT, Tokenizer, Vocabulary
 
-PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3  # what stands at a position of the language model
-IGNORE = -100  # label of a position that predicts nothing
-BLANK_INSERTION_PROBABILITY = 0.6  # of the texts in the place of sound that are spread, when any are
+BLANK_INSERTION_PROBABILITY = 0.6  # share of pseudo-audio texts that get blanks, if any do
 MEL_FRAMES_PER_POSITION = 4  # mel frames that cost about as much as one position of the language model
 
 
 class CachedTokenizer:
-    """A tokenizer that remembers what it encoded: prompts and corpus texts come back every epoch."""
+    """A tokenizer with a cache: prompts and corpus texts repeat every epoch."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -52,53 +49,13 @@ class CachedTokenizer:
         return len(self._tokenizer)
 
 
-def build_conversation(
-    sample: Sample, task: Task, audio: Any = None, past: Sequence[Any] = (), is_pseudo_audio: bool = False
-) -> Conversation:
-    """The sample as a finished conversation for this task.
-
-    ``audio`` is the question's sound, ``past`` that of past turns; ``is_pseudo_audio`` puts words and cues
-    in the place of the question's sound.
-    """
-    turns: list[UserTurn | AssistantTurn] = []
-    for turn, sound in zip(sample.history, past):
-        turns += [UserTurn(turn.text, sound), AssistantTurn(turn.reply, turn.speech_ids)]
-    reads_aloud = task.input_modality == "text" and task.writes_speech
-    turns.append(
-        UserTurn(
-            text=sample.reply or sample.text if reads_aloud else sample.text,
-            audio=audio,
-            prompt=sample.prompt,
-            labels=sample.labels,
-            is_pseudo_audio=is_pseudo_audio and task.input_modality == "audio",
-        )
-    )
-    speech_ids = sample.speech_ids if task.writes_speech else None
-    turns.append(AssistantTurn(_answer(sample, task), speech_ids, _thought(sample, task)))
-    return Conversation(turns)
-
-
-def _answer(sample: Sample, task: Task) -> str | None:
-    if task.understands and task.name != "asr_chat":
-        return sample.target
-    return sample.reply
-
-
-def _thought(sample: Sample, task: Task) -> Thought | None:
-    if task.thinks == "label":
-        return LabelThought.from_labels(sample.text or "", sample.labels, sample.reply_emotion)
-    if task.thinks == "language":
-        return LanguageThought(sample.thought or "")
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class CTCTarget:
-    """What a sound says, as text ids."""
+    """CTC target of a sound: its labels and words as text ids."""
 
-    ids: tuple[int, ...] = ()  # cues, then words
-    label_len: int = 0  # of the ids, those in front: how it sounds
-    has_transcript: bool = False  # or else the ids are cues alone, and any words may have been said
+    ids: tuple[int, ...] = ()  # labels, then words
+    label_len: int = 0  # number of label ids in front
+    has_transcript: bool = False  # False: the ids are labels alone, the words unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +69,9 @@ class DialogueExample:
     labels: (
         np.ndarray
     )  # (length,) class the position predicts: text id, or speech id + text_size; IGNORE = none
-    mels: tuple[np.ndarray, ...]  # sound in the order heard, (frames, n_mels) each
+    mels: tuple[np.ndarray, ...]  # in the order of the turns, (frames, n_mels) each
     writes_speech: bool  # are the classes the combined ones of both heads?
-    ctc_targets: tuple[CTCTarget, ...] = ()  # per clip; none at all where no sound is to be spelled
+    ctc_targets: tuple[CTCTarget, ...] = ()  # per clip; empty where no CTC is trained
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -135,16 +92,14 @@ class DialogueBuilder:
     max_positions: int = 2000  # longer dialogues are refused
     ctc_languages: tuple[str, ...] = ()  # speech in these languages also comes with its words as text ids
     blanks_per_id: float = (
-        0.0  # heard as text: mean count of blanks before each id, so that text lies as thin as sound
+        0.0  # pseudo-audio text: mean count of blanks before each id, as in CTC posteriors of sound
     )
-    blank: int = 0  # the id between spread ones
-    loss_on_input: bool = (
-        False  # text in the place of sound is itself to be predicted, where it is not spread
-    )
+    blank: int = 0  # id of the blank
+    loss_on_input: bool = False  # pseudo-audio text is a target, too, where it has no blanks
     filters: FilterConfig = field(default_factory=FilterConfig)
 
     def __call__(self, item: SampledItem) -> DialogueExample:
-        """Raises DataError or AudioError for a record that cannot be learned from."""
+        """Raises DataError or AudioError for a record that cannot be trained on."""
         task = get_task(item.task)
         sample = item.sample
         self._refuse(item, task)
@@ -173,9 +128,9 @@ class DialogueBuilder:
         return example
 
     def _refuse(self, item: SampledItem, task: Task) -> None:
-        """Raise DataError for a record that lacks what the task needs, or says what cannot be learned."""
+        """Raise DataError for a record that lacks what the task needs or that a filter refuses."""
         if not can_serve(item.sample, task, item.pseudo_audio):
-            reason = f"task {task.name}: expected what the task hears and writes, found some of it missing"
+            reason = f"task {task.name}: expected its input and target, found some of it missing"
             raise refusal(item.sample, DefectKind.UNWANTED, reason)
         refuse_speech(item.sample, task, self.vocabulary.codec_size, self.filters)
 
@@ -188,7 +143,7 @@ class DialogueBuilder:
         ]
 
     def _insert_blanks(self, text: Text, rng: np.random.Generator) -> Text:
-        """Blanks among the ids."""
+        """The text with blanks at random between its ids."""
         gaps = rng.geometric(1.0 / (1.0 + self.blanks_per_id), size=len(text.ids) + 1) - 1
         ids: list[int] = []
         for gap, id_ in zip(gaps, text.ids):
@@ -196,9 +151,9 @@ class DialogueBuilder:
         return Text((*ids, *[self.blank] * int(gaps[-1])))
 
     def _ctc_target(self, sample: Sample) -> CTCTarget:
-        """What the language model reads in the place of this sound while it learns from text.
+        """The ids that pseudo-audio text would have instead of this sound.
 
-        Of other languages than the spelled ones the cues alone are known.
+        In languages without CTC only the labels are known.
         """
         label_ids = self._ids(pseudo_audio_text(None, sample.labels))
         if sample.language not in (None, *self.ctc_languages):
@@ -219,14 +174,14 @@ class DialogueBuilder:
 
 
 def _random_label(rng: np.random.Generator, kind: LabelKind) -> str:
-    """What a model might write that does not know better."""
+    """A label at random, as input where the true one is unknown."""
     return VALUES[kind][int(rng.integers(len(VALUES[kind])))]
 
 
 def flatten_segments(
     segments: Sequence[Segment], key: str, task: Task, vocabulary: Vocabulary, encoder: EncoderInput
 ) -> DialogueExample:
-    """Segments as one contiguous sequence; the label of a position is what stands next, if learnable."""
+    """Segments as one contiguous sequence; the label of a position is the next id, if that is a target."""
     kinds: list[int] = []
     ids: list[int] = []
     classes: list[int] = []

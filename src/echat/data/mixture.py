@@ -1,8 +1,8 @@
-"""The endless mixture: which sample serves which task next.
+"""The data mixture: an infinite, resumable sampler over weighted (source, task) components.
 
-The order is a pure function of the seed and of how many draws each (source, task) pair has had, so the state
-is two counters per pair and resuming costs nothing. What is drawn is a ticket, a few numbers; the record is
-read where the ticket goes, in this process or in a worker.
+The order is a pure function of the seed and of how many items of each component were sampled, so the state is
+two counters per component and resuming costs nothing. A sample index is a few numbers; the record is read
+where the index is used, in this process or in a worker.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from echat.data.sample import Sample
 from echat.data.shuffle import BlockPermutation, Permutation
 from echat.dialogue.labels import Labels
 
-PATIENCE = 3  # draws per delivered example that make up for records left out; a hopeless source gets no more
+PATIENCE = 3  # extra items per delivered example to replace skipped records; a bad source gets no more
 HEAD_START = 16  # records a source may lose before that counts
 
 
@@ -29,16 +29,16 @@ class SampledItem:
 
     sample: Sample
     task: str
-    epoch: int  # how many times the pair had been through before
+    epoch: int  # full passes over the component before
     seed: int  # of the sample's own random stream
-    pseudo_audio: bool = False  # words and cues as text in the place of the question's sound
+    pseudo_audio: bool = False  # labels and words as text instead of the question's sound
 
 
 class SampleIndex(NamedTuple):
-    """A draw before its record is read: small enough to send anywhere."""
+    """A sampled item before its record is read: small enough to send to another process."""
 
     component: int  # number in the mixture
-    position: int  # how many draws of the pair come before this one
+    position: int  # number of the item within the component
 
 
 class MixtureComponent:
@@ -77,7 +77,7 @@ class MixtureComponent:
         return BlockPermutation(size, key, self.block) if self.block else Permutation(size, key)
 
     def item_at(self, position: int) -> SampledItem:
-        """The draw at a position, its record read; of a dialogue the last turn."""
+        """The item at a position, its record read; of a dialogue the last turn."""
         epoch, index = divmod(position, len(self.samples))
         chosen = self.order(epoch)[index]
         seed = (self.seed * 1_000_003 + epoch) * 1_000_003 + chosen
@@ -89,7 +89,7 @@ class MixtureComponent:
         return SampledItem(sample, task, epoch, seed, self.pseudo_audio)
 
     def items_at(self, position: int) -> list[SampledItem]:
-        """The draw at a position; with ``every_turn`` one for each turn, the last one first."""
+        """The item at a position; with ``every_turn`` one for each turn, the last one first."""
         last = self.item_at(position)
         if not self.every_turn:
             return [last]
@@ -104,10 +104,10 @@ class MixtureComponent:
 
 
 class MixtureStream:
-    """Draws from weighted pairs: the pair furthest behind its share comes next (exact fractions).
+    """Samples from weighted components: the one furthest behind its share comes next (exact fractions).
 
-    What counts is what was delivered: records that were left out, or that gave several examples, are reported
-    back with :meth:`report_skipped`. With ``epochs`` each pair ends after so many, and so does the stream.
+    What counts is what was delivered: records that were skipped, or that gave several examples, are reported
+    with :meth:`report_skipped`. With ``epochs`` each component ends after so many, and so does the stream.
     """
 
     def __init__(self, components: Sequence[MixtureComponent], epochs: int | None = None) -> None:
@@ -117,7 +117,7 @@ class MixtureStream:
         self.components = tuple(components)
         self._shares = [component.weight / total for component in components]
         self._sampled = [0] * len(components)
-        self._skipped = [0] * len(components)  # not delivered; below 0 where draws gave several examples
+        self._skipped = [0] * len(components)  # not delivered; below 0 where items gave several examples
         self._epochs = epochs
         self._rank, self._world = 0, 1
 
@@ -126,7 +126,7 @@ class MixtureStream:
             yield self.components[sample_index.component].item_at(sample_index.position)
 
     def next(self) -> SampleIndex | None:
-        """The next ticket; None at the end of the last epoch."""
+        """The next sample index; None at the end of the last epoch."""
         counts = list(map(_counts_against_share, self._sampled, self._skipped))
         total = sum(counts) + 1
         behind = [share * total - count for share, count in zip(self._shares, counts)]
@@ -146,12 +146,12 @@ class MixtureStream:
     def _has_more(self, index: int) -> bool:
         return self._position(index) < len(self.components[index].samples) * (self._epochs or 0)
 
-    def share(self, rank: int, world: int) -> None:
-        """Be one of ``world`` streams that together draw everything once."""
+    def shard(self, rank: int, world: int) -> None:
+        """Shard the stream: part ``rank`` of ``world`` streams that together sample everything once."""
         self._rank, self._world = rank, world
 
     def report_skipped(self, skipped: Mapping[str, int]) -> None:
-        """Make up for what was drawn and not delivered, by name of the pair."""
+        """Compensate items that were sampled and not delivered, by name of the component."""
         for index, component in enumerate(self.components):
             self._skipped[index] += skipped.get(component.name, 0)
 
@@ -173,11 +173,11 @@ class MixtureStream:
         self._skipped = [int(state[name][1]) for name in names]
 
     def fast_forward(self, states: Sequence[Mapping[str, Any]], ahead: int) -> None:
-        """Begin behind whatever the ranks in these states had drawn, and ``ahead`` draws more of each."""
+        """Start after whatever the ranks in these states had sampled, and ``ahead`` items more of each."""
         sampled, skipped = [0] * len(self.components), [0] * len(self.components)
         for rank, state in enumerate(states):
             other = MixtureStream(self.components, self._epochs)
-            other.share(rank, len(states))
+            other.shard(rank, len(states))
             other.load_state_dict(state)
             for _ in range(ahead):
                 other.next()
@@ -188,7 +188,7 @@ class MixtureStream:
 
 
 def _counts_against_share(sampled: int, skipped: int) -> int:
-    """Draws that count against the share of a pair: those not made up for."""
+    """Items that count against the share of a component: those not compensated."""
     return sampled - min(skipped, PATIENCE * (sampled - skipped) + HEAD_START)
 
 
@@ -198,7 +198,8 @@ def _counts_against_share(sampled: int, skipped: int) -> int:
 def earlier_turns(sample: Sample) -> Iterator[Sample]:
     """The dialogue as it stood after each earlier turn, the first turn first.
 
-    Only what a turn says of itself is kept: cues, thought and reply emotion belong to the last question.
+    Only the fields of the turn itself are kept: labels, thought and reply emotion belong to the last
+    question.
     """
     for number, turn in enumerate(sample.history):
         yield replace(

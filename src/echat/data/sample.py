@@ -1,4 +1,4 @@
-"""The one record type every reader yields and everything downstream understands."""
+"""The record type that every reader yields: a question, how it sounded, and its reply."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from echat.data.defects import DataError, Defect, DefectKind
 from echat.dialogue.labels import REPLY_EMOTIONS, Labels
 from echat.dialogue.tasks import TASKS
 
-IDS_PER_UNIT = 0.8  # at least; a word or an ideograph in 30 ms is beyond any speaker
+IDS_PER_UNIT = 0.8  # at least; nobody speaks a word or an ideograph in 30 ms
 
 _LONGEST_SECONDS = 1e9  # a whole number can be beyond any float
 
 
 @dataclass(frozen=True, slots=True)
 class AudioRef:
-    """Where sound lies: a file, a member of a tar, or bytes in memory; all of it or a stretch.
+    """Reference to stored audio: a file, a member of a tar, or bytes in memory; all of it or a stretch.
 
     ``path`` is a local path or a URL that fsspec opens. A member of a tar is the stretch of ``size`` bytes
     from ``offset`` in the tar; ``member`` is its name there. ``data`` holds the bytes themselves, ``path``
@@ -106,7 +106,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A question somebody asked, how it sounded, and the answer it deserves; None where not known."""
+    """One record: the user's question, its labels, and the reply to it; None where not known."""
 
     key: str
     audio: AudioRef | None = None  # the question as sound
@@ -193,12 +193,12 @@ def _speech_defects(
 def speech_units(text: str) -> int:
     """Words of alphabets and single ideographs, kana or syllable blocks: what takes time to say."""
     units, inside = 0, False
-    for letter in text:
-        if "\u3040" <= letter <= "\u9fff" or "\uac00" <= letter <= "\ud7af":
+    for char in text:
+        if "\u3040" <= char <= "\u9fff" or "\uac00" <= char <= "\ud7af":
             units, inside = units + 1, False
-        elif letter.isalnum():
+        elif char.isalnum():
             units, inside = units + (not inside), True
-        elif letter not in "'’":
+        elif char not in "'’":
             inside = False
     return units
 

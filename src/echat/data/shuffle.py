@@ -1,6 +1,6 @@
-"""Shuffling without a list: a keyed permutation of 0..n-1 that tells any position at once.
+"""Shuffling by a keyed permutation of 0..n-1 (Feistel network), computed at any position in constant time.
 
-However large a corpus, its order takes no memory, no start-up time, and resuming is knowing a number.
+However large a corpus, its order takes no storage and no start-up time, and resuming needs one number.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class Permutation:
 
 @dataclass(frozen=True)
 class BlockPermutation:
-    """A permutation that stays near: blocks in random order, then ``window`` blocks at a time mixed through.
+    """Block shuffling: blocks in random order, then ``window`` blocks at a time shuffled together.
 
-    What a shuffle buffer over shards in random order does, told for any position at once: records of at most
-    ``window`` blocks are asked for at the same time, so a remote shard is fetched once and let go.
+    What a shuffle buffer over shards in random order does, computed at any position: records of at most
+    ``window`` blocks are needed at the same time, so a remote shard is fetched once.
     """
 
     size: int
@@ -118,6 +118,6 @@ class BlockPermutation:
             )
         return self._order[slot] * self.block + offset
 
-    def _padded(self, place: int, end: int) -> int:
-        """``place`` counted as if the short block were whole, where it ended at ``end``."""
-        return place + self._missing if place >= end - self._missing else place
+    def _padded(self, position: int, end: int) -> int:
+        """``position`` counted as if the short block were whole, where it ended at ``end``."""
+        return position + self._missing if position >= end - self._missing else position

@@ -1,4 +1,4 @@
-"""Where a recipe's data come from: corpora, the tasks each serves, and their weights."""
+"""Data sources of a recipe: corpora, the tasks each serves, and their mixture weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from echat.config import Config
 from echat.data.defects import DataError, Defect, DefectKind, DefectReport
 from echat.data.eligibility import can_serve, refusal, refuse_empty_range
-from echat.data.formats.corpus import Records, open_corpus
+from echat.data.formats.corpus import FormatOrAuto, Records, open_corpus
 from echat.data.mixture import MixtureComponent, MixtureStream, earlier_turns
 from echat.data.sample import Sample
 from echat.data.speech_examples import normalize_text
@@ -30,7 +30,7 @@ class SourceConfig(Config):
     renamed: ClassVar = {"as_text": "pseudo_audio", "near": "shuffle_block"}
 
     path: str  # manifest.jsonl of ours, or a list of the published formats; local or an object store's URL
-    format: str = Field("manifest", pattern="^(auto|manifest|raw|shard|combine)$")
+    format: FormatOrAuto = "manifest"
     root: str | None = None  # where relative names in a list begin; None: found out
     tar_root: str | None = None  # folder of the tars of combine lists that name none
     within: tuple[str, ...] | None = None  # folders or URLs that sound must lie in; None: any local folder
@@ -41,7 +41,7 @@ class SourceConfig(Config):
     spoken_form: bool = False  # texts to lower case without punctuation
     min_seconds: float = 0.1  # records outside these bounds are left out (where the duration is stated)
     max_seconds: float = 30.0
-    pseudo_audio: bool = False  # words and cues as text in the place of the question's sound
+    pseudo_audio: bool = False  # labels and words as text instead of the question's sound
     every_turn: bool = False  # each earlier turn of a dialogue is a sample, too
     optional: bool = False  # the mixture goes on without the source when its file is not there
     scan: bool | None = None  # read all records at the start, to know which serve; None: unless in shards
@@ -54,12 +54,12 @@ class SourceConfig(Config):
 
     @property
     def scans(self) -> bool:
-        """Shards are not read before their records are drawn, so start-up does not grow with the corpus."""
+        """Shards are not read before their records are sampled, so start-up does not grow with the corpus."""
         return self.format in ("manifest", "raw") if self.scan is None else self.scan
 
     @property
     def block(self) -> int:
-        """Records of a block that are drawn at about the same time, so that few shards are open at a time."""
+        """Records of a shuffled block, needed at about the same time, so that few shards are open at once."""
         if self.shuffle_block is not None:
             return self.shuffle_block
         return 0 if self.scans else SHARD_BLOCK
@@ -67,7 +67,7 @@ class SourceConfig(Config):
 
 @dataclass(frozen=True)
 class SelectedRecords:
-    """The records of a corpus that a source and a purpose want; asking for another one raises DataError."""
+    """The records of a corpus that a source and a purpose select; any other one raises DataError."""
 
     records: Records
     config: SourceConfig
@@ -83,14 +83,17 @@ class SelectedRecords:
                 sample, DefectKind.UNWANTED, "expected the split, language and duration of the source"
             )
         if not self.is_eligible(sample):
-            raise refusal(sample, DefectKind.UNWANTED, "expected what the task hears and writes")
+            raise refusal(sample, DefectKind.UNWANTED, "expected the input and target of the task")
         return _normalized(sample, self.config)
 
 
-def read_source(config: SourceConfig) -> list[Sample]:
-    """The records the source contributes, all in memory."""
+def read_source(
+    config: SourceConfig, change: Callable[[Sample], Sample] = lambda sample: sample
+) -> list[Sample]:
+    """All selected records of a source, loaded; ``change`` is applied to each before selection."""
     records = open_source(config)
-    kept = [_normalized(sample, config) for sample in _readable(records) if _is_selected(sample, config)]
+    readable = _readable(records, config, change)
+    kept = [_normalized(sample, config) for sample in readable if _is_selected(sample, config)]
     if not kept:
         raise DataError(
             f"source {config.path}: expected records within its limits, found 0 of {len(records)}"
@@ -111,15 +114,13 @@ def open_source(config: SourceConfig) -> Records:
     )
 
 
-def _readable(records: Records) -> list[Sample]:
+def _readable(records: Records, config: SourceConfig, change: Callable[[Sample], Sample]) -> list[Sample]:
     """All records that can be read; the first ten defects of each kind are named."""
     found: list[Sample] = []
     report = DefectReport()
     for index in range(len(records)):
-        try:
-            found.append(records[index])
-        except DataError as error:
-            report.add(error.defect)
+        with report.catch(config.path, f"record {index}"):
+            found.append(change(records[index]))
     if report:
         _LOG.warning("left out:\n%s", report)
     return found
@@ -169,11 +170,16 @@ def mixture(
     return MixtureStream(mixture_components(configs, seed, temperature), epochs)
 
 
+def present_sources(configs: Sequence[SourceConfig]) -> list[SourceConfig]:
+    """The sources without those that are optional and not there."""
+    return [config for config in configs if not config.optional or exists(config.path)]
+
+
 def _weighted_sources(
     configs: Sequence[SourceConfig], temperature: float | None = None
 ) -> list[tuple[SourceConfig, Records, float]]:
     """The sources that are there, opened, with their weights."""
-    there = [config for config in configs if not config.optional or exists(config.path)]
+    there = present_sources(configs)
     opened = [(config, read_source(config) if config.scans else open_source(config)) for config in there]
     power = 0.0 if temperature is None else 1.0 / temperature
     return [(config, records, config.weight * len(records) ** power) for config, records in opened]

@@ -1,4 +1,4 @@
-"""A draw becomes a clip, the units spoken in it and what the voice tells: for the encoder by itself."""
+"""Training examples of the speech encoder alone: a clip, its CTC target in characters, its labels."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ import numpy as np
 from echat.data.audio_loading import AudioLoader, AugmentConfig, extract_mel
 from echat.data.defects import DefectKind
 from echat.data.eligibility import FilterConfig, refusal, refuse_length
-from echat.data.examples import IGNORE, MEL_FRAMES_PER_POSITION
+from echat.data.examples import MEL_FRAMES_PER_POSITION
 from echat.data.mixture import SampledItem
 from echat.data.sample import Sample
-from echat.dialogue.labels import VALUES, LabelKind, Labels
-
-CTC_LABELS: tuple[LabelKind, ...] = ("age", "gender", "emotion", "sound_event")
+from echat.dialogue.labels import CTC_KINDS, VALUES, LabelKind, Labels
+from echat.dialogue.vocabulary import IGNORE
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechExample:
-    """A clip, the units spoken in it and what the voice tells."""
+    """A clip, the units spoken in it (CTC target), and the labels of its voice."""
 
     key: str
     task: str
     mel: np.ndarray  # (frames, n_mels)
     targets: tuple[int, ...] | None  # unit ids from 1 up (0 is the CTC blank); None = words not known
-    labels: tuple[int, ...]  # one class index per kind of CTC_LABELS, IGNORE = not known
+    labels: tuple[int, ...]  # one class index per kind of CTC_KINDS, IGNORE = not known
 
     @property
     def sizes(self) -> tuple[int]:
@@ -38,7 +37,7 @@ class SpeechBuilder:
     """SampledItem -> SpeechExample with characters as units."""
 
     characters: str  # unit i + 1 is characters[i]
-    text_languages: tuple[str, ...]  # texts in other languages are not spelled
+    text_languages: tuple[str, ...]  # texts in other languages are no targets
     audio_loader: AudioLoader
     n_mels: int  # mel bins of the encoder
     augment: AugmentConfig | None = None
@@ -52,7 +51,7 @@ class SpeechBuilder:
         waveform = self.audio_loader.read(sample.audio)
         refuse_length(sample, sample.audio, len(waveform), self.filters)
         mel = extract_mel(waveform, self.n_mels, self.augment, np.random.default_rng(item.seed))
-        labels = tuple(_class_index(sample.labels, kind) for kind in CTC_LABELS)
+        labels = tuple(_class_index(sample.labels, kind) for kind in CTC_KINDS)
         return SpeechExample(sample.key, item.task, mel, self._units(sample), labels)
 
     def _units(self, sample: Sample) -> tuple[int, ...] | None:
@@ -64,9 +63,8 @@ class SpeechBuilder:
 
 
 def has_encoder_targets(sample: Sample) -> bool:
-    """Has the record sound, and words or labels that it teaches?"""
-    labels = any(getattr(sample.labels, kind) is not None for kind in CTC_LABELS)
-    return sample.audio is not None and (labels or bool(sample.text))
+    """Has the record sound, and words or labels as targets?"""
+    return sample.audio is not None and (sample.labels.has_any(CTC_KINDS) or bool(sample.text))
 
 
 def _class_index(labels: Labels, kind: LabelKind) -> int:

@@ -1,23 +1,26 @@
-"""Bytes from where they lie: local files through ``pread``, object stores through fsspec."""
+"""File access: local files through ``pread``, object stores through fsspec; paths and names of files."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, NoReturn
+from urllib.parse import quote
 
 from echat.data.defects import DataError, Defect, DefectKind
 
 OPEN_FILES = 64  # descriptors kept open per process
+LONGEST_NAME = 120  # characters of a file name made of a key
 
 
 class Stamp(NamedTuple):
-    """Tells one state of a file from another: an index made for one stamp is not used for another."""
+    """Version of a file (size and time of change): an index made for one is not used for another."""
 
     size: int
     mtime_ns: int
@@ -57,6 +60,24 @@ def parent(path: str) -> str:
     return path.rpartition("/")[0] if is_url(path) else os.path.dirname(path) or "."
 
 
+def absolute(path: str) -> str:
+    """The path from the root; a URL stays what it is."""
+    return path if is_url(path) else os.path.abspath(path)
+
+
+def real(path: str) -> str:
+    """The path from the root with links followed; a URL stays what it is."""
+    return path if is_url(path) else os.path.realpath(path)
+
+
+def file_name(key: str) -> str:
+    """A file name for any key, another one for every other key."""
+    name = quote(key, safe=" ")
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
 def exists(path: str) -> bool:
     """Is there a file (not a folder)?"""
     if is_url(path):
@@ -64,7 +85,7 @@ def exists(path: str) -> bool:
             return bool(store.isfile(path))
     try:
         return os.path.isfile(path)
-    except ValueError:  # a name with a zero byte is nobody's
+    except ValueError:  # a name with a zero byte
         return False
 
 
@@ -93,7 +114,7 @@ def read_range(path: str, offset: int, size: int) -> bytes:
         with _store(path) as store:
             return bytes(store.cat_file(path, start=offset, end=offset + size))
     file = _descriptor(path)
-    size = min(size, os.fstat(file.number).st_size - offset)  # no memory for what is not there
+    size = min(size, os.fstat(file.number).st_size - offset)  # no buffer beyond the end of the file
     pieces = []
     while size > 0:
         piece = os.pread(file.number, size, offset)
@@ -172,3 +193,26 @@ def _store(path: str) -> Iterator[Any]:
 
 def _refuse(path: str, reason: str, error: Exception) -> NoReturn:
     raise DataError(Defect(DefectKind.UNREADABLE_FILE, path, reason=reason)) from error
+
+
+# --- Source and result kept apart.
+
+
+def refuse_file(path: str | os.PathLike[str], sources: Iterable[str], option: str = "--output") -> None:
+    """Raise DataError where a file about to be written is one of the sources, by whatever name."""
+    real_path, own = os.path.realpath(path), identity(path)
+    for source in sources:
+        if os.path.realpath(source) == real_path or (own is not None and identity(source) == own):
+            raise DataError(
+                f"{option}: expected a place apart from the source, found that {path} is {source} itself; "
+                "name another one"
+            )
+
+
+def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Device and inode of a file, which hard links share; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino

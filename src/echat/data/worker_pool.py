@@ -1,4 +1,4 @@
-"""Work done ahead by other processes, its results in the order it was asked for."""
+"""Worker pool: a function applied by forked processes ahead of use, results in the order of submission."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-CHUNK = 8  # items handed to a worker at a time: fewer messages, and little waiting for the slowest
+CHUNK = 8  # items sent to a worker at a time: few messages, and little waiting for the slowest
 
 
 class WorkerPool(Generic[T, R]):
     """``function`` over items, by ``workers`` forked processes; 0 works in this one, when asked for results.
 
-    Which process did what cannot be told from the results, as long as the function depends on the item alone.
+    The results do not depend on which process did what, as long as the function depends on the item alone.
     """
 
     def __init__(self, function: Callable[[T], R], workers: int = 0) -> None:
@@ -29,7 +29,7 @@ class WorkerPool(Generic[T, R]):
         self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, items: Sequence[T]) -> Iterator[R]:
-        """Begin with these items after all sent before; the results come as they are taken."""
+        """Queue these items after all submitted before; the results come as they are consumed."""
         if not self._workers:
             return map(self._function, items)
         self._pool = self._pool or self._start()
@@ -57,7 +57,7 @@ class WorkerPool(Generic[T, R]):
         return results
 
     def close(self) -> None:
-        """Send the workers home; what they had not begun is dropped."""
+        """Shut the pool down; items not started are dropped."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -67,7 +67,7 @@ _function: Callable[[Any], Any]  # of this worker
 
 
 def _init_worker(function: Callable[[Any], Any]) -> None:
-    """In a new worker: one thread, deaf to the signals of the terminal, gone when the run is gone."""
+    """In a new worker: one thread, signals of the terminal ignored, exit with the parent process."""
     import torch
 
     global _function

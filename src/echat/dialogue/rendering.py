@@ -79,10 +79,10 @@ def target_text(question: UserTurn, answer: AssistantTurn, task: str | Task) -> 
     """The text that the model learns to write for this task (without the text end)."""
     task = get_task(task)
     if task.understands:
-        if answer.text is not None and task.name != "asr_chat":
+        if answer.text is not None and task.writes_label_target:
             return answer.text
         return format_understanding(task, question.text, question.labels, answer.text)
-    if task.input_modality == "text" and task.writes_speech:
+    if task.reads_aloud:
         return _need(question.text, task, "the text to read", "UserTurn(text=...)")
     reply = _need(answer.text, task, "a reply", "AssistantTurn(text=...)")
     if task.thinks is None:

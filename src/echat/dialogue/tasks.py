@@ -1,8 +1,8 @@
-"""THE table of tasks: what is heard and written, in which layout, under which prompts, decoded how.
+"""THE table of tasks: input, output, layout, prompts and decoding of each.
 
 A new task is one row of ``_ROWS``. Profiles name a dialect of the same table: ``"echat"`` is ours, ``"osum"``
-is what the released weights were trained with, ``"reference"`` repeats the reference's inference letter for
-letter, slips included.
+is what the released weights were trained with, ``"reference"`` repeats the reference's inference character
+for character, slips included.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ Modality = Literal["audio", "text"]
 Thinks = Literal["label", "language"]
 Writes = Literal["text", "speech"]
 Layout = Literal["sequential", "interleaved"]
+TargetForm = Literal["composed", "finished", "answered", "reply", "read_text"]
+"""What the text of a target is: words and labels, composed from the record; a text that the record brings
+finished (as it cannot be composed); words, then a reply; a reply; the text that is read aloud."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Sampling:
     """How the next id is chosen from the logits."""
 
     sample: bool = False
-    """Draw at random; otherwise take the best."""
+    """Sample at random; otherwise take the best (greedy)."""
     top_k: int = 0
     """Keep the k best (0: all)."""
     top_p: float = 1.0
@@ -48,7 +51,7 @@ class DecodingDefaults:
     """Force a known age after the age slot of a label thought, once per reply."""
 
     def with_sampling(self) -> DecodingDefaults:
-        """The same with a text that is drawn, so that another seed is another text."""
+        """The same with sampled text, so that another seed gives another text."""
         return self if self.text.sample else replace(self, text=_SAMPLED)
 
 
@@ -88,6 +91,7 @@ class Task:
     """Does the target begin with the user's words?"""
     labels: tuple[LabelKind, ...] = ()
     """Labels at the end of the target, in this order."""
+    target: TargetForm = "reply"
     decoding: DecodingDefaults = DecodingDefaults()
     """Defaults of profile ``"echat"``."""
     reference_decoding: DecodingDefaults = _REFERENCE_UNDERSTANDING
@@ -99,8 +103,18 @@ class Task:
 
     @property
     def writes_only_words(self) -> bool:
-        """Is the target the user's words and nothing else?"""
-        return self.understands and self.transcribes and not self.labels and "CHAT" not in self.tag
+        """Is the target the user's words and nothing else, but for times or punctuation?"""
+        return self.transcribes and not self.labels and self.target != "answered"
+
+    @property
+    def writes_bare_words(self) -> bool:
+        """Is the target the user's words and nothing else at all?"""
+        return self.writes_only_words and self.target == "composed"
+
+    @property
+    def writes_label_target(self) -> bool:
+        """Is the target words and labels, whether composed or brought by the record?"""
+        return self.target in ("composed", "finished")
 
     @property
     def writes_speech(self) -> bool:
@@ -113,7 +127,7 @@ class Task:
     @property
     def reads_aloud(self) -> bool:
         """Is the speech that of the words in the prompt?"""
-        return self.input_modality == "text" and self.writes_speech
+        return self.target == "read_text"
 
     def decoding_for(self, profile: Profile) -> DecodingDefaults:
         """Decoding defaults; ``"osum"`` keeps the reference's, except that it understands greedily."""
@@ -136,7 +150,9 @@ class Task:
         return user_prompt(self.prompt, short=profile == "echat")
 
 
-def _understand(name: str, tag: str, *labels: LabelKind, transcribes: bool = True) -> Task:
+def _understand(
+    name: str, tag: str, *labels: LabelKind, transcribes: bool = True, target: TargetForm = "composed"
+) -> Task:
     return Task(
         name,
         tag,
@@ -144,6 +160,7 @@ def _understand(name: str, tag: str, *labels: LabelKind, transcribes: bool = Tru
         prompt=name,
         transcribes=transcribes,
         labels=labels,
+        target=target,
         decoding=DecodingDefaults(max_new_ids=500),
     )
 
@@ -183,13 +200,13 @@ def _answer(name: str, tag: str, system: str, thinks: Thinks | None = None) -> T
 _ROWS = (
     # understanding: the user's words and/or labels of the sound
     _understand("asr", "<TRANSCRIBE>"),
-    _understand("asr_timestamps", "<TRANSCRIBE> <ALIGN>"),
+    _understand("asr_timestamps", "<TRANSCRIBE> <ALIGN>", target="finished"),
     _understand("asr_event", "<TRANSCRIBE> <CAPTION>", "sound_event"),
     _understand("asr_emotion", "<TRANSCRIBE> <EMOTION>", "emotion"),
     _understand("asr_style", "<TRANSCRIBE> <STYLE>", "style"),
     _understand("asr_gender", "<TRANSCRIBE> <GENDER>", "gender"),
     _understand("asr_age", "<TRANSCRIBE> <AGE>", "age"),
-    _understand("asr_chat", "<TRANSCRIBE> <S2TCHAT>"),
+    _understand("asr_chat", "<TRANSCRIBE> <S2TCHAT>", target="answered"),
     _understand("age", "<AGE>", "age", transcribes=False),
     _understand("gender", "<GENDER>", "gender", transcribes=False),
     _understand("style", "<STYLE>", "style", transcribes=False),
@@ -199,7 +216,7 @@ _ROWS = (
     _understand("age_gender", "<AGE> <GENDER>", "age", "gender", transcribes=False),
     _understand("asr_style_age_gender", "<TRANSCRIBE> <STYLE> <AGE> <GENDER>", "style", "age", "gender"),
     _understand("style_age_gender", "<STYLE> <AGE> <GENDER>", "style", "age", "gender", transcribes=False),
-    _understand("asr_punctuation", "<TRANSCRIBE> <PUNCTUATION>"),
+    _understand("asr_punctuation", "<TRANSCRIBE> <PUNCTUATION>", target="finished"),
     _understand(
         "asr_event_age_gender", "<TRANSCRIBE> <CAPTION> <AGE> <GENDER>", "sound_event", "age", "gender"
     ),
@@ -246,6 +263,7 @@ _ROWS = (
         system="tts",
         input_modality="text",
         writes=("speech",),
+        target="read_text",
         decoding=DecodingDefaults(speech=_SAMPLED),
         reference_decoding=_REFERENCE_TTS,
     ),
@@ -255,6 +273,7 @@ _ROWS = (
         system="tts_stream",
         input_modality="text",
         writes=("text", "speech"),
+        target="read_text",
         layout="interleaved",
         decoding=DecodingDefaults(speech=_SAMPLED),
         reference_decoding=_REFERENCE_TTS,

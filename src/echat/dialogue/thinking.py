@@ -11,11 +11,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from echat.dialogue.label_kinds import LABEL_KINDS
 from echat.dialogue.labels import (
     NEUTRAL_REPLY,
     UNKNOWN_TAG,
+    VOICE_KINDS,
     LabelKind,
     Labels,
+    LabelValues,
     canonical,
     split_reply_emotion,
     tag,
@@ -25,48 +28,44 @@ THINK_BEGIN = "<think>"
 THINK_END = "<think end>"
 _WORDS = "用户说的话是:"
 QUOTE_IN_LABELS, QUOTE_IN_LANGUAGE = _WORDS, '"'  # stand before the user's own words
-SLOTS: tuple[tuple[LabelKind, str], ...] = (
-    ("age", "年龄为:"),
-    ("gender", "性别为:"),
-    ("emotion", "情感为:"),
-    ("sound_event", "声音事件为:"),
-    ("reply_emotion", "推测使用的回复情感为:"),
-)
+SLOTS = {kind: row.thought_slot for kind, row in LABEL_KINDS.items() if row.thought_slot is not None}
+VOICE_SLOTS = tuple(kind for kind in SLOTS if kind in VOICE_KINDS)
 _CLOSING = "我应该综合用户的语义和副语言信息给出专业且对应的回答"
 
 _LABEL_FORM = re.compile(
     re.escape(_WORDS)
     + r"(?P<transcript>.*),"
-    + ",".join(f"{name}<(?P<{kind}>[^<>]*)>" for kind, name in SLOTS)
+    + ",".join(f"{name}<(?P<{kind}>[^<>]*)>" for kind, name in SLOTS.items())
     + ","
     + re.escape(_CLOSING),
     re.DOTALL,
 )
-_SALVAGE = {kind: re.compile(rf"{name[:-1]}\s*[:：]\s*<?([^<>,，]*)>?") for kind, name in SLOTS}
-_SALVAGE_WORDS = re.compile(r"用户说的话是\s*[:：](.*?)(?:[,，]\s*年龄为|$)", re.DOTALL)
+_SALVAGE = {kind: re.compile(rf"{name[:-1]}\s*[:：]\s*<?([^<>,，]*)>?") for kind, name in SLOTS.items()}
+_SALVAGE_WORDS = re.compile(
+    rf"{_WORDS[:-1]}\s*[:：](.*?)(?:[,，]\s*{next(iter(SLOTS.values()))[:-1]}|$)", re.DOTALL
+)
 _BEGIN_LIKE = re.compile(r"\s*<\s*think\s*>")
 _CUT_TAG = re.compile(r"<[^<>\s]*")
 _END_LIKE = re.compile(r"<\s*/?\s*think[\s_]*end\s*>|<\s*/\s*think\s*>")
 
 
-@dataclass(frozen=True)
-class LabelThought:
+class LabelThought(LabelValues):
     """What was said and how. ``None`` is unknown; an unknown ``reply_emotion`` is written as neutral."""
 
+    kinds = ("transcript", *SLOTS)
     transcript: str
-    age: str | None = None
-    gender: str | None = None
-    emotion: str | None = None
-    sound_event: str | None = None
-    reply_emotion: str | None = None
+
+    def __init__(self, transcript: str, *values: str | None, **named: str | None) -> None:
+        super().__init__(transcript, *values, **named)
 
     @classmethod
     def from_labels(cls, transcript: str, labels: Labels, reply_emotion: str | None = None) -> LabelThought:
-        return cls(transcript, labels.age, labels.gender, labels.emotion, labels.sound_event, reply_emotion)
+        voice = {kind: getattr(labels, kind) for kind in VOICE_SLOTS}
+        return cls(transcript, **voice, reply_emotion=reply_emotion)
 
     @property
     def labels(self) -> Labels:
-        return Labels(self.age, self.gender, self.emotion, self.sound_event)
+        return Labels(**{kind: getattr(self, kind) for kind in VOICE_SLOTS})
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,9 @@ class LanguageThought:
     """Free text about what was said and how it sounded."""
 
     text: str
+
+    def as_dict(self) -> dict[str, str | None]:
+        return {"text": self.text}
 
 
 Thought = LabelThought | LanguageThought
@@ -104,7 +106,7 @@ def format_reply(thought: Thought | None, reply: str) -> str:
 
 def unknown_slots(thought: LabelThought) -> list[LabelKind]:
     """The slots that hold the placeholder, in the order written."""
-    return [kind for kind, _ in SLOTS if UNKNOWN_TAG in _slot_tag(thought, kind)]
+    return [kind for kind in SLOTS if UNKNOWN_TAG in _slot_tag(thought, kind)]
 
 
 def parse_reply(text: str) -> ParsedReply:
@@ -149,7 +151,7 @@ def unfinished_labels(text: str) -> LabelThought | None:
 def _inner(thought: Thought) -> str:
     if isinstance(thought, LanguageThought):
         return thought.text
-    slots = [f"{name}{_slot_tag(thought, kind)}" for kind, name in SLOTS]
+    slots = [f"{name}{_slot_tag(thought, kind)}" for kind, name in SLOTS.items()]
     return ",".join([_WORDS + thought.transcript, *slots, _CLOSING])
 
 
@@ -188,8 +190,8 @@ def _parse_inner(inside: str) -> tuple[Thought, bool]:
         return LanguageThought(inside.strip()), bool(inside.strip())
     found = _LABEL_FORM.fullmatch(inside.strip())
     if found:
-        slots = {kind: canonical(kind, found[kind]) for kind, _ in SLOTS}
-        readable = all(slots[kind] is not None or found[kind] == "&&" for kind, _ in SLOTS)
+        slots = {kind: canonical(kind, found[kind]) for kind in SLOTS}
+        readable = all(slots[kind] is not None or found[kind] == "&&" for kind in SLOTS)
         return LabelThought(found["transcript"], **slots), readable
     words = _SALVAGE_WORDS.search(inside)
     matches = {kind: pattern.search(inside) for kind, pattern in _SALVAGE.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from echat.dialogue.labels import VALUES, LabelKind, Labels, canonical, split_trailing_tags, tag
 from echat.dialogue.tasks import Task
@@ -31,9 +31,9 @@ def format_understanding(
         )
     else:
         words = text
-    if task.name == "asr_chat":
+    if task.target == "answered":
         if reply is None:
-            raise ValueError("task asr_chat: expected a reply, found none; give AssistantTurn(text=...)")
+            raise ValueError(f"task {task.name}: expected a reply, found none; give AssistantTurn(text=...)")
         return words + REPLY_BEGIN + reply
     known = labels or Labels()
     return words + "".join(tag(kind, getattr(known, kind)) for kind in task.labels)
@@ -64,7 +64,7 @@ def _assign(kinds: tuple[LabelKind, ...], tags: list[str]) -> Labels:
             if home is not None:
                 left.remove(home)
                 pairs.append((home, spelling))
-    return replace(Labels(), **{kind: canonical(kind, spelling) for kind, spelling in pairs})
+    return Labels(**{kind: canonical(kind, spelling) for kind, spelling in pairs})
 
 
 def _closed(kind: LabelKind) -> tuple[str, ...]:

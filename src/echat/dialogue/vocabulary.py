@@ -15,6 +15,9 @@ from echat.dialogue.thinking import SLOTS
 
 UNKNOWN = "&&"
 
+PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3  # what stands at a position of the language model
+IGNORE = -100  # label of a position that predicts nothing, as in torch's cross-entropy
+
 
 class ChatTemplate(Config):
     """Chat template: strings around the turns that the language model was trained with (default ChatML)."""
@@ -70,7 +73,7 @@ class Vocabulary:
     turn_start: int
     """Opens a turn of any role."""
     unknown: int | None = None
-    """Stands for an unknown label in a target, never learned; None when the tokenizer has no such id."""
+    """Placeholder of an unknown label, itself never a target; None when the tokenizer has no such id."""
     age_trigger: tuple[int, ...] = ()
     """Ids after which the label thought must name an age (decoding constraint of the released weights)."""
     age_allowed: tuple[int, ...] = ()
@@ -115,23 +118,6 @@ class Vocabulary:
         """Outputs of the speech head."""
         return speech_classes(self.codec_size)
 
-    @property
-    def combined_classes(self) -> int:
-        """Classes of text head and speech head side by side."""
-        return self.text_size + self.speech_classes
-
-    def combined_class(self, speech_id: int) -> int:
-        """Class of a speech id among the combined classes, which start with all text ids."""
-        if not 0 <= speech_id < self.speech_classes:
-            raise ValueError(
-                f"speech id: expected 0..{self.speech_boundary} (the last is the boundary), "
-                f"found {speech_id}; markers of the user's sound are never a target"
-            )
-        return self.text_size + speech_id
-
-    def is_speech(self, combined_class: int) -> bool:
-        return combined_class >= self.text_size
-
     @classmethod
     def from_tokenizer(
         cls,
@@ -148,13 +134,11 @@ class Vocabulary:
             text_end=_single_id(tokenizer, template.turn_end),
             turn_start=_single_id(tokenizer, template.turn_start),
             unknown=unknown[0] if len(unknown) == 1 else None,
-            age_trigger=tuple(tokenizer.encode("年龄为:<", add_special_tokens=False)),
-            age_allowed=tuple(
-                tokenizer.encode(age, add_special_tokens=False)[0] for age in ("CHILD", "ADULT", "OLD")
-            ),
+            age_trigger=tuple(tokenizer.encode(f"{SLOTS['age']}<", add_special_tokens=False)),
+            age_allowed=_first_ids(tokenizer, "age"),
             label_slots=tuple(  # the first stands behind words, the others behind a tag
                 _slot(tokenizer, kind, f"{'>' if number else 'a'},{name}<")
-                for number, (kind, name) in enumerate(SLOTS)
+                for number, (kind, name) in enumerate(SLOTS.items())
             ),
             template=template,
         )
@@ -172,13 +156,17 @@ def speech_rows(codec_size: int) -> int:
 
 def _slot(tokenizer: Tokenizer, kind: LabelKind, before: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids that lead to a label, and first ids of the labels. `before` stands before it in a thought."""
+    return _trigger(tokenizer, before), tuple(dict.fromkeys(_first_ids(tokenizer, kind)))
+
+
+def _first_ids(tokenizer: Tokenizer, kind: LabelKind) -> tuple[int, ...]:
+    """Of the word of each label of a kind."""
     words = (tag(kind, value)[1:-1] for value in VALUES[kind])
-    first = (tokenizer.encode(word, add_special_tokens=False)[0] for word in words)
-    return _trigger(tokenizer, before), tuple(dict.fromkeys(first))
+    return tuple(tokenizer.encode(word, add_special_tokens=False)[0] for word in words)
 
 
 def _trigger(tokenizer: Tokenizer, before: str) -> tuple[int, ...]:
-    """The ids of what follows the last comma; the comma as well where it is one id with a letter."""
+    """The ids of what follows the last comma; the comma as well where it is one id with a character."""
     ids = tokenizer.encode(before, add_special_tokens=False)
     other = before[: before.rindex(",") + 1]
     whole = [n for n in range(len(ids)) if other.startswith(tokenizer.decode(ids[:n]))]

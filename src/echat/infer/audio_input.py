@@ -1,4 +1,4 @@
-"""Whatever a user turn holds as sound -> mel -> frames for the language model.
+"""Audio of a user turn -> log-mel -> encoder frames for the language model (step 1 of `Engine.reply`).
 
 Legend: T mel frames (10 ms), D frames for the language model (80 ms), dim its width.
 """
@@ -28,10 +28,10 @@ from echat.safe_loading import describe_non_finite
 
 @dataclass(frozen=True)
 class Recording:
-    """A sound in pieces, each a path, a 16 kHz waveform or a mel that is encoded alone.
+    """Audio in pieces, each a path, a 16 kHz waveform or a mel that is encoded by itself.
 
-    What is heard of a piece does not change when the next one comes, so a long question can be encoded and
-    read while it is spoken, and no piece needs more memory than the longest.
+    The frames of a piece do not depend on the next one, so a long question can be encoded and prefilled while
+    it is spoken, in bounded RAM.
     """
 
     pieces: tuple[Any, ...]
@@ -42,7 +42,7 @@ class Recording:
 
 
 def split_recordings(segments: Sequence[Segment]) -> Iterator[Segment]:
-    """The same prompt with every piece of a recording as a sound of its own."""
+    """The same prompt with every piece of a recording as a segment."""
     for segment in segments:
         if isinstance(segment, Audio) and isinstance(segment.audio, Recording):
             yield from (Audio(piece, segment.is_target) for piece in segment.audio.pieces)
@@ -53,8 +53,8 @@ def split_recordings(segments: Sequence[Segment]) -> Iterator[Segment]:
 def to_mel(audio: Any, n_mels: int, lead_in: bool = True, most_seconds: float = math.inf) -> Tensor:
     """Log-mel (T, n_mels) of a file path, a 16 kHz waveform (samples,), or a mel that is returned as it is.
 
-    This is where a sound that begins at once gets its moment of quiet: every door leads through here, and
-    each piece of a recording comes alone. Not without `lead_in`, nor beyond `most_seconds`.
+    Audio that begins abruptly gets a lead-in of background noise here, as does each piece of a recording:
+    unless `lead_in` is False or the audio would become longer than `most_seconds`.
     """
     audio = _load_audio(audio)
     if not isinstance(audio, Tensor) or audio.ndim not in (1, 2):
@@ -90,7 +90,7 @@ def _in_full_scale(samples: Tensor) -> Tensor:
 
 
 def holds_speech(audio: Any) -> bool:
-    """May anybody speak in a sound? No only of a waveform, or a file of one, in which surely nobody does."""
+    """Voice activity detection: False only for a waveform, or a file of one, without any speech."""
     if isinstance(audio, Recording):
         return any(holds_speech(piece) for piece in audio.pieces)
     audio = _load_audio(audio)
@@ -100,23 +100,19 @@ def holds_speech(audio: Any) -> bool:
 
 
 def fingerprint(audio: Any, lead_in: bool = True) -> bytes:
-    """Equal for equal sounds: a digest of the file or of the samples, whatever object holds them."""
+    """Cache key of audio: a digest of the file or of the samples, equal for equal audio."""
     digest = hashlib.blake2b(digest_size=16, person=b"" if lead_in else b"as it is")
     if isinstance(audio, str | Path):
-        digest.update(_bytes_of(Path(audio)))
+        path = Path(audio)  # decoding refuses one that is no file
+        digest.update(path.read_bytes() if path.is_file() else str(path).encode())
     elif isinstance(audio, Tensor):
         digest.update(f"{audio.dtype} {tuple(audio.shape)}".encode())
         digest.update(audio.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     elif isinstance(audio, np.ndarray):
         digest.update(f"{audio.dtype} {audio.shape}".encode() + audio.tobytes())
-    else:  # refused by name where it is read
+    else:  # refused by `to_mel`
         digest.update(str(id(audio)).encode())
     return digest.digest()
-
-
-def _bytes_of(path: Path) -> bytes:
-    """What stands in a file; a file that cannot be read is refused by name where it is decoded."""
-    return path.read_bytes() if path.is_file() else str(path).encode()
 
 
 @torch.inference_mode()
@@ -134,13 +130,13 @@ def encode_audio(model: SpeechLLM, mels: Sequence[Tensor], released_padding: boo
 
 
 def longest_seconds(model: SpeechLLM) -> float:
-    """How long a sound may be for the position tables."""
+    """The longest audio that the position tables allow."""
     tables: tuple[PositionTable, ...] = (model.encoder.positions, model.adapter.positions)
     return min(table.max_frames * table.frame_seconds for table in tables)
 
 
 def _refuse_longer_than_positions(model: SpeechLLM, mel_frames: int) -> None:
-    """Say in seconds of the sound what the position tables allow."""
+    """AudioError, in seconds, for audio beyond the position tables."""
     limit = longest_seconds(model)
     seconds = mel_frames * HOP / SAMPLE_RATE
     if seconds > limit:
@@ -150,7 +146,7 @@ def _refuse_longer_than_positions(model: SpeechLLM, mel_frames: int) -> None:
 
 
 def refuse_not_finite(model: nn.Module, values: Tensor) -> None:
-    """ValueError for what a model computed that is no finite number; it names the weights that are none."""
+    """ValueError for NaN or infinity among computed values; it names weights that are not finite."""
     if bool(torch.isfinite(values).all()):
         return
     found = describe_non_finite(model.state_dict())

@@ -1,8 +1,8 @@
-"""Many replies side by side: new ones join and finished ones leave at any step.
+"""Continuous batching: sequences join and leave the batch at any step; prompts are prefilled in chunks.
 
-Each reply has its own plan, its own chance and its own length; what it writes does not depend on who else is
-written. A round reads a bounded part of the prompts that wait, then writes one id of every reply. Prompts are
-read in turns, in parts that are cut without regard to the others: the arithmetic is the same in any company.
+Each sequence has its own decoding rules, random generator and length, and its ids do not depend on the rest
+of the batch. A round prefills a bounded part of the waiting prompts, then generates one id of every sequence.
+Chunks are cut without regard to other prompts, so the arithmetic is that of the sequence alone.
 """
 
 from collections import deque
@@ -30,7 +30,7 @@ ROWS = 16
 
 
 class ContinuousBatch:
-    """The replies of one loop. Not for several threads: see `scheduler` for that."""
+    """A batch of sequences for one thread; `scheduler` serves several."""
 
     def __init__(
         self,
@@ -39,20 +39,20 @@ class ContinuousBatch:
         prefill_chunk: int = PREFILL_CHUNK,
         balance_prefill: bool = False,
     ) -> None:
-        """At most `rows` are written at once, the others wait in line; prompts are read `prefill_chunk`
-        positions at a time. `balance_prefill`: a long prompt is read no longer than is written beside it;
-        that takes longer in all, but nobody waits for a stranger's prompt."""
+        """At most `rows` sequences generate at once, the others wait in a queue; prompts are prefilled in
+        chunks of `prefill_chunk` positions. `balance_prefill`: a long prompt gets as much time as generation
+        beside it, which takes longer in all but does not stall the other replies."""
         if rows < 1 or prefill_chunk < 1:
             raise ValueError(
                 f"batch: expected at least one row and position, found {rows} and {prefill_chunk}"
             )
         self.model, self.max_rows, self.prefill_chunk = model, rows, prefill_chunk
         self.balance_prefill = balance_prefill
-        self.waiting: deque[SequenceState] = deque()  # prompts not yet read, or in part
-        self.sequences: list[SequenceState] = []  # being written, as the rows of the storage
+        self.waiting: deque[SequenceState] = deque()  # prompts not yet prefilled, or in part
+        self.sequences: list[SequenceState] = []  # generating, in the order of the rows
         self.kv_cache = BatchedKVCache(model.llm)
         self._hidden: list[Tensor] = []  # (dim,) each: last position of every row
-        self._prefill_debt = 0.0  # seconds of reading that writing is still to have
+        self._prefill_debt = 0.0  # seconds of prefill not yet matched by generation
 
     @property
     def is_idle(self) -> bool:
@@ -60,11 +60,11 @@ class ContinuousBatch:
         return not self.waiting and not self.sequences
 
     def add(self, sequence: SequenceState) -> None:
-        """Put a reply in line."""
+        """Add a sequence to the queue."""
         self.waiting.append(sequence)
 
     def step(self) -> list[tuple[SequenceState, GenerationStep | None]]:
-        """One round: what was written, and without a step whatever is over, after its last step."""
+        """One round: a step of every sequence, and None for a sequence that is over, after its last step."""
         emitted: list[tuple[SequenceState, GenerationStep | None]] = [
             (sequence, None) for sequence in self._remove_finished()
         ]
@@ -80,7 +80,7 @@ class ContinuousBatch:
         return emitted
 
     def run(self, sequences: Iterable[SequenceState]) -> Iterator[SequenceState]:
-        """Write all of them, taking from `sequences` only when there is room; each as soon as it is over."""
+        """Generate all of them, taken from `sequences` when a row is free; each is yielded when over."""
         pending = iter(sequences)
         while True:
             free = self.max_rows - len(self.sequences) - len(self.waiting)
@@ -91,14 +91,14 @@ class ContinuousBatch:
             yield from [sequence for sequence, step in self.step() if step is None]
 
     def clear(self) -> list[SequenceState]:
-        """Give up everything; what was under way."""
+        """Drop everything; returns the sequences that were not over."""
         left = [*self.waiting, *self.sequences]
         self.waiting.clear()
         self.sequences, self._hidden, self.kv_cache = [], [], BatchedKVCache(self.model.llm)
         return left
 
     def _remove_finished(self) -> list[SequenceState]:
-        """Take out what is finished or cancelled, and free its memory."""
+        """Remove finished and cancelled sequences, and free their rows."""
         finished = [sequence for sequence in self.waiting if sequence.is_over]
         for sequence in finished:
             self.waiting.remove(sequence)
@@ -108,17 +108,15 @@ class ContinuousBatch:
             if sequence.is_over:
                 sequence.end(self.model, self.kv_cache.row(row))
                 self.kv_cache.remove_row(row)
-                self.sequences[row], self._hidden[row] = (
-                    self.sequences[-1],
-                    self._hidden[-1],
-                )  # as the rows do
+                # As the cache does: the last row takes the number of the removed one.
+                self.sequences[row], self._hidden[row] = self.sequences[-1], self._hidden[-1]
                 self.sequences.pop()
                 self._hidden.pop()
                 finished.append(sequence)
         return finished
 
     def _prefill(self) -> None:
-        """Read parts of prompts, as far as there are rows and positions left."""
+        """Prefill chunks of waiting prompts, as far as rows and the budget of this round allow."""
         budget = self.prefill_chunk
         while (
             budget > 0
@@ -135,15 +133,14 @@ class ContinuousBatch:
                 self.waiting.append(sequence)
 
     def _next_prompt(self) -> SequenceState | None:
-        """The prompt to read from: one that nothing was read of, else the others in turns, if it is not the
-        turn of writing."""
+        """The prompt to prefill from: a new one, else the others in turns, unless generation is due."""
         begun = next((sequence for sequence in self.waiting if sequence.n_prefilled == 0), None)
         if begun is not None or (self.balance_prefill and self.sequences and self._prefill_debt > 0):
             return begun
         return self.waiting[0] if self.waiting else None
 
     def _admit(self, sequence: SequenceState) -> None:
-        """The prompt is read: from here on the shared storage holds it."""
+        """Move a prefilled sequence into the batched cache."""
         assert sequence.cache is not None and sequence.hidden is not None
         self.kv_cache.add_row(sequence.cache)
         self.sequences.append(sequence)
@@ -152,7 +149,7 @@ class ContinuousBatch:
 
     @torch.inference_mode()
     def _feed_back(self) -> None:
-        """Read what every row has just written."""
+        """Extend the cache of every row by its last id."""
         if not self.sequences:
             return
         embeds = [embed_id(self.model, w.ids[-1], w.is_speech[-1]) for w in self._states()]
@@ -162,15 +159,15 @@ class ContinuousBatch:
         return [sequence.state for sequence in self.sequences]
 
 
-# --- Keys and values of many replies in one storage, so that one step of the language model serves them all.
+# --- Keys and values of all sequences in one storage, so that one step of the language model serves them all
 
 
 class BatchedKVCache:
-    """The storage, and the length of each row. Grows and shrinks with its rows; empty, it holds nothing.
+    """The KV cache of a batch whose rows have different lengths. It grows and shrinks with its rows.
 
-    Rows end at the same column and begin where their own length says; what lies before is masked. So a step
-    appends one column to every row, a row of any length can join at any step, and a row that leaves makes
-    room at once. Columns that no row needs any more are cut when the storage is next rebuilt.
+    Rows are right-aligned: they end at the same column, and the columns before a row are masked. So a step
+    appends one column to every row, and rows join and leave at any step. Columns that no row needs any more
+    are dropped when the storage is next rebuilt.
 
     Legend: n rows, S columns in use, K key/value heads, dim width of the language model.
     """
@@ -185,12 +182,12 @@ class BatchedKVCache:
 
     @property
     def n_bytes(self) -> int:
-        """Room taken."""
+        """Size of the storage."""
         return 0 if self._cache is None else self._cache.keys.nbytes + self._cache.values.nbytes
 
     @torch.inference_mode()
     def add_row(self, cache: KVCache) -> None:
-        """Add a row at the end: a copy of what `cache` of one row holds."""
+        """Append a copy of a cache of one row."""
         n, length = len(self), cache.length
         if self._cache is None or n == self._cache.keys.shape[1] or length > self._cache.length:
             slots = 1 if n == 0 else self._slots if n < self._slots else 2 * n
@@ -221,7 +218,7 @@ class BatchedKVCache:
 
     @torch.inference_mode()
     def extend(self, embeds: Tensor) -> Tensor:
-        """Read one more position of every row: embeds (n, 1, dim) -> hidden (n, dim)."""
+        """One step of the language model for every row: embeds (n, 1, dim) -> hidden (n, dim)."""
         assert self._cache is not None
         if self._cache.length == self._cache.keys.shape[3]:
             self._rebuild(self._slots, max(self.lens))
@@ -237,7 +234,7 @@ class BatchedKVCache:
         return hidden[:, -1]
 
     def row(self, row: int) -> KVCache:
-        """What one row holds; a view, valid until the next change."""
+        """The cache of one row; a view, valid until the next change."""
         assert self._cache is not None
         end, length = self._cache.length, self.lens[row]
         used = (slice(None), slice(row, row + 1), slice(None), slice(end - length, end))

@@ -1,11 +1,11 @@
-"""Joint decoding of the user's words: by what the sound spells, and by what the language model expects.
+"""Joint CTC / language model decoding of the words that a reply quotes from the user.
 
-The frames of a model that was trained to spell (CTC over its text table, `train/objectives/dialogue_loss`)
-say which ids they hold. Where a reply quotes the user, each id is chosen by both: the language model, which
-knows how people talk, and the probability that the sound goes on with this id (Watanabe et al. 2017, "Hybrid
-CTC/attention architecture"): `beam_search` searches, `CTCPrefix` scores the audio.
+A model trained with a CTC loss over its text table (`train/objectives/dialogue_loss`) gives CTC posteriors
+for the frames of the audio. The quote is found by a beam search whose score joins the language model and the
+CTC prefix probability (Watanabe et al. 2017, "Hybrid CTC/attention architecture"): `beam_search` searches,
+`CTCPrefix` scores the audio.
 
-Legend: D frames of the sound, dim their width, V text ids, n hypotheses.
+Legend: D frames of the audio, dim their width, V text ids, n hypotheses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from echat.model.text_tokenizer import TextTokenizer
 
 
 class CTCDecoder:
-    """The tables that all sounds of one model share."""
+    """The parts of joint decoding that depend on the model alone."""
 
     def __init__(self, model: SpeechLLM, tokenizer: TextTokenizer) -> None:
         self._model, self._tokenizer = model, tokenizer
@@ -39,13 +39,13 @@ class CTCDecoder:
 
     @cached_property
     def is_word(self) -> np.ndarray:
-        """(V,) Which ids hold nothing but letters, digits, apostrophes and blanks."""
+        """(V,) Which ids are word ids: nothing but alphanumeric characters, apostrophes and blanks."""
         texts = (self.text_of([id_]) for id_ in range(self._model.config.llm.vocab_size))
         return np.array([bool(text) and all(c.isalnum() or c in "' " for c in text) for text in texts])
 
     @cached_property
     def _lengths(self) -> Tensor:
-        """(V,) of the rows of the text table."""
+        """(V,) norms of the rows of the text table."""
         return row_norms(self._model.llm.text_embedding.weight)
 
     def ids_of(self, text: str) -> list[int]:
@@ -59,9 +59,9 @@ class CTCDecoder:
     def quote_processor(
         self, frames: Tensor, task: Task, prefill: Prefill, cancel: threading.Event | None = None
     ) -> CTCQuoteProcessor | None:
-        """For a reply to the sound of these frames (D, dim); None where the task does not quote the user.
+        """For a reply to audio with these frames (D, dim); None where the task does not quote the user.
 
-        `prefill` reads the prompt and what was written; once `cancel` is set, nothing more is searched.
+        `prefill` reads the prompt and the ids so far; once `cancel` is set, the search stops.
         """
         quote = _quote(task)
         if quote is None or not len(frames):
@@ -75,17 +75,17 @@ class CTCDecoder:
     def transcribe(
         self, context: tuple[Tensor, KVCache], prefix: CTCPrefix, cancel: threading.Event | None
     ) -> tuple[int, ...]:
-        """The ids of the words at a place of a reply; see `beam_search`."""
+        """The ids of the quoted words, in the context of a reply; see `beam_search`."""
         return beam_search(self._model, context, prefix, self.is_word, cancel)
 
     def _label_prefix(self, log_probs: np.ndarray) -> list[int]:
-        """What the best path spells before the words: cues and a colon, or nothing."""
+        """The ids before the words on the best path: labels and a colon, or nothing."""
         best = [id_ for id_, _ in groupby(log_probs.argmax(axis=1).tolist()) if id_ != self.blank]
         return best[: best.index(self._label_end) + 1] if self._label_end in best else []
 
 
 def _quote(task: Task) -> str | None:
-    """What stands before the user's words in a reply; None where they are not written."""
+    """The text before the user's words in a reply; None where the task does not quote them."""
     if task.input_modality != "audio":
         return None
     if task.understands:
@@ -95,7 +95,7 @@ def _quote(task: Task) -> str | None:
 
 
 class CTCQuoteProcessor:
-    """Writes what a reply quotes, and has no say in the rest. Local to that reply."""
+    """A logits processor that forces the words of a quote, and no other ids. Local to one reply."""
 
     def __init__(
         self,
@@ -112,8 +112,8 @@ class CTCQuoteProcessor:
         self._words: tuple[int, ...] | None = None
 
     def constrain(self, logits: Tensor, ids: Sequence[int]) -> Tensor:
-        """Scores (V,) of the next id after the ids of a reply: inside the quotation one id alone, for what
-        was said is no matter of chance."""
+        """Logits (V,) of the next id after the ids of a reply: inside the quote only the transcribed id is
+        left, whatever the sampling."""
         while self._seen < len(ids) and self._begin is None:
             self._seen += 1
             self._find_quote(ids[: self._seen])
@@ -130,11 +130,11 @@ class CTCQuoteProcessor:
         return _force(int(logits.masked_fill(is_word, float("-inf")).argmax()), logits)
 
     def _find_quote(self, ids: Sequence[int]) -> None:
-        """Does the last of the ids open the quotation?"""
+        """Does the last of the ids begin the quote?"""
         _, quote, words = self._ctc_decoder.text_of(ids).partition(self._quote)
         if quote:
             self._begin = len(ids)
-            if words:  # the mark and the first letters are one id
+            if words:  # the mark and the first characters are one id
                 self._prefix = self._prefix.after(self._ctc_decoder.ids_of(words))
 
 
@@ -144,15 +144,15 @@ def _force(id_: int, logits: Tensor) -> Tensor:
     return scores
 
 
-# --- What was said: the words that sound and language model together hold most probable, by a beam search.
+# --- Beam search over words
 
 BEAM_SIZE = 4
-"""Hypotheses kept. On 100 dev questions one misheard 11.9 % of the words, three 10.9 %, six 10.4 %."""
+"""On 100 dev questions the word error rate is 11.9 % with a beam of 1, 10.9 % with 3, 10.4 % with 6."""
 CTC_WEIGHT = 0.3
-"""Of the sound in the score of an id; the rest is the language model's.
+"""Weight of CTC in the score of an id; the rest is the weight of the language model.
 
-On 200 dev questions, whose patterns the language model knows, 0.2, 0.3, 0.4 and 0.5 misheard 5.6, 6.0, 6.5
-and 12.8 % of the words; where it knows less, the sound must tell more.
+On 200 dev questions, whose patterns the language model was trained on, the word error rate with 0.2, 0.3, 0.4
+and 0.5 is 5.6, 6.0, 6.5 and 12.8 %; on other questions CTC needs more weight.
 """
 
 Prefill = Callable[[Sequence[int]], tuple[Tensor, KVCache]]
@@ -161,7 +161,7 @@ Prefill = Callable[[Sequence[int]], tuple[Tensor, KVCache]]
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Words as far as they are written, and how good they are."""
+    """A partial transcript, and its score."""
 
     score: float
     ids: tuple[int, ...]
@@ -178,12 +178,12 @@ def beam_search(
 ) -> tuple[int, ...]:
     """The ids of the words that language model and CTC together hold most probable, by a beam search.
 
-    Each id adds to the score of a hypothesis what the language model, which knows how people talk, and CTC,
-    which knows what the audio holds, give for it (Watanabe et al. 2017, "Hybrid CTC/attention architecture",
-    equation 44). `context` is where the reply stands: hidden state (1, dim) and cache of one row.
+    Each id adds the weighted log probabilities of the language model and of CTC to the score of a hypothesis
+    (Watanabe et al. 2017, "Hybrid CTC/attention architecture", equation 44). `context` is the reply so far:
+    hidden state (1, dim) and cache of one row.
 
-    `prefix` stands before the first word; `is_word` (V,) says which ids words are made of: any other ends
-    them. Once `cancel` is set, the best words so far.
+    `prefix` comes before the first word; `is_word` (V,) marks word ids: any other ends the words. Once
+    `cancel` is set, the best words so far.
     """
     hidden, cache = context
     beam, best = [Hypothesis(0.0, (), prefix)], Hypothesis(-np.inf, (), prefix)
@@ -192,19 +192,16 @@ def beam_search(
         refuse_not_finite(model, logits)
         extension_scores, end_scores = _scores(logits, beam, is_word)
         for hypothesis, end in zip(beam, end_scores):
-            best = max(best, Hypothesis(hypothesis.score + end, hypothesis.ids, prefix), key=_score_of)
+            ended = Hypothesis(hypothesis.score + end, hypothesis.ids, prefix)
+            best = max(best, ended, key=lambda hypothesis: hypothesis.score)
         beam, rows = _extend_hypotheses(beam, extension_scores)
-        if _score_of(beam[0]) <= best.score or (cancel is not None and cancel.is_set()):
+        if beam[0].score <= best.score or (cancel is not None and cancel.is_set()):
             break  # a longer text is never more probable
         last = torch.tensor([hypothesis.ids[-1] for hypothesis in beam], device=hidden.device)
         embeds = model.llm.text_embedding.weight[last][:, None]
         states, cache = model.llm.extend(embeds, cache.pick(torch.tensor(rows, device=hidden.device)))
         hidden = states[:, -1]
     return best.ids
-
-
-def _score_of(hypothesis: Hypothesis) -> float:
-    return hypothesis.score
 
 
 def _scores(logits: Tensor, beam: Sequence[Hypothesis], is_word: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -232,17 +229,17 @@ def _extend_hypotheses(
     return extended, rows.tolist()
 
 
-# --- How probable it is that a sound begins with certain ids, by CTC, one id after the other.
+# --- CTC prefix scores
 
 MIN_LOG_PROB = -20.0
-"""Log probability of a next id that the sound cannot hold at all: the language model may still insist."""
+"""Log probability of a next id that the audio excludes: the language model may still outweigh it."""
 LOG_ZERO = -1e30
 
 
 @dataclass(frozen=True)
 class CTCPrefix:
-    """How probable it is that a sound begins with certain ids: the forward variables of CTC, kept for all
-    frames at once (Watanabe et al. 2017, algorithm 2).
+    """The CTC prefix probability: that a transcript begins with certain ids. Holds the forward variables of
+    CTC for all frames (Watanabe et al. 2017, algorithm 2).
 
     Log probabilities; of all alignments of the ids with frames 0 to t, those whose last frame is the last id
     (`log_nonblank`) and those whose last frame is blank (`log_blank`).
@@ -255,11 +252,11 @@ class CTCPrefix:
     log_nonblank: np.ndarray  # (D,)
     log_blank: np.ndarray  # (D,)
     last: int | None = None
-    total: float = 0.0  # that the sound begins with the ids, whatever follows
+    total: float = 0.0  # the prefix probability, whatever follows
 
     @classmethod
     def of(cls, log_probs: np.ndarray, blank: int) -> CTCPrefix:
-        """No ids yet: nothing but blanks.
+        """The empty prefix: nothing but blanks.
 
         An id comes next with at most the sum of its probabilities at all frames. Where that is below
         `MIN_LOG_PROB` nothing needs to be summed up, which leaves few ids of a large table.

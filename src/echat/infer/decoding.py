@@ -1,7 +1,7 @@
-"""How a reply is written, id by id: which head speaks, which rules hold, when it is over.
+"""Decoding rules and the generation state of one reply: which head is next, constraints, stop conditions.
 
-`GenerationState` is the state of one reply. It knows nothing of models or caches, so the cached, the batched
-and the slow uncached loops all drive the same one.
+`GenerationState` does not depend on models or caches, so the cached, the batched and the slow uncached loops
+all drive the same one.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ SPEECH_IDS_BASE, SPEECH_IDS_PER_TEXT_ID = 100, 30
 
 @dataclass(frozen=True)
 class DecodingRules:
-    """What one reply consists of and the rules under which it is written."""
+    """The generation config of one reply: its task, sampling, constraints and limits."""
 
     task: Task
     vocabulary: Vocabulary
@@ -54,11 +54,11 @@ class DecodingRules:
         decoding: DecodingDefaults | None = None,
         read_aloud: int = 0,
     ) -> "DecodingRules":
-        """The rules of a profile: the reference as it is; the others guard against what can go wrong there.
+        """The rules of a profile: of the reference unchanged; the others have guards against its failures.
 
-        The reference forces an age after any text that reads like the age slot; a slot is in label thoughts
-        alone. Models of this package fill every slot with a label of its kind: where the data left one
-        unknown nothing was learned, and it might be anything.
+        The reference forces an age after any text that looks like the age slot; a slot is in label thoughts
+        alone. Models of this package fill every slot with a label of its kind: slots that are unknown in the
+        training data have no loss, so the model might generate anything there.
         """
         decoding = decoding or task.decoding_for(profile)
         ours = profile != "reference"
@@ -83,11 +83,11 @@ class DecodingRules:
 
 @dataclass
 class GenerationState:
-    """One reply while it is written. Local to a call; nothing of it lives in the engine."""
+    """The ids of one reply so far, and why it ended. Local to a call."""
 
     rules: DecodingRules
     generator: torch.Generator | None = None
-    quote_processor: CTCQuoteProcessor | None = None  # of the question's sound, where the reply quotes it
+    quote_processor: CTCQuoteProcessor | None = None  # where the reply quotes the question
     ids: list[int] = field(default_factory=list)  # both id spaces, in order, as generated
     is_speech: list[bool] = field(default_factory=list)  # which space each id is of
     text_ids: list[int] = field(default_factory=list)  # without the text end
@@ -98,7 +98,7 @@ class GenerationState:
 
     @property
     def next_is_speech(self) -> bool:
-        """Which head, and which table, the next id belongs to."""
+        """Does the next id come from the speech head, or from the text head?"""
         task = self.rules.task
         if not task.writes_text:
             return True
@@ -107,7 +107,7 @@ class GenerationState:
         return self.text_ended
 
     def next_id(self, logits: Tensor) -> int:
-        """Choose from the scores of the head that `next_is_speech` names, and take note."""
+        """Choose from the logits of the head that `next_is_speech` names, and record the id."""
         chosen = self._choose_speech(logits) if self.next_is_speech else self._choose_text(logits)
         self.push(chosen)
         return chosen
@@ -135,7 +135,7 @@ class GenerationState:
         return sampling.choose(logits, rule, self.generator)
 
     def push(self, chosen: int) -> None:
-        """Take note of an id, whoever chose it."""
+        """Record an id, however it was chosen."""
         is_speech, vocabulary = self.next_is_speech, self.rules.vocabulary
         self.ids.append(chosen)
         self.is_speech.append(is_speech)
@@ -150,10 +150,8 @@ class GenerationState:
     def _finished(self, chosen: int, is_speech: bool) -> FinishReason | None:
         rules = self.rules
         if is_speech and chosen == rules.vocabulary.speech_boundary:
-            given = (
-                0 if rules.task.writes_text else 1
-            )  # the prompt of a task that only speaks holds the first
-            if self.speech_ids.count(chosen) + given > 1:
+            in_prompt = 0 if rules.task.writes_text else 1  # a task without text has the first there
+            if self.speech_ids.count(chosen) + in_prompt > 1:
                 return "end"
         if not is_speech and self.text_ended and not rules.task.writes_speech:
             return "end"
@@ -180,14 +178,14 @@ class GenerationState:
 
     @property
     def codec_ids(self) -> list[int]:
-        """What can be spoken: the speech ids without boundaries."""
+        """The speech ids without boundaries: those to synthesize."""
         boundary = self.rules.vocabulary.speech_boundary
         return [id_ for id_ in self.speech_ids if id_ != boundary]
 
 
 @dataclass
 class ForcedDecoding(GenerationState):
-    """Writes the ids of a forced_ids whatever it would have chosen, and keeps those choices."""
+    """Forced decoding (teacher forcing): appends given ids, and records what would have been chosen."""
 
     forced_ids: Sequence[int] = ()
     free_choices: list[int] = field(default_factory=list)

@@ -1,4 +1,7 @@
-"""One loaded model, many conversations: every call takes its state as arguments and leaves nothing behind."""
+"""The inference engine: one loaded model, and the steps from a conversation to a reply.
+
+It keeps no state between calls: the state of a conversation is passed in and out as `PromptCache`.
+"""
 
 import shutil
 import threading
@@ -15,7 +18,6 @@ from echat.dialogue.capabilities import UNRESTRICTED, Capabilities
 from echat.dialogue.rendering import Segment, render
 from echat.dialogue.tasks import DecodingDefaults, Profile, Task, get_task
 from echat.dialogue.turns import Conversation, Turn, UserTurn, ask
-from echat.dialogue.understanding import parse_understanding
 from echat.dialogue.vocabulary import Vocabulary
 from echat.errors import ModelError
 from echat.infer.audio_input import holds_speech
@@ -43,17 +45,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Engine:
-    """Listens, thinks, replies and speaks. Safe to share between threads."""
+    """Generates replies, transcripts and speech. Safe to share between threads."""
 
     model: SpeechLLM
     tokenizer: TextTokenizer
     vocabulary: Vocabulary
     profile: Profile = "echat"
-    token2wav: "Token2Wav | None" = None  # None: replies have speech ids but no sound
+    token2wav: "Token2Wav | None" = None  # None: replies have speech ids but no audio
     name: str = ""
     home: Path | None = None  # the folder it came from
-    has_ctc: bool = False  # are the frames CTC logits over the text table? Then quotes are decoded jointly
-    learned: Capabilities = UNRESTRICTED  # of texts and conversations; what is not declared has no limit
+    has_ctc: bool = False  # do frames give CTC logits over the text table? Then quotes are decoded jointly
+    capabilities: Capabilities = UNRESTRICTED  # declared limits of the training data
 
     # --- replies
 
@@ -71,17 +73,17 @@ class Engine:
         cancel: threading.Event | None = None,
         show_thinking: bool = False,
     ) -> Iterator[Event]:
-        """Answer the last user turn: Thought, TextPiece ..., Text, SpeechIds ..., Audio, Done, each as known.
+        """Answer the last user turn: Thought, TextPiece ..., Text, SpeechIds ..., Audio, Done, as they come.
 
         A user turn's `audio` is a path, a 16 kHz waveform (samples,) or a mel (frames, n_mels). `seed` makes
-        chance repeatable. `decoding` replaces the task's defaults. `voice` is a voice of the model or a
-        prompt for another. Without `speak` the ids of speech are still written, but no waveform is made; with
-        `stream` it comes in pieces while the ids are written.
+        sampling repeatable. `decoding` replaces the task's defaults. `voice` is a voice of the model or a
+        voice prompt. Without `speak` speech ids are still generated, but not synthesized; with `stream` audio
+        comes in pieces during generation.
 
-        `prompt_cache` spares work: what the reply to an earlier turn left (`Reply.prompt_cache`), what
-        `prefill` gave, or `PromptCache()` to begin a conversation that shall be kept. Once `cancel` is set,
-        the reply stops before its next id, as it does when the iterator is closed. With `show_thinking` a
-        thought also comes in ThoughtPieces.
+        `prompt_cache` saves work: that of the reply to an earlier turn (`Reply.prompt_cache`), the result of
+        `prefill`, or `PromptCache()` for a new conversation whose cache is to be returned. Once `cancel` is
+        set, the reply stops before its next id, as it does when the iterator is closed. With `show_thinking`
+        a thought also comes in ThoughtPieces.
         """
         timer = StageTimer()
         settings = seed, decoding, voice, speak, stream, prompt_cache, cancel, show_thinking
@@ -134,7 +136,7 @@ class Engine:
         speak: bool = False,
         rows: int = ROWS,
     ) -> list[Reply]:
-        """Many replies, at most `rows` side by side, each what `run` gives alone, row i with `seed + i`."""
+        """Many replies in batches of at most `rows`, each as `run` gives it, row i with `seed + i`."""
         task = get_task(task)
         if task.reads_aloud and not task.writes_text and self.profile != "reference":
 
@@ -143,8 +145,7 @@ class Engine:
                 return self._run_requests(made, rows)
 
             texts = [conversation.question.text or "" for conversation in conversations]
-            token2wav = self.token2wav if speak else None
-            return self._text_to_speech.read_batch(texts, token2wav, voice, seed, write)
+            return self._reader.read_batch(texts, self.token2wav if speak else None, voice, seed, write)
         requests = [
             ReplyRequest(conversation, task, None if seed is None else seed + row, decoding, voice, speak)
             for row, conversation in enumerate(conversations)
@@ -159,7 +160,7 @@ class Engine:
         replies: dict[int, Reply] = {}
 
         def sequences() -> Iterator[SequenceState]:
-            for start in range(0, len(requests), rows):  # sounds are encoded `rows` at a time
+            for start in range(0, len(requests), rows):  # audio is encoded `rows` at a time
                 started = self.new_sequences(requests[start : start + rows], shared)
                 for row, sequence in enumerate(started, start):
                     rows_of[sequence] = row
@@ -173,12 +174,12 @@ class Engine:
     def prefill(
         self, turns: Sequence[Turn], task: str | Task, prompt_cache: PromptCache | None = None
     ) -> PromptCache:
-        """Read what comes before the next question, whatever it may be: system prompt and finished turns.
+        """Prefill a prompt cache ahead of the next question: system prompt and finished turns.
 
-        To be called while nobody waits. Most layouts leave nothing to do after `Reply.prompt_cache`; where
-        the history of a turn differs from what was written (thoughts are not kept, text and speech are no
-        longer mixed), this moves the cost of reading it out of the next reply. `turns` may end with a
-        question that is still being asked: the pieces of sound given so far are read.
+        Most layouts leave nothing to do after `Reply.prompt_cache`; where the history of a turn differs from
+        its generated ids (thoughts are dropped, text and speech are no longer interleaved), this moves the
+        cost out of the next reply. `turns` may end with a question that is still being spoken: the pieces of
+        audio so far are prefilled.
         """
         task = get_task(task)
         known = known_prefix(turns, task, partial(self.render, task=task))
@@ -191,22 +192,22 @@ class Engine:
         return sequence.prompt_cache
 
     def understand(self, audio: Any, task: str | Task = "understand", **settings: Any) -> Understanding:
-        """Words and labels of a path, a 16 kHz waveform or a mel; settings as for `reply`."""
+        """Transcript and labels of a path, a 16 kHz waveform or a mel; settings as for `reply`."""
         reply = self.run(Conversation([UserTurn(audio=audio)]), task, **settings)
-        return _understanding(get_task(task), reply)
+        return Understanding.of(get_task(task), reply)
 
     def understand_batch(
         self, audios: Sequence[Any], task: str | Task = "understand", **settings: Any
     ) -> list[Understanding]:
-        """`understand` for many sounds at once."""
+        """`understand` in batches."""
         conversations = [Conversation([UserTurn(audio=audio)]) for audio in audios]
         replies = self.run_batch(conversations, task, **settings)
-        return [_understanding(get_task(task), reply) for reply in replies]
+        return [Understanding.of(get_task(task), reply) for reply in replies]
 
     def say(
         self, text: str, voice: "VoicePrompt | str | None" = None, *, seed: int | None = None, **settings: Any
     ) -> tuple[Tensor, int]:
-        """Read a text aloud, every sentence of it -> waveform (samples,), rate in Hz."""
+        """Text-to-speech of a whole text -> waveform (samples,), rate in Hz."""
         parts = list(self.read_aloud(text, voice, seed=seed, **settings))
         return torch.cat([part.waveform for part in parts]), parts[0].rate
 
@@ -220,34 +221,33 @@ class Engine:
         write: Write | None = None,
         decoding: DecodingDefaults | None = None,
     ) -> Iterator[SpokenPiece]:
-        """`say` in pieces, each as soon as it is spoken; a piece tells whether its length fits its words."""
+        """`say` in pieces, each as soon as it is synthesized, with a flag for a doubtful length."""
 
         def write_alone(text: str, seed: int | None) -> Reply:
             return self.run(ask(text=text), "tts", seed=seed, speak=False, cancel=cancel, decoding=decoding)
 
         token2wav = self.need_token2wav()
-        reader = self._text_to_speech
-        yield from reader.read_aloud(text, token2wav, voice, seed, cancel, write or write_alone)
+        yield from self._reader.read_aloud(text, token2wav, voice, seed, cancel, write or write_alone)
 
     @property
-    def _text_to_speech(self) -> TextToSpeech:
-        return TextToSpeech(self.tokenizer, None if self.profile == "reference" else self.learned)
+    def _reader(self) -> TextToSpeech:
+        return TextToSpeech(self.tokenizer, None if self.profile == "reference" else self.capabilities)
 
     def voice_from(self, path: str | Path) -> "VoicePrompt":
-        """The voice of a recording, to speak with."""
-        return self.need_token2wav().voice_of(path)
+        """A voice prompt made of a recording."""
+        return self.need_token2wav().voice_from_file(path)
 
     # --- steps of a reply, also used by the batch, the verification and the tests
 
     def render(self, conversation: Conversation, task: str | Task) -> list[Segment]:
-        """The prompt as segments, in the dialect of this engine, of what it is given of a conversation."""
+        """The prompt as segments, in the profile of this engine, of the truncated conversation."""
         return self._segments(self.fitted(conversation, task), task)
 
     def fitted(self, conversation: Conversation, task: str | Task) -> Conversation:
-        """The conversation as this model learned such, in as many turns as fit; whole for the reference."""
+        """The conversation in the form of the training data, truncated; as it is for the reference."""
         if self.profile == "reference":
             return conversation
-        known = match_training(conversation, get_task(task), self.learned)
+        known = match_training(conversation, get_task(task), self.capabilities)
         return truncate_history(known, partial(self._segments, task=task), self.model.config)
 
     def _segments(self, conversation: Conversation, task: str | Task) -> list[Segment]:
@@ -256,8 +256,8 @@ class Engine:
     def new_sequences(
         self, requests: Sequence[ReplyRequest], shared: Sequence[PromptCache] = ()
     ) -> list[SequenceState]:
-        """Replies ready to be read and written; all their new sounds are encoded in one batch. Each starts
-        from its request's prompt cache or from one of the `shared`, whichever spares most."""
+        """Sequences before prefill; all their new audio is encoded in one batch. Each starts from the prompt
+        cache of its request or one of the `shared`, whichever has the longest common prefix."""
         known = [self.fitted(request.conversation, request.task) for request in requests]
         prompts = prepare_prompts(
             self.model,
@@ -306,14 +306,14 @@ class Engine:
     def decoding_rules(
         self, conversation: Conversation, task: str | Task, decoding: DecodingDefaults | None = None
     ) -> DecodingRules:
-        """The rules under which the reply is written."""
+        """The decoding rules of a reply to the conversation."""
         task = get_task(task)
         text = conversation.question.text
         read_aloud = len(self.tokenizer.encode(text)) if text and not task.writes_text else 0
         return DecodingRules.make(task, self.vocabulary, self.profile, decoding, read_aloud)
 
     def need_token2wav(self) -> "Token2Wav":
-        """What speaks; a model without it is refused by name."""
+        """The synthesis. Raises ValueError for a model without it."""
         if self.token2wav is None:
             raise ValueError(
                 f"model {self.name or 'without a name'}: expected a {TOKEN2WAV_FOLDER}/ folder to speak "
@@ -322,9 +322,9 @@ class Engine:
         return self.token2wav
 
     def optimized(self, precision: "Precision") -> "Engine":
-        """A faster twin for replies on this CPU: fp32, bf16, int8 or int4; it is not moved or saved.
+        """A copy optimized for this CPU, in fp32, bf16, int8 or int4 (quantized); it is not moved or saved.
 
-        What it costs in quality is measured in `benchmarks/README.md`. The synthesis has no int4: int8 there.
+        Its quality is measured in `benchmarks/README.md`. The synthesis has no int4: int8 there.
         """
         from echat.model.optimized import optimize
         from echat.token2wav.optimized.token2wav import optimize as optimize_token2wav
@@ -332,18 +332,11 @@ class Engine:
         token2wav = self.token2wav and optimize_token2wav(self.token2wav, precision)
         return replace(self, model=optimize(self.model, precision), token2wav=token2wav)
 
-    # --- on disk
-
     def save(self, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
         """Write a model folder that `load` reads; `dtype` is the precision on disk."""
-        about = self.profile, self.name, dtype, self.has_ctc, self.learned
+        about = self.profile, self.name, dtype, self.has_ctc, self.capabilities
         save_model(folder, self.model, self.tokenizer, *about)
         if self.token2wav is not None:
             self.token2wav.save(Path(folder) / TOKEN2WAV_FOLDER)
         if self.home and (kept := self.home / SPEECH_TOKENIZER_FOLDER).is_dir():
             shutil.copytree(kept, Path(folder) / SPEECH_TOKENIZER_FOLDER, dirs_exist_ok=True)
-
-
-def _understanding(task: Task, reply: Reply) -> Understanding:
-    parsed = parse_understanding(task, reply.raw_text)
-    return Understanding(parsed.text, parsed.labels, reply.raw_text, parsed.reply, reply.finish_reason)

@@ -1,4 +1,4 @@
-"""What the engine says while it replies, and what is left when it is done."""
+"""The events of a reply while it is generated, and the finished `Reply`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,9 @@ from torch import Tensor
 
 from echat.dialogue import thinking
 from echat.dialogue.labels import Labels
+from echat.dialogue.tasks import Task
 from echat.dialogue.turns import AssistantTurn
+from echat.dialogue.understanding import parse_understanding
 from echat.infer.decoding import FinishReason
 from echat.infer.prompt_cache import PromptCache
 
@@ -17,7 +19,7 @@ Defect = Literal["no text", "no speech", "unreadable thought"]
 
 @dataclass(frozen=True)
 class Thought:
-    """The thought is complete; the reply follows. None of it is meant to be spoken."""
+    """The complete thought, before the reply. It is not synthesized."""
 
     thought: thinking.Thought
     wellformed: bool
@@ -25,8 +27,7 @@ class Thought:
 
 @dataclass(frozen=True)
 class ThoughtPiece:
-    """The next characters of the thought as the model writes it, without its tags; only with
-    `show_thinking`."""
+    """The next characters of the thought, without its tags; only with `show_thinking`."""
 
     text: str
 
@@ -41,10 +42,10 @@ class Text:
 
 @dataclass(frozen=True)
 class TextPiece:
-    """The next words of the reply, to be shown while it is written.
+    """The next words of the reply, to be displayed while it is generated.
 
-    Pieces end between characters, hold no thought and no tag, and add up to the `Text` that follows (to its
-    beginning, where a malformed thought let nobody know better).
+    Pieces end between characters, contain no thought and no tag, and join to the `Text` that follows (to a
+    prefix of it after a malformed thought).
     """
 
     text: str
@@ -59,7 +60,7 @@ class SpeechIds:
 
 @dataclass(frozen=True)
 class Audio:
-    """The next piece of the spoken reply."""
+    """The next piece of synthesized speech."""
 
     waveform: Tensor  # (samples,) float32
     rate: int  # Hz
@@ -73,7 +74,7 @@ class Reply:
     raw_text: str  # as the model wrote it, thought and tags included
     thought: thinking.Thought | None = None
     reply_emotion: str | None = None
-    wellformed: bool = True  # could thought and tags be read without guessing?
+    wellformed: bool = True  # were thought and tags parsed without repair?
     defect: Defect | None = None  # what is missing of a reply to its task
     text_ids: tuple[int, ...] = ()  # ids of `raw_text`
     speech_ids: tuple[int, ...] = ()  # codec ids
@@ -84,7 +85,7 @@ class Reply:
     # Time spent: listen, read (the prompt), write, speak, synthesise, total; first_audio: from the start on.
     seconds: Mapping[str, float] = field(default_factory=dict)
     # Work done and spared: prefilled_tokens, cached_tokens, audio_tokens, mel_frames_encoded;
-    # turns_left_out: of the history, beyond what the model learned or has positions for.
+    # turns_left_out: of the history, truncated.
     counts: Mapping[str, int] = field(default_factory=dict)
     prompt_cache: PromptCache | None = field(
         default=None, repr=False, compare=False
@@ -92,7 +93,7 @@ class Reply:
 
     @property
     def is_mute(self) -> bool:
-        """Did the model come to an end without an answer?"""
+        """Did generation end without an answer?"""
         return self.finish_reason in ("end", "loop") and self.defect in ("no text", "no speech")
 
     def as_turn(self) -> AssistantTurn:
@@ -119,7 +120,7 @@ class Done:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """`end`: the model came to an end; `length`, `loop`: it was cut; `cancelled`: it was told to stop."""
+        """`end`: by the model; `length`, `loop`: by a limit; `cancelled`: by the caller."""
         return self.reply.finish_reason
 
     @property
@@ -133,10 +134,16 @@ Event = Thought | ThoughtPiece | TextPiece | Text | SpeechIds | Audio | Done
 
 @dataclass(frozen=True)
 class Understanding:
-    """Words and cues of a sound."""
+    """Transcript and labels of audio."""
 
     text: str
     labels: Labels
     raw_text: str
     reply: str | None = None  # of the task that transcribes, then answers
     finish_reason: FinishReason = "end"
+
+    @classmethod
+    def of(cls, task: Task, reply: Reply) -> "Understanding":
+        """Parse the reply of an understanding task."""
+        parsed = parse_understanding(task, reply.raw_text)
+        return cls(parsed.text, parsed.labels, reply.raw_text, parsed.reply, reply.finish_reason)

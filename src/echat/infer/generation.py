@@ -1,6 +1,6 @@
-"""The loop that writes one reply with a cache: read the prompt in chunks, then one id after the other.
+"""Chunked prefill and autoregressive generation with a KV cache (steps 3 and 4 of `Engine.reply`).
 
-Legend: L positions of the prompt, n replies written side by side, dim width of the language model.
+Legend: L positions of the prompt, n sequences of a batch, dim width of the language model.
 """
 
 import threading
@@ -16,10 +16,10 @@ from echat.infer.prompt_cache import Prompt, PromptCache, id_keys, snapshot
 from echat.model.llm import KVCache
 from echat.model.speech_llm import SpeechLLM
 
-# Positions read at once. Long enough to fill the arithmetic units of a CPU, short enough that a listener who
-# interrupts, or another reply in the same batch, need not wait for a long prompt.
+# Positions of a prefill chunk. Long enough to fill the arithmetic units of a CPU, short enough that a
+# barge-in, or another reply in the same batch, need not wait for a long prompt.
 PREFILL_CHUNK = 128
-CACHE_HEADROOM = 256  # positions by which storage outgrows the need of the moment
+CACHE_HEADROOM = 256  # free positions of a new cache
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class GeneratedId:
 
 @dataclass(frozen=True)
 class GenerationStep(GeneratedId):
-    """And what it was chosen from."""
+    """A generated id, and the logits it was chosen from."""
 
-    logits: Tensor  # (classes,) of the head that spoke, float32, before any rule
+    logits: Tensor  # (classes,) of its head, float32, before any rule
 
 
 @dataclass(eq=False)
 class SequenceState:
-    """One reply under way: how far its prompt is read and what is written. Local to its conversation."""
+    """One sequence of the engine: prompt, progress of prefill, KV cache and generated ids."""
 
     prompt: Prompt
     state: GenerationState
@@ -48,23 +48,23 @@ class SequenceState:
     cache: KVCache | None = None
     hidden: Tensor | None = None  # (dim,) of the last position read
     keeps_cache: bool = False
-    prompt_cache: PromptCache | None = None  # what is left when it is over
-    turns_left_out: int = 0  # of the history: more than the model learned or has positions for
+    prompt_cache: PromptCache | None = None  # set when it is over
+    turns_left_out: int = 0  # of the history, truncated
 
     @property
     def is_prefilled(self) -> bool:
-        """Is the whole prompt read?"""
+        """Is the whole prompt in the cache?"""
         return self.n_prefilled == self.prompt.embeds.shape[1]
 
     @property
     def is_over(self) -> bool:
-        """Has the reply come to an end? A cancelled one ends here."""
+        """Is generation over? A cancelled one ends here."""
         if self.state.finish_reason is None and self.cancel is not None and self.cancel.is_set():
             self.state.finish_reason = "cancelled"
         return self.state.finish_reason is not None
 
     def end(self, model: SpeechLLM, cache: KVCache | None) -> None:
-        """Let go of everything; with `keeps_cache`, keep what `cache` holds of what was read and written."""
+        """Free the cache; with `keeps_cache`, first make a prompt cache of prompt and generated ids."""
         if self.keeps_cache and cache is not None:
             position_keys = (*self.prompt.position_keys, *id_keys(self.state.ids, self.state.is_speech))
             self.prompt_cache = snapshot(model, position_keys, cache, self.prompt.encoded_audio)
@@ -76,21 +76,20 @@ class SequenceState:
 def generate(
     model: SpeechLLM, embeds: Tensor, rules: DecodingRules, generator: torch.Generator | None = None
 ) -> Iterator[tuple[GenerationStep, GenerationState]]:
-    """Write a reply to the prompt `embeds` (1, L, dim): one step at a time, and the reply as far as it is
-    written."""
+    """Generate after the prompt `embeds` (1, L, dim): each step, and the state after it."""
     yield from generate_into(model, embeds, GenerationState(rules, generator))
 
 
 def generate_into(
     model: SpeechLLM, embeds: Tensor, state: GenerationState
 ) -> Iterator[tuple[GenerationStep, GenerationState]]:
-    """`generate` into a reply that has its own way of choosing."""
+    """`generate` with a given state, e.g. one that forces its ids."""
     for step in generate_sequence(model, SequenceState(Prompt(embeds), state)):
         yield step, state
 
 
 def generate_sequence(model: SpeechLLM, sequence: SequenceState) -> Iterator[GenerationStep]:
-    """Write the reply of a sequence, step by step, until it is over."""
+    """Generate the ids of a sequence, one step after the other, until it is over."""
     prefill_sequence(model, sequence)
     step = None
     while not sequence.is_over:
@@ -103,7 +102,7 @@ def generate_sequence(model: SpeechLLM, sequence: SequenceState) -> Iterator[Gen
 
 
 def prefill_sequence(model: SpeechLLM, sequence: SequenceState) -> None:
-    """Read what is left of the prompt, chunk by chunk, unless it is cancelled meanwhile."""
+    """Prefill the rest of the prompt, chunk by chunk, until it is done or cancelled."""
     while not sequence.is_prefilled and not sequence.is_over:
         prefill_step(model, sequence, PREFILL_CHUNK, CACHE_HEADROOM)
 
@@ -117,8 +116,7 @@ def _feed_back(model: SpeechLLM, sequence: SequenceState, step: GenerationStep) 
 
 @torch.inference_mode()
 def prefill_step(model: SpeechLLM, sequence: SequenceState, chunk: int, room: int = 0) -> int:
-    """Read up to `chunk` more positions of the prompt; how many they were. `room` is for what is written
-    after it."""
+    """Prefill up to `chunk` more positions of the prompt; how many they were. `room`: free ones after it."""
     if sequence.cache is None:
         sequence.cache = sequence.prompt.cache(model, room)
     embeds = sequence.prompt.embeds[:, sequence.n_prefilled : sequence.n_prefilled + chunk]
@@ -130,7 +128,7 @@ def prefill_step(model: SpeechLLM, sequence: SequenceState, chunk: int, room: in
 
 @torch.inference_mode()
 def prefill_with(model: SpeechLLM, prompt: Prompt, ids: Sequence[int]) -> tuple[Tensor, KVCache]:
-    """Read a prompt and text ids written after it: the last hidden state (1, dim), and a cache of its own."""
+    """Prefill a prompt and text ids after it: the last hidden state (1, dim), and a new cache."""
     table = model.llm.text_embedding.weight
     written = table[torch.tensor(ids, dtype=torch.long, device=table.device)][None]
     embeds = torch.cat([prompt.embeds, written], dim=1)
@@ -143,8 +141,8 @@ def prefill_with(model: SpeechLLM, prompt: Prompt, ids: Sequence[int]) -> tuple[
 
 @torch.inference_mode()
 def choose_next(model: SpeechLLM, hidden: Tensor, states: Sequence[GenerationState]) -> list[GenerationStep]:
-    """Choose the next id of n replies from the hidden states (n, dim) of their last positions; each head
-    speaks once."""
+    """Choose the next id of n sequences from the hidden states (n, dim) of their last positions; each head
+    runs once."""
     is_speech = [state.next_is_speech for state in states]
     steps: dict[int, GenerationStep] = {}
     for kind in sorted(set(is_speech)):
@@ -156,7 +154,7 @@ def choose_next(model: SpeechLLM, hidden: Tensor, states: Sequence[GenerationSta
 
 
 def head_logits(model: SpeechLLM, hidden: Tensor, is_speech: bool) -> Tensor:
-    """Scores (n, classes) in float32 on the CPU, where ids are chosen, from hidden states (n, dim)."""
+    """Logits (n, classes) in float32 on the CPU, where ids are chosen, of hidden states (n, dim)."""
     logits = model.speech_logits(hidden) if is_speech else model.text_logits(hidden)
     logits = logits.float().cpu()
     refuse_not_finite(model, logits)
@@ -164,21 +162,18 @@ def head_logits(model: SpeechLLM, hidden: Tensor, is_speech: bool) -> Tensor:
 
 
 def embed_id(model: SpeechLLM, id_: int, is_speech: bool) -> Tensor:
-    """Embedding (1, 1, dim) of an id that was just written."""
+    """Embedding (1, 1, dim) of a generated id."""
     table = model.speech_embedding.weight if is_speech else model.llm.text_embedding.weight
     return table[id_].view(1, 1, -1)
-
-
-# --- The slow, obvious twin of the engine's loop: no cache, no batch; every id reads the whole sequence anew.
 
 
 @torch.no_grad()
 def generate_uncached(
     model: SpeechLLM, embeds: Tensor, rules: DecodingRules, generator: torch.Generator | None = None
 ) -> Iterator[tuple[GenerationStep, GenerationState]]:
-    """The slow, obvious twin of `generate`: no cache; every id reads the whole sequence anew.
+    """The slow, obvious twin of `generate`: no cache; each step reads the whole sequence.
 
-    It is the oracle of the tests and runs transformers' own forward pass, the one that trains.
+    It is the oracle of the tests and runs transformers' own forward pass, the one of training.
     """
     state = GenerationState(rules, generator)
     while state.finish_reason is None:

@@ -1,4 +1,4 @@
-"""The doors to an engine: a built-in name, a model folder, or a released `.pt` with its Qwen2 folder."""
+"""Loading of an engine: from a built-in name, a model folder, the hub, or a released `.pt` file."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -81,7 +81,7 @@ def _load_folder(folder: Path, device: str, dtype: torch.dtype | None) -> "Engin
         name=loaded.config.name or folder.name,
         home=folder,
         has_ctc=loaded.config.ctc,
-        learned=loaded.config.learned,
+        capabilities=loaded.config.learned,
     )
 
 

@@ -1,11 +1,11 @@
-"""The prompt cache (prefix cache) of a conversation, which one reply leaves and the next one starts from; and
-the prompt of a reply, of which only new audio is encoded and only new positions are embedded.
+"""The prompt cache (prefix cache) and the prompt of a reply (step 2 of `Engine.reply`).
 
-A position key says what stands at one position of the language model, so that two sequences can be compared
-without a model: a text id as it is, a speech id as its complement (below zero), a frame of a
-sound as (fingerprint of the sound, number of the frame).
+A reply leaves a cache of its keys and values, and the next one starts from the longest prefix that it shares:
+only new audio is encoded, only new positions are embedded. A position key identifies the content of one
+position, so that prefixes can be compared without a model: a text id as it is, a speech id as its complement
+(below zero), a frame of audio as (fingerprint of the audio, number of the frame).
 
-Legend: L positions still to be read, D frames of a sound, dim width of the language model.
+Legend: L positions to prefill, D frames of audio, dim width of the language model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,18 +18,19 @@ from torch import Tensor
 from echat.dialogue.rendering import Audio, Segment, Speech, Text
 from echat.dialogue.tasks import Task
 from echat.dialogue.turns import Conversation, Turn, UserTurn
+from echat.dialogue.vocabulary import AUDIO, SPEECH, TEXT
 from echat.infer.audio_input import encode_audio, fingerprint, longest_seconds, split_recordings, to_mel
 from echat.model.llm import KVCache
-from echat.model.speech_llm import AUDIO, SPEECH, TEXT, SpeechLLM
+from echat.model.speech_llm import SpeechLLM
 
 PositionKey = int | tuple[bytes, int]
 
 
 @dataclass(frozen=True)
 class PromptCache:
-    """Positions that were read, with their keys and values, and the audio that was encoded.
+    """The KV cache of positions that a model has read, and the audio that it has encoded.
 
-    `PromptCache()` is the beginning of every conversation. It is never written to, so any number of
+    `PromptCache()` is empty, for a new conversation. A prompt cache is never modified, so any number of
     replies may start from the same one, at the same time.
     """
 
@@ -40,7 +41,7 @@ class PromptCache:
 
     @property
     def n_bytes(self) -> int:
-        """Room taken by keys, values and frames."""
+        """Size of keys, values and frames."""
         stored = [self.cache.keys, self.cache.values] if self.cache is not None else []
         return sum(tensor.nbytes for tensor in (*stored, *self.encoded_audio.values()))
 
@@ -66,13 +67,13 @@ def id_keys(ids: Sequence[int], is_speech: Sequence[bool]) -> list[PositionKey]:
 
 
 def shared_prefix_length(position_keys: Sequence[PositionKey], others: Sequence[PositionKey]) -> int:
-    """How many positions two sequences have in common at their beginning."""
+    """Length of the common prefix of two sequences."""
     shortest = min(len(position_keys), len(others))
     return next((n for n in range(shortest) if position_keys[n] != others[n]), shortest)
 
 
 def copy_cache(cache: KVCache, length: int, capacity: int) -> KVCache:
-    """The first `length` positions of a cache, in storage of its own with room for `capacity`."""
+    """A copy of the first `length` positions of a cache, in new storage for `capacity`."""
     layers, batch, heads, _, dim = cache.keys.shape
     copies = []
     for old in (cache.keys, cache.values):
@@ -89,34 +90,36 @@ def snapshot(
     cache: KVCache,
     encoded_audio: Mapping[bytes, Tensor],
 ) -> PromptCache:
-    """The prompt cache of what `cache` holds; `position_keys` may go on beyond it."""
+    """A prompt cache with the content of `cache`; `position_keys` may be longer."""
     return PromptCache(
         tuple(position_keys[: cache.length]), copy_cache(cache, cache.length, 0), dict(encoded_audio), model
     )
 
 
-# --- Segments -> what the language model has yet to read: only new sounds are encoded, only new positions
+# --- Segments -> embeddings of the positions that are not cached
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a reply answers: the keys of the whole prompt, and the embeddings of what is not yet read."""
+    """The keys of a whole prompt, and the embeddings of its positions that are not cached."""
 
     embeds: Tensor  # (1, L, dim) of the last L positions
     position_keys: tuple[PositionKey, ...] = ()
-    prompt_cache: PromptCache = field(default_factory=PromptCache)  # begins with the positions before these
+    prompt_cache: PromptCache = field(
+        default_factory=PromptCache
+    )  # has the positions before these as a prefix
     # Of this prompt: fingerprint -> frames (D, dim).
     encoded_audio: Mapping[bytes, Tensor] = field(default_factory=dict)
     mel_frames_encoded: int = 0
 
     @property
     def n_cached(self) -> int:
-        """Positions that need not be read again."""
+        """Positions found in the prompt cache."""
         return len(self.position_keys) - self.embeds.shape[1] if self.position_keys else 0
 
     @property
     def last_audio(self) -> Tensor | None:
-        """Frames (D, dim) of the last sound, if it was heard in one piece."""
+        """Frames (D, dim) of the last audio; None if it is in several pieces."""
         runs = [
             [*run] for _, run in groupby(self.position_keys, lambda position: isinstance(position, tuple))
         ]
@@ -125,7 +128,7 @@ class Prompt:
         return self.encoded_audio[pieces.pop()] if len(pieces) == 1 else None
 
     def cache(self, model: SpeechLLM, room: int) -> KVCache:
-        """A cache of its own that holds the reused positions, with room for the others and `room` more."""
+        """A new KV cache with the reused positions, and capacity for the others and `room` more."""
         capacity = self.n_cached + self.embeds.shape[1] + room
         if self.prompt_cache.cache is None or not self.n_cached:
             return model.llm.new_cache(capacity=capacity)
@@ -139,9 +142,9 @@ def prepare_prompts(
     prompt_caches: Sequence[Sequence[PromptCache]] | None = None,
     lead_in: bool = True,
 ) -> list[Prompt]:
-    """Prompts that start from the cache which holds most of them; new sounds are encoded in one batch.
+    """Prompts, each with the prompt cache that shares the longest prefix; new audio is encoded in one batch.
 
-    `prompt_caches`: candidates for each prompt. `lead_in`: quiet before sounds that begin at once.
+    `prompt_caches`: candidates for each prompt. `lead_in`: pad audio that begins abruptly.
     """
     prompts = [list(split_recordings(segments)) for segments in prompts]
     prompt_caches = [()] * len(prompts) if prompt_caches is None else prompt_caches
@@ -184,7 +187,7 @@ def _make_prompt(
     position_keys = tuple(position_keys_of(segments, keys, [len(rows) for rows in frames]))
     lengths = [shared_prefix_length(position_keys, prompt_cache.position_keys) for prompt_cache in candidates]
     best = max(range(len(lengths)), key=lengths.__getitem__, default=None)
-    # The last position is always read: the first id is chosen from what the model makes of it.
+    # The last position is always prefilled: its hidden state gives the first id.
     n_cached = 0 if best is None else min(lengths[best], len(position_keys) - 1)
     embeds = embed_prompt(model, segments, frames, n_cached)
     prompt_cache = candidates[best] if best is not None and n_cached else PromptCache()
@@ -217,7 +220,7 @@ def embed_prompt(
 
 
 def shared_prefix(segments: Sequence[Segment], others: Sequence[Segment]) -> list[Segment]:
-    """What two prompts have in common at their beginning; a sound is itself and no other."""
+    """The common prefix of two prompts; audio is compared by identity."""
     shared: list[Segment] = []
     for segment, other in zip(segments, others):
         if isinstance(segment, Audio) or isinstance(other, Audio):
@@ -237,15 +240,16 @@ def shared_prefix(segments: Sequence[Segment], others: Sequence[Segment]) -> lis
 def known_prefix(
     turns: Sequence[Turn], task: Task, render: Callable[[Conversation], list[Segment]]
 ) -> list[Segment]:
-    """What can be read of a prompt before it is whole: to the end of the last sound where `turns` end with a
-    spoken question, else what does not depend on the next question. A typed question is read by its reply."""
+    """The part of a prompt that can be prefilled before the question is complete: up to the end of the last
+    audio where `turns` end with a spoken question, else what does not depend on the next question. A typed
+    question is left to its reply."""
     question = turns[-1] if turns and isinstance(turns[-1], UserTurn) else None
     if question is not None and question.audio is not None:
         segments = render(Conversation(turns))
         last = max(position for position, segment in enumerate(segments) if isinstance(segment, Audio))
         return segments[: last + 1]
     finished = turns[:-1] if question else turns
-    guesses = [
+    examples = [
         UserTurn(text=word) if task.input_modality == "text" else UserTurn(audio=object()) for word in "12"
     ]
-    return shared_prefix(*(render(Conversation([*finished, guess])) for guess in guesses))
+    return shared_prefix(*(render(Conversation([*finished, example])) for example in examples))

@@ -83,38 +83,31 @@ def emit(
     timer: StageTimer,
 ) -> Iterator[Event]:
     """The events of a reply whose ids come from `steps`; the sequence is over when they end."""
-    for event in _events(tokenizer, token2wav, request, sequence, steps, timer):
-        yield event
-        timer.skip()
-
-
-def _events(
-    tokenizer: TextTokenizer,
-    token2wav: "Token2Wav | None",
-    request: ReplyRequest,
-    sequence: SequenceState,
-    steps: Iterator[GeneratedId],
-    timer: StageTimer,
-) -> Iterator[Event]:
     rules = sequence.state.rules
     detokenizer = Detokenizer(tokenizer, rules, request.show_thinking)
     synthesizer = None
     if request.stream and request.speak and token2wav is not None and rules.task.writes_speech:
         synthesizer = StreamingSynthesizer(token2wav, request.voice, request.seed, timer)
-    for step in steps:
-        timer.lap("speak" if step.is_speech else "write")
-        yield from detokenizer.push(step.id)
-        if synthesizer and step.is_speech and step.id != rules.vocabulary.speech_boundary:
-            yield from synthesizer.push([step.id])
-    if not is_cancelled(request, sequence):
-        yield from detokenizer.end()
-        if synthesizer:
-            yield from synthesizer.push([], final=True)
-    reply = build_reply(tokenizer, token2wav, request, sequence, timer, synthesizer)
-    if reply.waveform is not None and reply.rate is not None and synthesizer is None:
-        timer.mark("first_audio")
-        yield events.Audio(reply.waveform, reply.rate)
-    yield events.Done(replace(reply, seconds=timer.total()))
+
+    def produce() -> Iterator[Event]:
+        for step in steps:
+            timer.lap("speak" if step.is_speech else "write")
+            yield from detokenizer.push(step.id)
+            if synthesizer and step.is_speech and step.id != rules.vocabulary.speech_boundary:
+                yield from synthesizer.push([step.id])
+        if not is_cancelled(request, sequence):
+            yield from detokenizer.end()
+            if synthesizer:
+                yield from synthesizer.push([], final=True)
+        reply = build_reply(tokenizer, token2wav, request, sequence, timer, synthesizer)
+        if reply.waveform is not None and reply.rate is not None and synthesizer is None:
+            timer.mark("first_audio")
+            yield events.Audio(reply.waveform, reply.rate)
+        yield events.Done(replace(reply, seconds=timer.total()))
+
+    for event in produce():
+        yield event
+        timer.skip()
 
 
 # --- Text ids -> text, thought and speech ids

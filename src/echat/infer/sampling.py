@@ -1,6 +1,6 @@
-"""From logits to the next id: pure functions, in the order of the reference.
+"""Sampling of the next id from logits: logits processors as pure functions, in the order of the reference.
 
-repetition penalty -> rules (age slot, repeat guard) -> temperature -> top-k -> top-p -> softmax -> draw.
+repetition penalty -> constraints (age slot, repeat guard) -> temperature -> top-k -> top-p -> softmax.
 
 Legend: `logits` (classes,) float32 of one row; ids are those generated so far in the same id space.
 """
@@ -51,11 +51,11 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> int:
-    """The next id: the best one, or a draw from `probabilities`."""
+    """The next id: the best one, or one sampled from `probabilities`."""
     if not sampling.sample:
         return int(logits.argmax())
     kept = _kept(logits, sampling)
-    ids = _open_ids(kept)  # a draw from all text ids takes 3 ms, longer than a GPU writes one
+    ids = _open_ids(kept)  # sampling from all text ids takes 3 ms, more than a step on a GPU
     return int(ids[torch.multinomial(kept[ids].softmax(dim=0), 1, generator=generator)])
 
 
@@ -133,18 +133,18 @@ class RepeatGuard:
 
 @dataclass(frozen=True)
 class LoopGuard:
-    """Blocks the text id that would go on with a stretch that was just written several times over.
+    """Blocks the text id that would continue a loop: ids that were just repeated several times.
 
-    A model that cannot follow the sound may write such a stretch for ever. Blocked there, it finds its way
-    on, to the labels after a transcript for one. What people do repeat ("no no no") stays below the limits.
+    A model that cannot transcribe the audio may loop for ever. With this block it continues, e.g. with the
+    labels after a transcript. Repetitions of natural speech ("no no no") stay below the limits.
     """
 
-    longest: int = 16  # ids of a stretch
-    times: int = 3  # it was written
-    ids: int = 8  # that its repetitions take together, at least
+    longest: int = 16  # ids of a loop
+    times: int = 3  # repetitions
+    ids: int = 8  # of all repetitions together, at least
 
     def constrain(self, logits: Tensor, ids: Sequence[int]) -> Tensor:
-        """Block what would go on with a loop, of any length."""
+        """Block the ids that would continue a loop of any length."""
         blocked = {ids[-length] for length in range(1, self.longest + 1) if self._loops(ids, length)}
         if not blocked:
             return logits
@@ -155,7 +155,7 @@ class LoopGuard:
 
 
 def is_looping(ids: Sequence[int], length: int, times: int) -> bool:
-    """Do the last ids repeat one stretch of `length` ids `times` times over?"""
+    """Are the last ids `length` ids that repeat `times` times?"""
     if len(ids) < length * times:
         return False
     tail = list(ids[-length * times :])
@@ -163,5 +163,5 @@ def is_looping(ids: Sequence[int], length: int, times: int) -> bool:
 
 
 def derived_seed(seed: int, number: int) -> int:
-    """The seed of another try; that of try 0 is the seed itself."""
+    """The seed of a retry; that of try 0 is the seed itself."""
     return (seed + number * 1_000_003) % 2**63 if number else seed

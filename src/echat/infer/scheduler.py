@@ -1,10 +1,9 @@
-"""Many conversations at once on one model: a thread writes all replies side by side, each asker listens to
-its own.
+"""The request scheduler: one worker thread serves the replies of many threads by continuous batching.
 
-    with Scheduler(engine) as scheduler:
-        handle = scheduler.submit(conversation, "s2s", stream=True)
-        for event in handle: ...        # as those of Engine.reply
-        handle.cancel()                 # from any thread
+with Scheduler(engine) as scheduler:
+    handle = scheduler.submit(conversation, "s2s", stream=True)
+    for event in handle: ...        # as those of Engine.reply
+    handle.cancel()                 # from any thread
 """
 
 import queue
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
 
 class ReplyHandle:
-    """A reply that a scheduler writes. Iterate over it once, in one thread: that is where texts are decoded
-    and sound is made, so that neither holds up the other replies."""
+    """The caller's side of one request. Iterate over it once, in one thread: text is detokenized and speech
+    synthesized there, so that neither blocks the worker."""
 
     def __init__(
         self, engine: "Engine", request: ReplyRequest, sequence: SequenceState, timer: StageTimer
@@ -36,7 +35,7 @@ class ReplyHandle:
         self._steps: queue.SimpleQueue[GeneratedId | BaseException | None] = queue.SimpleQueue()
 
     def __iter__(self) -> Iterator[Event]:
-        """The events of `Engine.reply`. To leave the loop early is to cancel."""
+        """The events of `Engine.reply`. Leaving the loop early cancels the reply."""
         try:
             engine, steps = self._engine, self._received()
             yield from emit(
@@ -46,7 +45,7 @@ class ReplyHandle:
             self.cancel()
 
     def cancel(self) -> None:
-        """Write no further id; a reply that is already written is not spoken any further."""
+        """Stop generation, and synthesis of a reply that is already generated."""
         assert self._request.cancel is not None
         self._request.cancel.set()
 
@@ -57,7 +56,7 @@ class ReplyHandle:
         return done.reply
 
     def _received(self) -> Iterator[GeneratedId]:
-        """Ids as they come, to the end of the sequence."""
+        """Ids from the worker, to the end of the sequence."""
         while (step := self._steps.get()) is not None:
             if isinstance(step, BaseException):
                 raise RuntimeError("the scheduler stopped, and this reply with it") from step
@@ -68,13 +67,13 @@ class ReplyHandle:
 
 
 class Scheduler:
-    """One worker thread and the replies in its care."""
+    """One worker thread and its requests."""
 
     def __init__(self, engine: "Engine", rows: int = ROWS, prefill_chunk: int = PREFILL_CHUNK) -> None:
-        """At most `rows` replies are written at once, the others wait in line; between two ids running
-        replies wait for `prefill_chunk` positions of a new prompt, and of a long one only now and then."""
+        """At most `rows` replies generate at once, the others wait in a queue. Between two ids running
+        replies wait for `prefill_chunk` positions of a new prompt, and of a long one only at times."""
         self.engine = engine
-        # Both are of the worker alone.
+        # Both are used by the worker alone.
         self._batch = ContinuousBatch(engine.model, rows, prefill_chunk, balance_prefill=True)
         self._handles: dict[SequenceState, ReplyHandle] = {}
         self._inbox: list[ReplyHandle] = []
@@ -91,9 +90,9 @@ class Scheduler:
         self.close()
 
     def submit(self, conversation: Conversation, task: str | Task, **settings: Any) -> ReplyHandle:
-        """Ask for a reply; settings as for `Engine.reply`.
+        """Request a reply; settings as for `Engine.reply`.
 
-        New sounds are encoded here, in the thread that asks. System prompts are read once for all.
+        New audio is encoded here, in the calling thread. System prompts are prefilled once for all requests.
         """
         timer = StageTimer()
         settings["cancel"] = settings.get("cancel") or threading.Event()
@@ -109,14 +108,14 @@ class Scheduler:
         return handle
 
     def close(self) -> None:
-        """Stop the worker; what it was writing ends as cancelled."""
+        """Stop the worker; running replies end as cancelled."""
         with self._changed:
             self._is_open = False
             self._changed.notify()
         self._worker.join()
 
     def _shared_prefix(self, task: Task) -> PromptCache:
-        """The system prompt of a task. Two threads may both read it at first; either result will do."""
+        """The cache of the system prompt of a task. Two threads may both make it at first; either will do."""
         if task not in self._shared_prefixes:
             self._shared_prefixes[task] = self.engine.prefill((), task)
         return self._shared_prefixes[task]
@@ -130,7 +129,7 @@ class Scheduler:
             for sequence in self._batch.clear():
                 sequence.state.finish_reason = "cancelled"
                 self._handles.pop(sequence)._put(None)
-        except BaseException as error:  # nobody may wait for a worker that is gone
+        except BaseException as error:  # no thread may wait for a worker that has ended
             with self._changed:
                 self._is_open = False
                 waiting = [*self._handles.values(), *self._inbox]
@@ -139,7 +138,7 @@ class Scheduler:
             raise
 
     def _admit(self) -> bool:
-        """Put new replies in line, waiting for one while there is nothing to do; False: it is closed."""
+        """Queue new requests, waiting for one while there is nothing to do; False: it is closed."""
         with self._changed:
             while self._is_open and not self._inbox and self._batch.is_idle:
                 self._changed.wait()
@@ -150,7 +149,7 @@ class Scheduler:
             return self._is_open
 
     def _deliver(self, emitted: Sequence[tuple[SequenceState, GeneratedId | None]]) -> None:
-        """Hand every step to the reply that it belongs to; None ends it."""
+        """Pass every step to its handle; None ends it."""
         for sequence, step in emitted:
             handle = self._handles[sequence] if step else self._handles.pop(sequence)
-            handle._put(step and GeneratedId(step.id, step.is_speech))  # the scores stay here
+            handle._put(step and GeneratedId(step.id, step.is_speech))  # without the logits

@@ -1,8 +1,8 @@
 """Text-to-speech of texts of any length: normalization, splitting, a length check with retries, pauses.
 
-A model that is given more text than it learned leaves words out without a sign of it. The length of the
-speech shows this: a syllable takes about as many speech ids wherever it stands. A piece that is too short or
-too long for its text is generated anew, then in halves; one that stays so is emitted, marked as doubtful.
+A model that is given more text at once than in training leaves words out without a sign of it. The length of
+the speech shows this: a syllable takes about as many speech ids wherever it stands. A piece that is too short
+or too long for its text is generated anew, then in halves; one that stays so is emitted, marked as doubtful.
 """
 
 from __future__ import annotations
@@ -95,18 +95,18 @@ class TextToSpeech:
     """What one model reads aloud, and how. Generating the speech ids is left to the caller."""
 
     tokenizer: TextTokenizer
-    learned: Capabilities | None  # None: any text, as it is and in one piece, like the reference
+    capabilities: Capabilities | None  # None: any text, as it is and in one piece, like the reference
 
     def split(self, text: str) -> list[str]:
-        """The pieces in which a text is read. Raises ValueError for a text without words, or in a script that
-        the model did not learn."""
-        spoken = text if self.learned is None else spoken_form(text)
-        if not _has_words(spoken if self.learned is None else self.learned.reading.of(spoken)):
+        """The pieces in which a text is read. Raises ValueError for a text without words, or in a script
+        outside of the training data."""
+        spoken = text if self.capabilities is None else spoken_form(text)
+        if not _has_words(spoken if self.capabilities is None else self.capabilities.reading.of(spoken)):
             raise ValueError(f"text {text[:40]!r}: expected words to read aloud, found none; write some")
-        if self.learned is None:
+        if self.capabilities is None:
             return [text]
-        self.learned.refuse_foreign(spoken, "text")
-        found = split_text(spoken, self._size, self.learned.reading.piece_ids or PIECE_IDS)
+        self.capabilities.refuse_foreign(spoken, "text")
+        found = split_text(spoken, self._size, self.capabilities.reading.piece_ids or PIECE_IDS)
         return [piece for piece in found if _has_words(piece)]
 
     def read_aloud(
@@ -164,9 +164,9 @@ class TextToSpeech:
         return replies
 
     def _size(self, text: str) -> int:
-        """Text ids of a piece in the form that the model learned."""
-        assert self.learned is not None
-        return len(self.tokenizer.encode(self.learned.reading.of(text)))
+        """Text ids of a piece in the form of the training data."""
+        assert self.capabilities is not None
+        return len(self.tokenizer.encode(self.capabilities.reading.of(text)))
 
     # --- is everything said?
 
@@ -202,11 +202,11 @@ class TextToSpeech:
 
     def _length_error(self, text: str, reply: Reply) -> float:
         """By how many speech ids a piece is too short or too long for its text; infinite without any."""
-        if self.learned is None:
+        if self.capabilities is None:
             return 0.0
         if not reply.speech_ids:
             return float("inf")
-        pace = self.learned.reading.ids_per_syllable
+        pace = self.capabilities.reading.ids_per_syllable
         if pace is None:
             return 0.0
         least, most = (syllables(text) * ids for ids in pace)

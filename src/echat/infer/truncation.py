@@ -38,26 +38,26 @@ def prompt_room(max_positions: int) -> int:
     return max_positions - min(ANSWER_POSITIONS, max_positions // 4)
 
 
-def match_training(conversation: Conversation, task: Task, learned: Capabilities) -> Conversation:
+def match_training(conversation: Conversation, task: Task, capabilities: Capabilities) -> Conversation:
     """As many turns of history as the training data had, and typed text in the form it had there.
 
     Raises ValueError for words in a script that no language of the model has.
     """
-    if learned.history_turns is not None:
-        conversation = conversation.with_history(learned.history_turns)
-    turns = [_as_written(turn, task, learned) for turn in conversation.turns]
+    if capabilities.history_turns is not None:
+        conversation = conversation.with_history(capabilities.history_turns)
+    turns = [_as_written(turn, task, capabilities) for turn in conversation.turns]
     return conversation if turns == list(conversation.turns) else Conversation(turns)
 
 
-def _as_written(turn: Turn, task: Task, learned: Capabilities) -> Turn:
+def _as_written(turn: Turn, task: Task, capabilities: Capabilities) -> Turn:
     if (
         isinstance(turn, AssistantTurn)
         or not turn.text
         or (turn.audio is not None and task.input_modality == "audio")
     ):
         return turn
-    form = learned.reading if task.reads_aloud else learned.questions
-    learned.refuse_foreign(turn.text, "text")
+    form = capabilities.reading if task.reads_aloud else capabilities.questions
+    capabilities.refuse_foreign(turn.text, "text")
     return replace(turn, text=form.of(turn.text) or turn.text)
 
 

@@ -1,1 +1,1 @@
-"""Kernels."""
+"""CPU arithmetic of inference and training: attention, packed linear layers, channels-last convolutions."""

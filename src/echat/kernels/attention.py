@@ -1,7 +1,7 @@
-"""Attention in bf16 on a CPU, written out.
+"""Eager (unfused) attention in bf16 on a CPU.
 
 torch's fused kernel on CPUs saves memory, but computes products of bf16 in float32, and its backward pass
-takes three times the forward pass: it was 40 % of a training step of echat-tiny. Written out, all products
+takes three times the forward pass: it was 40 % of a training step of echat-tiny. Unfused, all products
 are bf16 and the same step takes 0.7 of the time; 600 frames of the released estimator take half of it. The
 weights are in memory: only short sequences go this way.
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 MAX_KEYS = 600  # keys, beyond which the memory of the weights outweighs what they save
-MASKED = -1e4  # score of what is not to be seen; softmax makes it 0
+MASKED = -1e4  # score of a masked key; softmax makes it 0
 
 
 def prefers_eager(value: Tensor, max_keys: int = MAX_KEYS) -> bool:
-    """Whether attention over value (B, G, T, d) is better written out."""
+    """Whether eager attention over value (B, G, T, d) is the faster one."""
     return value.dtype == torch.bfloat16 and value.device.type == "cpu" and value.shape[2] <= max_keys
 
 
@@ -58,7 +58,7 @@ def causal_eager_attention(query: Tensor, key: Tensor, value: Tensor, scale: flo
 def transformers_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers: causal and written out where that pays, else its own SDPA."""
+    """An attention function of transformers: causal and eager where that pays, else its own SDPA."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     is_training = query.shape[2] == key.shape[2] and torch.is_grad_enabled()

@@ -1,6 +1,6 @@
 """Convolutions over time for inference, with the channels innermost.
 
-Sound is given as `(batch, channels, 1, time)` in the channels-last memory format: then oneDNN reads it as it
+Input is `(batch, channels, 1, time)` in the channels-last memory format: then oneDNN reads it as it
 lies, where the plain layer reorders its input, its weight and its output in every call. Measured on one core
 at the sizes of the vocoder: 165 against 113 to 150 GFLOP/s.
 """

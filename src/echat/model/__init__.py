@@ -1,1 +1,1 @@
-"""Understanding and thinking: mel to encoder, subsampler, adapter, language model and its two heads."""
+"""The speech language model: mel to encoder, subsampler, adapter, language model and its two heads."""

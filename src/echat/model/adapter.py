@@ -1,6 +1,6 @@
-"""From sound to language: a small Transformer over the 12.5 Hz frames.
+"""The adapter (modality projector): a small Transformer between speech encoder and language model.
 
-Legend: B batch, D frames (80 ms), dim width.
+Legend: B batch, D frames of the subsampled encoder (80 ms), dim width.
 """
 
 import math
@@ -52,7 +52,7 @@ class Adapter(nn.Module):
             for _ in range(config.blocks)
         )
         self.final_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
-        if not self.input_norm.weight.is_meta:  # from nothing: or what the blocks add is drowned by the scale
+        if not self.input_norm.weight.is_meta:  # fresh: or what the blocks add is lost beside the scale
             nn.init.constant_(self.input_norm.weight, 1.0 / self.scale)
 
     def embed(self, frames: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Transformer pieces that the speech encoder and the adapter share.
+"""Transformer layers of speech encoder and adapter: positions, self-attention, feed-forward, convolution.
 
 Legend: B batch, T time, H heads, dim model width.
 """
@@ -60,8 +60,7 @@ def rounded(table: Tensor, rounding: Rounding) -> Tensor:
 
 
 class PositionTable(nn.Module):
-    """Adds a fixed sinusoidal table; the table is recomputed at construction and never stored with the
-    weights."""
+    """Sinusoidal position embeddings, added; the table is computed at construction and never stored."""
 
     table: Tensor
 
@@ -98,8 +97,7 @@ class PositionTable(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Full bidirectional attention; padded keys are hidden, padded queries compute leftovers that nobody
-    reads."""
+    """Bidirectional multi-head attention; padded keys are masked, outputs of padded queries are unused."""
 
     def __init__(self, dim: int, heads: int, key_bias: bool) -> None:
         super().__init__()
@@ -131,7 +129,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor |
 
 
 class FeedForward(nn.Module):
-    """Two linear maps around an activation (exact GELU or ReLU)."""
+    """Two linear layers around an activation (exact GELU or ReLU)."""
 
     def __init__(self, dim: int, hidden: int, activation: Activation, dropout: float) -> None:
         super().__init__()
@@ -147,7 +145,7 @@ class FeedForward(nn.Module):
 class ConvolutionModule(nn.Module):
     """What the neighbouring frames say: a gated pointwise map, a filter per channel over time, a map back.
 
-    Conformer (Gulati et al. 2020), section 2.2, with layer norm in the place of batch norm.
+    Conformer (Gulati et al. 2020), section 2.2, with layer norm instead of batch norm.
     """
 
     def __init__(self, dim: int, kernel: int) -> None:

@@ -1,4 +1,4 @@
-"""What frames spell: their nearness to the rows of the text table.
+"""CTC head on the text embedding table: logits are scaled cosine similarities of frames and table rows.
 
 Legend: dim width of the language model, V text ids.
 """

@@ -43,7 +43,7 @@ class KVCache:
         return replace(self, keys=self.keys[:, rows], values=self.values[:, rows])
 
     def reserve(self, positions: int) -> "KVCache":
-        """Room for `positions` in all; doubles the storage so that growing is rare."""
+        """Room for `positions` in all; doubles the storage so that reallocation is rare."""
         capacity = self.keys.shape[3]
         if positions <= capacity:
             return self
@@ -158,5 +158,5 @@ def _attention_mask(mask: Tensor | None, past: int, length: int, device: torch.d
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions, rotate-half form: the halves trade places, the sign is in `sin`."""
+    """Rotary positions, rotate-half form: the halves are exchanged, the sign is in `sin`."""
     return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, dims=-1), sin)

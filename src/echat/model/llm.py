@@ -183,8 +183,7 @@ class LanguageModel(nn.Module):
         self.model.rotary_emb = type(self.model.rotary_emb)(self.model.config)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "LanguageModel":
-        """Moves and casts as any module, but rotary frequencies stay in float32: rounding them bends every
-        angle."""
+        """Moves and casts as any module, but rotary frequencies stay float32: rounding changes all angles."""
         super()._apply(fn, recurse)
         device = self.model.embed_tokens.weight.device
         if device.type != "meta" and self.model.rotary_emb.inv_freq.dtype != torch.float32:
@@ -217,8 +216,8 @@ class LanguageModel(nn.Module):
     def extend(
         self, embeds: Tensor, cache: KVCache, mask: Tensor | None = None, positions: Tensor | None = None
     ) -> tuple[Tensor, KVCache]:
-        """Read L more positions: embeds (B, L, dim), mask (B, S) True = keep -> hidden (B, L, dim), longer
-        cache.
+        """Prefill or decoding: embeds (B, L, dim), mask (B, S) True = keep -> hidden (B, L, dim),
+        longer cache.
 
         S counts the cached and the new positions. Without `positions` they continue from the cache's length.
         """

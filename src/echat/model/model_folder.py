@@ -1,4 +1,4 @@
-"""A speech dialogue model on disk: `config.yaml`, `model.safetensors` and `tokenizer/` in one folder."""
+"""Model folder: a speech language model on disk, `config.yaml`, `model.safetensors` and `tokenizer/`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ class ModelFolderConfig(Config):
 
     kind: Literal["echat"] = "echat"
     name: str = ""  # for people
-    profile: Profile = "echat"  # the dialect that the weights were trained in
+    profile: Profile = "echat"  # prompt layout that the weights were trained with
     ctc: bool = False  # were the encoder's frames trained by CTC over the text table?
     learned: Capabilities = Capabilities()  # of texts and conversations
     model: SpeechLLMConfig  # every size
@@ -31,7 +31,7 @@ class ModelFolderConfig(Config):
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a folder holds, loaded."""
+    """A loaded model folder."""
 
     config: ModelFolderConfig
     model: SpeechLLM

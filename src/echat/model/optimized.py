@@ -1,4 +1,4 @@
-"""Models optimised for inference on a CPU: `optimize(model, "int8")` is used exactly as the model itself.
+"""Quantized and packed models for inference on a CPU: `optimize(model, "int8")` is used as the model itself.
 
 | precision | layers | heads | encoder and adapter | tables |
 |---|---|---|---|---|
@@ -12,9 +12,9 @@ there the encoder of a bf16 model is bf16 throughout, and int8 and int4 have enc
 it is is measured, once in a process: one core with AVX512-BF16 gave 85 GFLOP/s in bf16 and 141 in packed
 fp32, another 490 and 110. Over one row, where memory is the limit, the smaller weights always win.
 
-Queries, keys and values come out of one map, gate and up out of another: fewer passes over the input, and no
-concatenation. The text table stays as it is, to be read a row at a time; the text head has a packed copy, for
-all of it is read for every text id.
+Queries, keys and values come from one merged layer, gate and up from another: fewer passes over the input,
+and no concatenation. The text table stays as it is, to be read a row at a time; the text head has a packed
+copy, for all of it is read for every text id.
 """
 
 import copy
@@ -43,7 +43,7 @@ from echat.model.speech_llm import SpeechLLM
 
 
 class PackedLayer(nn.Module):
-    """One decoder layer of transformers, packed."""
+    """A decoder layer of transformers with packed weights."""
 
     def __init__(self, layer: Any, precision: Precision, int4_group: int) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ class PackedLayer(nn.Module):
 
 
 class PackedLanguageModel(nn.Module):
-    """What `LanguageModel` does, without learning; takes the layers of `llm` away one by one, so that memory
-    holds them once."""
+    """`LanguageModel` for inference alone; takes the layers of `llm` away one by one, so that memory holds
+    them once."""
 
     def __init__(self, llm: LanguageModel, precision: Precision, int4_group: int) -> None:
         super().__init__()
@@ -136,13 +136,13 @@ def freeze_embedding(table: nn.Embedding, dtype: torch.dtype) -> nn.Embedding:
 
 # --- The whole model: encoder, adapter, language model, heads.
 
-TRIAL_ROWS, TRIAL_WIDTH, TRIALS = 250, 1024, 7  # 5 s of sound through one map of the released encoder
+TRIAL_ROWS, TRIAL_WIDTH, TRIALS = 250, 1024, 7  # 5 s of sound through one layer of the released encoder
 CLEARLY_FASTER = 1.5  # so that no noise of a machine decides where both are alike
 
 
 class PackedSelfAttention(nn.Module):
-    """`SelfAttention` with queries, keys and values out of one packed map; they meet in bf16 where this CPU
-    multiplies that faster, unless float32 was asked for."""
+    """`SelfAttention` with queries, keys and values from one packed layer; attention is in bf16 where
+    this CPU multiplies that faster, unless float32 was asked for."""
 
     def __init__(self, attention: SelfAttention, precision: Precision) -> None:
         super().__init__()

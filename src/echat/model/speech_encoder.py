@@ -47,8 +47,8 @@ class EncoderConfig(Config):
     max_frames: int = Field(30000, gt=0, le=MOST_FRAMES)
     conv_kernel: int = Field(
         0, ge=0
-    )  # of a convolution in each block, which a small encoder learns from sooner; 0: none
-    layer_mix: bool = False  # a learned mix of all depths leaves the encoder; False: the last alone
+    )  # of a convolution in each block (small encoders converge sooner with it); 0: none
+    layer_mix: bool = False  # output is a weighted sum of all layers; False: the last alone
     dropout: float = 0.1  # on positions, attention and feed-forward outputs, in training only
     position_rounding: Rounding = ()  # of the position table that the weights were trained with
     # strides of the causal convolutions behind the encoder
@@ -75,10 +75,10 @@ class EncoderConfig(Config):
 
 
 class LayerMix(nn.Module):
-    """Softmax-weighted sum of the normalised frames of every depth; what is last comes with its own norm.
+    """Weighted layer sum (softmax weights) of the normalised frames of every depth, as in SUPERB.
 
-    The last layers of a recogniser keep the words and have lost the voice; emotion, sound events, age and
-    gender are read better from those before.
+    The last layers of a recogniser keep the words; emotion, sound events, age and gender are recognised
+    better from those before.
     """
 
     def __init__(self, dim: int, depths: int) -> None:

@@ -1,5 +1,5 @@
-"""The figure of the paper: mel -> speech encoder -> subsampler -> adapter -> language model -> text and
-speech heads.
+"""The speech language model, as in the figure of the paper: mel -> speech encoder -> subsampler -> adapter ->
+language model -> text and speech heads.
 
 Legend: B batch, T mel frames (10 ms), D audio frames for the language model (80 ms), L positions of the
 language model, dim width of the language model, V text classes, C codec ids.
@@ -15,14 +15,11 @@ from torch import Tensor, nn
 from echat.audio.speech_tokens import CODEC_SIZE
 from echat.checkpoint import SAME_MODEL
 from echat.config import Config
-from echat.dialogue.vocabulary import speech_classes, speech_rows
+from echat.dialogue.vocabulary import AUDIO, SPEECH, TEXT, speech_classes, speech_rows
 from echat.model.adapter import Adapter, AdapterConfig
 from echat.model.llm import KVCache, LanguageModel, LLMConfig, import_transformers
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder, Subsampler
 from echat.safe_loading import build_on_meta
-
-# What stands at a position of the language model, `kinds` of `assemble`.
-PAD, TEXT, SPEECH, AUDIO = 0, 1, 2, 3
 
 
 class SpeechLLMConfig(Config):
@@ -35,7 +32,7 @@ class SpeechLLMConfig(Config):
 
 
 class SpeechLLM(nn.Module):
-    """One model for every task: it hears audio and text, and writes text and speech ids."""
+    """Speech and text in, text and speech ids out; one model for every task."""
 
     def __init__(self, config: SpeechLLMConfig) -> None:
         super().__init__()
@@ -64,7 +61,7 @@ class SpeechLLM(nn.Module):
         return self.projection(frames), lens  # (B, T / 8, dim)
 
     def assemble(self, kinds: Tensor, ids: Tensor, audio_frames: Tensor | None = None) -> Tensor:
-        """One sequence out of text, speech and audio: kinds (B, L), ids (B, L) -> embeds (B, L, dim).
+        """Input embeddings from text, speech and audio: kinds (B, L), ids (B, L) -> embeds (B, L, dim).
 
         kinds: PAD (a zero vector), TEXT (ids: rows of the text table), SPEECH (rows of the speech table,
         markers included), AUDIO (rows of `audio_frames` (n, dim), the valid frames of the batch, flattened).
@@ -91,8 +88,8 @@ class SpeechLLM(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> tuple[Tensor, KVCache | None]:
-        """Think: embeds (B, L, dim) -> last hidden states (B, L, dim), and the longer cache when one was
-        given.
+        """Language model: embeds (B, L, dim) -> last hidden states (B, L, dim), and the longer cache when one
+        was given.
 
         mask: True = keep, (B, L), or (B, cached + L) with a cache. Padding on the right needs none.
         """

@@ -1,4 +1,4 @@
-"""Text and text ids: a `tokenizer.json` of the tokenizers library, without the weight of a larger wrapper."""
+"""Text tokenizer: a `tokenizer.json` of the tokenizers library, and the chat template beside it."""
 
 import shutil
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""Release."""
+"""Released weights: download from a hub, name maps, conversion to a model folder."""

@@ -1,4 +1,4 @@
-"""Files out of a tar that a stranger made: only the wanted ones, flat into one folder, nothing executed.
+"""Safe extraction of an untrusted tar: only the wanted files, flat into one folder, nothing executed.
 
 Contents are copied by us under their bare names, so no path, owner or mode of the archive reaches the disk.
 An archive that holds a link, a device or a path that leads out of it is refused as a whole.

@@ -41,7 +41,7 @@ class CosyvoiceReport:
 def convert_cosyvoice(source: Path, folder: Path, voice: Path | None = None) -> CosyvoiceReport:
     """Write both folders into the model folder `folder`.
 
-    A WAV in the release becomes a voice named after it, if the networks that hear it are there. `voice` is a
+    A WAV in the release becomes a voice named after it, if its ONNX networks are there. `voice` is a
     recording (3 to 30 s) that becomes the default voice.
     """
     report = CosyvoiceReport(source.name)
@@ -100,7 +100,7 @@ def _described(tensors: dict[str, Tensor]) -> str:
 
 
 def _copy_onnx_networks(release: Path, folder: Path, report: CosyvoiceReport) -> None:
-    """The two ONNX networks that hear a voice prompt, to where token2wav looks for them."""
+    """The two ONNX networks of voice prompts, to where token2wav looks for them."""
     for name, target in ((SPEAKER_FILE, TOKEN2WAV_FOLDER), (SPEECH_TOKENIZER_FILE, SPEECH_TOKENIZER_FOLDER)):
         if not (release / name).is_file():
             report.add(name, "absent, so no voice can be made from a recording")
@@ -122,4 +122,4 @@ def _add_voices(token2wav: Token2Wav, recordings: list[Path], folder: Path, repo
 
 def _add_voice(token2wav: Token2Wav, recording: Path, folder: Path) -> None:
     token2wav.use_tokenizer(load_speech_tokenizer(folder / SPEECH_TOKENIZER_FOLDER))
-    token2wav.voices[recording.stem] = token2wav.voice_of(recording)
+    token2wav.voices[recording.stem] = token2wav.voice_from_file(recording)

@@ -8,23 +8,22 @@ beside the weights, which is read and never executed.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from echat.checkpoint import load_strict
 from echat.safe_loading import read_torch_file
 from echat.token2wav.estimator import EstimatorConfig
 from echat.token2wav.flow import FlowConfig
-from echat.token2wav.hift.vocoder import F0PredictorConfig, Vocoder, VocoderConfig
+from echat.token2wav.hift.vocoder import F0PredictorConfig, VocoderConfig
 from echat.token2wav.token2wav import Token2Wav, Token2WavConfig
 from echat.token2wav.token_encoder import TokenEncoderConfig
 
-WeightNormLayout = Literal["old", "new"]
 # name of (magnitude, direction) behind the name of a weight-normalised convolution
-WEIGHT_NORM_LAYOUTS: dict[WeightNormLayout, tuple[str, str]] = {
+WEIGHT_NORM_LAYOUTS: dict[str, tuple[str, str]] = {
     "old": ("weight_g", "weight_v"),
     "new": ("parametrizations.weight.original0", "parametrizations.weight.original1"),
 }
@@ -66,30 +65,6 @@ def _fold(magnitude: Tensor, direction: Tensor) -> Tensor:
     """`g v / ||v||`, the norm over all axes but the first."""
     norm = torch.linalg.vector_norm(direction, dim=tuple(range(1, direction.ndim)), keepdim=True)
     return direction * (magnitude / norm)
-
-
-def released_shapes(module: nn.Module, layout: WeightNormLayout = "old") -> dict[str, list[int]]:
-    """Names and shapes that the released file of `module` has; a vocoder's in one of the two layouts."""
-    normed = _weight_normed(module) if isinstance(module, Vocoder) else set()
-    magnitude, direction = WEIGHT_NORM_LAYOUTS[layout]
-    shapes: dict[str, list[int]] = {}
-    for name, tensor in module.state_dict().items():
-        prefix = name.removesuffix("weight")
-        if name.endswith(".weight") and prefix[:-1] in normed:
-            shapes[prefix + magnitude] = [tensor.shape[0]] + [1] * (tensor.ndim - 1)
-            shapes[prefix + direction] = list(tensor.shape)
-        else:
-            shapes[name] = list(tensor.shape)
-    return shapes
-
-
-def _weight_normed(vocoder: Vocoder) -> set[str]:
-    """Every convolution except those that bring in the source."""
-    return {
-        name
-        for name, module in vocoder.named_modules()
-        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and not name.startswith("source_downs.")
-    }
 
 
 def flow_config(values: Mapping[str, Any]) -> FlowConfig:

@@ -1,6 +1,6 @@
 """The released files from a model hub: resumable, checked by hash, or straight from the local cache.
 
-Places, mirrors, tokens and offline mode are those of huggingface_hub: `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`,
+Cache, mirrors, tokens and offline mode are those of huggingface_hub: `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`,
 `HF_HUB_OFFLINE`. Files lie in its cache, so what another program fetched is not fetched again. Only the
 transfer is ours: the library throws an interrupted file away and does not compare hashes.
 """

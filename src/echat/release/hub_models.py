@@ -1,4 +1,4 @@
-"""Models by name from a hub: fetched, and converted where they were released otherwise, when first asked for.
+"""Models by name from a hub: downloaded, and converted where needed, when first asked for.
 
 `osum-echat` (or `osum-echat-language`, `osum-echat-label`) are the released weights; `OWNER/NAME` is a
 repository that holds a model folder as echat writes it. What was converted lies in the cache of echat and is
@@ -41,7 +41,7 @@ def fetch_model(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where echat keeps what it made: `XDG_CACHE_HOME` names another place than ~/.cache."""
+    """The cache folder of echat; `XDG_CACHE_HOME` replaces ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "echat"
 
 

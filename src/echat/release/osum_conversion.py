@@ -1,6 +1,6 @@
 """A released `.pt` -> the dialogue part of a model folder, tensor by tensor.
 
-At no time is more than a part of the model in memory: the `.pt` is mapped, each tensor is cast and written in
+Never is more than a part of the model loaded: the `.pt` is mapped, each tensor is cast and written in
 pieces, and the mapping is opened anew after each part, which gives back the pages that were read.
 """
 

@@ -285,8 +285,3 @@ def load_osum(
 def stored_dtype(path: Path) -> torch.dtype:
     """The precision of the language model in a released file, by far its largest part."""
     return next(tensor.dtype for name, tensor in read_state(path).items() if name.startswith("llama_model."))
-
-
-def released_shapes(config: SpeechLLMConfig) -> dict[str, tuple[int, ...]]:
-    """Our name -> shape at any size, without allocating memory."""
-    return {name: tuple(tensor.shape) for name, tensor in model_on_meta(config).state_dict().items()}

@@ -163,11 +163,7 @@ def allowed_connections(connections: int) -> int:
         return connections
     left = max(1, soft - RESERVE - OTHER_FILES)
     log.warning(
-        "limits.connections: expected %d open files, found %d allowed; %d connections are served, "
-        "raise the limit (ulimit -n %d)",
-        wanted,
-        soft,
-        left,
-        wanted,
+        f"limits.connections: expected {wanted} open files, found {soft} allowed; {left} connections are "
+        f"served, raise the limit (ulimit -n {wanted})"
     )
     return left

@@ -79,7 +79,7 @@ class Keys:
         """The valid key with this secret, or None. All stored hashes are compared, each in constant time,
         against timing attacks."""
         wanted, now, found = digest(given or ""), time.time(), None
-        stored = self._stored()
+        stored = self.all()
         for key in (*stored, *self._secrets.values()):
             if hmac.compare_digest(key.hash, wanted) and key.is_valid(now):
                 found = key
@@ -120,13 +120,13 @@ class Keys:
             )
         now = int(time.time())
         secret, key = _new_key(PREFIX, now, None if days is None else now + int(days * 86400), note)
-        self._stored()
+        self.all()
         self._write([*(line for line, _ in self._lines), json.dumps(asdict(key))])
         return secret, key
 
     def remove(self, key_id: str) -> None:
         """Remove a key from the file."""
-        known = [key.id for key in self._stored()]
+        known = [key.id for key in self.all()]
         if key_id not in known:
             listed = ", ".join(known) or "none"
             raise ValueError(f"{self.path}: expected the id of a key ({listed}), found {key_id!r}")
@@ -134,9 +134,6 @@ class Keys:
 
     def all(self) -> list[Key]:
         """The keys of the file."""
-        return list(self._stored())
-
-    def _stored(self) -> list[Key]:
         if self.path is None or not self.path.is_file():
             self._lines, self._stamp = [], None
             return []
@@ -171,11 +168,8 @@ def _read(path: Path) -> list[tuple[str, Key | None]]:
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         key = _key_of(line)
         if key is None and line.strip():
-            log.warning(
-                "%s, line %d: expected a key as `echat keys add` writes it, found another line; remove it",
-                path,
-                number,
-            )
+            expected = "expected a key as `echat keys add` writes it, found another line; remove it"
+            log.warning("%s, line %d: %s", path, number, expected)
         found.append((line, key))
     return found
 

@@ -52,16 +52,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("echat.serve")
 
 
-def make_app(
-    engine: Engine, config: ServeConfig, connection_limiter: ConnectionLimiter | None = None
-) -> FastAPI:
+def make_app(engine: Engine, config: ServeConfig, connection_limiter: ConnectionLimiter) -> FastAPI:
     """The ASGI application with all endpoints. `connection_limiter` counts its connections."""
     if config.recording is not None:
         check_folder(config.recording)
     metrics, keys, limits = Metrics(), Keys(config.keys), config.limits
-    connection_limiter = connection_limiter or ConnectionLimiter(
-        limits.connections, limits.connections_per_address
-    )
     async_engine = AsyncEngine(
         engine, threads=2 * limits.sessions + limits.requests + 2, asides=limits.asides
     )
@@ -112,17 +107,6 @@ def make_app(
 # --- running a server: settings from a file and the command line, then uvicorn until a signal
 
 STARTUP_FAILURE = 3
-UVICORN: dict[str, Any] = dict(
-    loop="asyncio",  # other loops bypass ListeningSocket.accept
-    ws_per_message_deflate=False,  # base64 of audio barely compresses
-    ws_ping_interval=20.0,
-    ws_ping_timeout=20.0,
-    timeout_keep_alive=10,
-    server_header=False,
-    access_log=False,  # addresses of users are private
-    log_config=None,
-    proxy_headers=False,
-)
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> ServeConfig:
@@ -210,7 +194,15 @@ def _uvicorn_config(api: Any, connection_limiter: ConnectionLimiter, config: Ser
         ssl_keyfile=config.tls_key,
         ws_max_size=config.limits.message_bytes,
         timeout_graceful_shutdown=int(config.limits.shutdown_seconds) + 5,
-        **UVICORN,
+        loop="asyncio",  # other loops bypass ListeningSocket.accept
+        ws_per_message_deflate=False,  # base64 of audio barely compresses
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        timeout_keep_alive=10,
+        server_header=False,
+        access_log=False,  # addresses of users are private
+        log_config=None,
+        proxy_headers=False,
     )
 
 

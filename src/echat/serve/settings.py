@@ -80,8 +80,3 @@ class ServeConfig(Config):
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls: expected certificate and key, found one of them; give both or none")
         return self
-
-    @property
-    def is_local(self) -> bool:
-        """Can only this machine connect?"""
-        return self.host in LOOPBACK

@@ -1,1 +1,1 @@
-"""Speech out: speech ids (25 a second) and the voice of a prompt become a waveform."""
+"""Speech synthesis: speech ids (25 a second) and a voice prompt become a waveform."""

@@ -49,14 +49,14 @@ class FlowConfig(Config):
     inference_cfg_rate: float = Field(0.7, description="strength of guidance")
     t_scheduler: Literal["cosine", "linear"] = "cosine"
     steps: int = Field(10, gt=0, description="Euler steps")
-    temperature: float = Field(1.0, ge=0, description="scale of the start noise that is drawn; 0 = none")
+    temperature: float = Field(1.0, ge=0, description="scale of the random start noise; 0 = none")
     prior_weight: float = Field(
         0.0, ge=0, description="weight of the distance of mu from the mel (Popov 2021)"
     )
     one_step: bool = Field(
         False,
-        description="learn the mel itself, in one step from zero, instead of a velocity: for voices that "
-        "always read alike, where there is no noise to draw",
+        description="predict the mel itself, in one step from zero, instead of a velocity: for voices that "
+        "always read alike, where no randomness is wanted",
     )
     boundary_tokens: int = Field(
         20, ge=0, description="ids at head and tail that are stretched to whole frames on their own; 0 = none"
@@ -103,7 +103,7 @@ class FlowConfig(Config):
 
 
 class FlowMatching(nn.Module):
-    """The ordinary differential equation and its training loss."""
+    """The ODE of flow matching with its Euler solver, and its training loss."""
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class FlowMatching(nn.Module):
         self.estimator = Estimator(config.estimator)
 
     def solve(self, x0: Tensor, mu: Tensor, spks: Tensor, cond: Tensor) -> Tensor:
-        """From noise to mel by Euler steps, guided away from the unconditional field; all of one length."""
+        """ODE solver: noise to mel by Euler steps with classifier-free guidance; all rows of one length."""
         velocity, x = self.field(mu, spks, cond), x0
         for step, (t, dt) in enumerate(self.steps(x0)):
             x = x + dt * velocity(x, step, t)
@@ -232,12 +232,12 @@ class Flow(nn.Module):
         h = self.encode(torch.cat([prompt_ids.to(speech_ids), speech_ids], dim=1))
         prompt, reply = h[:, : prompt_ids.shape[1]], h[:, prompt_ids.shape[1] :]
         n, edge = reply.shape[1], self.config.boundary_tokens
-        frames, seam = self.config.mel_frames(n), self.config.mel_frames(edge)
+        frames, edge_frames = self.config.mel_frames(n), self.config.mel_frames(edge)
         pieces = [stretch(prompt, prompt_frames)]
         if edge and n > 2 * edge:
-            pieces.append(stretch(reply[:, :edge], seam))
-            pieces.append(stretch(reply[:, edge:-edge], frames - 2 * seam))
-            pieces.append(stretch(reply[:, -edge:], seam))
+            pieces.append(stretch(reply[:, :edge], edge_frames))
+            pieces.append(stretch(reply[:, edge:-edge], frames - 2 * edge_frames))
+            pieces.append(stretch(reply[:, -edge:], edge_frames))
         else:
             pieces.append(stretch(reply, frames))
         return self.length_regulator(torch.cat(pieces, dim=1).transpose(1, 2))
@@ -254,7 +254,7 @@ class Flow(nn.Module):
         """Training loss per row `(batch,)` and its parts.
 
         `speech_ids (batch, n)`, `mel (batch, time, bins)`, both padded at the end, `embedding (batch, 192)`.
-        Half of the rows see the beginning of their own mel (up to 30 %) as a prompt.
+        Half of the rows get the first part of their own mel (up to 30 %) as a prompt.
         """
         frame_mask = torch.arange(mel.shape[1], device=mel.device) < mel_lens[:, None]
         mask = frame_mask[:, None].to(mel)

@@ -1,4 +1,4 @@
-"""Chance that belongs to a place in time: the same seed and frame give the same numbers in whatever piece.
+"""Deterministic noise of a frame: the same seed and frame index give the same numbers in any piece.
 
 A stream computes some frames twice, at the end of one piece and in the next. Both times they must start from
 the same noise, or the two would be different sounds.
@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-BLOCK = 32  # frames that are drawn together; one generator is started per block
+BLOCK = 32  # frames of one generator call; one generator is started per block
 _SALTS = {"flow": 1, "source": 2, "phase": 3}
 _64_BITS = (1 << 64) - 1
 
@@ -24,11 +24,11 @@ def frame_noise(
     if stop <= start:
         return torch.zeros(1, rows, 0)
     blocks = range(start // BLOCK, (stop - 1) // BLOCK + 1)
-    drawn = [
+    sampled = [
         torch.randn(rows, BLOCK * per_frame, generator=block_generator(seed, use, block)) for block in blocks
     ]
     first = (start - blocks[0] * BLOCK) * per_frame
-    return torch.cat(drawn, dim=1)[None, :, first : first + (stop - start) * per_frame]
+    return torch.cat(sampled, dim=1)[None, :, first : first + (stop - start) * per_frame]
 
 
 def seeded_generator(seed: int | None) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""Networks that come as ONNX files: one thread, no spinning, and released files told apart by their hash."""
+"""ONNX sessions on one CPU thread, and the check of the released speech tokenizer by its hash."""
 
 import hashlib
 from pathlib import Path

@@ -22,7 +22,7 @@ class QuantizerConfig(Config):
 
     size: int = Field(1024, gt=1, description="codebook rows: speech ids are 0 .. size - 1")
     dim: int = Field(64, gt=0, description="width of a codebook row")
-    decay: float = Field(0.98, gt=0, lt=1, description="memory of the moving means")
+    decay: float = Field(0.98, gt=0, lt=1, description="decay of the moving averages")
     warmup_steps: int = Field(500, ge=1, description="training steps without quantisation, then k-means")
     dead_below: float = Field(0.3, ge=0, description="a row chosen less often (moving count per step) moves")
     commitment_weight: float = Field(0.25, ge=0, description="how strongly vectors stay near their row")

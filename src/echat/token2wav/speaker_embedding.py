@@ -1,4 +1,4 @@
-"""Who speaks: 192 numbers of a voice, from the released CAM++ network or from a statistic of the mel."""
+"""Speaker embeddings of 192 values: the released CAM++ network, or statistics of the mel."""
 
 from pathlib import Path
 from typing import Any

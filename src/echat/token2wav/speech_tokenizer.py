@@ -1,7 +1,6 @@
-"""Waveform -> speech ids, 25 a second: a quantiser inside a small speech recogniser.
+"""Speech tokenizer: waveform -> speech ids, 25 a second, by a vector quantizer inside a small recogniser.
 
-Because the words (transcription loss) and the sound (mel regression) must be read from the ids alone, the
-ids keep both.
+Words (CTC loss) and sound (mel regression) are predicted from the ids alone, so that the ids keep both.
 
 Legend: batch, time = log-mel frames (100 a second), n = ids (25 a second), dim = width.
 """
@@ -40,8 +39,8 @@ class SpeechTokenizerConfig(Config):
     heads: int = 4
     hidden: int = Field(768, description="width of the feed-forward layers")
     kernel: int = Field(9, description="reach of the depth-wise convolutions, in ids")
-    blocks_before: int = Field(2, ge=1, description="blocks that hear, before the quantiser")
-    blocks_after: int = Field(3, ge=1, description="blocks that read the ids, after it")
+    blocks_before: int = Field(2, ge=1, description="blocks before the quantizer")
+    blocks_after: int = Field(3, ge=1, description="blocks after it")
     mel_weight: float = Field(
         3.0, ge=0, description="weight of the mel regression beside the transcription loss"
     )
@@ -208,7 +207,7 @@ def _mask(lens: Tensor, size: int) -> Tensor:
 
 
 def character_classes(text: str) -> list[int]:
-    """CTC classes of a text; what is no letter, apostrophe or space becomes a space, spaces are single."""
+    """CTC classes of a text; all but a-z, apostrophe and space becomes a space, spaces are single."""
     plain = "".join(c if c in CHARACTERS else " " for c in text.lower())
     return [CHARACTERS.index(c) + 1 for c in " ".join(plain.split())]
 

@@ -1,8 +1,8 @@
-"""Synthesis while the ids still come: `push` ids, get the sound that is now certain.
+"""Streaming synthesis: `push` speech ids as they are generated, get the waveform that is final by then.
 
-The ids are cut into pieces inside, always at the same places, so the sound does not depend on how a caller
-slices them. For each piece the flow hears the voice prompt, some ids from before it and the ids of the
-piece; what it makes of the last few ids is provisional until the next piece has seen what follows them:
+The ids are cut into pieces inside, at fixed positions, so the sound does not depend on how a caller
+slices them. For each piece the flow reads the voice prompt, some ids from before it and the ids of the
+piece; its mel of the last few ids is provisional until the next piece has seen what follows them:
 
     ids      ... said before | context | ------ new ids ------ | lookahead |
     mel          final       |  made again, dropped  | fade | new | provisional
@@ -36,8 +36,8 @@ class StreamConfig(Config):
     pieces: tuple[int, ...] = Field(
         (15, 25, 50, 100), description="ids of the pieces, the first sounds soonest; the last repeats"
     )
-    context: int = Field(50, description="ids before a piece that the flow hears again")
-    lookahead: int = Field(4, ge=0, description="ids at the end of a piece that sound with the next one")
+    context: int = Field(50, description="ids before a piece that the flow gets again")
+    lookahead: int = Field(4, ge=0, description="ids at the end of a piece that wait for the next one")
 
     @model_validator(mode="after")
     def _pieces_are_longer(self) -> "StreamConfig":
@@ -59,7 +59,7 @@ class SynthesisStream:
     voice: VoicePrompt
     seed: int
     ids: tuple[int, ...]  # context of the next piece, then ids that wait for it
-    first: int  # place of `ids[0]` in the utterance
+    first: int  # position of `ids[0]` in the utterance
     seen: int  # ids that the flow has seen
     pieces: int  # pieces made
     provisional: Tensor  # (1, bins, time) provisional mel behind the final one
@@ -85,11 +85,11 @@ def begin(
 ) -> SynthesisStream:
     """An utterance of which nothing was said yet.
 
-    `voice` may be a name of `model.voices`; None is the default voice. `seed=None` draws one.
+    `voice` may be a name of `model.voices`; None is the default voice. `seed=None` chooses one.
     """
     if seed is None:
         seed = int(torch.randint(2**62, ()).item())
-    phase = model.vocoder.m_source.draw_phase(1, block_generator(seed, "phase"))
+    phase = model.vocoder.m_source.sample_phase(1, block_generator(seed, "phase"))
     bins = model.config.flow.output_size
     return SynthesisStream(
         config=config or StreamConfig(),
@@ -178,8 +178,8 @@ def piece_mel(model: Token2Wav, stream: SynthesisStream, end: int) -> Tensor:
     h = flow.encode(torch.cat([prompt_ids, ids], dim=1))
     prompt, reply = h[:, : prompt_ids.shape[1]], h[:, prompt_ids.shape[1] :]
     frames = torch.arange(start, stop, device=h.device, dtype=torch.float64)
-    places = (frames + 0.5) * flow.config.ids_per_frame - 0.5 - stream.first
-    stretched = torch.cat([stretch(prompt, prompt_mel.shape[1]), stretch_at(reply, places)], dim=1)
+    positions = (frames + 0.5) * flow.config.ids_per_frame - 0.5 - stream.first
+    stretched = torch.cat([stretch(prompt, prompt_mel.shape[1]), stretch_at(reply, positions)], dim=1)
     mu = flow.length_regulator(stretched.transpose(1, 2))
     z = torch.cat(
         [

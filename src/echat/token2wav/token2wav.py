@@ -1,6 +1,6 @@
-"""Speech ids + voice -> waveform: the flow makes a mel, the vocoder makes the sound.
+"""Token2wav, the synthesis: speech ids + voice prompt -> mel (flow matching) -> waveform (vocoder).
 
-Legend: n = speech ids (25 a second), time = mel frames, samples = 256 * time at 22.05 kHz.
+Legend: n = speech ids, time = mel frames, samples = hop * time; 25 ids a second, 256 and 22.05 kHz released.
 """
 
 import math
@@ -40,9 +40,7 @@ class Token2WavConfig(Config):
     """Both networks, and what voices they were trained with."""
 
     speaker: Literal["mel_stats", "campplus"] = "campplus"
-    default_voice: str | None = Field(
-        None, description="name of the voice that speaks when none is asked for"
-    )
+    default_voice: str | None = Field(None, description="name of the default voice")
     min_prompt_rate: int = Field(VOCODER_RATE, description="lowest sample rate of a reference recording, Hz")
     flow: FlowConfig = FlowConfig()
     vocoder: VocoderConfig = VocoderConfig()
@@ -58,7 +56,7 @@ class Token2WavConfig(Config):
 
 
 class Token2Wav(nn.Module):
-    """Flow and vocoder; holds no state between calls, so many conversations may share one."""
+    """Flow and vocoder; stateless between calls, so many conversations may share one."""
 
     def __init__(self, config: Token2WavConfig, folder: str | Path | None = None) -> None:
         """`folder` is where voices, speaker network and (beside it) speech tokenizer are looked for."""
@@ -95,15 +93,15 @@ class Token2Wav(nn.Module):
         phase: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """Waveform `(samples,)` at 22.05 kHz on the CPU; no ids give an empty one.
+        """Waveform `(samples,)` at `rate` on the CPU; no ids give an empty one.
 
         `voice` may be a name of :attr:`voices`; None is the default voice.
-        The same ids, voice, seed and speed give the same samples; `seed=None` draws anew. `speed` 1.25 is
+        The same ids, voice, seed and speed give the same samples; `seed=None` chooses one. `speed` 1.25 is
         faster.
-        `z`, `phase` and `noise` replace the draws of flow and vocoder.
+        `z`, `phase` and `noise` replace the random numbers of flow and vocoder.
         """
         if not (math.isfinite(speed) and 0.1 <= speed <= 10):
-            raise ValueError(f"speed: expected 0.1 to 10, found {speed}; 1.0 is as learned, 1.25 is faster")
+            raise ValueError(f"speed: expected 0.1 to 10, found {speed}; 1.0 is as trained, 1.25 is faster")
         ids = self.check_ids(speech_ids)
         if not len(ids):
             return torch.zeros(0)
@@ -157,7 +155,7 @@ class Token2Wav(nn.Module):
 
     @property
     def speaker(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """What makes speaker embeddings for this token2wav."""
+        """The speaker embedding network of this token2wav."""
         if self._speaker is None:
             if self.config.speaker == "mel_stats":
                 self._speaker = MelStatistics(self.rate)
@@ -165,7 +163,7 @@ class Token2Wav(nn.Module):
                 self._speaker = CampPlus((self._folder or Path()) / SPEAKER_FILE)
         return self._speaker
 
-    def voice_of(self, path: str | Path) -> VoicePrompt:
+    def voice_from_file(self, path: str | Path) -> VoicePrompt:
         """The voice of a sound file in which somebody speaks."""
         waveform, rate = read(path)
         check_speech_duration(waveform, rate, str(path))

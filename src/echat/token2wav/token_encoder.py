@@ -1,4 +1,4 @@
-"""Speech ids become one vector per mel frame: a conformer with relative positions, then a length regulator.
+"""Encoder of the flow: a conformer over speech ids with relative positions, then a length regulator.
 
 Legend: batch, n = speech ids, time = mel frames, dim, bins = 80. Masks are True where a position is valid.
 """
@@ -181,11 +181,11 @@ def stretch(x: Tensor, frames: int) -> Tensor:
     return F.interpolate(x.transpose(1, 2), size=frames, mode="linear").transpose(1, 2)
 
 
-def stretch_at(x: Tensor, places: Tensor) -> Tensor:
-    """Linear interpolation at `places (frames,)`, counted in steps of `x (batch, n, dim)`; ends are held."""
-    places = places.clamp(0, x.shape[1] - 1)
-    left = places.floor().long().clamp(max=max(0, x.shape[1] - 2))
-    share = (places - left).to(x)[:, None]
+def stretch_at(x: Tensor, positions: Tensor) -> Tensor:
+    """Linear interpolation at `positions (frames,)`, in steps of `x (batch, n, dim)`; ends are held."""
+    positions = positions.clamp(0, x.shape[1] - 1)
+    left = positions.floor().long().clamp(max=max(0, x.shape[1] - 2))
+    share = (positions - left).to(x)[:, None]
     return torch.lerp(x[:, left], x[:, (left + 1).clamp(max=x.shape[1] - 1)], share)
 
 

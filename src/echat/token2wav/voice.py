@@ -1,4 +1,4 @@
-"""The voice of a prompt: everything that is computed once from a reference recording and then kept."""
+"""Voice prompts: what is computed once from a reference recording to clone its voice."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from echat.audio.waveform import check
 from echat.checkpoint import read_tensors, write_tensors
 
 MAX_PROMPT_SECONDS = 30.0
-MIN_SPEECH_SECONDS = 1.0  # of a recording that gives a voice; less gives a voice of nobody
+MIN_SPEECH_SECONDS = 1.0  # of a recording that gives a voice; less gives an arbitrary voice
 _NAMES = ("speech_ids", "mel", "embedding")
 
 
 def check_speech_duration(waveform: Tensor, rate: int, where: str) -> None:
-    """ValueError for a recording in which nobody speaks, or not long enough to tell the voice."""
+    """ValueError for a recording in which nobody speaks, or not for long enough."""
     waveform_16k = resample(waveform.float(), rate, SAMPLE_RATE)
     seconds, speech = len(waveform) / rate, speech_seconds(waveform_16k.numpy())
     if min(seconds, speech) < MIN_SPEECH_SECONDS:
@@ -32,10 +32,10 @@ def check_speech_duration(waveform: Tensor, rate: int, where: str) -> None:
 
 @dataclass(frozen=True)
 class VoicePrompt:
-    """A reference voice; ids and mel may be empty, then only the embedding tells the voice."""
+    """A reference voice; ids and mel may be empty, then the embedding alone decides."""
 
     speech_ids: Tensor  # (n,) ids of the prompt, 25 a second
-    mel: Tensor  # (frames, 80) natural-log mel of the prompt, 22.05 kHz
+    mel: Tensor  # (frames, 80) natural-log mel of the prompt, in the format of the flow
     embedding: Tensor  # (192,) speaker embedding
 
     @classmethod

@@ -80,7 +80,7 @@ class BatchSource(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
-    def share(self, rank: int, world: int) -> None:
+    def shard(self, rank: int, world: int) -> None:
         """Before the first batch: give only the share of this process, one of ``world``."""
 
     def fast_forward(self, states: Sequence[Mapping[str, Any]]) -> None:

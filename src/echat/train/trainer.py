@@ -81,7 +81,7 @@ def _run(recipe: Recipe, resume: bool) -> Path:
     ranks = init_distributed(device)
     seed_everything(recipe.seed)  # alike on all ranks until the weights are initialized
     objective = build_objective(recipe)
-    objective.batches.share(ranks.rank, ranks.world)
+    objective.batches.shard(ranks.rank, ranks.world)
     seed_everything(recipe.seed + ranks.rank)
     trainable = set_trainable(objective.module, recipe.trainable_patterns)
     size, frozen = _describe_size(objective, trainable), frozen_hash(objective.module)

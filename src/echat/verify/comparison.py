@@ -1,4 +1,4 @@
-"""One comparison with a golden value: where it is computed, how precisely, and how it is judged there."""
+"""Comparison of a value with a golden one: errors, tolerances, and the device and precision of a run."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Check:
-    """A golden array, how far this machine is from it, and how far it may be."""
+    """One comparison: name of the golden array, error of this machine, tolerance."""
 
     name: str
     error: float
@@ -25,7 +25,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Within tolerance; a value that is not a number never is."""
+        """Is the error within tolerance? NaN never is."""
         return self.error <= self.tolerance
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ def largest_magnitude(golden: Any, mask: Any = None) -> float:
 
 
 def check_equal(name: str, found: Any, golden: Any) -> Check:
-    """Ids, lengths, masks and strings: the number of places that differ must be 0."""
+    """Ids, lengths, masks and strings: the number of elements that differ must be 0."""
     if isinstance(golden, str):
         return Check(name, float(found != golden), 0.0)
     found, golden = _array(found), _array(golden)
@@ -75,7 +75,7 @@ def _array(value: Tensor | np.ndarray | Sequence[Any]) -> np.ndarray:
 
 
 class Tolerance(NamedTuple):
-    """How far a value may be from its golden one."""
+    """The largest allowed error."""
 
     fp32: float  # absolute
     bf16: float = 0.0  # in parts of the largest golden value; 0: never computed so
@@ -91,7 +91,7 @@ class Backend:
 
     @classmethod
     def of(cls, device: str = "cpu", precision: str = "fp32") -> "Backend":
-        """The backend of two options; refuses a device that this machine lacks."""
+        """The backend of two CLI options; ValueError for a device that this machine lacks."""
         if precision not in get_args(Precision):
             known = " or ".join(get_args(Precision))
             raise ValueError(f"--precision: expected {known}, found {precision!r}; choose one of them")
@@ -108,21 +108,21 @@ class Backend:
 
     @property
     def in_fp32(self) -> "Backend":
-        """For networks whose rounded result would be another, not a less exact one."""
+        """For networks whose rounded result would be different, not less exact."""
         return replace(self, precision="fp32", remark=" (fp32)") if self.is_bf16 else self
 
     @property
     def on_cpu(self) -> "Backend":
-        """For what runs in float32 on the CPU whatever the networks do: features and rules of decoding."""
+        """For features and decoding rules, which always run in float32 on the CPU."""
         words = ["cpu"] * (self.device.type != "cpu") + ["fp32"] * self.is_bf16
         return Backend(remark=f" ({' '.join(words)})" if words else "")
 
     def to_device(self, value: Tensor) -> Tensor:
-        """An input of a network: on the device, real numbers in the precision, whole numbers as they are."""
+        """An input of a network: on the device, floats in the precision, integers as they are."""
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
 
     def allowed(self, golden: Any, tolerance: Tolerance, mask: Any = None) -> float:
-        """The largest difference that counts as the same."""
+        """The largest allowed difference in this precision."""
         return tolerance.bf16 * largest_magnitude(golden, mask) if self.is_bf16 else tolerance.fp32
 
     def check_close(

@@ -1,4 +1,4 @@
-"""Checks of the rules of decoding, one by one: no network, the same on every device."""
+"""Checks of the decoding rules one by one, without a network."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -65,7 +65,7 @@ def _stop(golden: GoldenModel, case: Run, name: str) -> Check:
 
 
 def _max_tokens(golden: GoldenModel, case: Run, name: str) -> Check:
-    """A reply that has one id less than the recorded length writes one more."""
+    """A reply with one id less than the recorded length generates one more."""
     engine = golden.engine
     conversation = Conversation([UserTurn(text="")])
     rules = engine.decoding_rules(conversation, "t2t", DecodingDefaults(max_new_ids=case["max_tokens"]))

@@ -1,4 +1,4 @@
-"""Checks of what comes before every network: resampling, mels, filter banks. Always in float32 on the CPU."""
+"""Checks of audio features: resampling, log-mels, filter banks. Always in float32 on the CPU."""
 
 from collections.abc import Iterator
 

@@ -1,7 +1,7 @@
 """Checks of greedy generations: prompt, logits of each step, ids, and what the reference returned.
 
-In bfloat16 one other id would make every later step another question. There the recorded ids are dictated,
-logits are compared at each of them, and an id counts only where rounding cannot have decided it.
+In bfloat16 one different id would change every later step. There the recorded ids are forced, logits are
+compared at each of them, and an id is compared only where rounding cannot have decided it.
 """
 
 import re
@@ -72,11 +72,11 @@ def _run_checks(
         yield from _written(golden, run, state)
 
 
-# --- what was written
+# --- output
 
 
 def _written(golden: GoldenModel, run: Run, state: GenerationState) -> Iterator[Check]:
-    """Ids, their parts, and the reply made of them."""
+    """Generated ids, their parts, and the reply parsed from them."""
     yield check_equal("output_ids", state.ids, run["output_ids"])
     if "text_ids" in run:
         yield check_equal("text_ids", state.text_ids, run["text_ids"])
@@ -112,7 +112,7 @@ def _certain_ids(golden: GoldenModel, rules: DecodingRules, state: ForcedDecodin
     return check_equal(name, [state.free_choices[n] for n in certain], [state.forced_ids[n] for n in certain])
 
 
-# --- what was asked
+# --- input
 
 
 def _task(run: Run) -> Task:
@@ -147,7 +147,7 @@ def _turns(golden: GoldenModel, runs: dict[str, Run], name: str) -> list[Turn]:
 
 
 def _flat(segments: list[Segment]) -> list[str]:
-    """One word per element, so that prompts can be compared place by place."""
+    """One string per element, so that prompts can be compared element by element."""
     return ["audio" if kind == "audio" else f"{kind} {value}" for kind, value in plain_ids(segments)]
 
 

@@ -1,4 +1,4 @@
-"""A folder of golden numbers: its configuration, arrays and weights, and where they are to be reproduced."""
+"""A folder of golden numbers: its configuration, arrays and weights, and the models loaded from it."""
 
 import copy
 import json
@@ -29,15 +29,15 @@ from echat.verify.comparison import Backend
 
 @dataclass(frozen=True)
 class GoldenFolder:
-    """Parts are read when first needed."""
+    """A folder and the backend to check it on. Files are read when first needed."""
 
     folder: Path
     backend: Backend
-    converted: bool = False  # whether weights first become a model folder and are loaded from there
+    converted: bool = False  # are weights converted to a model folder and loaded from there?
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Every size and id used."""
+        """All sizes and ids."""
         return self.read_json("config.json")
 
     def read_json(self, name: str) -> Any:
@@ -62,11 +62,11 @@ class GoldenFolder:
 
 @dataclass(frozen=True)
 class GoldenModel(GoldenFolder):
-    """A model folder."""
+    """A golden folder of the dialogue model."""
 
     @cached_property
     def engine(self) -> Engine:
-        """The checkpoint at its place, decoding as the reference does, with the ids of `config.json`."""
+        """The checkpoint on the backend, with the decoding of the reference and the ids of `config.json`."""
         config = self.config
         weights, llm_folder = self.weights("*.pt"), self.folder / config["llm_path"]
         if self.converted:
@@ -98,7 +98,7 @@ class GoldenModel(GoldenFolder):
 
 @dataclass(frozen=True)
 class GoldenToken2Wav(GoldenFolder):
-    """A token2wav folder."""
+    """A golden folder of the synthesis."""
 
     @cached_property
     def exact(self) -> Token2Wav:
@@ -117,10 +117,10 @@ class GoldenToken2Wav(GoldenFolder):
 
     @cached_property
     def model(self) -> Token2Wav:
-        """The networks in the precision asked for; bfloat16 are the linear layers of the flow, nothing else.
+        """The networks in the precision of the backend; only linear layers of the flow are in bfloat16.
 
-        The vocoder stays in float32, and so does the flow before it where sound is compared: pitch is summed
-        up to phases, so that rounding gives another sound, not a less exact one.
+        The vocoder stays in float32, and so does the flow before it where audio is compared: pitch is summed
+        up to phases, so that rounding gives different audio, not less exact audio.
         """
         if not self.backend.is_bf16:
             return self.exact
@@ -129,7 +129,7 @@ class GoldenToken2Wav(GoldenFolder):
         return model
 
     def inputs(self, name: str) -> dict[str, Tensor]:
-        """The arrays of an `.npz` where the networks are."""
+        """The arrays of an `.npz`, on the device of the networks."""
         return {key: value.to(self.backend.device) for key, value in self.arrays(name).items()}
 
     def cases(self, name: str) -> dict[str, dict[str, Tensor]]:
@@ -151,11 +151,11 @@ def round_linears(module: nn.Module) -> None:
             layer.register_forward_hook(lambda _, inputs, output: output.float())
 
 
-# --- The weights of golden folders taken the long way: converted to a model folder, and loaded from there.
+# --- Weights converted to a model folder, and loaded from there
 
 
 def converted_engine(weights: Path, llm_folder: Path, backend: Backend) -> Engine:
-    """A released file through a model folder of the place's precision; decodes as the reference does."""
+    """A released file, converted to a model folder in the precision of the backend; reference decoding."""
     with TemporaryDirectory(prefix="echat-") as scratch:
         folder = Path(scratch) / "model"
         convert(weights, llm_folder, folder, dtype=DTYPES[backend.precision], profile="reference")
@@ -163,7 +163,7 @@ def converted_engine(weights: Path, llm_folder: Path, backend: Backend) -> Engin
 
 
 def converted_token2wav(flow: Path, vocoder: Path, config: dict[str, Any]) -> Token2Wav:
-    """Released networks through a tar of the released form and the folder made of it."""
+    """Released networks, packed into a tar of the released form and converted from it."""
     with TemporaryDirectory(prefix="echat-") as scratch:
         home = Path(scratch)
         (home / "cosyvoice.yaml").write_text(cosyvoice_yaml(config), encoding="utf-8")

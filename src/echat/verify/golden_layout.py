@@ -13,26 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echat.model.speech_llm import AUDIO, SPEECH, TEXT
+from echat.dialogue.vocabulary import AUDIO, IGNORE, SPEECH, TEXT
 
-IGNORE = -100
-Slot = tuple[int, int, int]  # kind, id, label (IGNORE where nothing is learned); HOLE for padding
+Slot = tuple[int, int, int]  # kind, id, label (IGNORE without a loss); HOLE for padding
 HOLE: Slot = (-1, 0, IGNORE)
 Piece = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class GoldenBatch:
-    """What the model reads."""
+    """The padded input of the model."""
 
     kinds: Tensor  # (B, L)
     ids: Tensor  # (B, L); audio: row into all audio frames of the batch
-    labels: Tensor  # (B, L) at the place of the label, not shifted
+    labels: Tensor  # (B, L) at the position of the label, not shifted
     mask: Tensor  # (B, L) True = keep
     positions: Tensor  # (B, L)
 
     def to(self, device: torch.device) -> "GoldenBatch":
-        """The same batch where the model is."""
+        """The same batch on a device."""
         return GoldenBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 

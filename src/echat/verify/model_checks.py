@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from echat.dialogue.vocabulary import IGNORE
 from echat.model.speech_llm import SpeechLLM
 from echat.verify.comparison import Backend, Check, check_equal, check_relative
 from echat.verify.golden_folder import GoldenModel
-from echat.verify.golden_layout import IGNORE, GoldenBatch, LayoutReader
+from echat.verify.golden_layout import GoldenBatch, LayoutReader
 from echat.verify.tolerances import (
     FRAMES,
     GRADIENT,

@@ -1,8 +1,8 @@
-"""Synthesis in pieces, exactly as the released code does it, for comparison with it.
+"""Streaming synthesis exactly as the released code does it, for comparison with it.
 
-Its seams are 8 % too loud (the halves of a Hamming window add up to 1.08) and its flow cache is misaligned
-at 25 ids a second; both are kept here because the purpose is parity. State is a value: pass in what the
-last piece returned.
+Its cross-fades are 8 % too loud (the halves of a Hamming window add up to 1.08) and its flow cache is
+misaligned at 25 ids a second; both are kept here because the purpose is parity. The state is passed in and
+out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,19 +18,19 @@ from echat.token2wav.voice import VoicePrompt
 TOKEN_HOP = 50  # ids that each piece adds
 TOKEN_OVERLAP = 20  # ids that two pieces share
 FLOW_CACHE_FRAMES = 34  # 20 ids at 50 a second: right for the older model, kept for this one
-MEL_CACHE_FRAMES = 20  # frames that the vocoder hears again
+MEL_CACHE_FRAMES = 20  # frames that are input to the vocoder again
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """What one piece hands to the next."""
+    """What one piece passes to the next."""
 
     z: Tensor  # (1, bins, prompt + 34) start noise
     mu: Tensor  # (1, bins, prompt + 34) regulated ids
-    mel_overlap: Tensor  # (1, bins, 68) end of the last mel, not yet spoken
-    mel: Tensor  # (1, bins, 20) end of the spoken mel
+    mel_overlap: Tensor  # (1, bins, 68) end of the last mel, not yet synthesized
+    mel: Tensor  # (1, bins, 20) end of the synthesized mel
     source: Tensor  # (1, 1, 5120) and its source
-    speech: Tensor  # (1, 5120) and its sound, not yet emitted
+    speech: Tensor  # (1, 5120) and its audio, not yet emitted
 
 
 @torch.inference_mode()
@@ -45,9 +45,9 @@ def synthesize_piece(
     generator: torch.Generator | None = None,
     quiet_source: bool = False,
 ) -> tuple[Tensor, StreamState | None]:
-    """Sound `(samples,)` of one piece, and the state for the next (None after the final one).
+    """Audio `(samples,)` of one piece, and the state for the next (None after the final one).
 
-    `z`, `phase` and `quiet_source` (no noise in the source) replace draws.
+    `z`, `phase` and `quiet_source` (no noise in the source) replace random values.
     """
     mel, z, mu = flow_piece(model, speech_ids, voice, state, z, generator)
     overlap = model.config.flow.mel_frames(TOKEN_OVERLAP)
@@ -113,7 +113,7 @@ def stream_reference(
     seed: int | None = 0,
     hop: int = TOKEN_HOP,
 ) -> Iterator[Tensor]:
-    """Sound of the ids, piece by piece, the way the released code cuts them."""
+    """Audio of the ids, piece by piece, cut like the released code does."""
     generator, state, start = seeded_generator(seed), None, 0
     while len(speech_ids) - start >= hop + TOKEN_OVERLAP:
         piece = speech_ids[start : start + hop + TOKEN_OVERLAP]

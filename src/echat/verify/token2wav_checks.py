@@ -1,5 +1,5 @@
-"""Checks of a token2wav folder: features, flow from ids to mel, vocoder from mel to sound, both together,
-and in pieces."""
+"""Checks of a token2wav folder: features, flow matching from ids to mel, vocoder from mel to audio, both
+together, and streaming."""
 
 import copy
 from collections.abc import Iterator
@@ -118,7 +118,7 @@ def estimator_checks(golden: GoldenToken2Wav) -> Iterator[Check]:
 
 
 def flow_checks(golden: GoldenToken2Wav) -> Iterator[Check]:
-    """Whole flows with given noise, and what the velocity network saw on the way."""
+    """Whole ODE solutions with given noise, and the inputs of the velocity network on the way."""
     flow, backend = golden.model.flow, golden.backend
     grid = flow.decoder._warp(torch.linspace(0, 1, flow.config.steps + 1, device=backend.device))
     yield backend.in_fp32.check_close("t_span", grid, golden.arrays("flow_inference.npz")["t_span"], FEATURE)
@@ -130,8 +130,8 @@ def flow_checks(golden: GoldenToken2Wav) -> Iterator[Check]:
         voice = (values["prompt_token"].long(), values["prompt_feat"], values["embedding"])
         mel = flow(values["token"], *voice, values["z"])
         hook.remove()
-        drawn = torch.randn(values["z"].shape, generator=torch.Generator().manual_seed(int(values["z_seed"])))
-        yield backend.on_cpu.check_close(f"{case}.z", drawn, values["z"], FEATURE)
+        z = torch.randn(values["z"].shape, generator=torch.Generator().manual_seed(int(values["z_seed"])))
+        yield backend.on_cpu.check_close(f"{case}.z", z, values["z"], FEATURE)
         yield backend.in_fp32.check_close(
             f"{case}.t_seen", [float(t[0]) for _, t in seen], values["t_seen"], FEATURE
         )
@@ -152,7 +152,7 @@ def weight_checks(golden: GoldenToken2Wav) -> Iterator[Check]:
 
 
 def vocoder_checks(golden: GoldenToken2Wav) -> Iterator[Check]:
-    """Mel -> pitch -> source -> sound."""
+    """Mel -> pitch -> source -> audio."""
     vocoder, values, backend = golden.exact.vocoder, golden.inputs("hift.npz"), golden.backend.in_fp32
     mel, phase, noise = values["mel"], values["phase"], values["noise"]
     still, quiet = torch.zeros_like(phase), torch.zeros_like(noise)
@@ -201,7 +201,7 @@ def _voice(values: Values) -> VoicePrompt:
 
 
 def sound_checks(golden: GoldenToken2Wav) -> Iterator[Check]:
-    """Ids to sound at several speeds with given noise, and once with a seed."""
+    """Ids to audio at several speeds with given noise, and once with a seed."""
     model, values, backend = golden.exact, golden.inputs("token2wav.npz"), golden.backend.in_fp32
     ids, voice = values["token"][0], _voice(values)
     mel = golden.model.mel(golden.model.check_ids(ids), voice, values["z"])
@@ -216,19 +216,19 @@ def sound_checks(golden: GoldenToken2Wav) -> Iterator[Check]:
         _, quiet = _still(golden, frames if speed == 1 else int(frames / speed))
         sound = model.synthesize(ids, voice, speed=speed, z=values["z"], phase=phase, noise=quiet)
         yield backend.check_close(f"wav_speed{number}", sound[None], values[f"wav_speed{number}"], SOUND)
-    drawn = model.synthesize(ids, voice, seed=int(values["seed"]))
-    yield backend.check_close("wav_seeded", drawn[None], values["wav_seeded"], SOUND)
+    seeded = model.synthesize(ids, voice, seed=int(values["seed"]))
+    yield backend.check_close("wav_seeded", seeded[None], values["wav_seeded"], SOUND)
 
 
 def _still(golden: GoldenToken2Wav, frames: int) -> tuple[Tensor, Tensor]:
-    """Start phases and noise of a source that draws nothing."""
+    """Start phases and noise of a source without randomness."""
     config = golden.exact.config.vocoder
     noise = torch.zeros(1, config.nb_harmonics + 1, frames * config.samples_per_frame)
     return noise[:, :, :1].to(golden.backend.device), noise.to(golden.backend.device)
 
 
 def streaming_checks(golden: GoldenToken2Wav) -> Iterator[Check]:
-    """Ids to sound in pieces, as the released code does it."""
+    """Ids to audio in pieces, as the released code does it."""
     model, values, backend = golden.exact, golden.inputs("streaming.npz"), golden.backend.in_fp32
     ids, voice, hop = values["token"][0], _voice(values), int(values["hop"])
     phase, _ = _still(golden, 1)

@@ -1,10 +1,9 @@
-"""How far every quantity may be from its golden value: absolute in fp32, in parts of the array's largest
-value in bf16.
+"""Tolerances of all golden values: absolute in fp32, relative to the largest value of the array in bf16.
 
 fp32: a few times what equivalent float32 programs differ by.
 bf16: the recording's own bfloat16 run differed from its float32 run by 1.1e-2 of 1.7 (frames for the language
 model, 0.65 %), 0.17 of 13 (label logits, 1.3 %) and 5.1e-4 (loss), and bfloat16 linears move a mel by up to
-0.04 of 5 (0.8 %). Another program or chip rounds in other places, so four times that is allowed.
+0.04 of 5 (0.8 %). Another program or chip rounds differently, so four times that is allowed.
 """
 
 from echat.verify.comparison import Tolerance

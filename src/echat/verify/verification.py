@@ -1,8 +1,8 @@
-"""Does this machine reproduce golden numbers? Checks folders of recorded arrays, of two kinds.
+"""Golden tests of this machine: `echat verify` compares every stage with folders of recorded arrays.
 
-A model folder holds a tiny checkpoint with arrays of every stage and greedy generations; a token2wav folder
-holds a tiny flow and vocoder with theirs. Every size and id is read from the folder's own `config.json`.
-Networks compute on the device and in the precision asked for, features and rules on the CPU.
+A model folder has a tiny checkpoint with arrays of every stage and greedy generations; a token2wav folder has
+a tiny flow and vocoder with theirs. Every size and id is read from the `config.json` of the folder. Networks
+compute on the given device and in the given precision, features and decoding rules on the CPU.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,15 +30,15 @@ def verify(
 
 
 def bundled_folders() -> list[Path]:
-    """The folders that travel with the package."""
+    """The golden folders of the package."""
     home = Path(str(files("echat"))) / BUNDLED
     return sorted(path for path in home.iterdir() if path.is_dir())
 
 
 def verify_folder(folder: Path, backend: Backend | None = None, converted: bool = False) -> Iterator[Check]:
-    """Checks of one folder, which is recognised by its files; without a backend on the CPU in float32.
+    """Checks of one folder, whose kind is recognised by its files; without a backend on the CPU in float32.
 
-    `converted`: its weights become a model folder first, which is then loaded and checked.
+    `converted`: its weights are first converted to a model folder, which is loaded and checked.
     """
     with full_float32():
         yield from _checks(folder, backend or Backend(), converted)

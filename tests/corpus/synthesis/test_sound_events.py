@@ -17,7 +17,7 @@ from echat.corpus.synthesis.acoustic_environment import (
 )
 from echat.corpus.synthesis.prosody import SpeakerTraits
 from echat.corpus.synthesis.tts_engines import Voice
-from echat.dialogue.labels import SOUND_EVENTS
+from echat.dialogue.labels import VALUES
 
 ADULT = SpeakerTraits(120.0, 1.0, False)
 CHILD = SpeakerTraits(300.0, 1.38, False)
@@ -111,4 +111,4 @@ def test_half_of_the_training_environments_are_quiet() -> None:
 
 
 def test_events_are_labels_that_models_know() -> None:
-    assert set(events.EVENTS) < set(SOUND_EVENTS)
+    assert set(events.EVENTS) < set(VALUES["sound_event"])

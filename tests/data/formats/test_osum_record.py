@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from echat.data.defects import DataError
 from echat.data.formats.audio_folder import AudioFolder
-from echat.data.formats.corpus import read_raw
+from echat.data.formats.corpus import open_corpus
 from echat.data.formats.manifest import row_of, sample_of
 from echat.data.formats.osum_record import from_record, to_record
 from echat.data.sample import AudioRef, Sample, Turn
@@ -163,4 +163,4 @@ def test_a_bad_record_is_named_with_its_line(tmp_path, change, complaint):
         encoding="utf-8",
     )
     with pytest.raises(DataError, match=f"line 2.*{complaint}"):
-        read_raw(path)
+        list(open_corpus(path, "raw", root=tmp_path, within="/"))

@@ -224,7 +224,7 @@ def test_a_task_needs_what_it_hears_and_writes(task, says):
     sample = Sample("k", audio=AudioRef("a.wav"), labels=Labels(age="old"))
     with pytest.raises(DataError, match=says):
         assign(sample, task)
-    with pytest.raises(DataError, match="expected sound to hear"):
+    with pytest.raises(DataError, match="expected sound, found none"):
         assign(replace(sample, audio=None, text="a"), "asr")
     assert assign(sample, "age").target == "<OLD>"
     assert assign(replace(sample, task="gender"), "asr").task == "gender"

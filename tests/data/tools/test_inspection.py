@@ -8,10 +8,11 @@ import soundfile
 
 from echat.data.audio_loading import AudioLoader
 from echat.data.defects import DataError
-from echat.data.examples import IGNORE, CachedTokenizer, DialogueBuilder
+from echat.data.examples import CachedTokenizer, DialogueBuilder
 from echat.data.formats.corpus import open_corpus
 from echat.data.mixture import SampledItem
 from echat.data.tools.inspection import eligible_tasks, facts, sequence, write_sounds
+from echat.dialogue.vocabulary import IGNORE
 from echat.model.speech_encoder import EncoderConfig
 
 

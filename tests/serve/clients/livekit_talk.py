@@ -68,21 +68,21 @@ async def main(url: str, question: str) -> None:
     session.on("generation_created", lambda event: event.user_initiated or answers.put_nowait(event))
     await session.update_instructions("You are kind.")
     await session.update_tools([get_weather])
-    told = {"greeting": await spoken(await session.generate_reply(instructions="Greet the user"))}
+    received = {"greeting": await spoken(await session.generate_reply(instructions="Greet the user"))}
     for frame in frames(question):
         session.push_audio(
             rtc.AudioFrame(data=frame, sample_rate=24_000, num_channels=1, samples_per_channel=480)
         )
         await asyncio.sleep(0.001)
-    told["answer"] = await spoken(await answers.get())
+    received["answer"] = await spoken(await answers.get())
     context = session.chat_ctx.copy()
     context.add_message(role="user", content="i lost my keys")
     await session.update_chat_ctx(context)
-    told["typed"] = await spoken(await session.generate_reply(instructions="be brief"))
-    told["interrupted"] = {"text": "", "seconds": await interrupted(session)}
+    received["typed"] = await spoken(await session.generate_reply(instructions="be brief"))
+    received["interrupted"] = {"text": "", "seconds": await interrupted(session)}
     roles = [item.role for item in session.chat_ctx.items if item.type == "message"]
     await session.aclose()
-    print(json.dumps({**told, "errors": errors, "words": words, "roles": roles}))
+    print(json.dumps({**received, "errors": errors, "words": words, "roles": roles}))
 
 
 asyncio.run(asyncio.wait_for(main(*sys.argv[1:]), 150))

@@ -32,7 +32,7 @@ from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 from sounds import frames
 
 
-class Told(FrameProcessor):
+class ReplyCollector(FrameProcessor):
     """Collects replies, and lets everything pass."""
 
     def __init__(self) -> None:
@@ -59,24 +59,24 @@ async def main(url: str, question: str) -> None:
     service = OpenAIRealtimeLLMService(api_key="any", base_url=url)
     context = LLMContext([])
     pair = LLMContextAggregatorPair(context)
-    before, after = Told(), Told()
+    before, after = ReplyCollector(), ReplyCollector()
     pipeline = Pipeline([before, pair.user(), service, after, pair.assistant()])
     params = PipelineParams(audio_in_sample_rate=24_000, audio_out_sample_rate=24_000)
     task = PipelineTask(pipeline, params=params)
-    told = {}
+    received = {}
 
-    async def talk() -> None:
+    async def dialogue() -> None:
         await task.queue_frames([LLMRunFrame()])
-        told["greeting"] = await after.replies.get()
+        received["greeting"] = await after.replies.get()
         for frame in frames(question):
             await task.queue_frames([InputAudioRawFrame(audio=frame, sample_rate=24_000, num_channels=1)])
             await asyncio.sleep(0.001)
-        told["answer"] = await after.replies.get()
+        received["answer"] = await after.replies.get()
         await task.queue_frames([EndFrame()])
 
-    await asyncio.gather(PipelineRunner(handle_sigint=False).run(task), talk())
+    await asyncio.gather(PipelineRunner(handle_sigint=False).run(task), dialogue())
     roles = [message["role"] for message in context.get_messages()]
-    print(json.dumps({**told, "errors": before.errors + after.errors, "roles": roles}))
+    print(json.dumps({**received, "errors": before.errors + after.errors, "roles": roles}))
 
 
 asyncio.run(asyncio.wait_for(main(*sys.argv[1:]), 150))

@@ -1,4 +1,4 @@
-"""The question as a microphone would give it."""
+"""A question as input of a microphone."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ FRAME_BYTES = 960  # 20 ms of 24 kHz PCM
 def frames(path: str) -> Iterator[bytes]:
     """The file, with silence around it, in frames of 20 ms."""
     sound = bytes(24_000) + Path(path).read_bytes() + bytes(72_000)
-    for place in range(0, len(sound) - FRAME_BYTES, FRAME_BYTES):
-        yield sound[place : place + FRAME_BYTES]
+    for start in range(0, len(sound) - FRAME_BYTES, FRAME_BYTES):
+        yield sound[start : start + FRAME_BYTES]

@@ -41,7 +41,7 @@ def client_secret(live: Any, key: str) -> str:
 
 
 @pytest.fixture(scope="module", params=["node", "browser"])
-def told(
+def received(
     request: pytest.FixtureRequest, serving: Any, question: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """What the client experienced: a greeting and two turns."""
@@ -64,23 +64,23 @@ def told(
 
 
 @pytest.mark.slow
-def test_it_is_greeted_and_hears_an_answer(told):
-    assert told["errors"] == []
-    assert told["greeting"] > 12_000
-    assert told["firstAudio"] > 0 and told["audioBytes"] > told["greeting"] + 12_000
-    assert "session.updated" in told["kinds"]
-    assert told["history"][-1]["words"][0]
+def test_a_greeting_and_an_answer(received):
+    assert received["errors"] == []
+    assert received["greeting"] > 12_000
+    assert received["firstAudio"] > 0 and received["audioBytes"] > received["greeting"] + 12_000
+    assert "session.updated" in received["kinds"]
+    assert received["history"][-1]["words"][0]
 
 
-def test_it_interrupts_and_truncates(told):
-    assert told["interruptions"] >= 1
-    kinds = told["kinds"]
+def test_it_interrupts_and_truncates(received):
+    assert received["interruptions"] >= 1
+    kinds = received["kinds"]
     assert kinds.index("conversation.item.truncated") > kinds.index("response.output_audio.delta")
     assert kinds.count("input_audio_buffer.speech_started") == 2
 
 
-def test_its_history_is_that_of_the_server(told):
-    roles = [item["role"] for item in told["history"]]
+def test_its_history_is_that_of_the_server(received):
+    roles = [item["role"] for item in received["history"]]
     assert roles == ["assistant", "user", "assistant", "user", "assistant"]
-    assert told["history"][1]["content"] == ["input_audio"]
-    assert told["history"][2]["content"] == ["output_audio"]
+    assert received["history"][1]["content"] == ["input_audio"]
+    assert received["history"][2]["content"] == ["output_audio"]

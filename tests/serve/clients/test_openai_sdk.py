@@ -1,4 +1,4 @@
-"""The official Python client, unmodified, talks to a live server; every event is validated with its types."""
+"""The official Python client, unmodified, with a live server; every event is validated with its types."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ EVENTS = {
 
 
 class Talker:
-    """A connection, and everything it was told, validated."""
+    """A connection and all events that it received, validated."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.told: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
 
     async def until(self, *kinds: str) -> dict[str, Any]:
         """The next event of one of these kinds."""
@@ -36,7 +36,7 @@ class Talker:
     async def next(self) -> dict[str, Any]:
         event = (await self.connection.recv()).to_dict()
         EVENTS[event["type"]].model_validate(event)
-        self.told.append(event)
+        self.received.append(event)
         return event
 
     async def update(self, **session: Any) -> dict[str, Any]:
@@ -44,19 +44,19 @@ class Talker:
         return (await self.until("session.updated"))["session"]
 
     async def say(self, sound: bytes, chunk_ms: int = 100, pause: float = 0.0) -> None:
-        for place in range(0, len(sound), chunk_ms * MS):
-            chunk = base64.b64encode(sound[place : place + chunk_ms * MS]).decode()
+        for start in range(0, len(sound), chunk_ms * MS):
+            chunk = base64.b64encode(sound[start : start + chunk_ms * MS]).decode()
             await self.connection.input_audio_buffer.append(audio=chunk)
             await asyncio.sleep(pause)
 
     @property
     def kinds(self) -> list[str]:
-        return [event["type"] for event in self.told]
+        return [event["type"] for event in self.received]
 
     def sound(self, response_id: str) -> bytes:
         return b"".join(
             base64.b64decode(event["delta"])
-            for event in self.told
+            for event in self.received
             if event["type"] == "response.output_audio.delta" and event["response_id"] == response_id
         )
 
@@ -114,7 +114,7 @@ RESPONSE = (
 def test_several_turns_found_by_the_server(talking, question, quiet):
     async def dialogue(talker: Talker) -> None:
         for _ in range(3):
-            talker.told.clear()
+            talker.received.clear()
             await talker.say(question + quiet(1.0))
             done = (await talker.until("response.done"))["response"]
             # With a history this small model may have nothing to say; the order of events holds all the same.
@@ -122,7 +122,7 @@ def test_several_turns_found_by_the_server(talking, question, quiet):
             assert done["output"][0]["content"][0]["type"] == "output_audio"
             assert done["usage"]["output_tokens"] > 10
             assert not [kind for kind in talker.kinds if "thought" in kind]
-        ids = [event["event_id"] for event in talker.told]
+        ids = [event["event_id"] for event in talker.received]
         assert len(set(ids)) == len(ids)
 
     talking(dialogue)
@@ -134,7 +134,9 @@ def test_a_spoken_answer(talking, question, quiet):
         done = (await talker.until("response.done"))["response"]
         in_order(talker.kinds, *TURN, *RESPONSE)
         assert done["status"] == "completed"
-        deltas = [e["delta"] for e in talker.told if e["type"] == "response.output_audio_transcript.delta"]
+        deltas = [
+            e["delta"] for e in talker.received if e["type"] == "response.output_audio_transcript.delta"
+        ]
         assert done["output"][0]["content"][0]["transcript"] == "".join(deltas)
         assert len(talker.sound(done["id"])) > 500 * MS
 
@@ -188,7 +190,7 @@ def test_cancelling(talking, question):
     talking(dialogue)
 
 
-def test_speaking_interrupts_and_what_was_not_heard_is_forgotten(talking, question, quiet):
+def test_barge_in_truncates_the_answer(talking, question, quiet):
     async def dialogue(talker: Talker) -> None:
         await talker.say(question + quiet(1.0))
         delta = await talker.until("response.output_audio.delta")
@@ -209,7 +211,7 @@ def test_speaking_interrupts_and_what_was_not_heard_is_forgotten(talking, questi
         item = (await talker.until("conversation.item.retrieved"))["item"]
         part = item["content"][0]
         assert len(base64.b64decode(part["audio"])) == 500 * MS
-        whole = next(e for e in talker.told if e["type"] == "response.output_audio_transcript.done")
+        whole = next(e for e in talker.received if e["type"] == "response.output_audio_transcript.done")
         assert whole["transcript"].startswith(part["transcript"])
         assert len(part["transcript"]) < len(whole["transcript"])
 
@@ -248,7 +250,7 @@ def test_typed_questions_and_text_answers(talking):
         done = await talker.until("response.done")
         in_order(talker.kinds, "response.output_text.delta", "response.output_text.done", "response.done")
         assert "response.output_audio.delta" not in talker.kinds
-        text = next(e["text"] for e in talker.told if e["type"] == "response.output_text.done")
+        text = next(e["text"] for e in talker.received if e["type"] == "response.output_text.done")
         assert done["response"]["output"][0]["content"][0]["text"] == text
 
     talking(dialogue)
@@ -272,7 +274,7 @@ def test_a_response_outside_the_conversation(talking, question):
 
 
 @pytest.mark.parametrize("name", ["audio/pcmu", "audio/pcma"])
-def test_telephone_sound(talking, question, quiet, name):
+def test_g711_audio(talking, question, quiet, name):
     from echat.serve.protocol.wire_audio import Decoder, Encoder
 
     waveform = Decoder("audio/pcm").push(question + quiet(1.0), last=True) / 32768
@@ -281,8 +283,8 @@ def test_telephone_sound(talking, question, quiet, name):
     async def dialogue(talker: Talker) -> None:
         form = {"format": {"type": name}}
         await talker.update(audio={"input": form, "output": form})
-        for place in range(0, len(sound), 801):
-            chunk = base64.b64encode(sound[place : place + 801]).decode()
+        for start in range(0, len(sound), 801):
+            chunk = base64.b64encode(sound[start : start + 801]).decode()
             await talker.connection.input_audio_buffer.append(audio=chunk)
         done = (await talker.until("response.done"))["response"]
         assert done["status"] == "completed"
@@ -292,8 +294,8 @@ def test_telephone_sound(talking, question, quiet, name):
     talking(dialogue)
 
 
-def test_a_thought_for_those_who_ask(talking, question, quiet):
-    """echat's own events: not among the client's types."""
+def test_a_thought_for_clients_that_request_it(talking, question, quiet):
+    """Events of echat's extensions: not among the client's types."""
 
     async def dialogue(talker: Talker) -> None:
         for kind in ("response.thought.delta", "response.thought.done"):
@@ -309,7 +311,9 @@ def test_a_thought_for_those_who_ask(talking, question, quiet):
         )
         thought = done["output"][0]["thought"]
         assert thought["form"] == "label" and thought["transcript"]
-        labels = [e["labels"] for e in talker.told if e["type"] == "response.thought.delta" and e["labels"]]
+        labels = [
+            e["labels"] for e in talker.received if e["type"] == "response.thought.delta" and e["labels"]
+        ]
         assert labels[-1].items() <= thought.items()
 
     talking(dialogue)

@@ -1,4 +1,4 @@
-"""A bridge to the telephone: G.711 both ways in frames of 20 ms, the session sent back as it was told."""
+"""A telephone bridge: G.711 in both directions in frames of 20 ms, the session object sent back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAME = 160  # bytes, 20 ms of G.711
 OLD_NAMES = {"audio/pcmu": "g711_ulaw", "audio/pcma": "g711_alaw"}
 
 
-def as_told(session: dict[str, Any], name: str) -> dict[str, Any]:
+def as_created(session: dict[str, Any], name: str) -> dict[str, Any]:
     """The server's session with the formats of the line."""
     audio = {side: {**session["audio"][side], "format": {"type": name}} for side in ("input", "output")}
     return {**session, "audio": audio}
@@ -66,7 +66,7 @@ class Call:
         assert abs(Decoder(name).push(self.sound, last=True)).max() > 1000
 
 
-@pytest.mark.parametrize("shape", [as_told, as_documented, as_of_old])
+@pytest.mark.parametrize("shape", [as_created, as_documented, as_of_old])
 @pytest.mark.parametrize("name", ["audio/pcmu", "audio/pcma"])
 @pytest.mark.slow
 def test_a_call(live, question, quiet, name, shape):
@@ -76,21 +76,21 @@ def test_a_call(live, question, quiet, name, shape):
     async def call() -> None:
         url = live.url.replace("http", "ws") + "/realtime?model=gpt-realtime"
         async with connect(url, additional_headers={"Authorization": "Bearer any"}) as socket:
-            talk = Call(socket)
-            created = await talk.until("session.created")
-            await talk.send("session.update", session=shape(created["session"], name))
-            updated = (await talk.until("session.updated"))["session"]
+            call = Call(socket)
+            created = await call.until("session.created")
+            await call.send("session.update", session=shape(created["session"], name))
+            updated = (await call.until("session.updated"))["session"]
             assert updated["model"] == "echat-tiny"
             for side in ("input", "output"):
                 assert updated["audio"][side]["format"] == {"type": name}
-            await talk.send("response.create", response={"instructions": "Greet the caller"})
-            await talk.until("response.done")
-            talk.check_spoken(name)
-            for place in range(0, len(sound), FRAME):
-                frame = base64.b64encode(sound[place : place + FRAME]).decode()
-                await talk.send("input_audio_buffer.append", audio=frame)
-            done = await talk.until("response.done")
+            await call.send("response.create", response={"instructions": "Greet the caller"})
+            await call.until("response.done")
+            call.check_spoken(name)
+            for start in range(0, len(sound), FRAME):
+                frame = base64.b64encode(sound[start : start + FRAME]).decode()
+                await call.send("input_audio_buffer.append", audio=frame)
+            done = await call.until("response.done")
             assert done["response"]["status"] == "completed"
-            talk.check_spoken(name)
+            call.check_spoken(name)
 
     asyncio.run(call())

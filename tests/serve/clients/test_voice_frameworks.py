@@ -23,7 +23,7 @@ def has(module: str) -> bool:
 
 
 @pytest.fixture
-def talk(live: Any, question: bytes, tmp_path: Path) -> Any:
+def run_client(live: Any, question: bytes, tmp_path: Path) -> Any:
     """Run a client to its end: what it experienced."""
 
     def run(script: str, url: str) -> dict[str, Any]:
@@ -38,23 +38,23 @@ def talk(live: Any, question: bytes, tmp_path: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_livekit(talk, live):
+def test_livekit(run_client, live):
     if not has("livekit.plugins.openai"):
         pytest.skip("needs livekit-plugins-openai: make setup installs it into .venv/clients")
-    told = talk("livekit_talk.py", live.url)
-    assert told["errors"] == []
+    received = run_client("livekit_talk.py", live.url)
+    assert received["errors"] == []
     for turn in ("greeting", "answer", "typed"):
-        assert told[turn]["text"] and told[turn]["seconds"] > 0.5, told
-    assert told["interrupted"]["seconds"] > 0.5
-    assert len(told["words"][-1].split()) > 3
-    assert told["roles"][:5] == ["assistant", "user", "assistant", "user", "assistant"]
+        assert received[turn]["text"] and received[turn]["seconds"] > 0.5, received
+    assert received["interrupted"]["seconds"] > 0.5
+    assert len(received["words"][-1].split()) > 3
+    assert received["roles"][:5] == ["assistant", "user", "assistant", "user", "assistant"]
 
 
 @pytest.mark.slow
-def test_pipecat(talk, live):
+def test_pipecat(run_client, live):
     if not has("pipecat.services.openai.realtime.llm"):
         pytest.skip("needs pipecat-ai: make setup installs it into .venv/clients")
-    told = talk("pipecat_talk.py", live.url.replace("http", "ws") + "/realtime")
-    assert told["errors"] == []
+    received = run_client("pipecat_talk.py", live.url.replace("http", "ws") + "/realtime")
+    assert received["errors"] == []
     for turn in ("greeting", "answer"):
-        assert told[turn]["text"] and told[turn]["seconds"] > 0.5, told
+        assert received[turn]["text"] and received[turn]["seconds"] > 0.5, received

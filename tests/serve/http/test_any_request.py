@@ -72,7 +72,7 @@ def test_almost_valid_requests(live):
 
 
 @pytest.mark.parametrize("voice", [5, ["alloy"], {"id": 5}, {"id": None}, {}, {"id": ["a"]}])
-def test_a_voice_of_another_type_is_refused_by_name(live, voice):
+def test_a_voice_with_a_wrong_type_is_refused_by_name(live, voice):
     for path, body in (
         ("/audio/speech", {"input": "hi", "voice": voice}),
         ("/chat/completions", {**THAT_FIT[0][1], "audio": {"voice": voice}}),
@@ -83,7 +83,7 @@ def test_a_voice_of_another_type_is_refused_by_name(live, voice):
 
 
 @pytest.mark.parametrize("words", ["\ud800", "half \udc00 a pair"])
-def test_half_a_character_is_no_fault_of_the_server(live, words):
+def test_a_lone_surrogate_is_no_server_error(live, words):
     body = {"messages": [{"role": "user", "content": words}], "max_tokens": 200}
     assert post(live, "/chat/completions", body).status_code in (200, 400)
     asked = {"session": {"instructions": words}}
@@ -92,7 +92,7 @@ def test_half_a_character_is_no_fault_of_the_server(live, words):
     )
 
 
-def test_what_is_nested_too_deep_is_refused(live):
+def test_too_deep_nesting_is_refused(live):
     for depth in (70, 400):
         answer = post(live, "/realtime/client_secrets", {"session": {"tools": [nested(depth)]}})
         assert answer.status_code == 400 and "nested" in answer.json()["error"]["message"]

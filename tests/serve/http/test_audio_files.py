@@ -13,18 +13,18 @@ TONE = np.round(8000 * np.sin(np.arange(36_000) / 10)).astype("<i2").tobytes()  
 
 @pytest.mark.parametrize("name", ["wav", "mp3", "flac", "opus"])
 @pytest.mark.parametrize("step", [2, 4802, 100_000])
-def test_pieces_are_the_sound(name, step):
+def test_streamed_pieces_are_the_whole_file(name, step):
     if step == 2 and name != "wav":
         step = 998
     stream = open_audio_file(name)
-    data = b"".join(stream.push(TONE[place : place + step]) for place in range(0, len(TONE), step))
+    data = b"".join(stream.push(TONE[start : start + step]) for start in range(0, len(TONE), step))
     waveform, rate = read(data + stream.finish())
     assert len(waveform) / rate == pytest.approx(1.5, abs=0.1)
     assert float(waveform.abs().max()) == pytest.approx(8000 / 32768, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["wav", "mp3", "flac", "opus"])
-def test_a_whole_file_knows_its_length(name):
+def test_a_whole_file_has_its_length(name):
     import io
 
     import soundfile
@@ -33,6 +33,6 @@ def test_a_whole_file_knows_its_length(name):
     assert info.duration == pytest.approx(1.5, abs=0.08)
 
 
-def test_raw_sound_is_itself():
+def test_pcm_is_unchanged():
     stream = open_audio_file("pcm")
     assert stream.push(TONE) + stream.finish() == TONE == encode_audio_file("pcm16", TONE)

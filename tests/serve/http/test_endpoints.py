@@ -82,7 +82,7 @@ def test_slower_speech_is_longer(client):
     assert length(0.5) > 1.3 * length(1.5)
 
 
-def test_every_sentence_of_a_text_is_spoken(client):
+def test_every_sentence_of_a_text_is_synthesized(client):
     text = "Come back when the sun is out again. " * 6
     pcm = client.audio.speech.create(model="m", voice="slt", input=text, response_format="pcm").read()
     assert len(pcm) / 2 / 24_000 > 7  # seconds: 54 syllables; the model says no more than 4 s in one breath
@@ -90,7 +90,7 @@ def test_every_sentence_of_a_text_is_spoken(client):
 
 @pytest.mark.parametrize("form", ["mp3", "wav"])
 @pytest.mark.parametrize("text", ["...", "-", "😀", " ", "\n\n", "---", "привет", "你好"])
-def test_a_text_without_words_that_can_be_said_is_refused(client, text, form):
+def test_a_text_without_pronounceable_words_is_refused(client, text, form):
     with pytest.raises(openai.BadRequestError, match="expected"):
         client.audio.speech.create(model="echat-tiny", voice="slt", input=text, response_format=form)
 
@@ -108,9 +108,9 @@ def test_transcriptions(client, wav):
     assert verbose.duration == pytest.approx(seconds, abs=0.01) and verbose.segments[0].text == plain.text
     srt = client.audio.transcriptions.create(model="echat-tiny", file=file, response_format="srt")
     assert f"00:00:00,000 --> 00:00:{int(seconds):02}," in srt
-    told = list(client.audio.transcriptions.create(model="echat-tiny", file=file, stream=True))
-    assert told[-1].type == "transcript.text.done" and told[-1].text == plain.text
-    assert "".join(event.delta for event in told[:-1]) == plain.text
+    received = list(client.audio.transcriptions.create(model="echat-tiny", file=file, stream=True))
+    assert received[-1].type == "transcript.text.done" and received[-1].text == plain.text
+    assert "".join(event.delta for event in received[:-1]) == plain.text
 
 
 def spoken(wav: bytes) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def spoken(wav: bytes) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "input_audio", "input_audio": sound}]}
 
 
-def test_an_answer_without_words_is_no_success(client, monkeypatch):
+def test_an_answer_without_text_is_an_error(client, monkeypatch):
     monkeypatch.setattr("echat.infer.reply_stream.find_defect", lambda reply, task: "no text")
     messages = [{"role": "user", "content": "i lost my job"}]
     with pytest.raises(openai.InternalServerError, match="no text") as refused:
@@ -127,7 +127,7 @@ def test_an_answer_without_words_is_no_success(client, monkeypatch):
 
 
 @pytest.mark.slow
-def test_completions_with_sound(client, wav):
+def test_completions_with_audio(client, wav):
     settings = {
         "model": "echat-tiny",
         "modalities": ["text", "audio"],
@@ -144,7 +144,7 @@ def test_completions_with_sound(client, wav):
     assert again.choices[0].message.audio.data == message.audio.data  # the same seed, the same answer
     history = [spoken(wav), {"role": "assistant", "audio": {"id": message.audio.id}}, spoken(wav)]
     second = client.chat.completions.create(messages=history, **settings)
-    # It learned single turns: the earlier one is left out, and the answer is that to the question alone.
+    # It was trained on single turns: the earlier one is dropped, the answer is that to the question.
     assert second.usage.prompt_tokens == first.usage.prompt_tokens
     assert second.choices[0].message.audio.data == message.audio.data
     assert second.model_extra["echat"] == {"turns_left_out": 1}
@@ -197,7 +197,7 @@ def test_wrong_requests_are_refused_by_name(live, change, param):
     assert answer.json()["error"]["param"] == param
 
 
-def test_a_sound_that_is_none(live, client):
+def test_an_invalid_audio_file_is_refused(live, client):
     with pytest.raises(openai.BadRequestError, match="expected an audio file"):
         client.audio.transcriptions.create(model="echat-tiny", file=("q.wav", b"no sound at all"))
 
@@ -219,7 +219,7 @@ def test_a_secret_opens_the_session_it_was_made_for(live):
     assert opened.instructions == "be kind" and opened.output_modalities == ["text"]
 
 
-def test_numbers_for_the_operator(live):
+def test_metrics(live):
     root = live.url.removesuffix("/v1")
     assert httpx.get(f"{root}/healthz").json()["status"] == "ok"
     numbers = httpx.get(f"{root}/metrics").text
@@ -240,12 +240,12 @@ def test_a_thought_that_is_cut_is_never_content(live, think, stream):
             (choice,) = answer.json()["choices"]
             assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
             continue
-        told = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
-        assert "".join(acquire["choices"][0]["delta"].get("content", "") for acquire in told) == ""
-        assert told[-1]["choices"][0]["finish_reason"] == "length"
+        received = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+        assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in received) == ""
+        assert received[-1]["choices"][0]["finish_reason"] == "length"
 
 
-def test_a_sound_that_was_never_begun_is_an_error(live):
+def test_an_answer_without_audio_is_an_error(live):
     settings = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
     answer = chat(live, "i lost my keys", max_tokens=2, **settings)
     assert answer.status_code == 400
@@ -259,7 +259,7 @@ def test_any_whole_number_is_a_seed(live, seed):
     assert first.json()["choices"] == again.json()["choices"]
 
 
-def test_a_stream_that_fails_says_so_and_ends(serving, monkeypatch):
+def test_a_failing_stream_ends_with_an_error_event(serving, monkeypatch):
     with serving() as live:
         async_engine = live.app.state.app.async_engine
         begun = async_engine.reply
@@ -267,12 +267,12 @@ def test_a_stream_that_fails_says_so_and_ends(serving, monkeypatch):
         def failing(*args: Any, **settings: Any) -> Any:
             stream = begun(*args, **settings)
 
-            async def told() -> Any:
+            async def one_event() -> Any:
                 async for event in stream:
                     yield event
                     raise RuntimeError("broken within")
 
-            stream_type = type("Stream", (), {"__aiter__": lambda self: told(), "cancel": stream.cancel})
+            stream_type = type("Stream", (), {"__aiter__": lambda self: one_event(), "cancel": stream.cancel})
             return stream_type()
 
         monkeypatch.setattr(async_engine, "reply", failing, raising=False)
@@ -291,7 +291,7 @@ def test_a_stream_that_fails_says_so_and_ends(serving, monkeypatch):
         ([("user", 30_000)], "positions"),
     ],
 )
-def test_too_many_words_are_refused_by_name(live, messages, name):
+def test_too_long_texts_are_refused_by_name(live, messages, name):
     body = {
         "messages": [{"role": role, "content": ("how are you " * count)[:count]} for role, count in messages]
     }
@@ -299,7 +299,7 @@ def test_too_many_words_are_refused_by_name(live, messages, name):
     assert answer.status_code == 400 and name in answer.json()["error"]["message"]
 
 
-def test_a_long_history_is_cut_not_refused(live):
+def test_a_long_history_is_truncated_not_refused(live):
     turns = [("user", 10_000), ("assistant", 10_000)] * 5 + [("user", 30)]
     body = {
         "messages": [{"role": role, "content": ("how are you " * count)[:count]} for role, count in turns]
@@ -308,14 +308,14 @@ def test_a_long_history_is_cut_not_refused(live):
     assert answer.status_code == 200 and answer.json()["usage"]["prompt_tokens"] < 3072
 
 
-def test_a_body_of_millions_of_values_is_refused_unparsed(live):
+def test_a_body_of_millions_of_values_is_refused_before_parsing(live):
     body = b'{"messages": [' + b"[]," * 2_000_000 + b"[]]}"
     headers = {"Content-Type": "application/json"}
     answer = httpx.post(f"{live.url}/chat/completions", content=body, headers=headers)
     assert answer.status_code == 400 and "limits.message_values" in answer.json()["error"]["message"]
 
 
-def test_one_client_leaves_places_to_others(live):
+def test_one_client_leaves_slots_to_others(live):
     import asyncio
 
     from echat.serve.app_state import App
@@ -362,12 +362,12 @@ def test_an_upload_never_touches_the_disk(live, client, question, monkeypatch):
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, "file"),
     ],
 )
-def test_a_form_that_does_not_fit_is_refused_by_name(live, form, param):
+def test_an_invalid_form_is_refused_by_name(live, form, param):
     answer = httpx.post(f"{live.url}/audio/transcriptions", **form)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param
 
 
-def test_what_clients_look_for(live, client):
+def test_health_and_voices(live, client):
     root = live.url.removesuffix("/v1")
     assert httpx.get(f"{root}/health").json() == httpx.get(f"{root}/healthz").json()
     voices = httpx.get(f"{live.url}/audio/voices").json()["voices"]

@@ -1,4 +1,4 @@
-"""Sound that clients send inside of requests: in which wrapping, of which kind, and with nobody speaking."""
+"""Audio inside requests: encodings, formats, and recordings without speech."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ PLAIN = base64.b64encode(bytes(range(256))).decode()
         "\n".join(PLAIN[at : at + 76] for at in range(0, len(PLAIN), 76)),
     ],
 )
-def test_bytes_come_out_of_every_wrapping(text):
+def test_inline_audio_is_decoded_from_every_encoding(text):
     assert decode_inline_audio(text, "here") == bytes(range(256))
 
 
 @pytest.mark.parametrize(
     "text", ["data:audio/wav;base64,?", "no base64!", "data:audio/wav;base64", "/etc/passwd!"]
 )
-def test_what_is_neither_is_refused_by_name(text):
+def test_other_text_is_refused_by_name(text):
     with pytest.raises(ProtocolError, match="here: expected base64"):
         decode_inline_audio(text, "here")
 
@@ -52,7 +52,7 @@ def asked(live, part, **more):
     return httpx.post(f"{live.url}/chat/completions", json=body, timeout=60)
 
 
-def test_parts_of_a_chat_message_are_heard_alike(live, question):
+def test_all_kinds_of_audio_parts_give_the_same_answer(live, question):
     encoded = base64.b64encode(encode_audio_file("wav", question)).decode()
     uri = f"data:audio/wav;base64,{encoded}"
     parts = [
@@ -97,11 +97,11 @@ def test_a_recording_of_a_browser_is_transcribed(live, question):
         frame.rate = 48_000
         for part in [*av.AudioResampler("s16", "mono", 48_000, 960).resample(frame), None]:
             file.mux(track.encode(part))
-    heard, words = (
+    transcript, words = (
         transcribed(live, data).json()["text"]
         for data in (stream.getvalue(), encode_audio_file("wav", question))
     )
-    assert len(set(heard.split()) & set(words.split())) >= len(words.split()) // 2 > 1
+    assert len(set(transcript.split()) & set(words.split())) >= len(words.split()) // 2 > 1
     cut = transcribed(live, stream.getvalue()[:-200])
     assert cut.status_code == 400 and "cut off" in cut.json()["error"]["message"]
 
@@ -110,7 +110,7 @@ ROOM = np.random.default_rng(0).normal(0, 30, 36_000)
 
 
 @pytest.mark.parametrize("samples", [0 * ROOM, ROOM / 30, ROOM], ids=["digital", "dither", "room"])
-def test_where_nobody_speaks_there_are_no_words(live, samples):
+def test_without_speech_the_transcript_is_empty(live, samples):
     data = encode_audio_file("wav", np.round(samples).astype("<i2").tobytes())
     plain, verbose = (transcribed(live, data, response_format=f).json() for f in ("json", "verbose_json"))
     assert plain["text"] == verbose["text"] == "" and verbose["segments"] == []
@@ -120,7 +120,7 @@ def test_where_nobody_speaks_there_are_no_words(live, samples):
     assert '"text": ""' in transcribed(live, data, stream="true").text.replace('":"', '": "')
 
 
-def test_times_of_words_are_refused_by_name_and_of_segments_given(live, question):
+def test_word_timestamps_are_refused_and_segment_timestamps_given(live, question):
     data = encode_audio_file("wav", question)
     refused = transcribed(live, data, response_format="verbose_json", **{"timestamp_granularities[]": "word"})
     assert refused.status_code == 400

@@ -1,4 +1,4 @@
-"""Who is let in: keys, origins, hosts, sizes, rates, numbers; and what a refusal looks like."""
+"""Access middleware: keys, origins, hosts, sizes, rates, numbers, and the form of a refusal."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_browser_gives_its_key_as_a_subprotocol(keyed):
     assert asyncio.run(selected()) == "realtime"
 
 
-def test_guessing_keys_is_slowed_down(keyed):
+def test_wrong_keys_are_rate_limited(keyed):
     with httpx.Client(headers={"Authorization": "Bearer x"}) as guessing:
         answers = [guessing.get(f"{keyed.url}/models") for _ in range(60)]
     assert answers[-1].status_code == 429 and int(answers[-1].headers["retry-after"]) >= 1
@@ -90,7 +90,7 @@ def test_only_hashes_are_on_disk(keyed):
     assert keyed.key_file.stat().st_mode & 0o077 == 0
 
 
-def test_keys_can_be_taken_away(tmp_path):
+def test_keys_can_be_removed(tmp_path):
     keys = Keys(tmp_path / "keys")
     secret, key = keys.add()
     assert keys.find(secret) == key
@@ -128,7 +128,7 @@ def test_an_upload_of_a_gigabyte(live):
 
 
 @pytest.mark.parametrize("has_length", [True, False])
-def test_a_client_that_still_sends_reads_why_its_upload_is_refused(serving, has_length):
+def test_a_client_that_still_sends_can_read_the_refusal_of_its_upload(serving, has_length):
     def pieces() -> Any:
         for _ in range(64):
             yield b"x" * 2**16
@@ -141,7 +141,7 @@ def test_a_client_that_still_sends_reads_why_its_upload_is_refused(serving, has_
         assert httpx.get(f"{live.url}/models").status_code == 200
 
 
-def test_a_wrong_key_is_told_to_a_client_that_still_sends(keyed):
+def test_a_client_that_still_sends_can_read_the_refusal_of_its_key(keyed):
     headers = {"Authorization": "Bearer wrong", "Content-Type": "audio/wav"}
     answer = httpx.post(f"{keyed.url}/audio/transcriptions", content=bytes(2**22), headers=headers)
     assert answer.status_code == 401 and answer.headers["x-content-type-options"] == "nosniff"
@@ -173,7 +173,7 @@ def test_security_headers(live):
     assert headers["x-content-type-options"] == "nosniff" and "server" not in headers
 
 
-def test_more_sessions_than_places_are_told_so(serving):
+def test_sessions_over_the_limit_are_refused(serving):
     async def many(url: str) -> tuple[list[str], int]:
         opened = [await connect(url) for _ in range(4)]
         first = [json.loads(await one.recv()) for one in opened]
@@ -209,64 +209,64 @@ def test_a_thousand_connections(serving):
 def test_idle_and_long_sessions_end(serving):
     async def end(url: str) -> tuple[str, int]:
         async with connect(url) as opened:
-            told = []
+            received = []
             try:
                 while True:
-                    told.append(json.loads(await opened.recv()))
+                    received.append(json.loads(await opened.recv()))
             except ConnectionClosed as closed:
-                return told[-1]["error"]["code"], closed.rcvd.code  # type: ignore[union-attr]
+                return received[-1]["error"]["code"], closed.rcvd.code  # type: ignore[union-attr]
 
     for limits, code in (({"idle_seconds": 0.3}, "idle"), ({"session_seconds": 0.3}, "session_expired")):
         with serving(limits=limits) as live:
             assert asyncio.run(end(live.url.replace("http", "ws") + "/realtime")) == (code, 1001)
 
 
-def test_shutting_down_says_so(serving):
+def test_a_shutdown_is_announced(serving):
     async def until_closed(url: str, stop: Any) -> tuple[str, int]:
         async with connect(url) as opened:
             await opened.recv()
             asyncio.get_running_loop().run_in_executor(None, stop)
-            told = json.loads(await opened.recv())
+            received = json.loads(await opened.recv())
             with pytest.raises(ConnectionClosed) as closed:
                 await opened.recv()
-            return told["error"]["code"], closed.value.rcvd.code  # type: ignore[union-attr]
+            return received["error"]["code"], closed.value.rcvd.code  # type: ignore[union-attr]
 
     with serving() as live:
         answer = asyncio.run(until_closed(live.url.replace("http", "ws") + "/realtime", live.stop))
     assert answer == ("leaving", 1001)
 
 
-def test_shutting_down_lets_an_answer_come_to_its_end(serving):
+def test_a_shutdown_waits_for_running_answers(serving):
     async def until_closed(url: str, stop: Any) -> tuple[list[str], int]:
         async with connect(url) as opened:
             part = {"type": "input_text", "text": "i passed my exam today"}
             item = {"type": "message", "role": "user", "content": [part]}
             await opened.send(json.dumps({"type": "conversation.item.create", "item": item}))
             await opened.send(json.dumps({"type": "response.create"}))
-            told = []
+            received = []
             with pytest.raises(ConnectionClosed) as closed:
                 while True:
                     event = json.loads(await opened.recv())
-                    told.append(event["response"]["status"] if "response" in event else event["type"])
+                    received.append(event["response"]["status"] if "response" in event else event["type"])
                     if event["type"] == "response.created":
                         asyncio.get_running_loop().run_in_executor(None, stop)
-            return told, closed.value.rcvd.code  # type: ignore[union-attr]
+            return received, closed.value.rcvd.code  # type: ignore[union-attr]
 
     with serving(limits={"shutdown_seconds": 60.0}) as live:
-        told, code = asyncio.run(until_closed(live.url.replace("http", "ws") + "/realtime", live.stop))
-    assert told[-2:] == ["completed", "error"] and "response.output_audio.delta" in told
+        received, code = asyncio.run(until_closed(live.url.replace("http", "ws") + "/realtime", live.stop))
+    assert received[-2:] == ["completed", "error"] and "response.output_audio.delta" in received
     assert code == 1001
 
 
-def test_one_address_leaves_places_to_others(serving):
+def test_one_address_leaves_sessions_to_others(serving):
     async def last(url: str) -> str:
         opened = [await connect(url) for _ in range(3)]
         await opened[0].recv()
-        told = [json.loads(await one.recv()) for one in opened[1:]]
+        received = [json.loads(await one.recv()) for one in opened[1:]]
         for one in opened:
             await one.close()
-        assert told[0]["type"] == "session.created"
-        return told[1]["error"]["message"]
+        assert received[0]["type"] == "session.created"
+        return received[1]["error"]["message"]
 
     with serving(limits={"sessions": 3, "sessions_per_address": 2}) as live:
         message = asyncio.run(last(live.url.replace("http", "ws") + "/realtime"))
@@ -275,7 +275,7 @@ def test_one_address_leaves_places_to_others(serving):
     assert defaults.sessions_per_address < defaults.sessions
 
 
-def test_buckets_fill_and_empty():
+def test_the_rate_limiter_is_a_leaky_bucket():
     buckets = RateLimiter(per_minute=60)
     assert not any(buckets.take("a", 0.0) for _ in range(60))
     assert buckets.take("a", 0.0) == pytest.approx(1.0)
@@ -286,7 +286,7 @@ def test_buckets_fill_and_empty():
     assert len(buckets._levels) == RateLimiter.MAX_NAMES
 
 
-def test_settings_say_what_is_wrong(tmp_path: Path):
+def test_invalid_settings_are_named(tmp_path: Path):
     from echat.config import ConfigError
     from echat.serve.server import load_config
 

@@ -1,4 +1,4 @@
-"""What comes in as JSON is bounded and safe; what goes out can be sent."""
+"""Parsed JSON is limited and safe; written JSON is valid UTF-8."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_whatever_is_read_can_be_written_and_sent(values):
     assert read_json(sent.decode()) == read_json(json.dumps(values))
 
 
-def test_half_a_surrogate_pair_is_replaced_and_a_whole_one_is_kept():
+def test_a_lone_surrogate_is_replaced_and_a_pair_is_kept():
     assert read_json('{"a\\ud83d": ["x\\udc00", "\\ud83d\\ude00"]}') == {"a\ufffd": ["x\ufffd", "😀"]}
 
 
@@ -50,7 +50,7 @@ def test_half_a_surrogate_pair_is_replaced_and_a_whole_one_is_kept():
     ],
     ids=range(10),
 )
-def test_what_cannot_be_handled_is_refused(text):
+def test_unsafe_json_is_refused(text):
     with pytest.raises(ProtocolError) as refused:
         read_json(text)
     assert refused.value.code == "invalid_json"

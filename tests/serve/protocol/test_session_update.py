@@ -1,4 +1,4 @@
-"""Updates of a session: what fits is applied, what does not is named, what clients send back is no change."""
+"""Session updates: valid fields are applied, invalid ones reported, unchanged ones have no effect."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def named(changes, session=BASE):
 
 @pytest.mark.parametrize("model", ["gpt-realtime", "", None, 5, ["a"], {"id": "x"}])
 def test_any_model_is_accepted_and_the_real_one_reported(model):
-    told = changed({"type": "realtime", "model": model, "instructions": "Be kind."})
-    assert told["model"] == "echat-tiny" and told["instructions"] == "Be kind."
+    received = changed({"type": "realtime", "model": model, "instructions": "Be kind."})
+    assert received["model"] == "echat-tiny" and received["instructions"] == "Be kind."
 
 
-def test_what_was_told_can_be_sent_back():
+def test_the_session_object_can_be_sent_back():
     for before in (
         {},
         {"audio": {"input": {"format": {"type": "audio/pcmu"}, "turn_detection": {"type": "semantic_vad"}}}},
@@ -42,9 +42,9 @@ def test_what_was_told_can_be_sent_back():
         {"type": "transcription", "tools": [{"type": "function", "name": "f"}], "echat": {"seed": 3}},
     ):
         session, _ = update(BASE, before)
-        told = session.dump()
+        received = session.dump()
         for target in (session, BASE):
-            assert changed(told, target) == told
+            assert changed(received, target) == received
 
 
 OLD = {
@@ -61,13 +61,15 @@ OLD = {
 }
 
 
-def test_the_older_shape_means_the_same():
-    told = changed(OLD)
-    heard, said = told["audio"]["input"], told["audio"]["output"]
-    assert told["output_modalities"] == ["text"] and told["max_output_tokens"] == 77
-    assert heard["format"] == {"type": "audio/pcmu"} and said["format"] == {"type": "audio/pcma"}
-    assert heard["turn_detection"] is None and heard["transcription"]["model"] == "whisper-1"
-    assert heard["noise_reduction"] == {"type": "near_field"} and said["voice"] == "slt"
+def test_the_beta_dialect_means_the_same():
+    received = changed(OLD)
+    given_input, given_output = received["audio"]["input"], received["audio"]["output"]
+    assert received["output_modalities"] == ["text"] and received["max_output_tokens"] == 77
+    assert given_input["format"] == {"type": "audio/pcmu"} and given_output["format"] == {
+        "type": "audio/pcma"
+    }
+    assert given_input["turn_detection"] is None and given_input["transcription"]["model"] == "whisper-1"
+    assert given_input["noise_reduction"] == {"type": "near_field"} and given_output["voice"] == "slt"
     assert changed({"modalities": ["text", "audio"]})["output_modalities"] == ["audio"]
     assert changed({"turn_detection": {"type": "none"}})["audio"]["input"]["turn_detection"] is None
 
@@ -100,19 +102,19 @@ def test_the_older_shape_means_the_same():
         ),
     ],
 )
-def test_what_does_not_fit_is_named_and_the_rest_is_applied(changes, fields):
-    told, refused = named({**changes, "type": "realtime", "instructions": "kept", "speed": 1.5})
+def test_invalid_fields_are_reported_and_the_rest_is_applied(changes, fields):
+    received, refused = named({**changes, "type": "realtime", "instructions": "kept", "speed": 1.5})
     assert refused == fields
     expected = json.loads(json.dumps(BASE.dump()))
     expected["instructions"] = "kept"
     expected["audio"]["output"]["speed"] = 1.5
-    assert told == expected
+    assert received == expected
 
 
-def test_of_an_older_field_only_the_part_that_does_not_fit_is_lost():
-    told, refused = named({"turn_detection": {"threshold": 7, "silence_duration_ms": 400}})
+def test_only_the_invalid_part_of_a_beta_field_is_dropped():
+    received, refused = named({"turn_detection": {"threshold": 7, "silence_duration_ms": 400}})
     assert refused == ["session.turn_detection.threshold"]
-    detection = told["audio"]["input"]["turn_detection"]
+    detection = received["audio"]["input"]["turn_detection"]
     assert (detection["threshold"], detection["silence_duration_ms"]) == (0.5, 400)
 
 
@@ -129,7 +131,7 @@ def test_unknown_fields_are_kept():
     }
 
 
-def test_what_the_server_cannot_do_is_named_as_the_client_wrote_it():
+def test_an_unsupported_setting_is_reported_under_the_name_of_the_client():
     def no_voices(new):
         if new.audio.output.voice is not None:
             raise ProtocolError("audio.output.voice: none here", "no_voices", "audio.output.voice")

@@ -1,4 +1,4 @@
-"""What is too large is refused by name before it costs anybody anything."""
+"""Size limits are checked before anything is computed, and named."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def item(**part: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("one", ["[]", "{}", "0", '""', "[[[[0]]]]"])
 @pytest.mark.parametrize("kind", [str, bytes])
-def test_many_values_are_refused_unparsed(one: str, kind: type) -> None:
+def test_too_many_values_are_refused_before_parsing(one: str, kind: type) -> None:
     text = "[" + ",".join([one] * UNCHECKED_CHARACTERS) + "]"
     with pytest.raises(ProtocolError, match="at most 1000 values"):
         check_values(text if kind is str else text.encode(), LIMITS)
 
 
-def test_sound_is_no_value(question: bytes) -> None:
+def test_audio_does_not_count_as_values(question: bytes) -> None:
     check_values('{"audio": "' + "A" * 10 * UNCHECKED_CHARACTERS + '"}', LIMITS)
     check_values("[" + "0," * 10_000 + "0]", LIMITS)  # too small to matter
 
@@ -51,7 +51,7 @@ def test_sound_is_no_value(question: bytes) -> None:
         ({"type": "session.update", "session": {"instructions": "a" * 5001}}, "session.instructions"),
     ],
 )
-def test_a_long_text_is_refused_where_it_stands(values: dict[str, Any], param: str) -> None:
+def test_a_long_text_is_refused_with_its_path(values: dict[str, Any], param: str) -> None:
     with pytest.raises(
         ProtocolError, match=r"at most 5000 characters \(limits.text_characters\), found 5001"
     ):
@@ -71,7 +71,7 @@ def test_a_long_text_is_refused_where_it_stands(values: dict[str, Any], param: s
         {"type": "conversation.item.create", "item": {**item(type="input_text"), "arguments": "a" * 100_000}},
     ],
 )
-def test_what_is_no_sound_is_bounded_together(values: dict[str, Any]) -> None:
+def test_fields_besides_audio_are_limited_together(values: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match=r"limits.fields_bytes"):
         check_sizes(*event(values), LIMITS)
 
@@ -84,7 +84,7 @@ def test_what_is_no_sound_is_bounded_together(values: dict[str, Any]) -> None:
         {"type": "response.create", "response": {"input": [item(type="input_audio", audio="A" * 200_000)]}},
     ],
 )
-def test_sound_may_be_large(values: dict[str, Any]) -> None:
-    told, size = event(values)
-    check_sizes(told, size, LIMITS)
+def test_audio_may_be_large(values: dict[str, Any]) -> None:
+    parsed, size = event(values)
+    check_sizes(parsed, size, LIMITS)
     assert size > LIMITS.fields_bytes

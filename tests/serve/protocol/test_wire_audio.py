@@ -1,4 +1,4 @@
-"""Sound on the wire: any cut gives the same samples; telephone codes are G.711."""
+"""Wire audio: pieces of any size give the same samples; G.711 codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_any_cut_gives_the_same_samples(name, step):
     data = SPEECHLIKE.tobytes()[:9000]
     whole = Decoder(name).push(data, last=True)
     decoder = Decoder(name)
-    pieces = [decoder.push(data[place : place + step]) for place in range(0, len(data), step)]
+    pieces = [decoder.push(data[start : start + step]) for start in range(0, len(data), step)]
     cut = np.concatenate([*pieces, decoder.push(b"", last=True)])
     assert len(cut) == len(whole) and np.abs(cut.astype(int) - whole).max() <= 1
     assert decoder.seconds == len(data) / (48_000 if name == "audio/pcm" else 8_000)
@@ -32,7 +32,7 @@ def test_any_cut_gives_the_same_samples(name, step):
         ("audio/pcma", [(8, 0xD5), (-8, 0x55), (32_256, 0xAA), (-32_256, 0x2A)]),
     ],
 )
-def test_telephone_codes(name, codes):
+def test_g711_codes(name, codes):
     from echat.serve.protocol import wire_audio
 
     table = wire_audio._mu_law() if name == "audio/pcmu" else wire_audio._a_law()
@@ -58,19 +58,19 @@ def test_encoding_brings_the_rate():
 
 
 @pytest.mark.parametrize("name", ["audio/pcm", "audio/pcmu"])
-def test_what_came_is_listened_to_at_once(name):
+def test_decoding_has_little_delay(name):
     decoder, step = Decoder(name), 960 if name == "audio/pcm" else 160  # bytes of 20 ms
-    heard = 0
+    decoded = 0
     for piece in range(1, 51):
-        heard += len(decoder.push(bytes(step)))
-        assert heard / 16 > 20 * piece - 5  # milliseconds
+        decoded += len(decoder.push(bytes(step)))
+        assert decoded / 16 > 20 * piece - 5  # milliseconds
 
 
-def test_sound_is_kept_by_place_and_forgotten_from_the_front():
+def test_the_buffer_is_indexed_by_sample_and_dropped_from_the_front():
     sound = AudioBuffer()
     samples = np.arange(5000, dtype=np.int16)
-    for place in range(0, 5000, 300):
-        sound.push(samples[place : place + 300])
+    for start in range(0, 5000, 300):
+        sound.push(samples[start : start + 300])
     frames = list(sound.frames())
     assert [end for _, end in frames] == [512 * n / 16_000 for n in range(1, 10)]
     assert np.array_equal(np.concatenate([frame for frame, _ in frames]), samples[: 9 * 512])

@@ -151,7 +151,7 @@ def test_almost_valid_messages_change_nothing_for_the_next_question(talking, que
         {"type": "\ud800"},
     ],
 )
-def test_half_a_character_makes_no_session_mute(talking, message):
+def test_a_lone_surrogate_does_not_break_a_session(talking, message):
     async def dialogue(client: Any) -> None:
         await client.session.handle(json.dumps(message))
         if message["type"] == "response.create":
@@ -181,7 +181,7 @@ def test_an_error_of_the_server_in_one_event_ends_no_session(talking, monkeypatc
     talking(dialogue)
 
 
-def test_a_response_that_cannot_be_told_has_an_end(talking, monkeypatch):
+def test_a_response_with_failing_events_still_ends(talking, monkeypatch):
     from echat.serve.realtime.response import Response
 
     monkeypatch.setattr(Response, "_close", lambda self: 1 / 0)

@@ -15,7 +15,7 @@ from echat.serve.realtime.recorder import Recorder, check_folder
 ITEM = {"id": "item_1", "role": "user", "content": [{"type": "input_text", "text": "half \ud83d"}]}
 
 
-def test_an_item_is_a_line_and_its_sound_a_file(tmp_path):
+def test_an_item_is_a_line_and_its_audio_a_file(tmp_path):
     recorder = Recorder(tmp_path, "sess_1")
     recorder.write_item(ITEM, np.ones(1600, np.int16), 16_000)
     recorder.write_item(ITEM, None, 16_000)
@@ -24,12 +24,12 @@ def test_an_item_is_a_line_and_its_sound_a_file(tmp_path):
     assert "file" not in second and second["content"][0]["text"] == "half \ufffd"
 
 
-def test_a_folder_that_cannot_be_is_refused_at_the_start(tmp_path, serving):
+def test_an_unwritable_folder_is_refused_at_the_start(tmp_path, serving):
     file = tmp_path / "file"
     file.write_text("mine")
-    for place in (file, file / "below"):
+    for start in (file, file / "below"):
         with pytest.raises(ValueError, match="recording: expected a folder that can be written, found"):
-            check_folder(place)
+            check_folder(start)
     with pytest.raises(ValueError, match="recording"), serving(recording=str(file)):
         pass
     assert file.read_text() == "mine"
@@ -45,7 +45,7 @@ def no_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [full_disk, no_folder])
-def test_a_recording_that_fails_ends_alone(talking, question, quiet, tmp_path, fault):
+def test_a_failed_recording_does_not_end_the_session(talking, question, quiet, tmp_path, fault):
     async def dialogue(client: Any) -> None:
         folder = tmp_path / client.session.id
         folder.mkdir()

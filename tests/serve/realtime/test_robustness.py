@@ -1,4 +1,4 @@
-"""Nonsense and broken connections leave the server up, other sessions untouched, and no memory behind.
+"""Nonsense and broken connections leave the server running, other sessions unaffected, and no RAM allocated.
 
 ECHAT_FUZZ_MESSAGES and ECHAT_FUZZ_DISCONNECTS say how many; the defaults suit a test of every day.
 """
@@ -55,7 +55,7 @@ WORDS = [
 
 
 def anything(chance: random.Random, depth: int = 0) -> Any:
-    """A random JSON value, sometimes one that almost fits."""
+    """A random JSON value, sometimes an almost valid one."""
     pick = chance.randrange(9 if depth < 4 else 6)
     if pick == 0:
         return chance.choice([None, True, False])
@@ -102,7 +102,7 @@ def message(chance: random.Random) -> str | bytes:
 
 
 def resident_mb() -> float:
-    """What is in use; memory that is freed but kept for later by the allocator is given back first."""
+    """Resident RAM, after the allocator has returned what is free."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -111,7 +111,7 @@ def resident_mb() -> float:
 
 async def answer(url: str, question: bytes) -> bytes:
     """The sound of a fixed answer to a fixed question."""
-    async with connect(url, max_size=None) as talk:
+    async with connect(url, max_size=None) as connection:
         session = {"type": "realtime", "echat": {"seed": 7}, "audio": {"input": {"turn_detection": None}}}
         part = {"type": "input_audio", "audio": base64.b64encode(question).decode()}
         item = {"type": "message", "role": "user", "content": [part]}
@@ -120,17 +120,17 @@ async def answer(url: str, question: bytes) -> bytes:
             {"type": "conversation.item.create", "item": item},
             {"type": "response.create"},
         ):
-            await talk.send(json.dumps(event))
+            await connection.send(json.dumps(event))
         sound = b""
-        while (event := json.loads(await talk.recv()))["type"] != "response.done":
+        while (event := json.loads(await connection.recv()))["type"] != "response.done":
             if event["type"] == "response.output_audio.delta":
                 sound += base64.b64decode(event["delta"])
         return sound
 
 
-async def read_all(talk: ClientConnection) -> None:
+async def read_all(connection: ClientConnection) -> None:
     try:
-        async for _ in talk:
+        async for _ in connection:
             pass
     except ConnectionClosed:
         pass
@@ -140,10 +140,10 @@ async def pester(url: str, chance: random.Random, count: int) -> None:
     """Send nonsense, over as many connections as it takes."""
     while count > 0:
         try:
-            async with connect(url, max_size=None) as talk:
-                reader = asyncio.create_task(read_all(talk))
+            async with connect(url, max_size=None) as connection:
+                reader = asyncio.create_task(read_all(connection))
                 for _ in range(min(count, chance.randrange(20, 200))):
-                    await talk.send(message(chance))
+                    await connection.send(message(chance))
                     count -= 1
                 reader.cancel()
         except (ConnectionClosed, InvalidStatus, OSError):
@@ -152,19 +152,19 @@ async def pester(url: str, chance: random.Random, count: int) -> None:
 
 async def hang_up(url: str, port: int, question: bytes, chance: random.Random) -> None:
     """Leave in the middle of an answer, politely or not, or in the middle of a frame."""
-    talk = await connect(url, max_size=None)
+    connection = await connect(url, max_size=None)
     part = {"type": "input_audio", "audio": base64.b64encode(question).decode()}
     item = {"type": "message", "role": "user", "content": [part]}
-    await talk.send(json.dumps({"type": "conversation.item.create", "item": item}))
-    await talk.send(json.dumps({"type": "response.create"}))
-    while json.loads(await talk.recv())["type"] != chance.choice(
+    await connection.send(json.dumps({"type": "conversation.item.create", "item": item}))
+    await connection.send(json.dumps({"type": "response.create"}))
+    while json.loads(await connection.recv())["type"] != chance.choice(
         ["response.created", "response.output_audio.delta"]
     ):
         pass
     if chance.random() < 0.5:
-        talk.transport.abort()
+        connection.transport.abort()
     else:
-        await talk.close()
+        await connection.close()
     half = socket.create_connection(("127.0.0.1", port))
     half.sendall(b"GET /v1/realtime HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n")
     half.shutdown(socket.SHUT_WR)

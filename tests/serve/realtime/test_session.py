@@ -61,7 +61,7 @@ def test_a_word_of_a_third_of_a_second(talking, question, quiet):
 
 
 @pytest.mark.slow
-def test_a_question_of_two_minutes_is_read_while_it_is_asked(talking, question, quiet):
+def test_a_question_of_two_minutes_is_prefilled_while_it_is_asked(talking, question, quiet):
     """Windows of 30 s that are over are not encoded again at the end."""
 
     async def dialogue(client: SessionClient) -> None:
@@ -72,8 +72,8 @@ def test_a_question_of_two_minutes_is_read_while_it_is_asked(talking, question, 
         )
         seconds = 99
         long = (question * (1 + seconds * 48_000 // len(question)))[: seconds * 48_000]
-        for place in range(0, len(long), 48_000 * 10):
-            await client.say(long[place : place + 48_000 * 10])
+        for start in range(0, len(long), 48_000 * 10):
+            await client.say(long[start : start + 48_000 * 10])
             response_manager = client.session.response_manager
             await asyncio.gather(*response_manager._tasks)
         assert len(response_manager.prompt_cache.encoded_audio) == 3
@@ -94,7 +94,7 @@ def test_two_questions_while_it_thinks_are_one_turn(talking, question, quiet):
         second = await client.until("response.done")
         assert first["response"]["status_details"]["reason"] == "turn_detected"
         encoded_audio = second["response"]["usage"]["input_token_details"]["audio_tokens"]
-        assert encoded_audio >= 2 * 30  # both are heard
+        assert encoded_audio >= 2 * 30  # both are encoded
         started = client.kinds.index(
             "input_audio_buffer.speech_started", client.kinds.index("response.created")
         )
@@ -117,7 +117,7 @@ def test_going_on_after_a_pause_is_one_turn(talking, question, quiet):
     talking(dialogue)
 
 
-def test_a_guess_and_no_guess_answer_the_same(talking, question, quiet):
+def test_answers_with_and_without_speculation_are_equal(talking, question, quiet):
     answers = []
     for speculative in (True, False):
 
@@ -154,7 +154,7 @@ def test_a_later_question_is_answered_as_the_first_by_a_model_of_single_turns(ta
     talking(dialogue)
 
 
-def test_an_answer_without_words_ends_as_failed(talking, monkeypatch):
+def test_an_answer_without_text_ends_as_failed(talking, monkeypatch):
     monkeypatch.setattr("echat.infer.reply_stream.find_defect", lambda reply, task: "no text")
 
     async def dialogue(client: SessionClient) -> None:
@@ -194,7 +194,7 @@ def test_a_transcription_session_makes_no_responses(talking, question, quiet):
     talking(dialogue)
 
 
-def test_old_names_for_old_clients(talking, question, quiet):
+def test_beta_clients_get_beta_names(talking, question, quiet):
     async def dialogue(client: SessionClient) -> None:
         update = {"modalities": ["text", "audio"], "input_audio_format": "pcm16", "voice": "slt"}
         await client.send("session.update", session={**update, "turn_detection": {"type": "server_vad"}})
@@ -214,7 +214,7 @@ def test_old_names_for_old_clients(talking, question, quiet):
     talking(dialogue, beta=True)
 
 
-def test_suspected_speech_is_told_to_those_who_ask(talking, question, quiet):
+def test_speech_suspected_is_sent_to_clients_that_request_it(talking, question, quiet):
     async def dialogue(client: SessionClient) -> None:
         options = {"pause": True, "interrupt_ms": 1000}
         await client.send("session.update", session={"type": "realtime", "echat": options})
@@ -229,7 +229,7 @@ def test_suspected_speech_is_told_to_those_who_ask(talking, question, quiet):
     talking(dialogue)
 
 
-def test_nothing_is_on_disk_unless_it_is_announced(talking, question, quiet, tmp_path):
+def test_nothing_is_recorded_unless_it_is_announced(talking, question, quiet, tmp_path):
     async def dialogue(client: SessionClient) -> None:
         assert client.waiting() == ["session.recording"]
         await client.say(question + quiet(1.0))
@@ -242,7 +242,7 @@ def test_nothing_is_on_disk_unless_it_is_announced(talking, question, quiet, tmp
     talking(dialogue, recording=str(tmp_path))
 
 
-def test_a_slow_reader_misses_sound_that_is_counted(app, question, quiet):
+def test_audio_dropped_for_a_slow_reader_is_counted(app, question, quiet):
     async def whole() -> None:
         session = RealtimeSession(app(), SendQueue(40_000))
         session.open()
@@ -261,7 +261,7 @@ def test_a_slow_reader_misses_sound_that_is_counted(app, question, quiet):
     asyncio.run(whole())
 
 
-def test_an_outbox_takes_back_what_was_not_sent():
+def test_the_send_queue_takes_back_unsent_audio():
     async def whole() -> None:
         send_queue = SendQueue(100)
         assert send_queue.put(OutboundMessage("a" * 60, "r1", 10)) and not send_queue.put(

@@ -1,4 +1,4 @@
-"""The model speaks where the user has said nothing new: first, again, or outside the conversation."""
+"""Responses without a new turn of the user: first, again, or out of band."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ KEYS = {"type": "message", "role": "user", "content": [{"type": "input_text", "t
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the model was asked: the turns of every reply."""
+    """The turns of every reply that the engine gets."""
     from echat.serve.async_engine import AsyncEngine
 
-    heard: list[list[Any]] = []
+    asked: list[list[Any]] = []
     reply = AsyncEngine.reply
 
-    def listen(self: AsyncEngine, turns: Any, *args: Any, **settings: Any) -> Any:
-        heard.append(list(turns))
+    def record(self: AsyncEngine, turns: Any, *args: Any, **settings: Any) -> Any:
+        asked.append(list(turns))
         return reply(self, turns, *args, **settings)
 
-    monkeypatch.setattr(AsyncEngine, "reply", listen)
-    return heard
+    monkeypatch.setattr(AsyncEngine, "reply", record)
+    return asked
 
 
 def typed(text: str) -> UserTurn:
@@ -42,7 +42,7 @@ async def respond(client: Any, **response: Any) -> dict[str, Any]:
     return done
 
 
-def test_it_greets_and_the_greeting_stays_in_the_conversation(talking, asked):
+def test_a_greeting_stays_in_the_conversation(talking, asked):
     async def dialogue(client: Any) -> None:
         done = await respond(client)
         assert asked == [[typed(typed_turn("greet"))]]
@@ -67,7 +67,7 @@ def test_a_spoken_greeting(talking):
     talking(dialogue)
 
 
-def test_instructions_are_what_it_answers(talking, asked):
+def test_instructions_become_the_opening_turn(talking, asked):
     """Some clients put the session's instructions before those of the response."""
 
     async def dialogue(client: Any) -> None:
@@ -97,7 +97,7 @@ def said(role: str, text: str) -> Entry:
     return Entry(Item(id=text, role=role, content=[part]), generated=generated)
 
 
-def test_messages_of_the_system_since_the_last_turn_are_what_it_answers():
+def test_system_messages_since_the_last_turn_become_the_opening_turn():
     entries = [said("system", "Be kind."), said("user", "hi"), said("assistant", "hello")]
     assert opening_turn(entries) == typed(typed_turn("greet"))
     entries += [said("developer", "Ask for the name"), said("system", "and smile")]
@@ -106,7 +106,7 @@ def test_messages_of_the_system_since_the_last_turn_are_what_it_answers():
     assert turns(entries) == [UserTurn(text="hi"), AssistantTurn("hello")]
 
 
-def test_a_greeting_that_nobody_heard_leaves_nothing():
+def test_a_greeting_that_was_not_played_is_no_turn():
     entry = said("assistant", "hello")
     entry.turn = typed("greet")
     assert turns([entry]) == [UserTurn(text="greet"), AssistantTurn("hello")]
@@ -115,8 +115,8 @@ def test_a_greeting_that_nobody_heard_leaves_nothing():
     assert turns([entry]) == []
 
 
-def test_a_cut_answer_to_a_typed_question_leaves_something_to_read_ahead(talking):
-    """Nothing of the answer was heard, so the conversation ends with a question that has no sound."""
+def test_after_a_cut_answer_to_a_typed_question_prefill_works(talking):
+    """Nothing of the answer was played, so the history ends with a question without audio."""
 
     async def dialogue(client: Any) -> None:
         await client.send("conversation.item.create", item=KEYS)

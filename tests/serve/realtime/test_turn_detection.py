@@ -1,4 +1,4 @@
-"""Turns by the clock of the state machine: probabilities in, signals out, no sound and no waiting."""
+"""Turn detection as a state machine: probabilities in, signals out, without audio and without waiting."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_a_word_of_a_fifth_of_a_second_is_a_turn():
     assert kinds(feeder.feed(YES, 0.2) + feeder.feed(NO, 1.0)) == [SpeechStarted, EagerEndOfTurn, TurnEnded]
 
 
-def test_a_click_is_none():
+def test_a_click_is_no_turn():
     feeder = FrameFeeder()
     feeder.feed(NO, 0.5)
     assert feeder.feed(YES, FRAME_SECONDS) + feeder.feed(NO, 1.0) == []
     assert feeder.turns.phase is TurnPhase.QUIET
 
 
-def test_going_on_after_a_short_silence_drops_the_guess():
+def test_speech_after_a_short_silence_resumes_the_turn():
     feeder = FrameFeeder()
     signals = feeder.feed(YES, 1.0) + feeder.feed(NO, 0.3) + feeder.feed(YES, 1.0) + feeder.feed(NO, 1.0)
     assert kinds(signals) == [SpeechStarted, EagerEndOfTurn, TurnResumed, EagerEndOfTurn, TurnEnded]
@@ -101,7 +101,7 @@ def test_a_cough_does_not_stop_a_reply_but_speech_does():
 
 
 @pytest.mark.parametrize(("probability", "at_least", "at_most"), [(0.99, 0.07, 0.1), (0.6, 0.2, 0.26)])
-def test_the_surer_it_is_speech_the_sooner_it_interrupts(probability, at_least, at_most):
+def test_more_certain_speech_interrupts_sooner(probability, at_least, at_most):
     feeder = FrameFeeder()
     while not any(
         isinstance(s, SpeechStarted) for s in feeder.feed(probability, FRAME_SECONDS, replying=True)
@@ -145,7 +145,7 @@ def test_two_questions_in_a_row_while_it_thinks():
     assert kinds(second) == [SpeechSuspected, SpeechStarted, EagerEndOfTurn, TurnEnded]
 
 
-def test_adaptive_waiting_is_longer_for_those_who_pause():
+def test_adaptive_waiting_is_longer_after_long_pauses():
     feeder = FrameFeeder(adaptive=True)
     feeder.feed(YES, 1.0)
     feeder.feed(NO, 0.45)
@@ -168,7 +168,7 @@ def test_a_detector_shortens_or_lengthens_the_wait():
     st.lists(st.tuples(st.floats(0, 1), st.integers(1, 40), st.booleans()), max_size=40),
     st.booleans(),
 )
-def test_signals_come_in_order_whatever_is_heard(stretches, adaptive):
+def test_signals_are_in_order_for_any_input(stretches, adaptive):
     feeder = FrameFeeder(adaptive=adaptive, max_turn_seconds=5.0)
     signals: list[Signal] = []
     for probability, frames, replying in stretches:

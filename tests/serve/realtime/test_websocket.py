@@ -38,11 +38,11 @@ def test_a_session_that_cannot_send_is_ended_and_counted(serving, monkeypatch):
     monkeypatch.setattr(WebSocket, "send_text", broken)
 
     async def dialogue(url: str) -> int:
-        async with connect(url) as talk:
-            await talk.send(json.dumps({"type": "session.update", "session": {"type": "realtime"}}))
+        async with connect(url) as connection:
+            await connection.send(json.dumps({"type": "session.update", "session": {"type": "realtime"}}))
             with pytest.raises(ConnectionClosedError) as closed:
                 while True:
-                    await talk.recv()
+                    await connection.recv()
         assert closed.value.rcvd is not None
         return closed.value.rcvd.code
 
@@ -51,10 +51,10 @@ def test_a_session_that_cannot_send_is_ended_and_counted(serving, monkeypatch):
         assert 'echat_errors_total{where="session"} 1.0' in numbers(live)
 
 
-def test_a_transcription_session_is_asked_for_in_the_address(live):
+def test_a_transcription_session_is_requested_in_the_url(live):
     async def dialogue() -> dict[str, Any]:
-        async with connect(address(live, "?model=gpt-4o-transcribe&intent=transcription")) as talk:
-            created = json.loads(await talk.recv())
+        async with connect(address(live, "?model=gpt-4o-transcribe&intent=transcription")) as connection:
+            created = json.loads(await connection.recv())
             return created["session"]
 
     session = asyncio.run(dialogue())
@@ -107,7 +107,7 @@ def impatient(serving):
         yield live
 
 
-def test_sound_is_a_sign_of_life_and_silence_is_not(impatient):
+def test_any_data_keeps_a_connection_alive_and_silence_does_not(impatient):
     client = Mute(address(impatient))
     client.until_text("session.created")
     for _ in range(3):
@@ -119,15 +119,15 @@ def test_sound_is_a_sign_of_life_and_silence_is_not(impatient):
     assert int.from_bytes(closing.data[:2], "big") == 1011
 
 
-def test_a_client_that_is_not_read_owes_no_answer(impatient, monkeypatch):
+def test_a_client_is_kept_while_reading_is_paused(impatient, monkeypatch):
     from echat.serve.realtime.input_manager import InputManager
 
-    clear, go_on = InputManager.clear, asyncio.Event()
+    clear, may_continue = InputManager.clear, asyncio.Event()
     loops = []
 
     async def slow(self: InputManager, event: Any) -> None:
         loops.append(asyncio.get_running_loop())
-        await go_on.wait()
+        await may_continue.wait()
         await clear(self, event)
 
     monkeypatch.setattr(InputManager, "clear", slow)
@@ -137,6 +137,6 @@ def test_a_client_that_is_not_read_owes_no_answer(impatient, monkeypatch):
         client.send(type="input_audio_buffer.clear")
     for _ in range(3):
         client.next(Opcode.PING)
-    loops[0].call_soon_threadsafe(go_on.set)
+    loops[0].call_soon_threadsafe(may_continue.set)
     client.until_text("input_audio_buffer.cleared")
     client.until_text("input_audio_buffer.cleared")

@@ -1,4 +1,4 @@
-"""A studio is open to its own page alone."""
+"""The studio accepts its own page only."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from echat.serve.origins import Origins
 from echat.serve.studio.origin_middleware import OriginMiddleware
 
 
-def asked(listens_at: str, kind: str = "http", **headers: str) -> list[dict[str, Any]]:
+def asked(bound_to: str, kind: str = "http", **headers: str) -> list[dict[str, Any]]:
     """What comes back for one request."""
-    told: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"ours"})
 
     async def send(message: Any) -> None:
-        told.append(message)
+        received.append(message)
 
     scope = {"type": kind, "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
-    asyncio.run(OriginMiddleware(app, Origins(listens_at))(scope, None, send))  # type: ignore[arg-type]
-    return told
+    asyncio.run(OriginMiddleware(app, Origins(bound_to))(scope, None, send))  # type: ignore[arg-type]
+    return received
 
 
 @pytest.mark.parametrize(
-    ("listens_at", "headers", "status"),
+    ("bound_to", "headers", "status"),
     [
         ("127.0.0.1", {"host": "localhost:7860"}, 200),
         ("127.0.0.1", {"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:7860"}, 200),
@@ -41,8 +41,8 @@ def asked(listens_at: str, kind: str = "http", **headers: str) -> list[dict[str,
         ("0.0.0.0", {"host": "studio.example", "origin": "https://evil.example"}, 403),
     ],
 )
-def test_names_and_origins(listens_at: str, headers: dict[str, str], status: int) -> None:
-    start, body = asked(listens_at, **headers)
+def test_names_and_origins(bound_to: str, headers: dict[str, str], status: int) -> None:
+    start, body = asked(bound_to, **headers)
     assert start["status"] == status and (body["body"] == b"ours") is (status == 200)
     names = dict(start["headers"])
     assert names[b"x-frame-options"] == b"DENY"

@@ -1,4 +1,4 @@
-"""What was heard is known to the sample, however it is taken."""
+"""Played samples are counted exactly, for pieces of any size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MS = 24  # samples
 
 
 @given(st.lists(st.integers(0, 50)), st.lists(st.integers(1, 70), min_size=1))
-def test_what_goes_in_comes_out(pushed, taken):
+def test_output_equals_input(pushed, taken):
     queue, wanted, got = PlaybackQueue(), [], []
     for number, length in enumerate(pushed):
         samples = np.arange(1, length + 1, dtype=np.int16) + 100 * number
@@ -27,7 +27,7 @@ def test_what_goes_in_comes_out(pushed, taken):
 
 
 @pytest.mark.parametrize("more_may_come", [True, False])
-def test_an_answer_that_is_cut(more_may_come):
+def test_stop_reports_the_played_part_of_an_answer(more_may_come):
     queue = PlaybackQueue()
     queue.push("a", np.ones(100 * MS, np.int16))
     queue.take(30 * MS)
@@ -35,16 +35,16 @@ def test_an_answer_that_is_cut(more_may_come):
     assert not queue.take(5).any()
 
 
-def test_of_the_next_answer_nothing_was_heard():
+def test_stop_before_the_next_answer_starts_reports_zero():
     queue = PlaybackQueue()
     queue.push("a", np.ones(10 * MS, np.int16))
     queue.take(20 * MS)
-    assert queue.stop(None) is None  # heard to its end
+    assert queue.stop(None) is None  # played to its end
     queue.push("b", np.ones(10 * MS, np.int16))
     assert queue.stop(None) == ("b", 0)
 
 
-def test_sound_on_its_way_to_the_ear_was_not_heard():
+def test_output_latency_is_subtracted():
     queue = PlaybackQueue()
     queue.push("a", np.ones(100 * MS, np.int16))
     queue.take(30 * MS)

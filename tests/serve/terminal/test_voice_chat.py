@@ -1,4 +1,4 @@
-"""A conversation through files, with the real model; and what is said where there are no devices."""
+"""Voice chat with audio files and the real model; errors without sound devices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def app(tiny):
 
 
 class Interrupting(FileAudio):
-    """A file that is heard, and heard again as soon as the answer sounds."""
+    """An input file that is played again as soon as the answer starts."""
 
     def __init__(self, source: Path) -> None:
         super().__init__(source, None)
@@ -48,21 +48,21 @@ class Interrupting(FileAudio):
 
 
 def conversation(app: App, sound: FileAudio, **settings) -> tuple[list[tuple[str, str]], VoiceChat]:
-    told: list[tuple[str, str]] = []
-    chat = VoiceChat(app, sound, lambda who, text: told.append((who, text)), **settings)
+    received: list[tuple[str, str]] = []
+    chat = VoiceChat(app, sound, lambda who, text: received.append((who, text)), **settings)
     asyncio.run(asyncio.wait_for(chat.run(), 600))
-    return told, chat
+    return received, chat
 
 
 @pytest.mark.slow
 def test_a_question_is_answered(app, tmp_path):
     answer = tmp_path / "answer.wav"
     lines, chat = conversation(app, FileAudio(QUESTION, answer), think="label")
-    told = dict(lines)
+    received = dict(lines)
     assert chat.cut == {}
-    assert len(told["you"].split()) > 3
-    assert "emotion" in told["thought"]
-    assert len(told["echat"].split()) > 2 and "note" not in told
+    assert len(received["you"].split()) > 3
+    assert "emotion" in received["thought"]
+    assert len(received["echat"].split()) > 2 and "note" not in received
     waveform, rate = read(answer)
     assert rate == 24_000 and len(waveform) > 3 * rate and float(waveform.abs().max()) > 0.05
 
@@ -70,23 +70,23 @@ def test_a_question_is_answered(app, tmp_path):
 @pytest.mark.slow
 def test_speaking_interrupts(app):
     sound = Interrupting(QUESTION)
-    told, chat = conversation(app, sound, think="off")
+    received, chat = conversation(app, sound, think="off")
     assert chat.cut
     for item_id, played_ms in chat.cut.items():
         assert chat.session.context.items.get(item_id).generated.played_ms == played_ms
-    assert [who for who, _ in told].count("you") == 2
-    assert not [text for who, text in told if who == "note"]
+    assert [who for who, _ in received].count("you") == 2
+    assert not [text for who, text in received if who == "note"]
 
 
 @pytest.mark.slow
-def test_a_loudspeaker_is_not_heard(app):
+def test_without_full_duplex_the_loudspeaker_is_not_recorded(app):
     sound = Interrupting(QUESTION)
-    told, chat = conversation(app, sound, think="off", is_full_duplex=False)
+    received, chat = conversation(app, sound, think="off", is_full_duplex=False)
     assert chat.cut == {}
-    assert not [text for _, text in told if text.endswith("(interrupted)")]
+    assert not [text for _, text in received if text.endswith("(interrupted)")]
 
 
-def test_without_devices_it_says_what_to_do(capsys):
+def test_missing_devices_are_an_error_with_a_remedy(capsys):
     try:
         import sounddevice
 
@@ -103,7 +103,7 @@ def test_without_devices_it_says_what_to_do(capsys):
         with DeviceAudio():
             pass
 
-    with pytest.raises(ValueError, match="or talk through files"):
+    with pytest.raises(ValueError, match="or use files"):
         asyncio.run(opened())
 
 

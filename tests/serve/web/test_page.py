@@ -1,4 +1,4 @@
-"""The page in a real browser, talking to a real server with a WAV as its microphone."""
+"""The page in a real browser with a WAV as its microphone, and a real server."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def saved_turns(page: Any) -> list[dict[str, Any]]:
     return json.loads(saved.value.path().read_text())["turns"]
 
 
-HEARD_ALL = "document.querySelector('.turn.assistant') && document.body.dataset.state === 'ready'"
+IS_PLAYED = "document.querySelector('.turn.assistant') && document.body.dataset.state === 'ready'"
 
 
-def test_a_conversation_that_is_seen_and_heard(live, opened):
+def test_a_conversation_with_transcript_thought_and_audio(live, opened):
     page = opened(home(live))
     assert page.inner_text("#model") == "echat-tiny"
     page.get_by_role("button", name="Start talking").click()
     until(page, "document.querySelector('.chips li')")
-    until(page, HEARD_ALL)
+    until(page, IS_PLAYED)
     said = page.inner_text(".turn.user .words")
     assert len(words(said)) > 3
     kinds = page.eval_on_selector_all(".chips li", "all => all.map(one => one.dataset.kind)")
@@ -64,8 +64,8 @@ def test_a_conversation_that_is_seen_and_heard(live, opened):
     assert "first audio after your turn" in page.inner_text("#latency")
     until(page, "document.querySelector('#latency').textContent.includes('synthesis')")
     if missing_programs() is None:
-        heard, wanted = words(transcribe(torch.from_numpy(sound), RATE)), words(answer)
-        assert edit_distance(wanted, heard) <= 0.6 * len(wanted), (wanted, heard)
+        recognized, wanted = words(transcribe(torch.from_numpy(sound), RATE)), words(answer)
+        assert edit_distance(wanted, recognized) <= 0.6 * len(wanted), (wanted, recognized)
     user, echat = saved_turns(page)
     assert (user["text"], echat["text"], echat["thought"]["form"]) == (said, answer, "label")
     page.get_by_role("button", name="Stop talking").click()
@@ -94,7 +94,7 @@ def test_speaking_interrupts(live, opened):
     assert answer["text"].startswith(answer["heard"])
 
 
-def test_a_thought_in_words_and_no_sound_after_hush(live, opened):
+def test_a_language_thought_and_no_audio_after_stop(live, opened):
     page = opened(home(live))
     page.select_option("#think", "language")
     page.get_by_role("button", name="Start talking").click()
@@ -120,7 +120,7 @@ def test_keyboard_and_names(live, opened):
     assert page.get_attribute("#mute", "aria-pressed") == "true"
     assert "Muted" in page.inner_text("#status")
     page.wait_for_timeout(1500)
-    assert page.locator(".turn").count() == 0  # the question was not heard
+    assert page.locator(".turn").count() == 0  # the muted question was not sent
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(ground)
     page.select_option("#theme", "light")
@@ -129,7 +129,7 @@ def test_keyboard_and_names(live, opened):
     assert page.input_value("#theme") == "light"
 
 
-def test_a_key_where_the_server_asks_for_one(serving, opened, tmp_path):
+def test_a_server_with_keys_needs_one(serving, opened, tmp_path):
     keys = tmp_path / "keys.json"
     secret, _ = Keys(keys).add()
     with serving(keys=keys) as locked:
@@ -149,7 +149,7 @@ def test_a_key_where_the_server_asks_for_one(serving, opened, tmp_path):
         page.locator("#start").click()
 
 
-def test_a_lost_connection_is_told(serving, opened):
+def test_a_lost_connection_is_shown(serving, opened):
     with serving(limits={"shutdown_seconds": 0.0}) as short:
         page = opened(home(short))
         page.locator("#start").click()

@@ -69,10 +69,10 @@ def test_ask_and_batch_in_the_browser(url, opened, tmp_path):
     assert [one for one in asked if not one.startswith((url, "blob:", "data:"))] == []
 
 
-def test_an_answer_forms(studio):
-    told = list(studio.answer(echat_question(studio), "s2s_think_label", seed=0))
-    assert len(told) > 3 and told[0].audio is None
-    last = told[-1]
+def test_an_answer_is_streamed(studio):
+    received = list(studio.answer(echat_question(studio), "s2s_think_label", seed=0))
+    assert len(received) > 3 and received[0].audio is None
+    last = received[-1]
     rate, samples = last.audio
     assert samples.dtype == np.int16 and len(samples) > rate // 4
     assert Path(last.picture).read_bytes()[:4] == b"\x89PNG"
@@ -86,7 +86,7 @@ def echat_question(studio):
     return ask(audio=studio.question(str(QUESTION)))
 
 
-def test_understanding_shows_what_the_task_asks_for(studio):
+def test_understanding_shows_the_labels_of_the_task(studio):
     (*_, last) = studio.answer(echat_question(studio), "asr_age_gender", seed=0)
     assert list(last.labels) == ["words", "age", "gender"]
 
@@ -114,7 +114,7 @@ def test_many_files_name_the_bad_ones(studio, tmp_path):
 @pytest.mark.parametrize(
     "act", [lambda s: s.question(None), lambda s: s.say("  ", None, 0), lambda s: s.batch([], "asr", 0)]
 )
-def test_what_is_missing_is_said(studio, act):
+def test_missing_input_is_an_error(studio, act):
     with pytest.raises(ValueError, match="expected .* found none"):
         act(studio)
 

@@ -41,7 +41,7 @@ class Trainee:
         torch.manual_seed(seed)
         self.ranks = ranks
         self.objective = speech_llm.build(settings)
-        self.objective.batches.share(ranks.rank, ranks.world)
+        self.objective.batches.shard(ranks.rank, ranks.world)
         set_trainable(self.objective.module, settings.trainable)
         self.parallel_model = ParallelModel(self.objective, settings, ranks, CPU)
         self.optimizer = build_optimizer(self.objective.module, settings.optimizer)

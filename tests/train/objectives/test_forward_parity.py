@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from echat.data.collation import DialogueBatch
+from echat.dialogue.vocabulary import IGNORE
 from echat.model.model_folder import save_model
 from echat.model.speech_encoder import EncoderConfig
 from echat.train.objectives.speech_llm import build
 from echat.train.recipe import load_recipe
 from echat.verify.comparison import Backend
-from echat.verify.golden_layout import IGNORE, LayoutReader
+from echat.verify.golden_layout import LayoutReader
 from echat.verify.model_checks import GoldenModel
 
 FOLDER = Path(__file__).parents[2] / "assets" / "model"

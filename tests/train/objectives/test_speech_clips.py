@@ -11,7 +11,11 @@ import torch
 from tests.train.command import echat
 
 from echat.audio.waveform import write
+from echat.config import ConfigError
+from echat.data.sources import SourceConfig
 from echat.token2wav.token2wav import Token2Wav
+from echat.train.objectives.speech_clips import WholeClipSettings, read_clips
+from echat.train.recipe import load_recipe
 from echat.train.trainer import train
 
 pytest.importorskip("pyworld")
@@ -53,7 +57,8 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def settings(name: str, corpus: Path, output: Path, steps: int) -> list[str]:
-    given = [f"output={output}", f"manifests=[{corpus}]", f"validation=[{corpus}]", f"budget.steps={steps}"]
+    data = [f"data.{key}=[{{path: {corpus}}}]" for key in ("sources", "validation")]
+    given = [f"output={output}", *data, f"budget.steps={steps}"]
     return (
         SMALL[name] + given + ["checkpoint.every_steps=2", "validate_steps=2", "optimizer.schedule=constant"]
     )
@@ -73,6 +78,28 @@ def test_resumed_equals_uninterrupted(corpus, tmp_path, name):
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
     for path in sorted(whole.glob("*.safetensors")):
         assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_old_keys_of_a_recipe_name_the_same_clips() -> None:
+    given = ["manifests=[a.jsonl]", "validation=[b.jsonl]", "max_seconds=12"]
+    old = load_recipe(RECIPES / "flow.yaml", given)
+    assert isinstance(old, WholeClipSettings)
+    (one,), (held_out,) = old.data.sources, old.data.validation
+    assert (one.path, one.split, one.min_seconds, one.max_seconds) == ("a.jsonl", "train", 0.3, 12)
+    assert (held_out.path, held_out.split, held_out.max_seconds) == ("b.jsonl", "dev", 12)
+
+
+def test_keys_that_clips_have_no_use_for_are_refused() -> None:
+    with pytest.raises(ConfigError, match="source a, weight: expected none"):
+        load_recipe(RECIPES / "flow.yaml", ["data.sources=[{path: a, weight: 2}]"])
+
+
+def test_a_bad_record_costs_only_itself(corpus, tmp_path) -> None:
+    rows = corpus.read_text().replace('"audio": "', f'"audio": "{corpus.parent}/').splitlines()
+    whole, damaged = tmp_path / "whole.jsonl", tmp_path / "damaged.jsonl"
+    whole.write_text("\n".join(rows))
+    damaged.write_text("\n".join([rows[0], "{", *rows[1:], json.dumps({"key": "x", "audio": "none.wav"})]))
+    assert read_clips([SourceConfig(path=str(damaged))]) == read_clips([SourceConfig(path=str(whole))])
 
 
 @pytest.mark.slow

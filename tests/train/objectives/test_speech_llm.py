@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from echat.data.collation import collate_dialogues
-from echat.data.examples import IGNORE, TEXT
 from echat.data.mixture import SampledItem
-from echat.dialogue.labels import AGES
+from echat.dialogue.labels import VALUES
+from echat.dialogue.vocabulary import IGNORE, TEXT
 from echat.train.distributed import Ranks
 from echat.train.objectives.ctc_loss import CTCConfig, CTCLoss
 from echat.train.objectives.encoder_ctc import greedy_ctc_text
@@ -70,7 +70,7 @@ def test_the_first_speech_id_is_learnt_from_the_end_of_the_text(speaking, corpus
     build_example = speaking._builder(None)
     batch = collate_dialogues([build_example(SampledItem(s, "s2s_think_label", 0, 1)) for s in samples[:4]])
     vocabulary = speaking.vocabulary
-    begin = vocabulary.combined_class(vocabulary.speech_boundary)
+    begin = vocabulary.text_size + vocabulary.speech_boundary
     for row in range(4):
         first = int((batch.labels[row] == begin).nonzero()[0])
         assert int(batch.ids[row, first]) == vocabulary.text_end
@@ -266,7 +266,7 @@ def test_an_unknown_label_is_read_as_any_and_never_learnt(recipe):
     objective = build(recipe("speech_llm"))
     components = objective.batches._stream.components
     sample = next(p for p in components if p.task == "s2s_think_label").samples[0]
-    sample = replace(sample, labels=replace(sample.labels, age=None))
+    sample = replace(sample, labels=sample.labels.replace(age=None))
     make = objective._builder(None)
     guesses = set()
     for seed in range(8):
@@ -276,6 +276,6 @@ def test_an_unknown_label_is_read_as_any_and_never_learnt(recipe):
             objective.tokenizer.decode(ids.tolist())
             for ids in (example.ids[example.kinds == TEXT], example.labels[is_text])
         )
-        guesses |= {age for age in AGES if f"年龄为:<{age.upper()}>" in read}
+        guesses |= {age for age in VALUES["age"] if f"年龄为:<{age.upper()}>" in read}
         assert "&&" not in read and "年龄为:<>" in learnt
     assert len(guesses) > 1

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -24,7 +23,7 @@ from echat.dialogue import labels
 
 SPLITS = ("train", "dev", "test")
 AGE_SHARES = {"adult": 0.5, "child": 0.25, "old": 0.25}
-GENDERS = tuple(sorted(labels.GENDERS))  # this order: which dialogues a seed gives depends on it
+GENDERS = tuple(sorted(labels.VALUES["gender"]))  # this order: which dialogues a seed gives depends on it
 NO_EVENT_SHARE = 0.55
 # The tone of the spoken answer (the model's closed set), by the cue it answers.
 REPLY_EMOTION = {
@@ -114,12 +113,8 @@ def sample_cue_pairs(
 def _dialogue(key: str, situation: Situation, pattern: str, utterance: DescribedUtterance) -> Dialogue:
     cue, reply, reply_emotion = appropriate_reply(situation, utterance)
     return Dialogue(
+        **vars(utterance),
         key=key,
-        text=utterance.text,
-        emotion=utterance.emotion,
-        gender=utterance.gender,
-        age=utterance.age,
-        sound_event=utterance.sound_event,
         situation=situation.id,
         pattern=pattern,
         reply=reply,
@@ -130,20 +125,10 @@ def _dialogue(key: str, situation: Situation, pattern: str, utterance: Described
     )
 
 
-_Item = TypeVar("_Item")
-
-
-class _ShuffledCycle(Generic[_Item]):
+def _shuffled_cycle(items: Sequence[str], rng: random.Random) -> Iterator[str]:
     """Endless sampling without replacement: no item comes again before all others have."""
-
-    def __init__(self, items: Sequence[_Item], rng: random.Random) -> None:
-        self.items, self.rng = list(items), rng
-        self.left: list[_Item] = []
-
-    def next(self) -> _Item:
-        if not self.left:
-            self.left = self.rng.sample(self.items, len(self.items))
-        return self.left.pop()
+    while True:
+        yield from reversed(rng.sample(items, len(items)))
 
 
 class _DialogueSampler:
@@ -159,27 +144,27 @@ class _DialogueSampler:
         if not self.situations:
             raise ValueError(f"split {split}: expected at least one situation with sentences, found none")
         self.patterns = {
-            name: _ShuffledCycle(list(made), self.rng) for name, made in wordings.items() if made
+            name: _shuffled_cycle(list(made), self.rng) for name, made in wordings.items() if made
         }
         self.sentences = {
-            pattern: _ShuffledCycle(sentences, self.rng)
+            pattern: _shuffled_cycle(sentences, self.rng)
             for made in wordings.values()
             for pattern, sentences in made.items()
         }
-        self.emotions = _ShuffledCycle(EMOTIONS, self.rng)
+        self.emotions = _shuffled_cycle(EMOTIONS, self.rng)
         self.used: Counter[str] = Counter()
 
     def sample(self) -> tuple[DescribedUtterance, Situation, str]:
         """Labels first, then the least used situation that has replies to them, then its wording."""
         able: list[Situation] = []
         while not able:
-            emotion, event = self.emotions.next(), self._event()
+            emotion, event = next(self.emotions), self._event()
             able = [s for s in self.situations if emotion in s.emotions and event in (None, *s.events)]
         situation = min(able, key=lambda one: (self.used[one.id], self.rng.random()))
         self.used[situation.id] += 1
-        pattern = self.patterns[situation.id].next()
+        pattern = next(self.patterns[situation.id])
         age = self.rng.choices(list(AGE_SHARES), list(AGE_SHARES.values()))[0]
-        utterance = DescribedUtterance(self.sentences[pattern].next(), age, self._gender(age), emotion, event)
+        utterance = DescribedUtterance(next(self.sentences[pattern]), age, self._gender(age), emotion, event)
         return utterance, situation, pattern
 
     def change_one_label(

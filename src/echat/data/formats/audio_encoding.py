@@ -1,4 +1,4 @@
-"""Sound as it is stored: the bytes it came in, or FLAC, or Opus; the same bytes every time."""
+"""Audio encoding for storage: the original bytes, FLAC, or Opus; reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _opus(samples: np.ndarray, rate: int) -> bytes:
 
 
 def _same_serial(data: bytes) -> bytes:
-    """The stream number, which the encoder draws at random, set to 0 in every Ogg page."""
+    """The stream number, which the encoder chooses at random, set to 0 in every Ogg page."""
     pages = bytearray(data)
     position = 0
     while position + 27 <= len(pages):

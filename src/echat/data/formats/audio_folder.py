@@ -1,8 +1,8 @@
 """Where the relative paths of a list begin, and the folders that its sound must lie in.
 
-A list may come from a stranger. What it names is read, copied and played, so it names sound below folders
-that somebody else has declared: the folder its names begin at, those given by an option, and those that echat
-noted when it wrote the list itself.
+A list may be untrusted (path traversal). What it names is read, copied and played, so it may name sound below
+allowed folders only: the folder its names begin at, those given by an option, and those that echat saved when
+it wrote the list itself.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class AudioFolder:
     def closed(cls, root: str, *more: Within) -> AudioFolder:
         """A folder that paths must stay in, or in one of ``more``."""
         return cls(
-            root, tuple(dict.fromkeys((root, *(place for within in more for place in as_paths(within)))))
+            root, tuple(dict.fromkeys((root, *(path for within in more for path in as_paths(within)))))
         )
 
     @property
@@ -51,7 +51,7 @@ class AudioFolder:
         roots = self.roots
         if self.within is None or any(is_under(found, root) for root in roots):
             return found
-        real = found if storage.is_url(found) else os.path.realpath(found)
+        real = storage.real(found)
         leads = f", which leads to {real}" if real != os.path.abspath(found) else ""
         reason = (
             f"field {field}: expected a path inside {' or '.join(roots)}, found {path}{leads}; where its "
@@ -100,7 +100,7 @@ def _local(path: str) -> str:
 
 
 def root_of(list_path: str, names: Iterable[str]) -> str:
-    """Where the names in a list begin: its folder, the working directory, or a folder above, whichever fits.
+    """Where the names in a list begin: its folder, the working directory, or a folder above that holds them.
 
     Published lists are relative to the directory the trainer was started in, ours to their own.
     """
@@ -121,13 +121,13 @@ def first_that_holds(folders: Sequence[str], names: Sequence[str]) -> str:
 
 
 def save_roots(folder: str | os.PathLike[str], roots: Iterable[str]) -> None:
-    """Note for this user that the lists echat wrote into ``folder`` name sound below ``roots``.
+    """Save for this user that the lists echat wrote into ``folder`` name sound below ``roots``.
 
-    The note lies in the user's own state folder, not beside the list: there a stranger could write it.
+    They are saved in the user's own state folder, not beside the list, which may be untrusted.
     """
-    outside = [root for root in map(_absolute, roots) if not is_under(root, os.fspath(folder))]
+    outside = [root for root in map(storage.real, roots) if not is_under(root, os.fspath(folder))]
     roots_path = _roots_path(folder)
-    with suppress(OSError):  # without such a place the option has to say it again
+    with suppress(OSError):  # not writable: the option has to be given again
         if outside:
             with atomic_path(roots_path) as temporary:
                 temporary.write_text(json.dumps({"folder": str(folder), "roots": outside}), "utf-8")
@@ -136,7 +136,7 @@ def save_roots(folder: str | os.PathLike[str], roots: Iterable[str]) -> None:
 
 
 def saved_roots(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """What was noted for the lists in a folder."""
+    """What was saved for the lists in a folder."""
     try:
         return tuple(map(str, json.loads(_roots_path(folder).read_text("utf-8"))["roots"]))
     except (OSError, ValueError, TypeError, LookupError):
@@ -145,10 +145,6 @@ def saved_roots(folder: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _roots_path(folder: str | os.PathLike[str]) -> Path:
     state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
-    name = os.fspath(folder) if storage.is_url(folder) else os.path.realpath(folder)
+    name = storage.real(os.fspath(folder))
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
     return state / "echat" / "audio_roots" / f"{digest}.json"
-
-
-def _absolute(path: str) -> str:
-    return path if storage.is_url(path) else os.path.realpath(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from echat.audio.speech_tokens import CODEC_SIZE
@@ -13,14 +12,20 @@ from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.formats.audio_folder import AudioFolder, Within, root_of, saved_roots
 from echat.data.formats.indexed_corpus import IndexedCorpus, ManifestCorpus, RawCorpus, ReadOptions
 from echat.data.formats.jsonl import first_rows
+from echat.data.formats.manifest import MANIFEST
+from echat.data.formats.osum_record import (
+    COMBINES_LIST,
+    COMBINES_TAR_ROOT,
+    ONLY_META,
+    RAW_LIST,
+    SHARDS_LIST,
+)
 from echat.data.formats.tar_corpora import CombineCorpus, ShardCorpus
 from echat.data.formats.text_files import text_lines
 from echat.data.sample import Sample
 
 Format = Literal["manifest", "raw", "shard", "combine"]
-COMBINES_LIST, COMBINES_TAR_ROOT = "combines_list.txt", "combines_tar_root.txt"
-SHARDS_LIST, RAW_LIST, MANIFEST = "shards_list.txt", "data.list", "manifest.jsonl"
-ONLY_META = "only-meta"  # what a combine row says in the place of a path
+FormatOrAuto = Literal["auto", "manifest", "raw", "shard", "combine"]  # "auto": detected
 
 
 class Records(Protocol):
@@ -30,15 +35,6 @@ class Records(Protocol):
 
     def __getitem__(self, index: int, /) -> Sample:
         """Raises DataError for a bad record; its neighbours are not touched."""
-
-
-class Corpus(Records, Protocol):
-    """Records of one origin."""
-
-    name: str
-
-    def defects(self) -> Iterator[Defect]:
-        """What is wrong beside single records: missing shards, foreign members, damaged archives."""
 
 
 def open_corpus(
@@ -61,28 +57,20 @@ def open_corpus(
     :class:`echat.data.formats.indexed_corpus.ReadOptions`. Raises DataError when there is no such corpus;
     what is wrong inside shows in ``defects()`` and record by record.
     """
-    place = _inside(os.fspath(path))
+    list_path = _inside(os.fspath(path))
     base = os.fspath(root) if root is not None else None
-    kind = _format_of(place) if format == "auto" else _known(format)
+    kind = _format_of(list_path) if format == "auto" else _known(format)
     options = ReadOptions(codec_size, without_transcript)
-    name = os.path.basename(storage.parent(os.path.abspath(place) if not storage.is_url(place) else place))
+    name = os.path.basename(storage.parent(storage.absolute(list_path)))
     if kind == "shard":
-        return ShardCorpus(place, name, _tars(place, base), options)
+        return ShardCorpus(list_path, name, _tars(list_path, base), options)
     if kind == "combine":
-        return CombineCorpus(place, name, _pairs(place, base, _fspath(tar_root)), options)
-    _need_list(place)
+        return CombineCorpus(list_path, name, _pairs(list_path, base, _fspath(tar_root)), options)
+    _need_list(list_path)
     field = "wav" if kind == "raw" else "audio"
-    start = base if base is not None else root_of(place, _named(place, field))
-    folder = AudioFolder.closed(start, within, saved_roots(storage.parent(place)))
-    return (RawCorpus if kind == "raw" else ManifestCorpus)(place, name, folder, options)
-
-
-def read_raw(path: Path | str, root: Path | str | None = None) -> list[Sample]:
-    """All samples of a raw list in memory. Raises DataError at the first bad one, and when there is none."""
-    samples = list(open_corpus(path, "raw", root=root if root is not None else Path(path).parent, within="/"))
-    if not samples:
-        raise DataError(f"{path}: expected raw records, found none")
-    return samples
+    start = base if base is not None else root_of(list_path, _named(list_path, field))
+    folder = AudioFolder.closed(start, within, saved_roots(storage.parent(list_path)))
+    return (RawCorpus if kind == "raw" else ManifestCorpus)(list_path, name, folder, options)
 
 
 def _fspath(path: str | os.PathLike[str] | None) -> str | None:
@@ -91,7 +79,7 @@ def _fspath(path: str | os.PathLike[str] | None) -> str | None:
 
 def _known(format: str) -> str:
     if format not in get_args(Format):
-        expected = ", ".join(("auto", *get_args(Format)))
+        expected = ", ".join(get_args(FormatOrAuto))
         raise DataError(f"format: expected one of {expected}, found {format!r}")
     return format
 
@@ -168,7 +156,7 @@ def _tars(path: str, root: str | None) -> list[str]:
 def _pairs(path: str, root: str | None, tar_root: str | None) -> list[tuple[str, str]]:
     """(JSON lines, tar) of a combine list, of one pair, or of an internal list of ``lines|tar``."""
     if COMBINES_LIST not in os.path.basename(path) and _first_line(path).startswith("{"):
-        names = [os.path.abspath(path) if not storage.is_url(path) else path]
+        names = [storage.absolute(path)]
     else:
         names = _list_lines(path)
     if all("|" in name for name in names):

@@ -1,4 +1,4 @@
-"""Index files: what was learnt from one pass over a large file, kept beside it for all later ones.
+"""Index files: the result of one pass over a large file, saved beside it for all later ones.
 
 An index lies beside its file, or in the user's cache where that folder is not to be written in. It is used
 only as long as size and time of change of the file are what they were.
@@ -33,12 +33,12 @@ def load(
 
     None where there is none; a damaged index is like none at all.
     """
-    for place in _places(path):
+    for index_path in _index_paths(path):
         try:
-            head, _, body = storage.read_bytes(place).partition(b"\n")
+            head, _, body = storage.read_bytes(index_path).partition(b"\n")
             header = json.loads(head)
             whole = header["kind"] == kind and header["crc32"] == zlib.crc32(body)
-            if whole and _fits(header, stamps, by_size=storage.is_url(path)):
+            if whole and _is_current(header, stamps, by_size=storage.is_url(path)):
                 return parse(header, body)
         except (OSError, ValueError, TypeError, LookupError):
             continue
@@ -46,21 +46,21 @@ def load(
 
 
 def save(path: str, stamps: tuple[storage.Stamp, ...], kind: str, more: dict[str, Any], body: bytes) -> None:
-    """Keep an index where it can be kept; a machine without such a place goes without."""
+    """Save an index where one can be written; without a writable folder there is none."""
     head = {"version": VERSION, "kind": kind, "stamps": [list(stamp) for stamp in stamps]}
     text = json.dumps({**head, "crc32": zlib.crc32(body), **more}).encode()
-    for place in _places(path):
-        if storage.is_url(place) or not _may_write(os.path.dirname(place)):
+    for index_path in _index_paths(path):
+        if storage.is_url(index_path) or not _may_write(os.path.dirname(index_path)):
             continue
         try:
-            with atomic_path(place) as temporary:
+            with atomic_path(index_path) as temporary:
                 temporary.write_bytes(text + b"\n" + body)
             return
         except OSError:
             continue
 
 
-def _fits(header: dict[str, Any], stamps: tuple[storage.Stamp, ...], by_size: bool) -> bool:
+def _is_current(header: dict[str, Any], stamps: tuple[storage.Stamp, ...], by_size: bool) -> bool:
     if header.get("version") != VERSION:
         return False
     made_for = [tuple(stamp) for stamp in header.get("stamps", ())]
@@ -70,15 +70,15 @@ def _fits(header: dict[str, Any], stamps: tuple[storage.Stamp, ...], by_size: bo
 
 
 def _may_write(folder: str) -> bool:
-    """A folder that its owner has closed stays as it is, also for those whom nothing is closed to."""
+    """A read-only folder stays as it is, even for root."""
     try:
         return bool(os.stat(folder or ".").st_mode & 0o222)
     except FileNotFoundError:
         return True  # it is made
 
 
-def _places(path: str) -> tuple[str, str]:
-    name = path if storage.is_url(path) else os.path.abspath(path)
+def _index_paths(path: str) -> tuple[str, str]:
+    name = storage.absolute(path)
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "echat" / "index"
     return path + SUFFIX, str(
         cache / (hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest() + SUFFIX)
@@ -194,7 +194,7 @@ def _save(list_path: str, table: dict[str, CachedFacts]) -> None:
     try:
         stamps = (storage.stamp(list_path),)
     except OSError:
-        return  # a list made in memory, or a single shard
+        return  # no list file, or a single shard
     rows = {
         name: [found, fact.records, [defect.as_dict() for defect in fact.defects]]
         for name, (found, fact) in table.items()

@@ -1,7 +1,7 @@
-"""What all corpora share, and the two formats that are lists of JSON lines.
+"""Random access to the records of a corpus: the common base, and the two formats that are JSON-lines lists.
 
-A corpus gives any record by number and refuses each bad one with its place. It holds no more than indexes:
-they are read when first used, and it travels to other processes as paths.
+A corpus returns any record by number and refuses each bad one with its position. It holds indexes only, read
+when first used, and is pickled as paths.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind, defect_from
 from echat.data.formats.audio_folder import AudioFolder
 from echat.data.formats.jsonl import JsonLines
-from echat.data.formats.manifest import SPEECH_IDS, sample_of
+from echat.data.formats.manifest import SPEECH_IDS, SpeechIdSidecar, sample_of
 from echat.data.formats.osum_record import from_record
 from echat.data.formats.osum_text import without_transcript
-from echat.data.sample import AudioRef, Sample, speech_ids_of
+from echat.data.sample import AudioRef, Sample
 from echat.dialogue.tasks import TASKS
 
 _COMPARED = 10_000  # keys that one not found is compared with: looking for a slip shall not take minutes
@@ -41,7 +41,7 @@ class ReadOptions:
 
 @dataclass(slots=True)
 class RecordRow:
-    """One record before it is understood."""
+    """One record before it is parsed."""
 
     fields: Mapping[str, Any]
     file: str
@@ -69,7 +69,7 @@ class IndexedCorpus(ABC):
 
     @abstractmethod
     def row(self, index: int) -> RecordRow:
-        """The record as it lies there. Raises an error when it cannot be got."""
+        """The record as stored. Raises an error when it cannot be read."""
 
     def defects(self) -> Iterator[Defect]:
         """What is wrong beside single records: missing shards, foreign members, damaged archives."""
@@ -84,7 +84,7 @@ class IndexedCorpus(ABC):
             row = self.row(index)
             sample = self.parse(row)
             problem = next(self.problems(sample), None)
-        except Exception as error:  # the border of one data row: whatever is in it is named and counted
+        except Exception as error:  # one data row: whatever is wrong with it is a defect
             where = (
                 (row.file, row.place, row.key) if row is not None else (self.name, f"record {index}", None)
             )
@@ -118,7 +118,7 @@ class IndexedCorpus(ABC):
         if sample.task is not None and TASKS[sample.task].input_modality == "audio" and sample.audio is None:
             yield (
                 DefectKind.MISSING_AUDIO,
-                f"field wav: expected sound for task {sample.task} to hear, found none",
+                f"field wav: expected sound for task {sample.task}, found none",
             )
 
 
@@ -147,7 +147,7 @@ class ManifestCorpus(LineCorpus):
 
     def __init__(self, path: str, name: str, folder: AudioFolder, options: ReadOptions) -> None:
         super().__init__(path, name, folder, options)
-        self._sidecar = _SpeechIdSidecar(storage.join(storage.parent(path), SPEECH_IDS))
+        self._sidecar = SpeechIdSidecar(storage.join(storage.parent(path), SPEECH_IDS))
 
     def parse(self, row: RecordRow) -> Sample:
         sample = sample_of(row.fields, self.folder, self.name)
@@ -176,23 +176,3 @@ class RawCorpus(LineCorpus):
         if "wav" in sounds and (start, end) != (None, None):
             sounds["wav"] = replace(sounds["wav"], start_seconds=start, end_seconds=end)
         return from_record(fields, sounds, self.name)
-
-
-class _SpeechIdSidecar:
-    """Ids by key from the sidecar of a manifest; only the places of the lines are held."""
-
-    def __init__(self, path: str) -> None:
-        self._lines = JsonLines(path)
-        self._numbers: dict[str, int] | None = None
-
-    def get(self, key: str) -> tuple[int, ...] | None:
-        if self._numbers is None:
-            there = storage.exists(self._lines.path)
-            self._numbers = {key: number for number, key in self._lines.keyed()} if there else {}
-        number = self._numbers.get(key)
-        if number is None:
-            return None
-        return speech_ids_of(self._lines[number][0].get("speech_ids"))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_lines": self._lines, "_numbers": None}

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from echat.data import storage
-from echat.data.defects import DataError, Defect, DefectKind
+from echat.data.defects import DataError, Defect, DefectKind, duplicate_key, file_defect
 from echat.data.formats import index_files
 from echat.data.formats.text_files import TextForm, form_of, raw_lines, text_of
 
 _KEPT_TABLES = 64  # per process
 _ITEM = re.compile(r"[,\[]\s*\{")
-_LOOKED_AT = 200  # lines of a file that tell what it is
+_LOOKED_AT = 200  # first lines of a file, by which its kind is detected
 _WORTH_KEEPING = 4 << 20  # bytes of a list; a smaller one is gone through in the time it takes to look
 _KEY_FIRST = re.compile(rb'\s*\{\s*"key"\s*:\s*"([^"\\]*)"')
 
@@ -39,13 +39,12 @@ class JsonLines:
         return len(self.table)
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], str]:
-        """The object on a line, and its place (``line 7``). Raises DataError for a bad or repeated one."""
+        """The object on a line, and its position (``line 7``). Raises DataError for a bad or repeated one."""
         number, first, text = self._line(index)
         place = f"line {number}"
         row = json_object(text, self.path, place)
         if first:
-            reason = f"expected a key of its own, found that of line {first}; the first one is kept"
-            raise DataError(Defect(DefectKind.DUPLICATE_KEY, self.path, place, str(row.get("key")), reason))
+            raise DataError(duplicate_key(self.path, place, str(row.get("key")), f"line {first}"))
         return row, place
 
     def text(self, index: int) -> str:
@@ -158,18 +157,14 @@ def _table(body: bytes) -> np.ndarray:
 
 
 def _missing(path: str, error: OSError) -> Defect:
-    if isinstance(error, FileNotFoundError):
-        reason = "expected a JSON-lines file, found nothing; check the path in the recipe"
-        return Defect(DefectKind.MISSING_FILE, path, reason=reason)
-    reason = f"expected a readable file, found: {error.strerror or error}; check its permissions"
-    return Defect(DefectKind.UNREADABLE_FILE, path, reason=reason)
+    return file_defect(error, path, "a JSON-lines file", "check the path in the recipe")
 
 
 def _scan(path: str, form: TextForm) -> np.ndarray:
     """The table of a file: a row for each line, or for each object of a JSON array."""
     found = _items(path, form) if _is_array(path, form) else enumerate(raw_lines(path, form), 1)
     rows: list[tuple[int, int, int, int]] = []
-    seen: dict[int, int] = {}  # hash of the key -> line number; keys themselves would fill the memory
+    seen: dict[int, int] = {}  # hash of the key -> line number; keys themselves would take too much
     for number, (offset, line) in found:
         if _is_row(line, form):
             key = key_of(line, form)
@@ -211,13 +206,18 @@ def _next_item(text: str, position: int) -> tuple[int, int]:
     return (found.start(), found.end() - 1) if found else (len(text), len(text))
 
 
+def present(**fields: Any) -> dict[str, Any]:
+    """The fields of a row that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 # --- One JSON object from text of any origin: it can be written again, or it is refused here.
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be half of a character
 
 
 def json_object(text: str, file: str, place: str) -> dict[str, Any]:
-    """The object on one line. Raises DataError that names file and place, whatever the text is.
+    """The object on one line. Raises DataError that names file and position, whatever the text is.
 
     Half characters (lone surrogates) are refused here: no file can hold them, and where one is met later
     there is no line to name.

@@ -12,19 +12,19 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind, defect_from
 from echat.data.formats.audio_folder import AudioFolder, is_under
-from echat.data.formats.jsonl import json_object
-from echat.data.formats.text_files import form_of, raw_lines, text_of
+from echat.data.formats.jsonl import JsonLines, present
 from echat.data.sample import AudioRef, Sample, Turn, speech_ids_of
-from echat.dialogue.labels import UNKNOWN_TAG, Labels
+from echat.dialogue.labels import UNKNOWN_TAG, VOICE_KINDS, Labels
 
+MANIFEST = "manifest.jsonl"
 SPEECH_IDS = "speech_ids.jsonl"  # sidecar of a manifest: {"key": ..., "speech_ids": [...]} per line
-_LABELS = ("age", "gender", "emotion", "sound_event", "style")
 _TEXTS = ("text", "task", "prompt", "target", "reply", "reply_emotion", "thought", "split")
 _NESTED = "fields"  # further fields whose names are taken
 FIELDS = frozenset(
-    ("key", "audio", "start_seconds", "end_seconds", *_TEXTS, *_LABELS)
+    ("key", "audio", "start_seconds", "end_seconds", *_TEXTS, *VOICE_KINDS)
     + ("reply_audio", "speech_ids", "history", "lang", "source", "duration_s", _NESTED)
 )
 
@@ -67,17 +67,17 @@ def sample_of(row: Mapping[str, Any], folder: AudioFolder, source: str = "") -> 
 def row_of(sample: Sample, folder: Path | str) -> dict[str, Any]:
     """The row that :func:`sample_of` reads back as an equal sample; absent fields are left out.
 
-    Audio under ``folder`` is named relative to it. Sound held in memory must have been stored before.
+    Audio under ``folder`` is named relative to it. Sound without a file must have been stored before.
     """
     row: dict[str, Any] = {"key": sample.key}
     if sample.audio is not None:
         whole = replace(sample.audio, start_seconds=None, end_seconds=None)
-        row["audio"] = _place(whole, str(folder), sample.key)
-        row |= _present(start_seconds=sample.audio.start_seconds, end_seconds=sample.audio.end_seconds)
-    row |= _present(**{name: getattr(sample, name) for name in _TEXTS})
+        row["audio"] = _audio_row(whole, str(folder), sample.key)
+        row |= present(start_seconds=sample.audio.start_seconds, end_seconds=sample.audio.end_seconds)
+    row |= present(**{name: getattr(sample, name) for name in _TEXTS})
     row |= _label_fields(sample)
-    reply_audio = _place(sample.reply_audio, str(folder), sample.key) if sample.reply_audio else None
-    row |= _present(
+    reply_audio = _audio_row(sample.reply_audio, str(folder), sample.key) if sample.reply_audio else None
+    row |= present(
         reply_audio=reply_audio,
         speech_ids=list(sample.speech_ids) if sample.speech_ids else None,
         history=[_turn_row(turn, str(folder), sample.key) for turn in sample.history] or None,
@@ -94,44 +94,52 @@ def read_manifest(path: Path | str, split: str | None = None) -> list[Sample]:
     """All samples of a manifest, with ``speech_ids.jsonl`` beside it joined by key when it exists.
 
     ``split`` keeps the rows of that split only. Raises DataError at the first bad row; to read past bad rows,
-    or a manifest larger than memory, see :func:`echat.data.formats.corpus.open_corpus`.
+    or a large manifest, see :func:`echat.data.formats.corpus.open_corpus`.
     """
     path = Path(path)
-    spoken, folder = read_speech_ids(path.with_name(SPEECH_IDS)), AudioFolder(str(path.parent), "/")
+    sidecar, folder = SpeechIdSidecar(str(path.with_name(SPEECH_IDS))), AudioFolder(str(path.parent), "/")
     samples = []
-    for number, row in json_lines(path):
+    for line, row in json_rows(path):
         try:
             sample = sample_of(row, folder, source=path.parent.name)
-        except Exception as error:  # the border of one data row
+            ids = sidecar.get(sample.key)
+        except Exception as error:  # one data row: the error names its line
             key = row.get("key")
             shown = None if key is None else str(key)
-            raise DataError(defect_from(error, str(path), f"line {number}", shown)) from error
-        if split is not None and sample.split != split:
-            continue
-        ids = spoken.get(sample.key, sample.speech_ids)
-        samples.append(replace(sample, speech_ids=ids) if ids != sample.speech_ids else sample)
+            raise DataError(defect_from(error, str(path), line, shown)) from error
+        if split is None or sample.split == split:
+            samples.append(replace(sample, speech_ids=ids) if ids else sample)
     if not samples:
         raise DataError(f"{path}: expected records{f' of split {split}' if split else ''}, found none")
     return samples
 
 
-def read_speech_ids(path: Path) -> dict[str, tuple[int, ...]]:
-    """The sidecar's ids by key; empty when there is no such file."""
-    if not path.is_file():
-        return {}
-    rows = ((row["key"], speech_ids_of(row["speech_ids"])) for _, row in json_lines(path))
-    return {key: ids for key, ids in rows if ids}
+def json_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(``line 7``, object) of each row of JSON lines. Raises DataError at the first bad or repeated one."""
+    lines = JsonLines(str(path))
+    for number in range(len(lines)):
+        row, line = lines[number]
+        yield line, row
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of a JSON-lines file; blank lines are skipped."""
-    if not path.is_file():
-        raise DataError(f"{path}: expected a JSON-lines file, found nothing; check the path in the recipe")
-    form = form_of(str(path))
-    for number, (_, raw) in enumerate(raw_lines(str(path), form), 1):
-        place = f"line {number}"
-        if text := text_of(raw, form, str(path), place).strip():
-            yield number, json_object(text, str(path), place)
+class SpeechIdSidecar:
+    """Ids by key from the sidecar of a manifest; only the line numbers are held."""
+
+    def __init__(self, path: str) -> None:
+        self._lines = JsonLines(path)
+        self._numbers: dict[str, int] | None = None
+
+    def get(self, key: str) -> tuple[int, ...] | None:
+        if self._numbers is None:
+            there = storage.exists(self._lines.path)
+            self._numbers = {key: number for number, key in self._lines.keyed()} if there else {}
+        number = self._numbers.get(key)
+        if number is None:
+            return None
+        return speech_ids_of(self._lines[number][0].get("speech_ids"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_lines": self._lines, "_numbers": None}
 
 
 def _audio(
@@ -170,22 +178,22 @@ def _turn(turn: Mapping[str, Any], folder: AudioFolder, name: str) -> Turn:
 
 
 def _turn_row(turn: Turn, folder: str, key: str) -> dict[str, Any]:
-    audio = _place(turn.audio, folder, key) if turn.audio else None
+    audio = _audio_row(turn.audio, folder, key) if turn.audio else None
     ids = list(turn.speech_ids) if turn.speech_ids else None
-    return _present(audio=audio, text=turn.text, reply=turn.reply, speech_ids=ids)
+    return present(audio=audio, text=turn.text, reply=turn.reply, speech_ids=ids)
 
 
-def _place(ref: AudioRef, folder: str, key: str) -> str | dict[str, Any]:
+def _audio_row(ref: AudioRef, folder: str, key: str) -> str | dict[str, Any]:
     if ref.data is not None:
         raise DataError(f"record {key}: expected sound in a file, found it in memory; store it before")
     path = os.path.relpath(ref.path, folder) if is_under(ref.path, folder) else ref.path
     names = ("start_seconds", "end_seconds", "offset", "size", "member")
-    more = _present(**{name: getattr(ref, name) for name in names})
+    more = present(**{name: getattr(ref, name) for name in names})
     return {"path": path, **more} if more else path
 
 
 def _label_fields(sample: Sample) -> dict[str, str]:
-    found = _present(**{name: getattr(sample.labels, name) for name in _LABELS})
+    found = present(**{name: getattr(sample.labels, name) for name in VOICE_KINDS})
     if sample.labels.sound_event is None and sample.text:
         found["sound_event"] = UNKNOWN_TAG  # no mention would mean speech alone
     return found
@@ -193,7 +201,7 @@ def _label_fields(sample: Sample) -> dict[str, str]:
 
 def _labels(rest: dict[str, Any]) -> tuple[Labels, dict[str, str]]:
     """The labels, taken out of the row, and the words among them that no table knows."""
-    found = {name: _text(rest.pop(name, None), name) for name in _LABELS}
+    found = {name: _text(rest.pop(name, None), name) for name in VOICE_KINDS}
     labels = Labels.from_record({**found, "text": rest.get("text")})
     unknown = {}
     for name, word in found.items():
@@ -221,7 +229,3 @@ def _bad(name: str, expected: str, value: object) -> DataError:
     return DataError(
         Defect(DefectKind.BAD_FIELD, "", reason=f"field {name}: expected {expected}, found {shown}")
     )
-
-
-def _present(**found: Any) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if value is not None}

@@ -4,27 +4,33 @@ The three published formats (raw, shard, combine) write this one record in three
 depends on the task: the finished target of an understanding task, otherwise the reply. Where the published
 loader and its documentation differ, the documented meaning is read: docs/data_formats.md lists each case.
 
-Fields of ours that the published record has no place for travel in ``extra["echat"]``, which other readers
-pass over. Spellings that reading changes (white space of ``txt``, aliases of a tag) are kept beside.
+Fields of ours without a published counterpart are stored in ``extra["echat"]``, which other readers ignore.
+What parsing normalises (white space of ``txt``, aliases of a tag) is kept beside.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from echat.data.defects import DataError, Defect, DefectKind
-from echat.data.formats.jsonl import json_object
-from echat.data.formats.osum_text import ANSWER_BEGIN, normalise
+from echat.data.formats.jsonl import json_object, present
+from echat.data.formats.osum_text import normalise
 from echat.data.sample import AudioRef, Sample, Turn, speech_ids_of
+from echat.dialogue.label_kinds import LABEL_KINDS
 from echat.dialogue.labels import Labels, canonical, split_reply_emotion, split_trailing_tags, tag
 from echat.dialogue.tasks import TASKS, Task, get_task, task_for_tag
+from echat.dialogue.understanding import REPLY_BEGIN
 
+COMBINES_LIST, COMBINES_TAR_ROOT = "combines_list.txt", "combines_tar_root.txt"
+SHARDS_LIST, RAW_LIST = "shards_list.txt", "data.list"
+ONLY_META = "only-meta"  # what a combine row has instead of a path
 DEFAULT_TAG = "<TRANSCRIBE>"
 REPLY_SOUND, QUESTION_SOUND = "reply_wav", "question_wav"  # where ``wav`` is the other of the two
-FILLERS = ("speaker", "emotion", "gender", "lang")  # fields that writers fill with "none"
+FILLER = "none"  # what published writers put where nothing is known
+FILLED = ("lang", "speaker", "emotion", "gender")  # fields that they fill with it
 _OWN = "echat"
 _OWN_FIELDS = ("task", "text", "prompt", "target", "reply", "reply_emotion", "speech_ids", "thought") + (
     "language",
@@ -33,7 +39,7 @@ _OWN_FIELDS = ("task", "text", "prompt", "target", "reply", "reply_emotion", "sp
     "seconds",
 )
 _HISTORY_TEXT = re.compile(r"txt_(\d+)")
-_LABEL_FIELDS = (("age", "age"), ("gender", "gender"), ("emotion", "q_emotion"), ("sound_event", "caption"))
+_LABEL_FIELDS = tuple((kind, row.osum_field) for kind, row in LABEL_KINDS.items() if row.osum_field)
 _UNKNOWN_LABELS = ("<none>", "<null>", "none", "null", "")
 
 
@@ -52,7 +58,7 @@ def from_record(record: Mapping[str, Any], sounds: Mapping[str, AudioRef], sourc
     extra = extra_of(rest.pop("extra", None))
     own = extra.pop(_OWN, None) or {}
     rest |= own.get("fields", {})
-    rest = {name: value for name, value in rest.items() if not (name in FILLERS and value == "none")}
+    rest = {name: value for name, value in rest.items() if not (name in FILLED and value == FILLER)}
     task = _task(rest, extra)
     text = normalise(txt, task)
     if text != txt:
@@ -67,8 +73,8 @@ def from_record(record: Mapping[str, Any], sounds: Mapping[str, AudioRef], sourc
         speech_ids=speech_ids_of(extra.pop("speech_token", None) or rest.pop("speech_token", None)),
         thought=_pop_text(extra, "think_str"),
     )
-    sample = _place_text(sample, task, text, extra)
-    sample = replace(_place_sound(sample, task, sounds), labels=_labels(rest, extra, task, text))
+    sample = _assign_text(sample, task, text, extra)
+    sample = replace(_assign_audio(sample, task, sounds), labels=_labels(rest, extra, task, text))
     return _with_own(replace(sample, extra=rest | ({"extra": extra} if extra else {})), own)
 
 
@@ -99,13 +105,13 @@ def _complete(sample: Sample, task: Task, sounds: dict[str, AudioRef]) -> dict[s
     for kind, name in _LABEL_FIELDS:
         value = getattr(sample.labels, kind)
         if value not in (None, "none", getattr(seen.labels, kind)):  # "none" would be read as unknown
-            extra[name] = tag(kind, value)  # type: ignore[arg-type]
+            extra[name] = tag(kind, value)
     seen = from_record(record, sounds)
     own: dict[str, Any] = {
         name: getattr(sample, name) for name in _OWN_FIELDS if getattr(sample, name) != getattr(seen, name)
     }
     if sample.labels != seen.labels:
-        own["labels"] = asdict(sample.labels)
+        own["labels"] = sample.labels.as_dict()
     if sample.history != seen.history:
         own["questions"] = [turn.text for turn in sample.history]
     if own:
@@ -143,10 +149,10 @@ def _task(rest: dict[str, Any], extra: Mapping[str, Any]) -> Task:
     return task
 
 
-def _place_text(sample: Sample, task: Task, text: str, extra: dict[str, Any]) -> Sample:
+def _assign_text(sample: Sample, task: Task, text: str, extra: dict[str, Any]) -> Sample:
     """What the task calls ``txt`` where it belongs."""
-    if task.name == "asr_chat":
-        words, _, reply = text.partition(ANSWER_BEGIN)
+    if task.target == "answered":
+        words, _, reply = text.partition(REPLY_BEGIN)
         return replace(sample, text=words, reply=reply)
     if task.understands:
         spoken = text.split("<", 1)[0] if task.transcribes else ""
@@ -156,24 +162,20 @@ def _place_text(sample: Sample, task: Task, text: str, extra: dict[str, Any]) ->
     return replace(sample, text=question, reply=reply, reply_emotion=emotion)
 
 
-def _place_sound(sample: Sample, task: Task, sounds: Mapping[str, AudioRef]) -> Sample:
+def _assign_audio(sample: Sample, task: Task, sounds: Mapping[str, AudioRef]) -> Sample:
     """``wav`` is the reply where the task reads aloud, otherwise the question."""
-    if _reads_aloud(task):
+    if task.reads_aloud:
         return replace(sample, reply_audio=sounds.get("wav"), audio=sounds.get(QUESTION_SOUND))
     return replace(sample, audio=sounds.get("wav"), reply_audio=sounds.get(REPLY_SOUND))
 
 
 def _sounds(sample: Sample, task: Task) -> dict[str, AudioRef]:
     first, second, name = sample.audio, sample.reply_audio, REPLY_SOUND
-    if _reads_aloud(task):
+    if task.reads_aloud:
         first, second, name = second, first, QUESTION_SOUND
     found = {"wav": first, name: second}
     found |= {f"wav_{number}": turn.audio for number, turn in enumerate(sample.history, 1)}
     return {name: ref for name, ref in found.items() if ref is not None}
-
-
-def _reads_aloud(task: Task) -> bool:
-    return task.input_modality == "text" and task.writes_speech
 
 
 def _published_task(sample: Sample) -> Task:
@@ -192,8 +194,8 @@ def _published(sample: Sample, task: Task) -> dict[str, Any]:
     top = {name: value for name, value in sample.extra.items() if name not in ("extra", "txt", "task")}
     extra = dict(sample.extra.get("extra", {}))
     if not task.understands and sample.text != extra.get("question"):
-        extra |= _present(q_txt=sample.text)
-    extra |= _present(
+        extra |= present(q_txt=sample.text)
+    extra |= present(
         dataset=sample.source or None,
         think_str=sample.thought,
         speech_token=list(sample.speech_ids) if sample.speech_ids else None,
@@ -201,27 +203,27 @@ def _published(sample: Sample, task: Task) -> dict[str, Any]:
     )
     for number, turn in enumerate(sample.history, 1):
         top[f"txt_{number}"] = turn.reply
-        extra |= _present(**{f"speech_token_{number}": list(turn.speech_ids) if turn.speech_ids else None})
-    spelled = sample.extra.get("task")
-    is_alias = isinstance(spelled, str) and _tag_of(spelled, task) == task.tag
+        extra |= present(**{f"speech_token_{number}": list(turn.speech_ids) if turn.speech_ids else None})
+    given_tag = sample.extra.get("task")
+    is_alias = isinstance(given_tag, str) and _tag_of(given_tag, task) == task.tag
     txt: str = _txt(sample, task)
     written: object = sample.extra.get("txt")
     if isinstance(written, str) and normalise(written, task) == txt:
         txt = written
-    record = {"key": sample.key, "txt": txt, "task": spelled if is_alias else task.tag}
-    return {**record, **top, **_present(lang=sample.language), "extra": extra}
+    record = {"key": sample.key, "txt": txt, "task": given_tag if is_alias else task.tag}
+    return {**record, **top, **present(lang=sample.language), "extra": extra}
 
 
-def _tag_of(spelled: str, task: Task) -> str | None:
+def _tag_of(given_tag: str, task: Task) -> str | None:
     try:
-        return task_for_tag(spelled.replace("><", "> <"), task.thinks or "label").tag
+        return task_for_tag(given_tag.replace("><", "> <"), task.thinks or "label").tag
     except ValueError:
         return None
 
 
 def _txt(sample: Sample, task: Task) -> str:
-    if task.name == "asr_chat":
-        return f"{sample.text or ''}{ANSWER_BEGIN}{sample.reply or ''}"
+    if task.target == "answered":
+        return f"{sample.text or ''}{REPLY_BEGIN}{sample.reply or ''}"
     if task.understands:
         return sample.target if sample.target is not None else sample.text or ""
     emotion = f"<{sample.reply_emotion}>" if sample.reply_emotion else ""
@@ -265,7 +267,7 @@ def _history(rest: dict[str, Any], extra: dict[str, Any], sounds: Mapping[str, A
 def _labels(rest: Mapping[str, Any], extra: dict[str, Any], task: Task, text: str) -> Labels:
     """What ``extra`` says, else the fields of the record, else the tags at the end of the target.
 
-    A spelling that is not the tag's own stays in ``extra``, so that writing gives it back.
+    An alias of a tag stays in ``extra``, so that the record is written as it was read.
     """
     found: dict[str, str | None] = {}
     tags = split_trailing_tags(text)[1] if task.labels else []
@@ -275,9 +277,9 @@ def _labels(rest: Mapping[str, Any], extra: dict[str, Any], task: Task, text: st
         for fields, field in ((rest, kind), (extra, name)):
             value = fields.get(field)
             if isinstance(value, str) and value.lower() not in _UNKNOWN_LABELS:
-                found[kind] = canonical(kind, value) or found.get(kind)  # type: ignore[arg-type]
+                found[kind] = canonical(kind, value) or found.get(kind)
         value = found.get(kind)
-        if value is not None and extra.get(name) == tag(kind, value):  # type: ignore[arg-type]
+        if value is not None and extra.get(name) == tag(kind, value):
             del extra[name]
     return Labels(**found)
 
@@ -301,7 +303,3 @@ def _pop_text(fields: dict[str, Any], name: str) -> str | None:
 
 def _error(kind: DefectKind, reason: str) -> DataError:
     return DataError(Defect(kind, "", reason=reason))
-
-
-def _present(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}

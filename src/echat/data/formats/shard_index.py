@@ -1,7 +1,7 @@
 """Tar shards with an index: scanned once, then every record is a few reads away.
 
 Members that share everything before the last dot of their names are one record, wherever in the tar they lie.
-A record keeps the place of its first member.
+A record is ordered by its first member.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import Any
 
 from echat.audio.containers import SOUND_SUFFIXES
 from echat.data import storage
-from echat.data.defects import DataError, Defect, DefectKind
+from echat.data.defects import DataError, Defect, DefectKind, duplicate_key, file_defect
 from echat.data.formats import index_files
+from echat.data.formats.osum_record import FILLED, QUESTION_SOUND, REPLY_SOUND
 from echat.data.formats.tar_members import ArchiveProblem, Member, members
+from echat.data.formats.text_files import TextForm, text_of
 
 _FIELD = re.compile(
-    r"txt|task|extra|lang|speaker|emotion|gender|duration|(?:txt|wav)_\d+|reply_wav|question_wav"
+    rf"txt|task|extra|{'|'.join(FILLED)}|duration|(?:txt|wav)_\d+|{REPLY_SOUND}|{QUESTION_SOUND}"
 )
 _KEPT_INDEXES = 128  # of shards, per process: what a shuffled stream reads from at a time, 0.3 MB each
 _NEIGHBOURS = 4096  # bytes between two members that are read along rather than asked for twice
@@ -48,8 +50,8 @@ class ShardIndex:
         return len(self._lines)
 
     def __getitem__(self, index: int) -> ShardRecord:
-        key, places, problem = json.loads(self._lines[index])
-        found = {name: Member(f"{key}.{suffix}", offset, size) for name, suffix, offset, size in places}
+        key, stretches, problem = json.loads(self._lines[index])
+        found = {name: Member(f"{key}.{suffix}", offset, size) for name, suffix, offset, size in stretches}
         return ShardRecord(key, found, Defect.from_dict(problem) if problem else None)
 
     def keys(self) -> Iterator[str]:
@@ -65,7 +67,7 @@ def open_shard(path: str) -> ShardIndex:
     try:
         now = storage.stamp(path)
     except OSError as error:
-        raise DataError(missing(path, error)) from error
+        raise DataError(file_defect(error, path, "a tar", "check the list")) from error
     if known is None or stamp != now:
         known = _load(path, now)
         _opened[path] = now, known
@@ -78,14 +80,6 @@ def open_shard(path: str) -> ShardIndex:
 _opened: OrderedDict[str, tuple[storage.Stamp, ShardIndex]] = OrderedDict()
 
 
-def missing(path: str, error: OSError) -> Defect:
-    """Why a shard cannot be opened."""
-    if isinstance(error, FileNotFoundError):
-        return Defect(DefectKind.MISSING_FILE, path, reason="expected a tar, found nothing; check the list")
-    reason = f"expected a readable tar, found: {error.strerror or error}; check its permissions"
-    return Defect(DefectKind.UNREADABLE_FILE, path, reason=reason)
-
-
 def _load(path: str, stamp: storage.Stamp) -> ShardIndex:
     known = index_files.load(path, (stamp,), "shard", partial(_parsed, path))
     if known is not None:
@@ -94,7 +88,7 @@ def _load(path: str, stamp: storage.Stamp) -> ShardIndex:
         with storage.open_binary(path) as stream:
             records, defects = group_members(path, members(stream, stamp.size))
     except OSError as error:
-        raise DataError(missing(path, error)) from error
+        raise DataError(file_defect(error, path, "a tar", "check the list")) from error
     lines = [_line(record) for record in records]
     header = {"records": len(lines), "defects": [defect.as_dict() for defect in defects]}
     index_files.save(path, (stamp,), "shard", header, b"\n".join(lines))
@@ -106,12 +100,12 @@ def _parsed(path: str, header: Mapping[str, Any], body: bytes) -> ShardIndex:
 
 
 def _line(record: ShardRecord) -> bytes:
-    places = [
+    stretches = [
         [name, member.name[len(record.key) + 1 :], member.offset, member.size]
         for name, member in record.members.items()
     ]
     problem = record.problem.as_dict() if record.problem else None
-    return json.dumps([record.key, places, problem]).encode()
+    return json.dumps([record.key, stretches, problem]).encode()
 
 
 def group_members(
@@ -161,8 +155,7 @@ class _Grouping:
         record = self._open[key] = ShardRecord(key)
         self.records.append(record)
         if key in self._first:
-            reason = "expected a key of its own, found that of an earlier record; the first one is kept"
-            record.problem = self._defect(DefectKind.DUPLICATE_KEY, name, key, reason)
+            record.problem = duplicate_key(self.path, f"member {name}", key)
         elif key.startswith("/") or ".." in key.split("/"):
             reason = "expected a name inside the archive, found one that leads out of it"
             record.problem = self._defect(DefectKind.PATH_ESCAPE, name, key, reason)
@@ -219,7 +212,7 @@ class _Grouping:
 
 def _is_text(name: str) -> bool:
     """Was the name UTF-8? Other bytes are surrogates in it."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+    return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def member_texts(path: str, wanted: Iterable[Member]) -> dict[str, str]:
@@ -245,8 +238,4 @@ def _text(path: str, member: Member, data: bytes) -> str:
     if len(data) < member.size:
         reason = f"expected {member.size} bytes, found {len(data)}; copy the tar again"
         raise DataError(Defect(DefectKind.TRUNCATED_ARCHIVE, path, place, reason=reason))
-    try:
-        return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        reason = f"expected UTF-8, found {error.reason} at byte {error.start}"
-        raise DataError(Defect(DefectKind.BAD_TEXT, path, place, reason=reason)) from error
+    return text_of(data, TextForm("utf-8-sig"), path, place).strip()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from echat.data import storage
-from echat.data.defects import DataError, Defect, DefectKind
+from echat.data.defects import DataError, Defect, DefectKind, file_defect
 from echat.data.formats import index_files
 from echat.data.formats.index_files import CorpusPart, PartFacts, PartIndex
 from echat.data.formats.indexed_corpus import IndexedCorpus, ReadOptions, RecordRow
@@ -155,12 +155,8 @@ def pairing(lines: str, tar: str) -> np.ndarray:
 def _stamp(path: str, what: str) -> storage.Stamp:
     try:
         return storage.stamp(path)
-    except FileNotFoundError as error:
-        reason = f"expected {what}, found nothing; check the list"
-        raise DataError(Defect(DefectKind.MISSING_FILE, path, reason=reason)) from error
     except OSError as error:
-        reason = f"expected {what} to read, found: {error.strerror or error}; check its permissions"
-        raise DataError(Defect(DefectKind.UNREADABLE_FILE, path, reason=reason)) from error
+        raise DataError(file_defect(error, path, what, "check the list")) from error
 
 
 def _load_pairing(lines: str, tar: str, stamps: tuple[storage.Stamp, ...]) -> np.ndarray:

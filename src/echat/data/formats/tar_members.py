@@ -1,4 +1,4 @@
-"""The members of a tar, read header by header: where each lies, and what is wrong with the archive.
+"""Tar reader: offset and size of each member, header by header, and what is wrong with the archive.
 
 A damaged archive gives what is whole. Names may be as long as the ustar, GNU and pax conventions allow.
 """
@@ -39,7 +39,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveProblem:
-    """Something that is no whole regular file, in its place among the members."""
+    """A problem of the archive between or in its members, in stored order."""
 
     kind: DefectKind
     name: str  # the member, or "" between members
@@ -50,8 +50,8 @@ class ArchiveProblem:
 def members(stream: BinaryIO, length: int) -> Iterator[Member | ArchiveProblem]:
     """Everything in a tar of ``length`` bytes, in stored order.
 
-    No number in a header is believed beyond the end of the file, and where headers stop to add up, reading
-    goes on at the next one that does: whatever a member says, its whole neighbours are given.
+    No number in a header is trusted beyond the end of the file, and after a damaged header reading resumes at
+    the next valid one: whatever a member says, its whole neighbours are returned.
     """
     position, name, size = 0, None, None  # name, size: what a header announced for the member that follows
     resume = 0  # where the content of the latest member begins whose size no checksum covers
@@ -137,7 +137,7 @@ def _packed(header: bytes) -> bool:
 
 
 def _next_header(stream: BinaryIO, position: int) -> int:
-    """Where the next block with a fitting checksum begins; the end of the stream when there is none."""
+    """Offset of the next block with a valid checksum; the end of the stream when there is none."""
     step = 2048 * BLOCK
     while True:
         piece = _read(stream, position, step)

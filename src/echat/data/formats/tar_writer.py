@@ -1,4 +1,4 @@
-"""Tar shards as bytes that depend on nothing but their content: owner 0, time 0, members in a fixed order."""
+"""Tar writer with reproducible bytes: owner 0, time 0, members in a fixed order."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from echat.data.defects import DataError, Defect, DefectKind
-from echat.data.formats.osum_record import to_record
+from echat.data.formats.osum_record import FILLED, FILLER, to_record
 from echat.data.formats.tar_members import BLOCK
 from echat.data.sample import AudioRef, Sample
 
-FILLER = "none"  # what published writers put where nothing is known
 _END = 20 * BLOCK  # archives end on a multiple of this
-_FILLED = ("lang", "speaker", "emotion", "gender")
 _TURN = re.compile(r"(?:txt|wav)_(\d+)")
-_TOP = {"key", "txt", "task", "extra", *_FILLED}
+_TOP = {"key", "txt", "task", "extra", *FILLED}
 Encode = Callable[[AudioRef], tuple[bytes, str]]
 
 
@@ -71,7 +69,7 @@ def shard_members(sample: Sample, encode: Encode) -> list[bytes]:
             found[name], suffixes[name] = encode(sounds[name])
         elif name in record and name not in found:
             found[name] = record[name].encode()
-    for name in ("task", *_FILLED):
+    for name in ("task", *FILLED):
         found[name] = (record[name] if _is_member(record.get(name)) else FILLER).encode()
     found |= {"duration": str(duration).encode(), "extra": json.dumps(extra, ensure_ascii=False).encode()}
     return [
@@ -91,7 +89,7 @@ def shard_extra(record: Mapping[str, Any]) -> dict[str, Any]:
     nested = {
         name: value
         for name, value in record.items()
-        if not (name in _TOP and (name not in _FILLED or _is_member(value))) and not _TURN.fullmatch(name)
+        if not (name in _TOP and (name not in FILLED or _is_member(value))) and not _TURN.fullmatch(name)
     }
     if nested:
         extra["echat"] = {**extra.get("echat", {}), "fields": nested}
@@ -104,7 +102,7 @@ def checked_key(key: str) -> str:
     if "" in parts or "." in parts or ".." in parts:
         reason = "expected a key that is a name inside an archive, found one that leads out of it; rename it"
         raise DataError(Defect(DefectKind.PATH_ESCAPE, "", key=key, reason=reason))
-    if any(ord(letter) < 32 for letter in key):
+    if any(ord(char) < 32 for char in key):
         reason = f"field key: expected printable characters, found {key!r}; rename it"
         raise DataError(Defect(DefectKind.BAD_FIELD, "", key=key, reason=reason))
     return key

@@ -1,4 +1,4 @@
-"""Text as people's programs save it: with a byte-order mark, in UTF-16, with any line ends, or damaged.
+"""Text files: encodings, byte-order marks and line ends of any program; lists written with checksums.
 
 Everything that reads lines of a file (lists, manifests, tables, words beside a sound) reads them here. A line
 is split off as bytes and decoded by itself, so bytes that are no text cost the line that they are in.
@@ -7,14 +7,18 @@ is split off as bytes and decoded by itself, so bytes that are no text cost the 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
+from echat.checkpoint import atomic_path
 from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind
 
-_HEAD = 4096  # bytes that tell the form of a file
+_HEAD = 4096  # bytes by which the form of a file is detected
 _PIECE = 1 << 20
 _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -65,7 +69,9 @@ def form_of(path: str, encoding: str | None = None) -> TextForm:
     if found is not None:
         raise DataError(Defect(DefectKind.BAD_TEXT, path, reason=f"expected text, found {found}"))
     marked = next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), None)
-    name, start = (marked[1], len(marked[0])) if marked else (known_encoding(encoding) or _guess(head), 0)
+    name, start = (
+        (marked[1], len(marked[0])) if marked else (known_encoding(encoding) or _detect_encoding(head), 0)
+    )
     unit = len("\n".encode(name))
     if unit == 1 and b"\n" not in head and b"\r" in head.rstrip(b"\r"):
         return TextForm(name, start, b"\r")
@@ -125,8 +131,8 @@ def whole_text(path: str, encoding: str | None = None) -> str:
     return "\n".join(text_of(raw, form, path, f"line {number}") for number, (_, raw) in lines)
 
 
-def _guess(head: bytes) -> str:
-    """UTF-16 without a mark shows in zeros at every second place; everything else is UTF-8, or refused."""
+def _detect_encoding(head: bytes) -> str:
+    """UTF-16 without a byte-order mark has zeros in every second byte; anything else counts as UTF-8."""
     even, odd = head[0::2], head[1::2]
     if len(head) >= 4 and 2 * odd.count(0) > len(odd) and 4 * even.count(0) < len(even):
         return "utf-16-le"
@@ -157,3 +163,47 @@ def _not_text(form: TextForm, error: UnicodeDecodeError) -> str:
         f"expected {form.encoding.upper()}, found byte 0x{found} at position {error.start} ({error.reason}); "
         "save the file as UTF-8"
     )
+
+
+# --- Text files written: whole or not at all, with checksums beside them.
+
+FINISHED, SHA256 = ".finished", ".sha256"
+
+
+def row_bytes(row: dict[str, Any]) -> bytes:
+    """A row as a JSON line. Raises ValueError, TypeError or RecursionError for what JSON cannot hold."""
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def write_rows(path: Path, rows: Iterable[bytes], more: Iterable[tuple[str, str]] = ()) -> None:
+    """JSON lines and their checksum, with those of files that belong to them."""
+    data = b"".join(rows)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    write_sums(path, [(hashlib.sha256(data).hexdigest(), path.name), *more])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    text = "".join(line + "\n" for line in lines)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))  # names of files may be any bytes
+
+
+def write_sums(path: Path, sums: Iterable[tuple[str, str]]) -> None:
+    """As ``sha256sum --check`` reads them."""
+    write_lines(beside(path, SHA256), (f"{digest}  {name}" for digest, name in sums))
+
+
+def join(parts: Iterable[Path], whole: Path) -> str:
+    """All parts in one file; returns its SHA-256."""
+    digest = hashlib.sha256()
+    with atomic_path(whole) as temporary, temporary.open("wb") as stream:
+        for part in parts:
+            data = part.read_bytes()
+            stream.write(data)
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)

@@ -1,7 +1,7 @@
-"""Rows of CSV and TSV files as programs write them: with or without quotation, with or without names.
+"""CSV and TSV reader: dialects as programs write them, with or without quoting, with or without a header.
 
 Comma and semicolon separate values that may be quoted; between tabs and bars (Common Voice, LJSpeech) a
-quotation mark is a letter like any other. A row that cannot be read costs nothing but itself.
+quotation mark is a character like any other. A row that cannot be read costs nothing but itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.formats.text_files import TextForm, form_of, raw_lines, text_of
 
-_DELIMITERS = "\t|;,"  # letters of text last
-_COMPARED = 20  # lines that tell what separates values
+_DELIMITERS = "\t|;,"  # punctuation of text last
+_COMPARED = 20  # lines by which the delimiter is detected
 _QUOTING = ",;"
 _LONGEST_VALUE = 200  # lines that one quoted value may span
 _SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # how Excel says it

@@ -1,4 +1,4 @@
-"""Tables of users, and folders of sound, as a manifest of ours."""
+"""Import of tables and folders of sound as a manifest."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ from echat.audio.speech_tokens import CODEC_SIZE
 from echat.checkpoint import atomic_path
 from echat.config import Config, nearest
 from echat.data import storage
-from echat.data.defects import DataError, Defect, DefectKind, DefectReport
+from echat.data.audio_loading import stored_seconds
+from echat.data.defects import DataError, Defect, DefectKind, DefectReport, duplicate_key
 from echat.data.formats.audio_encoding import suffix_of
 from echat.data.formats.audio_folder import AudioFolder, save_roots, saved_roots
-from echat.data.formats.corpus import MANIFEST
-from echat.data.formats.manifest import FIELDS, row_of, sample_of
-from echat.data.formats.text_files import known_encoding
+from echat.data.formats.manifest import FIELDS, MANIFEST, row_of, sample_of
+from echat.data.formats.text_files import known_encoding, row_bytes, write_sums
 from echat.data.sample import AudioRef, Sample
 from echat.data.tabular import readers as tables
 from echat.data.tabular.columns import key_shown, refuse_columns, renamed
 from echat.data.tabular.delimited import TableRow
 from echat.data.tabular.huggingface import EmbeddedAudio
-from echat.data.tools.output_files import refuse_file, row_bytes, write_sums
-from echat.data.tools.writers import file_name
 
 _NUMBERS = ("duration_s", "start_seconds", "end_seconds")
-_REPEATED = "expected a key of its own, found that of an earlier record; the first one is kept"
 _PEEKED = 200  # rows that are looked at before the first is written
 _TRIED = 20  # rows whose sound is looked for beside the table
 
@@ -65,7 +62,7 @@ def import_corpus(
     known_encoding(config.encoding)
     found = tables.tables_of(config.source)
     path = Path(config.out) / MANIFEST
-    refuse_file(path, [table.path for table in found])
+    storage.refuse_file(path, [table.path for table in found])
     report, count, digest = DefectReport(strict), 0, hashlib.sha256()
     lines = _lines(config, found, report)
     first = next(lines, None)
@@ -98,7 +95,7 @@ def _lines(config: ImportConfig, found: list[tables.Table], report: DefectReport
             with report.catch(row.file or table.path, row.place, key_shown(row.columns)):
                 fields = table_importer.fields(row)
                 if fields["key"] in seen:
-                    raise DataError(Defect(DefectKind.DUPLICATE_KEY, "", key=fields["key"], reason=_REPEATED))
+                    raise DataError(duplicate_key("", "", fields["key"]))
                 sample = _sample(fields, table_importer.folder, table_importer.name, config)
                 line = row_bytes(row_of(sample, config.out))
                 seen.add(sample.key)
@@ -147,14 +144,14 @@ class _TableImporter:
             for field, name in named.items()
             if isinstance(name, str)
         }
-        return {field: place for field, place in found.items() if place not in (None, named[field])}
+        return {field: path for field, path in found.items() if path not in (None, named[field])}
 
     def _is_beside(self, row: TableRow) -> bool:
         return bool(self._audio_beside(renamed(row.columns, self._config.columns)))
 
 
 def _key_of(sound: object, prefix: str) -> str | None:
-    """A key from the name of a sound, as the table spells it."""
+    """A key from the name of a sound, as it stands in the table."""
     if not isinstance(sound, str):
         return None
     return prefix + os.path.splitext(os.path.relpath(sound) if os.path.isabs(sound) else sound)[0]
@@ -179,13 +176,13 @@ def _sample(fields: dict[str, Any], folder: AudioFolder, name: str, config: Impo
     for audio in sample.audios():
         _refuse_missing(audio)
     if sample.audio is not None and sample.seconds is None:
-        return replace(sample, seconds=_seconds(sample.audio))
+        return replace(sample, seconds=round(stored_seconds(sample.audio), 6))
     return sample
 
 
 def _store(sound: EmbeddedAudio, key: str, out: Path) -> str:
     ref = AudioRef(sound.name, data=sound.data)
-    path = out.absolute() / "audio" / f"{file_name(key)}{suffix_of(ref, sound.data)}"
+    path = out.absolute() / "audio" / f"{storage.file_name(key)}{suffix_of(ref, sound.data)}"
     with atomic_path(path) as temporary:
         temporary.write_bytes(sound.data)
     return str(path)
@@ -196,26 +193,6 @@ def _refuse_missing(ref: AudioRef) -> None:
         found = "no regular file" if os.path.exists(ref.path) else "nothing there"
         reason = f"expected an audio file, found {found}; say where such paths begin: --audio-root FOLDER"
         raise AudioError(f"{ref.path}: {reason}", "missing")
-
-
-def _seconds(ref: AudioRef) -> float:
-    """Length as the header of the file says it."""
-    import soundfile
-
-    from echat.audio.file_decoding import open_sound, seconds_of
-
-    if not (storage.stamp(ref.path).size if ref.is_file else ref.size):
-        raise AudioError(f"{ref.where}: expected an audio file, found 0 bytes", "empty")
-    try:
-        if ref.is_file:
-            whole = seconds_of(ref.path)
-        else:
-            with open_sound(ref.read_bytes(), ref.where) as sound:
-                whole = float(sound.frames / sound.samplerate)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{ref.where}: expected sound, found: {error}", "undecodable") from error
-    end = whole if ref.end_seconds is None else min(ref.end_seconds, whole)
-    return round(end - (ref.start_seconds or 0.0), 6)
 
 
 def remedy_of(report: DefectReport) -> str:

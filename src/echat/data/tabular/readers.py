@@ -30,7 +30,7 @@ _UNNAMED = ("key", "text", "normalized_text")  # columns of LJSpeech, whose tabl
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table of a source; ``folder`` is where its audio begins, ``prefix`` tells its keys from others."""
+    """One table of a source; ``folder`` is where its audio begins, ``prefix`` makes its keys unique."""
 
     path: str
     folder: str
@@ -39,7 +39,7 @@ class Table:
 
 
 def rows_of(source: str, folder: str, encoding: str | None = None) -> Iterator[TableRow | Defect]:
-    """Every row of a table, or every sound file of a folder; a bad row is named in its place.
+    """Every row of a table, or every sound file of a folder; a bad row is yielded as a defect.
 
     ``folder`` is where audio lies, for a source that is no table. Raises DataError for a source of no known
     kind.
@@ -101,7 +101,7 @@ def table_rows(table: Table, encoding: str | None = None) -> Iterator[TableRow |
     kind = path.suffix.lower()
     if kind in (".parquet", ".tar"):
         return parquet_rows(table.path) if kind == ".parquet" else tar_rows(table.path)
-    first = "" if kind in (".csv", ".tsv") else _first_letter(table.path, encoding)
+    first = "" if kind in (".csv", ".tsv") else _first_character(table.path, encoding)
     if first in ("{", "[") or kind in (".json", ".jsonl", ".list"):
         return _json_rows(table.path)
     return delimited_rows(table.path, encoding, partial(_names, table.folder))
@@ -119,15 +119,15 @@ def _names(folder: str, cells: Sequence[str]) -> Sequence[str] | None:
 def find_audio(folder: str, name: str) -> str | None:
     """The sound that a table names beside its folder, as a path below it: ``wavs/LJ001.wav`` of ``LJ001``."""
     suffixes = ("", *(f".{suffix}" for suffix in SOUND_SUFFIXES))
-    for place in SOUND_FOLDERS:
+    for folder_name in SOUND_FOLDERS:
         for suffix in suffixes:
-            inside = os.path.join(place, name + suffix)
+            inside = os.path.join(folder_name, name + suffix)
             if name and storage.exists(storage.join(folder, inside)):
                 return inside
     return None
 
 
-def _first_letter(path: str, encoding: str | None) -> str:
+def _first_character(path: str, encoding: str | None) -> str:
     return next((line.strip()[0] for line in text_lines(path, encoding) if line.strip()), "")
 
 

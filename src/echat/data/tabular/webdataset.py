@@ -1,4 +1,4 @@
-"""Rows of tars of samples: ``KEY.json`` and ``KEY.wav`` lie together, as webdataset writes them."""
+"""WebDataset reader: tars of samples, ``KEY.json`` beside ``KEY.wav``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from echat.audio.containers import SOUND_SUFFIXES
 from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.formats.jsonl import json_object
+from echat.data.formats.shard_index import member_texts
 from echat.data.formats.tar_members import ArchiveProblem, Member, members
-from echat.data.formats.text_files import TextForm, text_of
 from echat.data.tabular.delimited import TableRow
+from echat.dialogue.labels import VOICE_KINDS
 
 _LONGEST_TEXT = 1 << 20  # bytes of a member that is read as text
 _WORDS = ("txt", "text", "lab", "trans", "transcript")  # suffixes of members that hold what is said
-_TEXTS = (*_WORDS, "cls", "lang", "speaker", "emotion", "gender", "age")
+_TEXTS = (*_WORDS, "cls", "lang", "speaker", *VOICE_KINDS)
 _OURS = {"txt", "task", "extra"}  # members of a published shard
 
 
 def tar_rows(path: str) -> Iterator[TableRow | Defect]:
-    """Every sample of a tar. Sound stays in the tar and is named by its place there."""
+    """Every sample of a tar. Sound stays in the tar and is referenced by its offset."""
     samples: dict[str, dict[str, Member]] = {}
     with storage.open_binary(path) as stream:
         for found in members(stream, storage.stamp(path).size):
@@ -60,11 +61,11 @@ def _columns(path: str, fields: dict[str, Member]) -> dict[str, Any]:
         elif kind in _TEXTS:
             columns["text" if kind in _WORDS else kind] = _text(path, member).strip()
     if sound is not None:  # a path in the JSON is one of the machine it was made on
-        columns["audio"] = _place(path, sound)
+        columns["audio"] = _audio_row(path, sound)
     return columns
 
 
-def _place(path: str, member: Member) -> dict[str, Any]:
+def _audio_row(path: str, member: Member) -> dict[str, Any]:
     return {"path": path, "offset": member.offset, "size": member.size, "member": member.name}
 
 
@@ -73,4 +74,4 @@ def _text(path: str, member: Member) -> str:
     if member.size > _LONGEST_TEXT:
         reason = f"expected text of at most {_LONGEST_TEXT} bytes, found {member.size}"
         raise DataError(Defect(DefectKind.BAD_TEXT, path, place, reason=reason))
-    return text_of(storage.read_range(path, member.offset, member.size), TextForm("utf-8-sig"), path, place)
+    return member_texts(path, [member])[member.name]

@@ -1,4 +1,4 @@
-"""Looks at every record of a corpus and listens to all of its sound: what is wrong, and what there is."""
+"""Validation of a corpus: every record parsed, every sound decoded; defects and statistics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -17,9 +17,9 @@ from echat.audio.speech_tokens import CODEC_SIZE
 from echat.audio.waveform import MAX_SECONDS, MIN_SECONDS
 from echat.config import Config
 from echat.data.audio_loading import load_audio
-from echat.data.defects import DataError, Defect, DefectKind, DefectReport, defect_from
+from echat.data.defects import DataError, Defect, DefectKind, DefectReport, defect_from, duplicate_key
 from echat.data.eligibility import refuse_empty_range
-from echat.data.formats.corpus import open_corpus
+from echat.data.formats.corpus import FormatOrAuto, open_corpus
 from echat.data.formats.indexed_corpus import IndexedCorpus, RecordRow
 from echat.data.sample import AudioRef, Sample
 from echat.data.tools.executors import ExecutorName, run_jobs
@@ -33,7 +33,7 @@ class CheckConfig(Config):
     """What to look at, and what counts as wrong."""
 
     source: str  # any list, tar or folder that open_corpus opens
-    format: Literal["auto", "manifest", "raw", "shard", "combine"] = "auto"
+    format: FormatOrAuto = "auto"
     root: str | None = None  # where relative names of the source begin
     within: str | tuple[str, ...] | None = None  # further folders that sound may lie in; "/": all
     codec_size: int = Field(CODEC_SIZE, ge=1)  # speech ids from here up are wrong
@@ -87,7 +87,7 @@ def check(
 ) -> Findings:
     """Check everything; ``strict`` stops at the first defect. A record counts with its first defect.
 
-    ``progress`` is told jobs done and jobs in all. Raises DataError where there is no such corpus.
+    ``progress`` is called with jobs done and jobs in all. Raises DataError where there is no such corpus.
     """
     open_checked.cache_clear()  # the source may have changed since
     corpus = open_checked(config)
@@ -136,7 +136,7 @@ def open_checked(config: CheckConfig) -> IndexedCorpus:
 
 
 def _examine(corpus: IndexedCorpus, index: int, config: CheckConfig) -> tuple[Sample, AudioLengths]:
-    """Read a record and listen to it. Raises DataError."""
+    """Read a record and decode its sounds. Raises DataError."""
     sample = corpus[index]
     measured: dict[AudioRef, float] = {}
     for ref in sample.audios():
@@ -199,9 +199,8 @@ def _find_repeated_keys(found: Findings, config: CheckConfig) -> None:
         earlier, row = corpus.row(first), corpus.row(later)
         if earlier.key != row.key:
             continue
-        place = ", ".join(filter(None, (earlier.file, earlier.place)))
-        reason = f"expected a key of its own, found that of {place}; the first one is kept"
-        found.defects.add(Defect(DefectKind.DUPLICATE_KEY, row.file, row.place, row.key, reason))
+        where = ", ".join(filter(None, (earlier.file, earlier.place)))
+        found.defects.add(duplicate_key(row.file, row.place, row.key, where))
         found.totals.add(*_examine(corpus, later, config), times=-1)
         found.bad.append(later)
     found.bad.sort()
@@ -212,7 +211,7 @@ def _same_hash(keys: np.ndarray) -> Iterator[tuple[int, int]]:
     ordered = keys[np.lexsort((keys[:, 1], keys[:, 0]))]
     repeats = np.flatnonzero(ordered[1:, 0] == ordered[:-1, 0]) + 1
     pairs = []
-    for place in repeats.tolist():
-        first = int(np.searchsorted(ordered[:, 0], ordered[place, 0]))
-        pairs.append((int(ordered[first, 1]), int(ordered[place, 1])))
+    for repeat in repeats.tolist():
+        first = int(np.searchsorted(ordered[:, 0], ordered[repeat, 0]))
+        pairs.append((int(ordered[first, 1]), int(ordered[repeat, 1])))
     return iter(sorted(pairs, key=lambda pair: pair[1]))

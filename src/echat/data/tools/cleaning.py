@@ -17,16 +17,17 @@ from echat.checkpoint import atomic_path
 from echat.data import storage
 from echat.data.defects import DefectReport
 from echat.data.formats.audio_folder import save_roots
-from echat.data.formats.corpus import COMBINES_LIST, SHARDS_LIST
 from echat.data.formats.indexed_corpus import IndexedCorpus, LineCorpus, RawCorpus
 from echat.data.formats.jsonl import JsonLines
+from echat.data.formats.osum_record import COMBINES_LIST, SHARDS_LIST
 from echat.data.formats.shard_index import open_shard
 from echat.data.formats.tar_corpora import CombineCorpus, ShardCorpus, pairing
 from echat.data.formats.tar_writer import TarWriter
+from echat.data.formats.text_files import write_lines, write_sums
 from echat.data.sample import AudioRef, Sample
 from echat.data.tools.check import CheckConfig, open_checked
 from echat.data.tools.executors import ExecutorName, run_jobs
-from echat.data.tools.output_files import files_of, refuse_folder, remove_temporaries, write_lines, write_sums
+from echat.data.tools.output_files import files_of, refuse_folder, remove_temporaries
 from echat.data.tools.writers import ListWriter, write_combine_lists
 
 _LINES_PER_JOB = 10_000
@@ -100,7 +101,7 @@ def _clean_shard(corpus: ShardCorpus, number: int, bad: frozenset[int], path: Pa
     if not good:
         return None
     if len(good) == end - begin and not corpus.parts.facts(number).defects:
-        return _absolute(tar)
+        return storage.absolute(tar)
     _copy_records(tar, good, path)
     return path.name
 
@@ -135,7 +136,7 @@ def _clean_combine(corpus: CombineCorpus, number: int, bad: frozenset[int], path
     if corpus.parts.facts(number).defects:
         _copy_records(tar, kept[:, 0].tolist(), path)
         tar = str(path)
-    return f"{name.name}|{_absolute(tar)}"
+    return f"{name.name}|{storage.absolute(tar)}"
 
 
 def _finish(corpus: IndexedCorpus, folder: Path, names: Sequence[str]) -> None:
@@ -160,7 +161,3 @@ def _list_writer(corpus: IndexedCorpus, folder: Path) -> ListWriter:
     return ListWriter(
         folder, "keep", "raw" if isinstance(corpus, RawCorpus) else "manifest", copy_audio=False
     )
-
-
-def _absolute(path: str) -> str:
-    return path if storage.is_url(path) else os.path.abspath(path)

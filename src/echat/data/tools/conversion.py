@@ -1,4 +1,4 @@
-"""From any format to any other: in parallel, resumable, the same bytes every time.
+"""Conversion of a corpus from any format to any other: parallel, resumable, reproducible to the byte.
 
 The source is cut into jobs of so many records. A job writes its files, then their checksums, then a
 ``.finished`` marker that holds its report; a job without marker is done again, one with it is left alone.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -24,7 +24,7 @@ from echat.config import Config
 from echat.data.defects import DataError, Defect, DefectKind, DefectReport
 from echat.data.formats.audio_encoding import AudioStorage
 from echat.data.formats.audio_folder import save_roots
-from echat.data.formats.corpus import open_corpus
+from echat.data.formats.corpus import Format, FormatOrAuto, open_corpus
 from echat.data.formats.indexed_corpus import IndexedCorpus, LineCorpus
 from echat.data.formats.osum_text import normalise
 from echat.data.formats.tar_corpora import ShardCorpus
@@ -45,8 +45,8 @@ class ConversionConfig(Config):
 
     source: str  # any list, tar or folder that open_corpus opens
     out: str  # folder of the result
-    to: Literal["manifest", "raw", "shard", "combine"]
-    format: Literal["auto", "manifest", "raw", "shard", "combine"] = "auto"  # of the source
+    to: Format
+    format: FormatOrAuto = "auto"  # of the source
     root: str | None = None  # where relative names of the source begin
     within: str | tuple[str, ...] | None = None  # further folders that sound may lie in; "/": all
     shard_size: int = Field(1000, ge=1)  # records per shard, and per job
@@ -81,9 +81,9 @@ def convert(
 ) -> JobReport:
     """Convert everything; what a killed run has finished is kept. Records that cannot be are counted.
 
-    ``progress`` is told jobs done and jobs in all. ``strict`` stops at the first defect with a DataError.
-    ``change`` is done to the samples of each job on their way; it travels to other processes, and what it
-    depends on belongs into the configuration, so that another run does not go on with other results.
+    ``progress`` is called with jobs done and jobs in all. ``strict`` stops at the first defect with a
+    DataError. ``change`` is done to the samples of each job on their way; it travels to other processes, and
+    what it depends on belongs into the configuration, so that another run does not go on with other results.
     """
     _corpus.cache_clear()  # the source may have changed since
     total = write_plan(config)
@@ -101,7 +101,7 @@ def convert(
 
 
 def write_plan(config: ConversionConfig) -> int:
-    """Note the plan in the folder of the result; returns the number of jobs. Raises DataError."""
+    """Save the plan in the folder of the result; returns the number of jobs. Raises DataError."""
     if config.task is not None:
         get_task(config.task)
     corpus = _corpus(config)
@@ -240,9 +240,9 @@ def assign(sample: Sample, task: str | Task) -> Sample:
     if sample.task is not None:
         return sample
     if row.input_modality == "audio" and sample.audio is None:
-        raise _lacks(DefectKind.MISSING_AUDIO, sample, row, "sound to hear")
+        raise _lacks(DefectKind.MISSING_AUDIO, sample, row, "sound")
     if not row.understands:
-        if not sample.reply and not (row.input_modality == "text" and row.writes_speech and sample.text):
+        if not sample.reply and not (row.reads_aloud and sample.text):
             raise _lacks(DefectKind.MISSING_FIELD, sample, row, "a reply")
         return replace(sample, task=row.name)
     if sample.target is None and row.transcribes and not sample.text:
@@ -254,7 +254,7 @@ def assign(sample: Sample, task: str | Task) -> Sample:
 
 def _with_target(sample: Sample, task: Task) -> Sample:
     """The sample as a published record of the task would be read."""
-    if task.name == "asr_chat":
+    if not task.writes_label_target:
         return sample
     turn = UserTurn(sample.text, labels=sample.labels)
     written = target_text(turn, AssistantTurn(sample.target), task)

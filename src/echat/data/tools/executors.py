@@ -1,7 +1,7 @@
-"""Numbered jobs, done here, by processes beside this one, or by Ray on many machines.
+"""Executors of numbered jobs: this process, a process pool, or Ray on many machines.
 
-Which engine did a job cannot be told from its result: a job depends on its number alone, and results come in
-the order of the numbers.
+The result does not depend on the executor: a job depends on its number alone, and results come in the order
+of the numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 ExecutorName = Literal["local", "ray"]
 R = TypeVar("R")
 
-_MOST_BLOCKS = 1000  # of jobs that Ray hands out; more only cost it memory
+_MOST_BLOCKS = 1000  # of jobs that Ray schedules; more only cost overhead
 
 
 def run_jobs(

@@ -1,4 +1,4 @@
-"""One record as people look at it: its fields, the sequence it becomes, its sounds."""
+"""Inspection of one record: its fields, the token sequence it becomes, its sounds and spectrograms."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from echat.audio.features import MEL_RATE, SAMPLE_RATE, EncoderInput, log_mel
+from torch import Tensor
+
+from echat.audio.features import MEL_RATE, N_MELS, SAMPLE_RATE, EncoderInput, log_mel
 from echat.audio.waveform import write
+from echat.data import storage
 from echat.data.audio_loading import load_audio
+from echat.data.conversation import build_conversation
 from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.eligibility import can_serve
-from echat.data.examples import build_conversation
 from echat.data.sample import AudioRef, Sample
-from echat.data.tools.output_files import refuse_file
-from echat.data.tools.plots import write_spectrogram
-from echat.data.tools.writers import file_name
+from echat.data.tools.statistics import picture
 from echat.dialogue.rendering import Audio, Segment, Text, render
 from echat.dialogue.tasks import TASKS, Profile, Task, get_task
 from echat.dialogue.vocabulary import Tokenizer, Vocabulary
 
-_SHOWN_IDS = 12  # speech ids of a stretch that are spelled out
+_SHOWN_IDS = 12  # speech ids at each end of a span that are shown
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceSpan:
-    """Neighbouring positions of a sequence that are of one kind, and learned or not."""
+    """Neighbouring positions of a sequence that are of one kind, and targets or not."""
 
     begin: int
     count: int
@@ -46,7 +47,7 @@ def facts(sample: Sample) -> dict[str, Any]:
         "sound": _format_audio(sample.audio),
         "stated seconds": sample.seconds,
         "text": sample.text,
-        **asdict(sample.labels),
+        **sample.labels.as_dict(),
         "prompt": sample.prompt,
         "target": sample.target,
         "thought": sample.thought,
@@ -76,15 +77,15 @@ def sequence(
     encoder: EncoderInput,
     profile: Profile,
 ) -> tuple[str, list[SequenceSpan]]:
-    """The task, and what the language model sees and learns of the record.
+    """The task, and the token sequence of the record with its targets.
 
     Without ``task`` it is the record's own, else the last one of the table that it serves. Raises DataError
-    for a record that cannot serve the task, and for sound that cannot be heard.
+    for a record that cannot serve the task, and for sound that cannot be decoded.
     """
     row = get_task(task or sample.task or _last_eligible(sample))
     if not can_serve(sample, row):
         eligible = ", ".join(eligible_tasks(sample)) or "none"
-        reason = f"task {row.name}: expected what the task hears and writes, found a record for {eligible}"
+        reason = f"task {row.name}: expected its input and target, found a record for {eligible}"
         raise DataError(Defect(DefectKind.UNWANTED, sample.source, key=sample.key, reason=reason))
     conversation = build_conversation(sample, row, *_load_mels(sample, row, encoder.n_mels))
     segments = render(conversation, row, tokenizer, vocabulary, profile)
@@ -92,20 +93,20 @@ def sequence(
 
 
 def sounds(sample: Sample) -> Iterator[tuple[str, AudioRef]]:
-    """(name, place) of each sound of the record."""
+    """(name, reference) of each sound of the record."""
     named = {"question": sample.audio, "reply": sample.reply_audio}
     named |= {f"turn{number}": turn.audio for number, turn in enumerate(sample.history, 1)}
     return ((name, ref) for name, ref in named.items() if ref is not None)
 
 
 def write_sounds(sample: Sample, folder: Path) -> list[Path]:
-    """Each sound as 16 kHz wav, as it is heard, and its spectrogram; returns the paths of all."""
+    """Each sound as a 16 kHz WAV, as the encoder gets it, and its spectrogram; returns the paths of all."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, ref in sounds(sample):
         waveform, _ = load_audio(ref, allow_silence=True)
-        path = folder / f"{file_name(sample.key)}.{name}.wav"
-        refuse_file(path, [ref.path])
+        path = folder / f"{storage.file_name(sample.key)}.{name}.wav"
+        storage.refuse_file(path, [ref.path])
         write(path, waveform, SAMPLE_RATE)
         picture = path.with_suffix(".png")
         write_spectrogram(waveform, picture, f"{sample.key}, {name}")
@@ -113,16 +114,27 @@ def write_sounds(sample: Sample, folder: Path) -> list[Path]:
     return written
 
 
+def write_spectrogram(waveform: Tensor, path: Path, title: str, n_mels: int = N_MELS) -> None:
+    """The log-mel spectrogram of 16 kHz ``(samples,)``, as the encoder reads it, as a PNG."""
+    mel = log_mel(waveform, n_mels)  # (frames, n_mels)
+    with picture(path) as axes:
+        extent = (0.0, len(mel) / MEL_RATE, 0.0, float(mel.shape[1]))
+        axes.imshow(mel.T.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma")
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("mel band")
+        axes.set_title(_plain(title))
+
+
 def _last_eligible(sample: Sample) -> str:
     eligible = eligible_tasks(sample)
     if not eligible:
-        reason = "expected what some task hears and writes, found too little for any"
+        reason = "expected input and target of some task, found too little for any"
         raise DataError(Defect(DefectKind.UNWANTED, sample.source, key=sample.key, reason=reason))
     return eligible[-1]
 
 
 def _load_mels(sample: Sample, task: Task, n_mels: int) -> tuple[Any, list[Any]]:
-    """Mels of the question and of earlier turns, where the task hears."""
+    """Mels of the question and of earlier turns, where the task has audio input."""
 
     def mel(ref: AudioRef | None) -> Any:
         return None if ref is None or task.input_modality != "audio" else log_mel(load_audio(ref)[0], n_mels)
@@ -134,7 +146,7 @@ def _spans(
     segments: list[Segment], tokenizer: Tokenizer, vocabulary: Vocabulary, encoder: EncoderInput
 ) -> Iterator[SequenceSpan]:
     begin = 0
-    for kind, learn, group in _runs(segments):
+    for kind, is_target, group in _runs(segments):
         if kind == "sound":
             frames = sum(len(segment.audio) for segment in group if isinstance(segment, Audio))
             count, content = encoder.llm_frames(frames), f"{frames / MEL_RATE:.2f} s"
@@ -146,7 +158,7 @@ def _spans(
                 if kind == "text"
                 else _format_speech_ids(ids, vocabulary)
             )
-        yield SequenceSpan(begin, count, kind, learn, content)
+        yield SequenceSpan(begin, count, kind, is_target, content)
         begin += count
 
 
@@ -154,8 +166,8 @@ def _runs(segments: list[Segment]) -> Iterator[tuple[str, bool, list[Segment]]]:
     """Neighbours of one kind together; a sound stays alone."""
     run: list[Segment] = []
     for segment in segments:
-        fits = run and type(segment) is type(run[-1]) and segment.is_target == run[-1].is_target
-        if run and not (fits and not isinstance(segment, Audio)):
+        same = run and type(segment) is type(run[-1]) and segment.is_target == run[-1].is_target
+        if run and not (same and not isinstance(segment, Audio)):
             yield _kind(run[0]), run[0].is_target, run
             run = []
         run.append(segment)
@@ -213,3 +225,8 @@ def as_json(sample: Sample, task: str, spans: list[SequenceSpan], written: list[
         },
         "written": [str(path) for path in written],
     }
+
+
+def _plain(text: str) -> str:
+    """Text without characters that the font lacks or matplotlib reads as a formula."""
+    return text.encode("ascii", "replace").decode().replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Speech ids for records that have the sound but no ids yet: a conversion that listens on its way."""
+"""Speech tokenization of a corpus: a conversion that encodes sound as speech ids on its way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from echat.audio.speech_tokens import CODEC_SIZE, SpeechTokenizer
 from echat.checkpoint import atomic_path
 from echat.data.audio_loading import load_audio
 from echat.data.defects import DataError, Defect, DefectReport, defect_from
+from echat.data.formats.corpus import Format
 from echat.data.formats.manifest import SPEECH_IDS, read_manifest
 from echat.data.sample import AudioRef, Sample
 from echat.data.tools.conversion import ConversionConfig, JobReport, convert
@@ -30,7 +30,7 @@ BATCH_SECONDS = 60  # of sound encoded at once, padding included
 class TokenizeConfig(ConversionConfig):
     """A conversion, and the speech tokenizer on its way."""
 
-    to: Literal["manifest", "raw", "shard", "combine"] = "shard"
+    to: Format = "shard"
     tokenizer: str  # folder of the speech tokenizer
     again: bool = False  # also for records that have ids
 

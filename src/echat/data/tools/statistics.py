@@ -1,28 +1,31 @@
-"""What a corpus holds: records, hours, how many of each task and label, and how long things are."""
+"""Corpus statistics: records, hours, counts of tasks and labels, histograms of lengths."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from echat.checkpoint import atomic_path
 from echat.data.defects import printable
 from echat.data.sample import Sample
-from echat.dialogue.labels import in_english
+from echat.dialogue.labels import KINDS, in_english
 
 _SECONDS = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300)
-_LETTERS = (5, 10, 20, 40, 60, 80, 120, 160, 240, 320, 500, 1000)
+_CHARACTERS = (5, 10, 20, 40, 60, 80, 120, 160, 240, 320, 500, 1000)
 EDGES: dict[str, tuple[float, ...]] = {  # of the bins of each histogram, by what is counted
     "seconds heard": _SECONDS,
     "seconds of reply": _SECONDS,
-    "letters of text": _LETTERS,
-    "letters of reply": _LETTERS,
+    "letters of text": _CHARACTERS,
+    "letters of reply": _CHARACTERS,
     "speech ids": (25, 50, 75, 100, 150, 200, 300, 400, 500, 750, 1000),
     "earlier turns": (1, 2, 3, 4, 5, 7, 10),
 }
-COUNTED = ("task", "age", "gender", "emotion", "sound_event", "style", "reply_emotion", "language", "split")
+COUNTED = ("task", *KINDS, "language", "split")
 UNKNOWN = "not known"
 _BAR = 40  # columns of the longest bar
 
@@ -50,7 +53,7 @@ class CorpusStatistics:
         self.records += times
         for name, value in asdict(lengths).items():
             self.seconds[name] += (value or 0.0) * times  # type: ignore[assignment]  # no whole numbers
-        labels = asdict(sample.labels)
+        labels = sample.labels.as_dict()
         for name in COUNTED:
             value = labels[name] if name in labels else getattr(sample, name)
             self.words[name][UNKNOWN if value is None else value] += times
@@ -128,3 +131,37 @@ def _bars(rows: list[tuple[str, int]]) -> Iterator[str]:
     for name, count in rows:
         bar = "█" * max(round(_BAR * count / most), 1 if count else 0)
         yield f"  {name:>{width}} {bar:{_BAR}} {count:,}"
+
+
+# --- The same as pictures.
+
+
+def write_histograms(totals: CorpusStatistics, folder: Path) -> list[Path]:
+    """One PNG for each quantity that the corpus has; returns their paths."""
+    written = []
+    for name in EDGES:
+        rows = totals.histogram(name)
+        if not rows:
+            continue
+        path = folder / f"{name.replace(' ', '_')}.png"
+        with picture(path) as axes:
+            axes.bar([bin_name for bin_name, _ in rows], [count for _, count in rows], width=0.9)
+            axes.set_xlabel(name)
+            axes.set_ylabel("records")
+            axes.tick_params(axis="x", rotation=45)
+        written.append(path)
+    return written
+
+
+@contextmanager
+def picture(path: Path) -> Iterator[Any]:
+    """Axes of a new picture, saved atomically."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    yield figure.add_subplot()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)

@@ -10,41 +10,40 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
-from urllib.parse import quote
 
 from echat.checkpoint import atomic_path
+from echat.data import storage
 from echat.data.defects import DefectReport
 from echat.data.formats.audio_encoding import AudioStorage, encode
-from echat.data.formats.corpus import (
+from echat.data.formats.manifest import MANIFEST, row_of
+from echat.data.formats.osum_record import (
     COMBINES_LIST,
     COMBINES_TAR_ROOT,
-    MANIFEST,
     ONLY_META,
     RAW_LIST,
     SHARDS_LIST,
+    to_record,
 )
-from echat.data.formats.manifest import row_of
-from echat.data.formats.osum_record import to_record
 from echat.data.formats.shard_index import open_shard
 from echat.data.formats.tar_writer import TarWriter, shard_extra, shard_members
-from echat.data.sample import AudioRef, Sample, Turn
-from echat.data.tools.output_files import (
+from echat.data.formats.text_files import (
     FINISHED,
     beside,
-    drop_duplicates,
     join,
     row_bytes,
     write_lines,
     write_rows,
     write_sums,
 )
+from echat.data.sample import AudioRef, Sample, Turn
+from echat.data.tools.output_files import drop_duplicates
 from echat.dialogue.labels import tag
 
 PREFIX = "shards"  # of shard names, as in the published example
 
 
 class CorpusWriter(Protocol):
-    """Where jobs put their records."""
+    """Writer of one output format, job by job."""
 
     def marker(self, number: int) -> Path:
         """The file that says that a job is finished."""
@@ -163,7 +162,7 @@ def _with_rows(
 
 
 def combine_row(sample: Sample, stem: str) -> dict[str, Any]:
-    """The line of a combine list, for a record whose sound is in the tar of that stem.
+    """The line of a combine list, for a record whose sound is in the tar of that name.
 
     As published, what only a member says is repeated where readers of the lines look for it.
     """
@@ -186,8 +185,6 @@ def write_combine_lists(out: Path, names: Sequence[str], tar_root: str) -> None:
 
 
 # --- A conversion to a list: JSON lines, and the sound in files.
-
-_LONGEST_NAME = 120
 
 
 class ListWriter:
@@ -241,7 +238,7 @@ class ListWriter:
         return row
 
     def _stored(self, sounds: dict[Path, bytes]) -> Iterator[tuple[str, str]]:
-        """(checksum, name) of sounds, each written to its place."""
+        """(checksum, name) of sounds, each written to its file."""
         for path, data in sounds.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
@@ -254,7 +251,7 @@ class ListWriter:
             if ref is None or (ref.is_file and not self._stores_all):
                 return ref
             data, suffix = self._encode(ref)
-            path = folder / f"{file_name(sample.key)}{name}{suffix}"
+            path = folder / f"{storage.file_name(sample.key)}{name}{suffix}"
             sounds[path] = data
             return AudioRef(str(path))
 
@@ -272,11 +269,3 @@ class ListWriter:
 def _relative(ref: AudioRef, out: Path) -> str:
     inside = Path(ref.path).absolute()
     return str(inside.relative_to(out.absolute())) if inside.is_relative_to(out.absolute()) else str(inside)
-
-
-def file_name(key: str) -> str:
-    """A file name for any key, another one for every other key."""
-    name = quote(key, safe=" ")
-    if len(name) <= _LONGEST_NAME:
-        return name
-    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

@@ -12,20 +12,19 @@ from rich.console import RenderableType
 
 from echat.data.formats.manifest import read_manifest
 from echat.data.sample import Sample
-from echat.dialogue.labels import VALUES, LabelKind
+from echat.dialogue.labels import EVALUATED_KINDS, VALUES, LabelKind
 from echat.dialogue.tasks import TASKS, get_task
 from echat.eval.benchmark import Benchmark, Scored
 from echat.eval.report import Report, confusion_table, number, table
 from echat.eval.runner import Item, Request, Response, Responses, evenly_spaced
 from echat.metrics import Confusion, ErrorRate, error_rate
 
-KINDS: tuple[LabelKind, ...] = ("emotion", "gender", "age", "sound_event")
 WORDS = Request("asr")
 LABELS = {  # label kind -> the task that asks for it alone
     kind: Request(
         next(name for name, task in TASKS.items() if task.labels == (kind,) and not task.transcribes)
     )
-    for kind in KINDS
+    for kind in EVALUATED_KINDS
 }
 
 
@@ -45,7 +44,7 @@ class ClipScore:
             (sample.text, output.text) if task.transcribes and sample.text else None,
             {
                 kind: (getattr(sample.labels, kind), getattr(output.labels, kind))
-                for kind in KINDS
+                for kind in EVALUATED_KINDS
                 if kind in task.labels
             },
         )
@@ -68,7 +67,7 @@ class Scores:
             words=error_rate(score.words for score in scores if score.words),
             labels={
                 kind: Confusion.of(score.labels[kind] for score in scores if kind in score.labels)
-                for kind in KINDS
+                for kind in EVALUATED_KINDS
             },
         )
 
@@ -174,7 +173,7 @@ def _names(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def _summary(title: str, scores: dict[str, Scores]) -> RenderableType:
-    kinds = [kind for kind in KINDS if any(score.labels[kind].total for score in scores.values())]
+    kinds = [kind for kind in EVALUATED_KINDS if any(score.labels[kind].total for score in scores.values())]
     columns = ["set", "clips", "word errors", *(f"{kind} acc / recall" for kind in kinds)]
     rows = [
         [name, score.clips, number(score.words.rate), *(_label_cell(score.labels[kind]) for kind in kinds)]

@@ -87,9 +87,8 @@ def add_audio(api: FastAPI, app: App, slots: RequestSlots) -> None:
         async with slots.acquire(client_name(request)) as slot:
             samples = await decode_samples(app, data, "file")
             if payload.stream:
-                return slot.streaming(
-                    with_error_event(_transcription_events(app, samples)), "text/event-stream"
-                )
+                sse_events = with_error_event(_transcription_events(app, samples))
+                return slot.streaming(sse_events, "text/event-stream")
             segments = [segment async for segment in _segments(app, samples)]
         return _transcript(segments, len(samples) / SAMPLE_RATE, payload.response_format, payload.language)
 
@@ -153,9 +152,8 @@ async def _transcription_events(app: App, samples: np.ndarray) -> AsyncIterator[
 def _check_granularities(granularities: list[str]) -> None:
     if other := [name for name in granularities if name != "segment"]:
         name = "timestamp_granularities[]"
-        raise APIError(
-            400, f"{name}: expected segment, found {other[0][:40]}: no words are timed here", None, name
-        )
+        message = f"{name}: expected segment, found {other[0][:40]}: there are no word timestamps"
+        raise APIError(400, message, param=name)
 
 
 def _duration(seconds: float) -> dict[str, Any]:

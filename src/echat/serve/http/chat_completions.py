@@ -6,7 +6,6 @@ import base64
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,33 +36,25 @@ KEPT_ANSWERS = 256
 KEPT_SECONDS = 3600
 
 
-@dataclass(frozen=True)
-class KeptAnswer:
-    """A spoken answer that a later request may refer to by id."""
-
-    generated: GeneratedAnswer
-    expires: float
-
-
 class AnswerStore:
-    """Spoken answers by id; the oldest are dropped."""
+    """Spoken answers that later requests may refer to by id; the oldest are dropped."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, KeptAnswer] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[GeneratedAnswer, float]] = OrderedDict()  # with time of expiry
 
     def add(self, generated: GeneratedAnswer, expires: float, answer_id: str | None = None) -> str:
         answer_id = answer_id or new_id("audio")
-        self._kept[answer_id] = KeptAnswer(generated, expires)
+        self._kept[answer_id] = (generated, expires)
         while len(self._kept) > KEPT_ANSWERS:
             self._kept.popitem(last=False)
         return answer_id
 
     def get(self, answer_id: str) -> GeneratedAnswer:
-        kept = self._kept.get(answer_id)
-        if kept is None or kept.expires < time.time():
+        generated, expires = self._kept.get(answer_id, (None, 0.0))
+        if generated is None or expires < time.time():
             message = f"messages: no answer {answer_id[:80]!r} is kept here"
             raise APIError(404, message, "audio_not_found", "messages")
-        return kept.generated
+        return generated
 
 
 def add_completions(api: FastAPI, app: App, slots: RequestSlots) -> None:
@@ -125,9 +116,8 @@ async def _entry(message: Message, app: App, answers: AnswerStore) -> Entry | No
     """A message as a conversation item; system and tool messages are no turns."""
     parts, text = message.parts, message.text
     if message.role == "assistant":
-        generated = (
-            answers.get(message.audio.id) if message.audio else GeneratedAnswer(text=text, is_whole=True)
-        )
+        kept = answers.get(message.audio.id) if message.audio else None
+        generated = kept or GeneratedAnswer(text=text, is_whole=True)
         return Entry(Item(role="assistant"), generated=generated)
     if message.role != "user":
         return None
@@ -200,13 +190,13 @@ class _Completion:
         assert self.reply is not None
         if self.reply.is_mute:
             raise APIError(500, f"the model came to an end with {self.reply.defect}; ask again", "no_answer")
-        self.generated = replace(
-            self.generated,
-            text=self.reply.text,
-            speech_ids=self.reply.speech_ids,
-            is_whole=True,
-            text_ids=self.reply.own_text_ids,
+        generated, reply = self.generated, self.reply
+        generated.text, generated.text_ids, generated.speech_ids = (
+            reply.text,
+            reply.own_text_ids,
+            reply.speech_ids,
         )
+        generated.is_whole = True
 
     def _keep_pcm(self, data: bytes) -> bytes:
         self.generated.pcm += data
@@ -225,18 +215,13 @@ class _Completion:
     @property
     def usage(self) -> dict[str, Any]:
         counts = usage(self.reply)
+        read, written = counts["input_token_details"], counts["output_token_details"]
         return {
             "prompt_tokens": counts["input_tokens"],
             "completion_tokens": counts["output_tokens"],
             "total_tokens": counts["total_tokens"],
-            "prompt_tokens_details": {
-                "audio_tokens": counts["input_token_details"]["audio_tokens"],
-                "cached_tokens": counts["input_token_details"]["cached_tokens"],
-            },
-            "completion_tokens_details": {
-                "audio_tokens": counts["output_token_details"]["audio_tokens"],
-                "reasoning_tokens": 0,
-            },
+            "prompt_tokens_details": {name: read[name] for name in ("audio_tokens", "cached_tokens")},
+            "completion_tokens_details": {"audio_tokens": written["audio_tokens"], "reasoning_tokens": 0},
         }
 
     async def complete(self) -> dict[str, Any]:
@@ -247,9 +232,8 @@ class _Completion:
         message: dict[str, Any] = {"role": "assistant", "content": self.generated.text, "refusal": None}
         if self.payload.audio is not None and self.payload.speaks:
             name: FileFormat = self.payload.audio.format  # type: ignore[assignment]
-            data = await self.app.async_engine.call(
-                lambda: encode_audio_file(name, bytes(self.generated.pcm))
-            )
+            pcm = bytes(self.generated.pcm)
+            data = await self.app.async_engine.call(lambda: encode_audio_file(name, pcm))
             message["content"] = None
             message["audio"] = {
                 "id": self.answers.add(self.generated, self.expires),
@@ -286,9 +270,8 @@ class _Completion:
         yield self._chunk({"role": "assistant", **rest})
         async for text, data in self.deltas():
             if text:
-                yield self._chunk(
-                    {"audio": {"transcript": text}} if self.payload.speaks else {"content": text}
-                )
+                delta = {"audio": {"transcript": text}} if self.payload.speaks else {"content": text}
+                yield self._chunk(delta)
             if data:
                 yield self._chunk({"audio": {"data": base64.b64encode(data).decode()}})
         last: dict[str, Any] = {}

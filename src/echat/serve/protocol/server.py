@@ -148,12 +148,15 @@ class ItemDeleted(ServerEvent, kind="conversation.item.deleted"):
 # --- a response
 
 
+Status = Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
+
+
 class ResponseObject(Wire):
     """The response object, as far as it is known."""
 
     object: Literal["realtime.response"] = "realtime.response"
     id: str
-    status: Literal["in_progress", "completed", "cancelled", "incomplete", "failed"] = "in_progress"
+    status: Status = "in_progress"
     status_details: dict[str, Any] | None = None
     output: list[Item]
     conversation_id: str | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from echat.dialogue.thinking import LabelThought, Thought
@@ -38,4 +37,4 @@ def thought_values(thought: Thought) -> dict[str, Any]:
 
 def label_values(thought: Thought) -> dict[str, Any]:
     """The labels or the text of a thought, without unknown ones."""
-    return {name: value for name, value in asdict(thought).items() if value}
+    return {name: value for name, value in thought.as_dict().items() if value}

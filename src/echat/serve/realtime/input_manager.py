@@ -40,10 +40,10 @@ class InputManager:
         self.input_buffer = InputAudioBuffer(
             context.app.vad, context.config.turns, context.config.limits.question_seconds
         )
-        self.input_buffer.configure(context.session.audio.input, context.session.options)
         self._item_id = new_id("item")  # of the next turn
         self._windows_prefilled = 0  # whole windows of the present turn that are submitted for prefill
         response_manager.on_idle = self._idle
+        self.configure()
 
     def configure(self) -> None:
         """Apply changed session settings."""

@@ -199,7 +199,7 @@ class Response:
         self._emit(kind(response_id=self.id, **values))
 
     def _open(self) -> None:
-        self._emit(server.ResponseCreated(response=self.described("in_progress")))
+        self._emit(server.ResponseCreated(response=self.described()))
         self._emit_for_response(server.OutputItemAdded, item=self.entry.item.model_copy(deep=True))
         if self.params.conversation_id:
             item = self.entry.item.model_copy(deep=True)
@@ -222,7 +222,7 @@ class Response:
                 status="failed",
                 status_details={"type": "failed", "error": details},
                 output=[],
-                output_modalities=["audio"] if self.params.speaks else ["text"],
+                output_modalities=self._modalities,
             )
             self._emit(server.ResponseDone(response=failed))
 
@@ -245,7 +245,7 @@ class Response:
         if self.params.conversation_id:
             self._emit(server.ItemDone(item=done, previous_item_id=self.previous_item_id))
         self._emit_for_response(server.OutputItemDone, item=done)
-        self._emit(server.ResponseDone(response=self.described(self.status)))
+        self._emit(server.ResponseDone(response=self.described()))
 
     def _record_outcome(self) -> None:
         """Store the final state of the answer in `generated`."""
@@ -259,7 +259,7 @@ class Response:
             self.generated.played_ms = self.generated.audio_ms
 
     @property
-    def status(self) -> Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]:
+    def status(self) -> server.Status:
         if self.is_running:
             return "in_progress"
         if self.cancelled:
@@ -279,28 +279,30 @@ class Response:
             return {"type": "incomplete", "reason": "max_output_tokens"}
         return None
 
-    def described(self, status: str) -> server.ResponseObject:
+    def described(self) -> server.ResponseObject:
         """The response object."""
-        output = self.params.output
-        voice = {"voice": output.voice} if output.voice else {}
-        return server.ResponseObject.model_validate(
-            {
-                "id": self.id,
-                "status": status,
-                "status_details": self._status_details if status != "in_progress" else None,
-                "output": [] if status == "in_progress" else [self.entry.item.model_copy(deep=True)],
-                "conversation_id": self.params.conversation_id,
-                "output_modalities": ["audio"] if self.params.speaks else ["text"],
-                "audio": {"output": {"format": output.format.dump(), **voice}},
-                "max_output_tokens": self.params.max_output_tokens,
-                "metadata": self.params.metadata,
-                "usage": usage(self.reply) if status != "in_progress" else None,
-                "echat": self._echat_fields(status),
-            }
+        params, is_done = self.params, not self.is_running
+        voice = {"voice": params.output.voice} if params.output.voice else {}
+        return server.ResponseObject(
+            id=self.id,
+            status=self.status,
+            status_details=self._status_details if is_done else None,
+            output=[self.entry.item.model_copy(deep=True)] if is_done else [],
+            conversation_id=params.conversation_id,
+            output_modalities=self._modalities,
+            audio={"output": {"format": params.output.format.dump(), **voice}},
+            max_output_tokens=params.max_output_tokens,
+            metadata=params.metadata,
+            usage=usage(self.reply) if is_done else None,
+            echat=self._echat_fields(),
         )
 
-    def _echat_fields(self, status: str) -> dict[str, Any] | None:
-        if status == "in_progress" or not (self.params.show_thought or self.dropped_ms):
+    @property
+    def _modalities(self) -> list[str]:
+        return ["audio"] if self.params.speaks else ["text"]
+
+    def _echat_fields(self) -> dict[str, Any] | None:
+        if self.is_running or not (self.params.show_thought or self.dropped_ms):
             return None
         measured, counts = (self.reply.seconds, self.reply.counts) if self.reply else ({}, {})
         return {

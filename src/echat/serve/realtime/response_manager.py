@@ -231,19 +231,12 @@ class ResponseManager:
         generated.played_ms = min(response.played_ms(time.monotonic()), sent_ms)
         del generated.pcm[sent_ms * BYTES_PER_MS :]
 
-    def cancel_by_id(self, response_id: str) -> bool:
-        """Stop a response, also one that waits; False if there is none."""
-        response = self.open.get(response_id)
+    def cancel(self, reason: CancelReason, response_id: str | None = None) -> bool:
+        """Stop a response, also one that waits, or that of the conversation; False if none is running."""
+        response = self.response if response_id is None else self.open.get(response_id)
         if response is None or not response.is_running:
             return False
-        response.cancel("client_cancelled")
-        return True
-
-    def cancel(self, reason: CancelReason) -> bool:
-        """Stop the running response of the conversation; False if there is none."""
-        if self.response is None or not self.response.is_running:
-            return False
-        self.response.cancel(reason)
+        response.cancel(reason)
         return True
 
     # --- prompt cache

@@ -141,10 +141,6 @@ class RealtimeSession:
         return self.response_manager.params(**changes)
 
     async def _cancel_response(self, event: client.ResponseCancel) -> None:
-        if event.response_id is None:
-            was_running = self.response_manager.cancel("client_cancelled")
-        else:
-            was_running = self.response_manager.cancel_by_id(event.response_id)
-        if not was_running:
+        if not self.response_manager.cancel("client_cancelled", event.response_id):
             # Clients recognize this case by the start of the message.
             raise ProtocolError("Cancellation failed: no such response runs", "response_cancel_not_active")

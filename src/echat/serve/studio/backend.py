@@ -17,10 +17,10 @@ from echat.audio.errors import AudioError
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.resampling import resample
 from echat.audio.waveform import read, to_int16, write
-from echat.data.tools.plots import write_spectrogram
-from echat.dialogue.labels import KINDS, in_english
+from echat.data.tools.inspection import write_spectrogram
+from echat.dialogue.labels import KINDS, SHOWN_KINDS, in_english
 from echat.dialogue.tasks import Task, get_task
-from echat.dialogue.thinking import LabelThought, Thought
+from echat.dialogue.thinking import SLOTS, LabelThought, Thought
 from echat.dialogue.turns import Conversation, ask
 from echat.dialogue.understanding import parse_understanding
 from echat.infer import events
@@ -29,8 +29,6 @@ from echat.infer.events import Reply
 from echat.token2wav.voice import VoicePrompt
 
 GradioAudio = tuple[int, np.ndarray]  # rate in Hz, (samples,) int16
-
-THOUGHT_ROWS = ("emotion", "age", "gender", "sound_event", "reply_emotion")
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ def thought_labels(thought: Thought) -> dict[str, str]:
     """Label kinds and values in English; empty for a language thought."""
     if not isinstance(thought, LabelThought):
         return {}
-    return {kind: in_english(getattr(thought, kind) or "unknown") for kind in THOUGHT_ROWS}
+    return {kind: in_english(getattr(thought, kind) or "unknown") for kind in SHOWN_KINDS if kind in SLOTS}
 
 
 def understood(task: Task, reply: Reply) -> dict[str, str]:

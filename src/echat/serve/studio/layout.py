@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import sys
 import tempfile
@@ -208,8 +207,8 @@ def _speech_tab(studio: Studio) -> None:
             picture = gr.Image(label="Spectrogram of the speech", interactive=False, buttons=[])
     gr.Examples([["it is good to hear your voice again"]], inputs=[text], label="Examples")
 
-    def say(words: str, name: str | None, path: str | None, seed: float | None) -> list[Any]:
-        return list(studio.say(words, studio.voice(name, path), _to_int(seed)))
+    def say(words: str, name: str | None, path: str | None, seed: float | None) -> Iterator[list[Any]]:
+        yield list(studio.say(words, studio.voice(name, path), _to_int(seed)))
 
     button.click(_with_gradio_errors(say), [text, voice, own, seed], [sound, picture])
 
@@ -235,8 +234,8 @@ def _batch_tab(studio: Studio) -> None:
     )
     results = gr.File(label="Download", file_count="multiple", interactive=False)
 
-    def batch(paths: list[str] | None, name: str, seed: float | None) -> tuple[Any, Any]:
-        return studio.batch(paths or [], name, _to_int(seed))
+    def batch(paths: list[str] | None, name: str, seed: float | None) -> Iterator[tuple[Any, Any]]:
+        yield studio.batch(paths or [], name, _to_int(seed))
 
     button.click(_with_gradio_errors(batch), [files, task, seed], [table, results])
 
@@ -262,26 +261,15 @@ def _to_int(number: float | None) -> int | None:
     return None if number is None else int(number)
 
 
-def _with_gradio_errors(work_of: Callable[..., Any]) -> Callable[..., Any]:
+def _with_gradio_errors(work_of: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     """Show a ValueError as an error message in the browser."""
     import gradio as gr
 
-    if inspect.isgeneratorfunction(work_of):
-
-        @functools.wraps(work_of)
-        def stream(*values: Any) -> Iterator[Any]:
-            try:
-                yield from work_of(*values)
-            except ValueError as error:
-                raise gr.Error(str(error)) from error
-
-        return stream
-
     @functools.wraps(work_of)
-    def once(*values: Any) -> Any:
+    def stream(*values: Any) -> Iterator[Any]:
         try:
-            return work_of(*values)
+            yield from work_of(*values)
         except ValueError as error:
             raise gr.Error(str(error)) from error
 
-    return once
+    return stream

@@ -1,7 +1,7 @@
-"""A waveform is drawn towards its mel: loudness of every band from the mel, phases from the waveform.
+"""Griffin-Lim iterations from the waveform of the vocoder: magnitudes from the mel, phases from the waveform.
 
 Alternating projections (Griffin and Lim 1984) that begin at the vocoder's own waveform. A small vocoder
-learns phases long before it learns to keep to its mel, and two rounds bring back the words it blurs.
+has good phases long before its mel is right, and two iterations restore the words that it blurs.
 
 Legend: batch, bins = 80, bands = 513, time = mel frames, samples = 256 * time at 22.05 kHz.
 """
@@ -51,7 +51,7 @@ def _istft(spectrum: Tensor, form: MelFormat) -> Tensor:
 
 
 def _overlap(frames: Tensor, hop: int) -> Tensor:
-    """Add frames `(batch, window, time)` at their places."""
+    """Overlap-add of frames `(batch, window, time)`."""
     window, time = frames.shape[1:]
     length = (time - 1) * hop + window
     return F.fold(frames, (1, length), (1, window), stride=(1, hop))[:, 0, 0]
@@ -60,7 +60,7 @@ def _overlap(frames: Tensor, hop: int) -> Tensor:
 @lru_cache(maxsize=4)
 @torch.inference_mode(False)  # kept for training, too, whoever asks first
 def _mel_basis(device: torch.device, form: MelFormat) -> tuple[Tensor, Tensor, Tensor]:
-    """The mel matrix (bins, bands); 1 for each band no bin hears (bands, 1); its sums over bins plus that."""
+    """Mel matrix (bins, bands); 1 for each band that no bin covers (bands, 1); sums over bins plus that."""
     basis = mel_filterbank(form.n_mels, form.window, form.rate).float().to(device)
     coverage = basis.sum(0)[:, None]
     uncovered = (coverage <= 0).float()

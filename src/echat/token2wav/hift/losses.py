@@ -1,4 +1,4 @@
-"""What the vocoder learns from: spectra at several resolutions, the log mel, the pitch; critics are optional.
+"""Training losses of the vocoder: multi-resolution STFT, log mel, pitch, and discriminators (optional).
 
 Legend: batch, samples; frames = mel frames (256 samples each).
 """
@@ -54,9 +54,10 @@ def spectral_loss(generated: Tensor, real: Tensor, fft_sizes: tuple[int, ...]) -
 
 
 def mel_loss(generated: Tensor, real: Tensor, basis: Tensor) -> Tensor:
-    """L1 distance of natural-log mels; `basis (bins, 513)` is the mel matrix of the features."""
+    """L1 distance of natural-log mels; `basis (bins, window / 2 + 1)` is the mel matrix of the features."""
+    window = 2 * (basis.shape[1] - 1)
     generated_mel, real_mel = (
-        torch.log((basis.to(generated) @ magnitudes(x, 1024)).clamp(min=1e-5)) for x in (generated, real)
+        torch.log((basis.to(generated) @ magnitudes(x, window)).clamp(min=1e-5)) for x in (generated, real)
     )
     return F.l1_loss(generated_mel, real_mel)
 
@@ -89,8 +90,27 @@ def vocoder_loss(
     return total, parts, generated
 
 
-class PeriodDiscriminator(nn.Module):
-    """Looks at every `period`-th sample as an image of period columns (HiFi-GAN, reduced)."""
+class Discriminator(nn.Module):
+    """Convolutions over a waveform seen as an image."""
+
+    convs: nn.ModuleList
+    last: nn.Conv2d
+
+    def image(self, waveform: Tensor) -> Tensor:
+        """`(batch, samples) -> (batch, 1, height, width)`."""
+        raise NotImplementedError
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scores and the features behind them."""
+        x, features = self.image(waveform), []
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.1)
+            features.append(x)
+        return self.last(x), features
+
+
+class PeriodDiscriminator(Discriminator):
+    """Samples as an image of `period` columns (multi-period discriminator of HiFi-GAN, reduced)."""
 
     def __init__(self, period: int, width: int) -> None:
         super().__init__()
@@ -101,41 +121,28 @@ class PeriodDiscriminator(nn.Module):
         )
         self.last = nn.Conv2d(sizes[-1], 1, (3, 1), padding=(1, 0))
 
-    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Scores and the features behind them."""
+    def image(self, waveform: Tensor) -> Tensor:
         batch, samples = waveform.shape
-        x = F.pad(waveform, (0, -samples % self.period)).view(batch, 1, -1, self.period)
-        features = []
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), 0.1)
-            features.append(x)
-        return self.last(x), features
+        return F.pad(waveform, (0, -samples % self.period)).view(batch, 1, -1, self.period)
 
 
-class ResolutionDiscriminator(nn.Module):
-    """Looks at the log spectrum at one resolution."""
+class ResolutionDiscriminator(Discriminator):
+    """The log spectrum at one resolution as an image."""
 
     def __init__(self, n_fft: int, width: int) -> None:
         super().__init__()
         self.n_fft = n_fft
-        sizes = (1, width, width, width)
         self.convs = nn.ModuleList(
-            nn.Conv2d(n_in, n_out, (5, 3), (2, 1), padding=(2, 1)) for n_in, n_out in pairwise(sizes)
+            nn.Conv2d(n_in, width, (5, 3), (2, 1), padding=(2, 1)) for n_in in (1, width, width)
         )
         self.last = nn.Conv2d(width, 1, 3, padding=1)
 
-    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Scores and the features behind them."""
-        x = magnitudes(waveform, self.n_fft).log()[:, None]
-        features = []
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), 0.1)
-            features.append(x)
-        return self.last(x), features
+    def image(self, waveform: Tensor) -> Tensor:
+        return magnitudes(waveform, self.n_fft).log()[:, None]
 
 
 class Discriminators(nn.Module):
-    """A few small period and scale critics, least-squares losses."""
+    """Small period and resolution discriminators with least-squares GAN losses."""
 
     def __init__(
         self, periods: tuple[int, ...] = (2, 3, 5), fft_sizes: tuple[int, ...] = (512,), width: int = 16
@@ -145,7 +152,7 @@ class Discriminators(nn.Module):
         self.members.extend(ResolutionDiscriminator(n, width) for n in fft_sizes)
 
     def discriminator_loss(self, generated: Tensor, real: Tensor) -> Tensor:
-        """Teaches the critics: real speech is 1, made speech 0."""
+        """Loss of the discriminators: real speech is 1, generated speech 0."""
         total = generated.new_zeros(())
         for member in self.members:
             total = (
@@ -154,7 +161,7 @@ class Discriminators(nn.Module):
         return total / len(self.members)
 
     def generator_loss(self, generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Teaches the vocoder, not the critics: (adversarial loss, distance of the critics' features)."""
+        """Losses of the vocoder: (adversarial, feature matching); the discriminators get no gradient."""
         adversarial, distance = generated.new_zeros(()), generated.new_zeros(())
         for member in self.members:
             fixed = {name: p.detach() for name, p in member.named_parameters()}

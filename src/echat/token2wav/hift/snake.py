@@ -1,4 +1,4 @@
-"""What the vocoder is built of: snake activations and residual blocks of dilated convolutions.
+"""Layers of the vocoder: snake activations and residual blocks of dilated convolutions.
 
 Legend: batch, channels, time.
 """
@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 
 class _SnakeFunction(torch.autograd.Function):
-    """Snake with a derivative in closed form: a third of the memory traffic of the one autograd composes."""
+    """Snake with a derivative in closed form: a third of the bytes that the one of autograd moves."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class _SnakeFunction(torch.autograd.Function):
 
 
 class Snake(nn.Module):
-    """`x + sin(alpha x)^2 / alpha`, one learned frequency per channel."""
+    """`x + sin(alpha x)^2 / alpha`, one trainable frequency per channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ class VocoderConfig(Config):
     lrelu_slope: float = 0.1
     audio_limit: float = Field(0.99, description="the waveform is clamped to this")
     griffin_lim_iters: int = Field(
-        0, ge=0, description="rounds that draw the waveform to its mel, for small vocoders"
+        0, ge=0, description="Griffin-Lim iterations towards the mel, for small vocoders"
     )
     f0_predictor: F0PredictorConfig = F0PredictorConfig()
 
@@ -144,7 +144,7 @@ class HarmonicSource(nn.Module):
         generator: torch.Generator | None = None,
         cycles: Tensor | None = None,
     ) -> Tensor:
-        """`f0 (batch, time) -> (batch, 1, samples)`; what is not given of phase and noise is drawn.
+        """`f0 (batch, time) -> (batch, 1, samples)`; phase and noise are random where not given.
 
         `phase (batch, harmonics, 1)` is the start phase (the fundamental always starts at 0), `noise
         (batch, harmonics, samples)` standard normal; `cycles` is what `cycles_after` said of earlier frames.
@@ -153,7 +153,7 @@ class HarmonicSource(nn.Module):
         samples = f0.shape[1] * config.samples_per_frame
         shape = (f0.shape[0], config.nb_harmonics + 1, samples)
         if phase is None:
-            phase = self.draw_phase(shape[0], generator)
+            phase = self.sample_phase(shape[0], generator)
         phase = phase.to(f0).index_fill(1, torch.zeros(1, dtype=torch.long, device=f0.device), 0.0)
         if noise is None:
             noise = torch.randn(shape, generator=generator).to(f0)
@@ -164,9 +164,9 @@ class HarmonicSource(nn.Module):
         excitation = sines * voiced + gain * noise  # (batch, harmonics, samples)
         return torch.tanh(self.l_linear(excitation.transpose(1, 2))).transpose(1, 2)
 
-    def draw_phase(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
-        """Start phases `(batch, harmonics, 1)`; the first is drawn too, though the fundamental starts at
-        0.
+    def sample_phase(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """Start phases `(batch, harmonics, 1)`; one is sampled for the fundamental too, which starts
+        at 0.
         """
         shape = (batch, self.config.nb_harmonics + 1, 1)
         if not self.config.random_phase:
@@ -255,7 +255,7 @@ class Vocoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Waveform `(batch, samples)` and the source `(batch, 1, samples)` it was made from.
 
-        `cache_source` overwrites the beginning of the source, so that a stream continues in phase.
+        `cache_source` overwrites the first part of the source, so that a stream continues in phase.
         """
         source = self.m_source(self.f0_predictor(mel), phase, noise, generator)
         if cache_source is not None and cache_source.shape[2]:

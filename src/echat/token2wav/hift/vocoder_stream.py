@@ -1,10 +1,10 @@
-"""The vocoder in pieces: the mel goes on, and the sound goes on in phase.
+"""Streaming vocoder: pieces of mel become pieces of waveform that continue in phase.
 
-A piece hears again the final mel before it, as far as the vocoder reaches, with the very source that made
-the sound there. To the right it hears provisional mel; what it makes of the first of those frames is kept,
-and the next piece is faded in from it.
+The input of a piece begins with the final mel before it, as far as the receptive field reaches, and the
+source of that stretch. At the right it has provisional mel; the waveform of its first frames is kept, and the
+next piece is cross-faded from it.
 
-Legend: bins = 80, time = mel frames, samples = 256 * time at 22.05 kHz.
+Legend: bins = 80, time = mel frames, samples = hop * time.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ CROSS_FADE_FRAMES = 2  # provisional sound that is mixed with the next piece, 23
 
 @dataclass(frozen=True)
 class VocoderStream:
-    """What the vocoder keeps between pieces."""
+    """State of a streaming vocoder between pieces."""
 
     frames: int  # mel frames that have sounded
     mel: Tensor  # (1, bins, time) the last of them
@@ -31,7 +31,7 @@ class VocoderStream:
 
 
 def start_vocoder_stream(bins: int, phase: Tensor) -> VocoderStream:
-    """Silence, at the start phases."""
+    """The state before the first piece."""
     empty = torch.zeros(1, bins, 0, device=phase.device)
     nothing = empty[:, :1]
     return VocoderStream(0, empty, nothing, phase, torch.zeros_like(phase[..., 0]).double(), nothing[:, 0])
@@ -65,7 +65,7 @@ def push_mel(
 
 
 def cross_fade(old: Tensor, new: Tensor) -> Tensor:
-    """`new`, its beginning mixed with `old (..., length)`: from old to new, the weights add up to 1."""
+    """Cross-fade from `old (..., length)` to `new` over the length of `old`; the weights add up to 1."""
     length = min(old.shape[-1], new.shape[-1])
     if not length:
         return new

@@ -1,1 +1,1 @@
-"""Optimized."""
+"""The synthesis optimized for inference on a CPU: packed weights, channels-last convolutions."""

@@ -1,4 +1,4 @@
-"""A token2wav that only speaks, in less time: `optimize(model)`."""
+"""Quantized and packed token2wav for inference on a CPU: `optimize(model, "int8")`."""
 
 import copy
 from pathlib import Path
@@ -14,7 +14,7 @@ from echat.token2wav.token2wav import Token2Wav
 
 
 class OptimizedToken2Wav(Token2Wav):
-    """Speaks as the model it was made of; does not learn, cannot be saved and stays on its device."""
+    """Synthesis with optimized flow and vocoder; it cannot be trained, saved or moved."""
 
     def __init__(self, plain: Token2Wav, precision: Precision) -> None:
         nn.Module.__init__(self)
@@ -66,11 +66,11 @@ class OptimizedFlowMatching(FlowMatching):
 
 
 def optimize(model: Token2Wav, precision: Precision = "fp32") -> Token2Wav:
-    """The same voice with packed weights, beside the model, which is not changed.
+    """A copy with packed weights; the model itself is not changed.
 
     Without `precision` the mel is that of the model up to the order of sums. `bf16` and `int8` round what
-    the transformers of the flow multiply, nothing else; the vocoder always computes in float32. Put the
-    model where it is to speak before.
+    the transformers of the flow multiply, nothing else; the vocoder always computes in float32. Move the
+    model to its device before.
     """
     found = model.flow.input_embedding.weight.dtype
     if found != torch.float32:

@@ -1,6 +1,6 @@
 """The vocoder of :mod:`echat.token2wav.hift.vocoder` for inference: the same numbers, channels innermost.
 
-Legend: sound inside is `(batch, channels, 1, time)`, channels last in memory.
+Legend: tensors inside are `(batch, channels, 1, time)` in the channels-last format.
 """
 
 from typing import cast
@@ -88,7 +88,7 @@ def fast_block(block: SnakeResBlock) -> ConvFunction:
 
 
 def fast_snake(snake: Snake) -> ConvFunction:
-    """The activation, in place as far as its input allows."""
+    """The activation without temporaries where possible."""
     alpha = snake.alpha.detach()[:, None, None]
     share = 1 / (alpha + 1e-9)
     return lambda x: torch.addcmul(x, torch.mul(x, alpha).sin_().square_(), share)

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from echat.data.audio_loading import AudioLoader
-from echat.data.examples import build_conversation
+from echat.data.conversation import build_conversation
 from echat.data.mixture import MixtureComponent
 from echat.data.sample import Sample
 from echat.dialogue.rendering import target_text
 from echat.dialogue.tasks import Task, get_task
-from echat.dialogue.thinking import LabelThought
+from echat.dialogue.thinking import VOICE_SLOTS, LabelThought
 from echat.dialogue.turns import Conversation
 from echat.dialogue.understanding import parse_understanding
 from echat.infer.engine import Engine
@@ -26,7 +26,6 @@ from echat.token2wav.token2wav import Token2Wav
 from echat.train.objective import SampleOutput, SampleReport
 from echat.train.recipe import DecodeConfig
 
-LABELS = ("emotion", "gender", "age", "sound_event")
 MAX_IDS = 800  # of one output; a model that does not stop yet costs no more
 
 
@@ -97,7 +96,7 @@ def _metrics(task: Task, outcomes: Sequence[DecodingOutcome]) -> dict[str, float
         thoughts = [o.reply.thought for o in outcomes]
         labels = [t if isinstance(t, LabelThought) else None for t in thoughts]
         words = [(o.sample.text or "", t.transcript if t else "") for o, t in zip(outcomes, labels)]
-        kinds, predicted = LABELS, labels  # type: ignore[assignment]
+        kinds, predicted = VOICE_SLOTS, labels  # type: ignore[assignment]
     else:
         words, kinds, predicted = [], (), []
     found: dict[str, float | None] = {"word_errors": error_rate(words).rate}

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from echat.data.collation import DialogueBatch
-from echat.data.examples import IGNORE
-from echat.dialogue.vocabulary import speech_classes
+from echat.dialogue.vocabulary import IGNORE, speech_classes
 from echat.model.speech_llm import SpeechLLM
 from echat.train.objective import Loss
 from echat.train.objectives.ctc_loss import CTCLoss

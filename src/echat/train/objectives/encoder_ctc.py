@@ -20,11 +20,11 @@ from echat.data.audio_loading import AudioLoader, AugmentConfig
 from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
 from echat.data.collation import SpeechBatch, collate_speech
 from echat.data.eligibility import FilterConfig
-from echat.data.examples import IGNORE
 from echat.data.mixture import MixtureComponent, MixtureStream
 from echat.data.sources import SourceConfig, source_components
-from echat.data.speech_examples import CTC_LABELS, SpeechBuilder, SpeechExample, has_encoder_targets
-from echat.dialogue.labels import VALUES
+from echat.data.speech_examples import SpeechBuilder, SpeechExample, has_encoder_targets
+from echat.dialogue.labels import CTC_KINDS, VALUES
+from echat.dialogue.vocabulary import IGNORE
 from echat.metrics import error_rate
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
 from echat.model_files import CONFIG_FILE, WEIGHTS_FILE
@@ -61,7 +61,7 @@ class CTCEncoder(nn.Module):
         self.encoder = SpeechEncoder(config)
         self.head = nn.Linear(config.dim, characters + 1)
         self.label_heads = nn.ModuleDict(
-            {kind: nn.Linear(config.dim, len(VALUES[kind])) for kind in CTC_LABELS}
+            {kind: nn.Linear(config.dim, len(VALUES[kind])) for kind in CTC_KINDS}
         )
 
     def forward(self, mel: Tensor, mel_lens: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -69,7 +69,7 @@ class CTCEncoder(nn.Module):
         frames, lens = self.encoder(mel, mel_lens)
         keep = torch.arange(frames.shape[1], device=lens.device) < lens[:, None]
         mean = (frames * keep[..., None]).sum(1) / lens[:, None]
-        return self.head(frames), lens, [self.label_heads[kind](mean) for kind in CTC_LABELS]
+        return self.head(frames), lens, [self.label_heads[kind](mean) for kind in CTC_KINDS]
 
 
 class CTCObjective:
@@ -116,7 +116,7 @@ class CTCObjective:
         units = float(batch.target_lens[has_text].sum())
         parts: dict[str, tuple[Tensor | float, float]] = {"characters": (words.detach(), units)}
         total, count = words, units
-        for kind, kind_scores, truth in zip(CTC_LABELS, label_scores, batch.labels.T):
+        for kind, kind_scores, truth in zip(CTC_KINDS, label_scores, batch.labels.T):
             known = float((truth != IGNORE).sum())
             part = F.cross_entropy(kind_scores.float(), truth, ignore_index=IGNORE, reduction="sum")
             right = (kind_scores.argmax(-1) == truth).sum()

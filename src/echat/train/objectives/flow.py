@@ -15,7 +15,7 @@ from torch import Tensor
 from echat.audio.features import vocoder_mel
 from echat.checkpoint import write_tensors
 from echat.config import save_config
-from echat.data.sample import DataError
+from echat.data.defects import DataError
 from echat.infer.loading import find_model
 from echat.model_files import CONFIG_FILE, FLOW_FILE, TOKEN2WAV_FOLDER
 from echat.token2wav.flow import Flow, FlowConfig
@@ -78,8 +78,9 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
     def usable(self, clips: Sequence[Clip]) -> list[Clip]:
         with_ids = [clip for clip in clips if clip.speech_ids]
         if not with_ids:
+            paths = ", ".join(source.path for source in self.recipe.data.sources)
             raise DataError(
-                f"{', '.join(self.recipe.manifests)}: expected records with speech ids, found none of "
+                f"{paths}: expected records with speech ids, found none of "
                 f"{len(clips)}; write them first: echat data tokenize MANIFEST --tokenizer TOKENIZER"
             )
         return with_ids
@@ -129,7 +130,7 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
                     "flow",
                     hypothesis,
                     hypothesis,
-                    clip.path,
+                    clip.audio.path,
                     vocoder(mel)[0][0].float(),
                     self.recipe.flow.sampling_rate,
                 )

@@ -1,28 +1,55 @@
-"""What tokenizer, flow and vocoder share: clips of speech, drawn by number so that resuming is exact."""
+"""Clips of speech for tokenizer, flow and vocoder: sources, bucketing by length, resumable sampling."""
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from echat.audio.features import SAMPLE_RATE
-from echat.audio.file_decoding import seconds_of
 from echat.audio.resampling import resample
-from echat.audio.waveform import read
-from echat.data.formats.manifest import read_manifest
-from echat.data.sample import AudioRef, DataError, Sample
+from echat.config import Config
+from echat.data.audio_loading import load_audio, stored_seconds
+from echat.data.defects import DataError
+from echat.data.sample import AudioRef, Sample
+from echat.data.sources import SourceConfig, present_sources, read_source
 from echat.train.objective import Loss, SampleReport
 from echat.train.recipe import DecodeConfig, Recipe
 
 B = TypeVar("B")
 CACHED_CLIPS = 10_000  # whose features stay in memory
+
+_LOG = logging.getLogger(__name__)
+_OLD_KEYS = {"manifests": "sources", "validation": "validation"}  # key of the recipe -> key of `data`
+_OLD_SETTINGS = ("split", "validation_split", "max_seconds")
+_OLD_BOUNDS = {"min_seconds": 0.3, "max_seconds": 15.0}  # of recipes with the old keys
+_NO_MEANING = ("tasks", "weight", "every_turn")  # keys of a source that clips have no use for
+
+
+class ClipDataConfig(Config):
+    """Which clips: of a dialogue record the spoken reply, of any other record its audio.
+
+    The bounds in seconds of a source are those of its clips.
+    """
+
+    sources: tuple[SourceConfig, ...]
+    validation: tuple[SourceConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _refuse_keys_without_meaning(self) -> ClipDataConfig:
+        for source in (*self.sources, *self.validation):
+            for key in _NO_MEANING:
+                if getattr(source, key) != SourceConfig.model_fields[key].default:
+                    raise ValueError(
+                        f"source {source.path}, {key}: expected none, as clips are drawn by length"
+                    )
+        return self
 
 
 class ClipSettings(Recipe):
@@ -31,18 +58,34 @@ class ClipSettings(Recipe):
     renamed: ClassVar = {**Recipe.renamed, "cached_clips": ""}
 
     precision: Literal["bf16", "fp32"] = "fp32"  # small matrices: bf16 is slower on a CPU
-    manifests: tuple[str, ...]
-    validation: tuple[str, ...] = ()
+    data: ClipDataConfig
     validation_clips: int = Field(32, gt=0)
-    split: str | None = None  # of `manifests`; None = all records
-    validation_split: str | None = None  # of `validation`
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_keys(cls, values: Any) -> Any:
+        """``manifests`` and ``validation`` replace the paths in ``data``; the others change its sources."""
+        if not isinstance(values, Mapping) or not {*_OLD_KEYS, *_OLD_SETTINGS} & values.keys():
+            return values
+        changed = dict(values)
+        data = dict(changed.pop("data", None) or {})
+        longest = {"max_seconds": changed.pop("max_seconds")} if "max_seconds" in changed else {}
+        for old, new in _OLD_KEYS.items():
+            split_key = "split" if old == "manifests" else "validation_split"
+            more = longest | ({"split": changed.pop(split_key)} if split_key in changed else {})
+            sources = [dict(source) for source in data.get(new) or ()]
+            if old in changed:
+                _LOG.warning("key %s is now data.%s, a list of sources {path: ...}", old, new)
+                like = sources[0] if sources else _OLD_BOUNDS
+                sources = [{**like, "path": path} for path in changed.pop(old)]
+            data[new] = [source | more for source in sources]
+        return {**changed, "data": data}
 
 
 class WholeClipSettings(ClipSettings):
     """Recipe of what learns from whole clips, batches of like length."""
 
     batch_seconds: float = Field(30.0, gt=0)  # speech per micro-batch
-    max_seconds: float = 15.0  # longer clips are left out
 
 
 class WholeClipObjective(ABC, Generic[B]):
@@ -51,7 +94,7 @@ class WholeClipObjective(ABC, Generic[B]):
     def __init__(self, recipe: WholeClipSettings, module: nn.Module) -> None:
         self.recipe = recipe
         self.module = module
-        clips = self.clips(recipe.manifests, recipe.split)
+        clips = self.usable(read_clips(recipe.data.sources))
         self.batches: RandomBatches[B] = RandomBatches(
             lambda generator: self.batch(draw_bucket(clips, recipe.batch_seconds, generator)), recipe.seed
         )
@@ -68,14 +111,11 @@ class WholeClipObjective(ABC, Generic[B]):
     def rows(self, batch: B) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Loss of each clip (batch,), and of its parts."""
 
-    def clips(self, manifests: Sequence[str], split: str | None = None) -> list[Clip]:
-        return self.usable(read_clips(manifests, split, max_seconds=self.recipe.max_seconds))
-
     def held_out(self, limit: int) -> list[list[Clip]]:
         """A fixed set of validation clips, in batches."""
-        if not self.recipe.validation:
+        if not self.recipe.data.validation:
             return []
-        clips = self.clips(self.recipe.validation, self.recipe.validation_split)
+        clips = self.usable(read_clips(self.recipe.data.validation))
         return bucket_clips(clips, self.recipe.batch_seconds, limit)
 
     def validation(self) -> list[B]:
@@ -95,55 +135,42 @@ class Clip:
     """One utterance on disk."""
 
     key: str
-    path: str
+    audio: AudioRef
     seconds: float
     text: str | None
     speech_ids: tuple[int, ...] | None
 
 
-def read_clips(
-    manifests: Sequence[str], split: str | None = None, min_seconds: float = 0.3, max_seconds: float = 15.0
-) -> list[Clip]:
-    """The utterances of the manifests, shortest first.
-
-    Of a dialogue record it is the spoken reply, of any other record its audio.
-    """
+def read_clips(sources: Sequence[SourceConfig]) -> list[Clip]:
+    """The utterances of the sources, shortest first. Raises DataError where there is none."""
     clips = [
-        clip
-        for manifest in manifests
-        for sample in read_manifest(manifest, split)
-        if (clip := _clip(sample)) is not None and min_seconds <= clip.seconds <= max_seconds
+        Clip(sample.key, sample.audio, sample.seconds or 0.0, sample.text, sample.speech_ids)
+        for source in present_sources(sources)
+        for sample in read_source(source, _utterance)
+        if sample.audio is not None
     ]
     if not clips:
-        raise DataError(
-            f"{', '.join(manifests)}: expected utterances of {min_seconds} to {max_seconds} s, found none"
-        )
+        raise DataError(f"{', '.join(source.path for source in sources)}: expected utterances, found none")
     return sorted(clips, key=lambda clip: (clip.seconds, clip.key))
 
 
-def _clip(sample: Sample) -> Clip | None:
-    audio, text, seconds = sample.audio, sample.text, sample.seconds
+def _utterance(sample: Sample) -> Sample:
+    """The record of the utterance alone; its length as stated, or as the header of the sound says."""
     if sample.reply_audio is not None:
-        audio, text, seconds = sample.reply_audio, sample.reply, None
-    if audio is None:
-        return None
-    return Clip(sample.key, audio.path, seconds or _seconds(audio), text, sample.speech_ids)
-
-
-def _seconds(audio: AudioRef) -> float:
-    if not Path(audio.path).is_file():
-        raise DataError(f"{audio.path}: expected an audio file named by a manifest, found nothing there")
-    return seconds_of(audio.path)
+        sample = replace(sample, audio=sample.reply_audio, text=sample.reply, seconds=None)
+    if sample.audio is None or sample.seconds:
+        return sample
+    return replace(sample, seconds=stored_seconds(sample.audio))
 
 
 def load_16k(clip: Clip) -> Tensor:
     """The clip at 16 kHz, `(samples,)`."""
-    return read(clip.path, SAMPLE_RATE, allow_silence=True)[0]
+    return load_audio(clip.audio, SAMPLE_RATE, allow_silence=True)[0]
 
 
 def load_at(clip: Clip, rate: int) -> Tensor:
     """The clip at a rate, `(samples,)`; what was recorded below it stays without its upper band."""
-    waveform, recorded = read(clip.path, allow_silence=True)
+    waveform, recorded = load_audio(clip.audio, None, allow_silence=True)
     return resample(waveform, recorded, rate)
 
 
@@ -161,7 +188,7 @@ class RandomBatches(Generic[B]):
         self._number += self._world
         return self._draw(generator)
 
-    def share(self, rank: int, world: int) -> None:
+    def shard(self, rank: int, world: int) -> None:
         self._number += rank
         self._rank, self._world = rank, world
 

@@ -95,7 +95,9 @@ class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
         for clips in self.held_out(config.records):
             for clip, ids in zip(clips, self.module.encode([load_16k(clip) for clip in clips]), strict=True):
                 hypothesis = self.module.transcribe(ids)
-                outputs.append(SampleOutput(clip.key, "tokenizer", clip.text or "", hypothesis, clip.path))
+                outputs.append(
+                    SampleOutput(clip.key, "tokenizer", clip.text or "", hypothesis, clip.audio.path)
+                )
         rate = error_rate((sample.reference, sample.hypothesis) for sample in outputs).rate
         return SampleReport({} if rate is None else {"word_errors": rate}, outputs[: config.samples])
 

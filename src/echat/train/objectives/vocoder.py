@@ -83,7 +83,7 @@ class VocoderObjective:
         form = recipe.vocoder.mel
         self._basis = mel_filterbank(form.n_mels, form.window, form.rate)
         self._sounds = lru_cache(maxsize=CACHED_CLIPS)(self._make)
-        self._clips = read_clips(recipe.manifests, recipe.split)
+        self._clips = read_clips(recipe.data.sources)
         self._weights = torch.tensor([clip.seconds for clip in self._clips])
         self.batches = RandomBatches(self._sample_batch, recipe.seed)
 
@@ -112,10 +112,10 @@ class VocoderObjective:
         )
 
     def validation(self) -> list[VocoderBatch]:
-        if not self.recipe.validation:
+        if not self.recipe.data.validation:
             return []
         generator = torch.Generator().manual_seed(self.recipe.seed)
-        clips = read_clips(self.recipe.validation, self.recipe.validation_split)
+        clips = read_clips(self.recipe.data.validation)
         chosen = clips[:: max(1, len(clips) // self.recipe.validation_clips)][: self.recipe.validation_clips]
         return [self._batch(chosen, False, generator)]
 
@@ -136,16 +136,18 @@ class VocoderObjective:
 
     def decode(self, config: DecodeConfig) -> SampleReport:
         """Held-out recordings resynthesized from their mels."""
-        if not self.recipe.validation or not config.samples:
+        if not self.recipe.data.validation or not config.samples:
             return SampleReport()
-        clips = read_clips(self.recipe.validation, self.recipe.validation_split)
+        clips = read_clips(self.recipe.data.validation)
         device, form = next(self.vocoder.parameters()).device, self.recipe.vocoder.mel
         samples = []
         for clip in clips[:: max(1, len(clips) // config.samples)][: config.samples]:
             made, _ = self.vocoder(vocoder_mel(load_at(clip, form.rate), form).T[None].to(device))
             words = clip.text or ""
             samples.append(
-                SampleOutput(clip.key, "vocoder", words, words, clip.path, made[0].float().cpu(), form.rate)
+                SampleOutput(
+                    clip.key, "vocoder", words, words, clip.audio.path, made[0].float().cpu(), form.rate
+                )
             )
         return SampleReport({}, samples)
 

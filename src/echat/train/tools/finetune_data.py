@@ -10,8 +10,7 @@ from pathlib import Path
 
 from echat.checkpoint import atomic_path
 from echat.data.defects import DataError, Defect, DefectReport
-from echat.data.formats.corpus import MANIFEST
-from echat.data.formats.manifest import json_lines
+from echat.data.formats.manifest import MANIFEST, json_rows
 from echat.data.tabular import readers as tables
 from echat.data.tabular.importer import ImportConfig, import_corpus
 from echat.data.tools.check import CheckConfig, check
@@ -98,7 +97,7 @@ def _refuse(source: str, records: int, defects: DefectReport, preparation: Prepa
 
 def _hold_out(manifest: Path) -> Path:
     """The manifest with a split for every record; where none is ``dev``, a tenth of ``train`` becomes it."""
-    rows = [{"split": "train"} | row for _, row in json_lines(manifest)]
+    rows = [{"split": "train"} | row for _, row in json_rows(manifest)]
     if not any(row["split"] == "dev" for row in rows):
         for row in [row for row in rows if row["split"] == "train"][HELD_OUT - 1 :: HELD_OUT]:
             row["split"] = "dev"
