@@ -53,7 +53,7 @@ write_recordings_manifest(Path(sys.argv[1]), Path(sys.argv[2]))" "$DATA_PACK" $O
 speech_ids() {
   local manifest
   for manifest in $OUT/corpus/answers/manifest.jsonl $OUT/data/spoken.jsonl; do
-    "$PYTHON" -m echat.train.tools.speech_ids $OUT/tokenizer/model "$manifest"
+    "$PYTHON" -m echat data tokenize "$manifest" --tokenizer $OUT/tokenizer/model
   done
 }
 
@@ -65,7 +65,7 @@ learn() { # one training stage: recipe of the same name, resumed when it had beg
   fi
   local overrides=("device=$DEVICE" "threads=$THREADS")
   [ -n "${!minutes:-}" ] && overrides+=("budget={minutes: ${!minutes}}")
-  "$PYTHON" -m echat.train "recipes/echat_mini/$name.yaml" "${overrides[@]}" --resume
+  "$PYTHON" -m echat train "recipes/echat_mini/$name.yaml" "${overrides[@]}" --resume
   [ -d "$OUT/$name/model" ] || { echo "$name: stopped before its end; run again to go on"; exit 1; }
 }
 

@@ -40,7 +40,7 @@ launch() { # NODES HEAD, then the recipe and its overrides; torchrun finds out w
     meet+=(--rdzv-backend c10d --rdzv-endpoint "$head:$PORT" --rdzv-id "${SLURM_JOB_ID:-echat}")
     [ -z "${NODE:-}" ] || meet+=(--node-rank "$NODE")
   fi
-  exec "$PYTHON" -m torch.distributed.run "${meet[@]}" -m echat.train "$@" --resume
+  exec "$PYTHON" -m torch.distributed.run "${meet[@]}" -m echat train "$@" --resume
 }
 
 if [ -z "${SLURM_JOB_ID:-}" ]; then

@@ -29,7 +29,7 @@ corpus() { # spoken questions and answers, and the speech ids of the answers by 
     train="${DIALOGUES:-200}" dev=16 reading=0 text=4000 augmentation.shuffled=1 augmentation.random_words=0
   for set in answers train dev; do
     [ "$OUT/corpus/$set/speech_ids.jsonl" -nt "$OUT/corpus/$set/manifest.jsonl" ] ||
-      "$PYTHON" -m echat.train.tools.speech_ids src/echat/models/echat-tiny/speech_tokenizer "$OUT/corpus/$set/manifest.jsonl"
+      "$PYTHON" -m echat data tokenize "$OUT/corpus/$set/manifest.jsonl" --tokenizer echat-tiny
   done
 }
 
@@ -42,7 +42,7 @@ learn() {
   local launcher=("$PYTHON") overrides=("device=$DEVICE")
   [ -z "${STEPS:-}" ] || overrides+=("budget.steps=$STEPS")
   [ "$RANKS" = 1 ] || launcher+=(-m torch.distributed.run --standalone --nproc-per-node "$RANKS")
-  "${launcher[@]}" -m echat.train "recipes/$SIZE/$stage.yaml" "${overrides[@]}" --resume
+  "${launcher[@]}" -m echat train "recipes/$SIZE/$stage.yaml" "${overrides[@]}" --resume
   [ -d "$OUT/$stage/model" ] || { echo "$stage: stopped before its end; run again to go on"; exit 1; }
   "$(dirname "$PYTHON")/echat" report "$OUT/$stage"
 }

@@ -37,7 +37,7 @@ speech_ids() {
   for manifest in $OUT/corpus/{answers,train,paraphrased,dev}/manifest.jsonl; do
     [ -f "$manifest" ] || continue
     [ "$(dirname "$manifest")/speech_ids.jsonl" -nt "$manifest" ] ||
-      "$PYTHON" -m echat.train.tools.speech_ids $OUT/tokenizer/model "$manifest"
+      "$PYTHON" -m echat data tokenize "$manifest" --tokenizer $OUT/tokenizer/model
   done
 }
 
@@ -52,7 +52,7 @@ learn() { # one training stage: recipe of the same name, resumed when it had beg
   [ -n "${!minutes:-}" ] && overrides+=("budget={minutes: ${!minutes}}")
   local launcher=("$PYTHON")
   [ "$RANKS" -gt 1 ] && launcher+=(-m torch.distributed.run --standalone --nproc-per-node "$RANKS")
-  "${launcher[@]}" -m echat.train "recipes/tiny/$name.yaml" "${overrides[@]}" --resume
+  "${launcher[@]}" -m echat train "recipes/tiny/$name.yaml" "${overrides[@]}" --resume
   [ -d "$OUT/$name/model" ] || { echo "$name: stopped before its end; run again to go on"; exit 1; }
 }
 
@@ -72,13 +72,13 @@ mean() { # of the weights of stages, each as often as it is named
   local name=$1 stage models=()
   shift
   for stage in "$@"; do models+=("$OUT/$stage/model"); done
-  "$PYTHON" -m echat.train.tools.average "$OUT/$name/model" "${models[@]}"
+  "$PYTHON" -m echat average "$OUT/$name/model" "${models[@]}"
 }
 
 pack() { # the folder that the package ships; the voice is that of any recorded answer
   local answer
   answer=$(find $OUT/corpus/answers/audio -name 'prompt-*' -o -name 'user-*' | sort | sed -n 1p)
-  "$PYTHON" -m echat.train.tools.assemble --dialogue $OUT/average_all/model --tokenizer $OUT/tokenizer/model \
+  "$PYTHON" -m echat assemble --dialogue $OUT/average_all/model --tokenizer $OUT/tokenizer/model \
     --flow $OUT/flow/model --vocoder $OUT/vocoder/model --voice slt="$answer" "${MODEL:-$OUT/echat-tiny}"
 }
 

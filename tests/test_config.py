@@ -152,7 +152,7 @@ class Part(Config):
 
 
 class Renamed(Config):
-    renamed: ClassVar = {"learn": "trainable", "ctc_weight": "loss.weight"}
+    renamed: ClassVar = {"learn": "trainable", "ctc_weight": "loss.weight", "gone": ""}
 
     trainable: list[str] = []
     loss: Loss | None = None
@@ -169,6 +169,10 @@ def test_old_keys_are_read_from_a_file_an_override_and_a_program(tmp_path):
     assert load_config(Renamed, write(tmp_path, ""), overrides) == NEW
     assert Renamed(learn=["a"], ctc_weight=0.5, parts=[{"big": 3}]) == NEW
     assert load_config(Renamed, write(tmp_path, OLD), ["parts.0.big=4"]).parts[0].size == 4
+
+
+def test_a_key_that_is_gone_has_no_effect(tmp_path):
+    assert load_config(Renamed, write(tmp_path, "gone: 3"), ["gone=4"]) == Renamed(gone=5) == Renamed()
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ from echat.train.distributed import Ranks, init_distributed, select_device, shut
 from echat.train.objective import Loss
 from echat.train.objectives.dialogue_loss import DialogueLoss
 from echat.train.parallel import ParallelModel
-from echat.train.recipe import BudgetConfig, Recipe, set_trainable
+from echat.train.recipe import BudgetConfig, Recipe
+from echat.train.weights.parameters import set_trainable
 
 SHAPES = {
     "tiny": SpeechLLMConfig(  # that of the shipped model
@@ -97,7 +98,7 @@ def batches_of(way: str, args: argparse.Namespace, shape: SpeechLLMConfig, ranks
 
 def loss_of(way: str, model: SpeechLLM) -> Callable[[Any], Loss]:
     if way != "plain":
-        return DialogueLoss(model, model.config.llm.vocab_size, blank=0)
+        return DialogueLoss(model, model.config.llm.vocab_size)
 
     def loss(batch: PublishedBatch) -> Loss:
         total, count = published_loss(model, batch)

@@ -50,7 +50,8 @@ class Config(BaseModel):
         return {name: value for name, value in handler(self).items() if name not in usual}
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Old key -> key of today, `table.key` for one that moved into a table; read for one version."""
+    """Old key -> key of today, `table.key` for one that moved into a table, "" for one that is gone; read for
+    one version."""
 
     @model_validator(mode="before")
     @classmethod
@@ -252,6 +253,9 @@ def _renamed(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
     for old, new in getattr(cls, "renamed", {}).items():
         if old in changed:
             value, (*tables, key) = changed.pop(old), new.split(".")
+            if not new:
+                _warn_renamed(old, "gone and has no effect")
+                continue
             node = changed
             for table in tables:
                 there = node.get(table) or {}
@@ -274,9 +278,9 @@ def _renamed_path(cls: type[BaseModel] | None, parts: Sequence[str]) -> Iterable
     """The parts of a dotted path under the keys of today."""
     for part in parts:
         new = getattr(cls, "renamed", {}).get(part)
-        if new is not None:
+        if new:
             _warn_renamed(part, new)
-        names = [part] if new is None else new.split(".")
+        names = new.split(".") if new else [part]
         yield from names
         cls = _class_at(cls, names)
 

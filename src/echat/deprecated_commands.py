@@ -1,27 +1,54 @@
 """Deprecated commands `python -m echat.MODULE`: each names its replacement on stderr and runs it.
 
 They stay for one version. A module that was a command ends in
-`if __name__ == "__main__": run_replacement("echat.MODULE")` and has its row in the table below.
+`if __name__ == "__main__": run_replacement("echat.MODULE")` and has its row in one of the tables below.
 """
 
 from __future__ import annotations
 
+import runpy
 import sys
+from collections.abc import Callable, Sequence
 
-REPLACEMENTS = {
-    "echat.train": ("train",),
-    "echat.train.average": ("average",),
-    "echat.train.export": ("export",),
-    "echat.train.pack": ("assemble",),
-    "echat.train.speech_ids": ("data", "speech-ids"),
+Words = Sequence[str]
+
+SAME_ARGUMENTS = {
+    "echat.corpus.build": "corpus build",
+    "echat.corpus.kokoro_corpus": "corpus conversation-audio",
+    "echat.corpus.written": "corpus conversation-records",
+    "echat.data.text_tokenizer": "data train-tokenizer",
+    "echat.train": "train",
+    "echat.train.average": "average",
+    "echat.train.export": "export",
+    "echat.train.pack": "assemble",
 }
 
 
-def run_replacement(module: str) -> None:
-    """Run the command that replaces `python -m MODULE` with the same arguments, and leave the process."""
-    command = REPLACEMENTS[module]
-    new = f"echat {' '.join(command)}"
-    print(f"`python -m {module}` is deprecated: use `{new}`, with the same arguments", file=sys.stderr)
-    from echat.cli import main
+def _speech_ids(words: Words) -> list[list[str]]:
+    """TOKENIZER MANIFEST ..."""
+    tokenizer, *manifests = words or [""]
+    return [["data", "tokenize", manifest, "--tokenizer", tokenizer] for manifest in manifests]
 
-    main([*command, *sys.argv[1:]])
+
+OTHER_ARGUMENTS: dict[str, tuple[str, Callable[[Words], list[list[str]]]]] = {
+    "echat.train.speech_ids": ("data tokenize MANIFEST --tokenizer TOKENIZER", _speech_ids),
+}
+"""Module -> the command as one writes it, and the commands that given arguments stand for."""
+
+
+def run_replacement(module: str) -> None:
+    """Run what replaces `python -m MODULE` with the arguments of this process, and leave it."""
+    same = SAME_ARGUMENTS.get(module)
+    if same is not None:
+        new, commands = f"{same} (the same arguments)", [[*same.split(), *sys.argv[1:]]]
+    else:
+        new, translate = OTHER_ARGUMENTS[module]
+        commands = translate(sys.argv[1:]) or [[*new.split()[:2], "--help"]]
+    print(f"`python -m {module}` is deprecated, use: echat {new}", file=sys.stderr)
+    for words in commands:
+        sys.argv = ["echat", *words]
+        try:
+            runpy.run_module("echat", run_name="__main__")
+        except SystemExit as end:
+            if end.code or words is commands[-1]:
+                raise

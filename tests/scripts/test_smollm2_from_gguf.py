@@ -15,7 +15,8 @@ from echat.dialogue.vocabulary import Vocabulary
 from echat.model.llm import LLMConfig
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.model.text_tokenizer import TextTokenizer
-from echat.train.init_weights import init_from, open_init_source
+from echat.release.weight_sources import open_weight_source
+from echat.train.weights.init_weights import init_from
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "smollm2_from_gguf.py"
 TEXT = """the kitchen tap keeps dripping and i can't make it stop. turn the little valve under the sink and
@@ -160,7 +161,7 @@ def test_the_folder_thinks_as_the_library_does(tmp_path):
         TOKENS
     ) - len(new)
     assert changed == 0
-    start = open_init_source(str(tmp_path / "llm"))
+    start = open_weight_source(str(tmp_path / "llm"))
     shape = {"encoder": {"dim": 16, "blocks": 1, "heads": 2, "ffn": 16}, "speech_codec_size": 32}
     shape |= {"adapter": {"dim": 16, "blocks": 1, "heads": 2, "ffn": 16}, "llm": start.parts["llm"]}
     model = SpeechLLM(SpeechLLMConfig.model_validate(shape)).eval()

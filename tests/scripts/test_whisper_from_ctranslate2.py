@@ -9,7 +9,8 @@ import torch
 from transformers import WhisperConfig, WhisperModel
 
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
-from echat.train.init_weights import init_from, open_init_source
+from echat.release.weight_sources import open_weight_source
+from echat.train.weights.init_weights import init_from
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "whisper_from_ctranslate2.py"
 SHAPE = {"n_mels": 80, "dim": 128, "blocks": 2, "heads": 2, "ffn": 64}
@@ -85,7 +86,7 @@ def test_our_encoder_equals_that_of_the_library(script, whisper, tmp_path):
     others = {"decoder/embeddings/weight": torch.randn(6, 4), "decoder/scale": torch.tensor(2.0)}
     source = write(tmp_path / "model.bin", variables_of(whisper.encoder) | others)
     script.convert(source, tmp_path / "folder")
-    assert open_init_source(str(tmp_path / "folder")).parts == {"encoder": SHAPE}
+    assert open_weight_source(str(tmp_path / "folder")).parts == {"encoder": SHAPE}
     holder = torch.nn.ModuleDict({"encoder": SpeechEncoder(EncoderConfig(**SHAPE, max_frames=50))})
     init_from(holder, {"encoder": str(tmp_path / "folder")})
     mel = torch.randn(2, 100, 80)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.train.command import echat
 
 from echat.checkpoint import read_tensors
 from echat.train.distributed import Ranks, select_device
 from echat.train.objectives import encoder_ctc
 from echat.train.recipe import load_recipe
-from echat.train.tools.export import main as export
 from echat.train.trainer import train
 
 
@@ -49,7 +49,7 @@ def test_a_run_in_shares_goes_on_with_any_number_of_ranks(recipe, tmp_path, in_p
         in_processes(world, go_on, path, [*shares, f"budget.steps={total}"])
         assert [row["step"] for row in steps(folder)] == list(range(1, total + 1))
         model = read_tensors(folder / "model" / "model.safetensors")
-        assert export([str(folder), str(tmp_path / "again")]) == 0
+        assert echat("export", [str(folder), str(tmp_path / "again")]) == 0
         again = read_tensors(tmp_path / "again" / "model.safetensors")
         assert model.keys() == again.keys() and all(torch.equal(t, again[n]) for n, t in model.items())
     samples = [row["samples"] for row in steps(folder)]
@@ -78,7 +78,7 @@ def test_ranks_validate_together(recipe, tmp_path, in_processes):
 @pytest.mark.slow
 def test_torchrun_starts_processes_that_learn_together(recipe, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "echat.train", str(recipe("encoder_ctc", budget={"steps": 4})), "--resume"]
+    command += ["-m", "echat", "train", str(recipe("encoder_ctc", budget={"steps": 4})), "--resume"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-6000:]

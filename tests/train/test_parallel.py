@@ -12,7 +12,8 @@ from echat.train.distributed import Ranks
 from echat.train.objectives import speech_llm
 from echat.train.optimizer import gradient_norm
 from echat.train.parallel import ParallelModel
-from echat.train.recipe import load_recipe, set_trainable
+from echat.train.recipe import load_recipe
+from echat.train.weights.parameters import set_trainable
 
 CPU = torch.device("cpu")
 MICRO_BATCHES = 2

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.train.command import echat
 from torch import nn
 
-from echat.train.recipe import OBJECTIVES, load_recipe, set_trainable
-from echat.train.tools.average import main as average
+from echat.train.recipe import OBJECTIVES, load_recipe
 from echat.train.trainer import train
+from echat.train.weights.parameters import set_trainable
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TRAINING = sorted(
@@ -129,7 +130,7 @@ def test_the_tiny_stages_follow_one_another_at_miniature_size(corpus, tmp_path, 
         means = {"follow_on": ("average", "follow"), "tempo_again": ("average_tempo", "tempo")}
         if name in means:
             mean, first, second = (str(tmp_path / run / "model") for run in (*means[name], name))
-            assert average([mean, first, second]) == 0
+            assert echat("average", [mean, first, second]) == 0
     from echat.model.model_folder import load_model
 
     loaded = load_model(folder)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from tests.train.command import echat
 
 from echat.checkpoint import CheckpointError, read_tensors
 from echat.train import step as step_module
@@ -25,7 +26,6 @@ from echat.train.distributed import Ranks
 from echat.train.objectives import encoder_ctc as ctc_objective
 from echat.train.parallel import ParallelModel
 from echat.train.recipe import OBJECTIVES, load_recipe, objective_module
-from echat.train.tools.export import main as export
 from echat.train.trainer import TrainingStopped, train
 
 
@@ -225,12 +225,12 @@ def test_the_best_checkpoint_stays_and_becomes_a_model(recipe, monkeypatch, tmp_
     folder = train(path).parent
     assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == ["step-00000002", "step-00000005"]
     for choice, step in (["--best"], 2), (["--step", "5"], 5), ([], 5):
-        assert export([str(folder), str(tmp_path / "out"), *choice]) == 0
+        assert echat("export", [str(folder), str(tmp_path / "out"), *choice]) == 0
         stored = read_tensors(tmp_path / "out" / "model.safetensors")
         expected = ctc_objective.build(load_recipe(path)).module
         load_tensors(folder / "checkpoints" / f"step-{step:08d}", expected)
         assert all(torch.equal(tensor, stored[name]) for name, tensor in expected.state_dict().items())
-    assert export([str(folder), str(tmp_path / "out"), "--step", "3"]) == 2
+    assert echat("export", [str(folder), str(tmp_path / "out"), "--step", "3"]) == 2
 
 
 def test_a_full_disk_does_not_end_the_run_but_its_last_checkpoint_must_be_written(
@@ -281,7 +281,7 @@ def test_an_epoch_of_random_cuts_is_refused(recipe):
 @pytest.mark.slow
 def test_sigterm_saves_and_ends_well(recipe, tmp_path):
     path = recipe("encoder_ctc", budget={"steps": 100_000}, checkpoint={"every_steps": 100_000})
-    command = [sys.executable, "-m", "echat.train", str(path)]
+    command = [sys.executable, "-m", "echat", "train", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (log.is_file() and log.stat().st_size):
@@ -294,8 +294,6 @@ def test_sigterm_saves_and_ends_well(recipe, tmp_path):
 
 
 def test_the_command_says_what_to_mend_in_one_line(recipe, capsys):
-    from echat.train.__main__ import main
-
-    assert main([str(recipe("encoder_ctc")), "optimizer.learning_rate=1"]) == 2
+    assert echat("train", [str(recipe("encoder_ctc")), "optimizer.learning_rate=1"]) == 2
     assert "unknown key 'learning_rate'" in capsys.readouterr().err
-    assert main([str(recipe("encoder_ctc")), "budget.steps=1", "accumulate=1"]) == 0
+    assert echat("train", [str(recipe("encoder_ctc")), "budget.steps=1", "accumulate=1"]) == 0

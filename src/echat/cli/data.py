@@ -108,10 +108,15 @@ def convert(
 
 def tokenize(
     source: Source,
-    out: CorpusFolder,
     tokenizer: Annotated[
         str, typer.Option(help="A shipped model, a model folder, or a folder of a speech tokenizer.")
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder of the result (default: speech_ids.jsonl beside a manifest)."
+        ),
+    ] = None,
     to: Annotated[Format, typer.Option("--to", help="Format of the result.")] = Format.shard,
     again: Annotated[bool, typer.Option("--again", help="Also for records that have speech ids.")] = False,
     format: SourceFormat = "auto",
@@ -129,10 +134,17 @@ def tokenize(
     Ends with 0 for data without defects, 1 for data with some (what is good is written), 2 where it could not
     begin.
     """
-    from echat.data.tools.speech_tokenization import TokenizeConfig
+    from echat.data.tools.speech_tokenization import TokenizeConfig, write_speech_ids
     from echat.data.tools.speech_tokenization import tokenize as run
     from echat.token2wav.speech_tokenizer import load_speech_tokenizer
 
+    if out is None:
+        written = write_speech_ids(load_speech_tokenizer(_speech_tokenizer(tokenizer)), Path(source))
+        report_outcome(
+            f"{source}: ids of {written.records} utterances", written.records, written.defects, json
+        )
+        exit_on_defects(source, written.records, written.defects)
+        return
     config = TokenizeConfig(
         source=source,
         out=str(out),

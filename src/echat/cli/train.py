@@ -1,4 +1,4 @@
-"""Commands that train: train, finetune, report."""
+"""Commands that train: train, finetune, export, average, assemble, report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ def add_to(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(finetune)
     app.command()(report)
+    app.command()(export)
+    app.command()(average)
+    app.command()(assemble)
 
 
 def train(
@@ -81,3 +84,56 @@ def report(
     from echat.train.tools.report import write_report
 
     print(write_report(run, out or run / "report.html"))
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The run folder of a training: the output of its recipe.")],
+    output: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    step: Annotated[
+        int | None, typer.Option(help="Of the checkpoint (default: the newest that is whole).")
+    ] = None,
+    best: Annotated[bool, typer.Option("--best", help="The one with the lowest validation loss.")] = False,
+) -> None:
+    """Make a model folder from a checkpoint of a training."""
+    from echat.train.export import export_run
+
+    if best and step is not None:
+        raise ValueError("expected --step or --best, found both; leave one of them out")
+    name = export_run(run, output, step, best)
+    print(f"{output}: {name} of {run}")
+
+
+def average(
+    output: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    models: Annotated[list[Path], typer.Argument(help="Model folders of runs with the same start.")],
+) -> None:
+    """Average the weights of several models."""
+    from echat.train.tools.average import average as run
+
+    run(output, models)
+    print(f"{output}: the mean of {len(models)} models")
+
+
+def assemble(
+    output: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    tokenizer: Annotated[Path, typer.Option(help="The exported speech tokenizer.")],
+    flow: Annotated[Path, typer.Option(help="The exported flow.")],
+    vocoder: Annotated[Path, typer.Option(help="The exported vocoder.")],
+    dialogue: Annotated[
+        Path | None, typer.Option(help="The exported speech language model; without it: speech out alone.")
+    ] = None,
+    voice: Annotated[
+        list[str] | None, typer.Option(help="NAME=RECORDING. Repeatable; the first is the default.")
+    ] = None,
+    prompt: Annotated[
+        bool, typer.Option("--prompt", help="Voices keep their recording as a prompt.")
+    ] = False,
+) -> None:
+    """Assemble one model folder from what several trainings exported."""
+    from echat.train.tools.assemble import write_dialogue_model, write_speech_folders
+
+    voices = {name: Path(path) for name, _, path in (pair.partition("=") for pair in voice or [])}
+    if dialogue is not None:
+        write_dialogue_model(output, dialogue)
+    write_speech_folders(output, tokenizer, flow, vocoder, voices, prompt)
+    print(f"{output}: speech_tokenizer and token2wav with {len(voices)} voices")

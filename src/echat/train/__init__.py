@@ -1,1 +1,1 @@
-"""Teaching: recipes, one loop, and what there is to learn."""
+"""Training: recipes, one trainer, and the objectives it trains."""

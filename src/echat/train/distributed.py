@@ -1,7 +1,7 @@
-"""One run in several processes: who is who, where each computes, and what they tell one another.
+"""Distributed processes of a run: rank, device and communication of each; random states.
 
-``torchrun --nproc-per-node 2 -m echat.train recipe.yaml`` starts them; alone, everything here does nothing.
-How they share the work of a step is in ``echat.train.parallel``.
+``torchrun --nproc-per-node 2 -m echat train recipe.yaml`` starts them; in a single process all of it is a
+no-op. Data parallelism and sharding are in ``echat.train.parallel``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is."""
+    """Rank of this process and number of processes (world size)."""
 
     rank: int = 0
     world: int = 1
@@ -63,10 +63,9 @@ def select_device(name: str) -> torch.device:
 
 
 def init_distributed(device: torch.device | None = None) -> Ranks:
-    """Meet the other processes that torchrun started.
+    """Initialize the process group of the processes that torchrun started.
 
-    They speak gloo, and from device to device what torch holds for that device: NCCL on NVIDIA GPUs, HCCL on
-    Ascend NPUs.
+    The backend is gloo, and between devices the default of torch: NCCL on NVIDIA GPUs, HCCL on Ascend NPUs.
     """
     world = _variable("WORLD_SIZE", 1)
     if world == 1:
@@ -97,24 +96,24 @@ def _variable(name: str, default: int | None = None) -> int:
 
 
 def shutdown_distributed(ranks: Ranks) -> None:
-    """Say goodbye to the other processes, when there are any, once all are there."""
+    """Destroy the process group, when there is one, once all processes have arrived."""
     if ranks.world > 1 and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
 
-# --- Every source of chance that a run draws from: seeded, remembered, restored.
+# --- Random generators: seeded, saved, restored.
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every generator a run may draw from."""
+    """Seed every random generator."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:
-    """The states of every random generator a run may draw from, as plain values and tensors."""
+    """The states of every random generator, as plain values and tensors."""
     version, internal, gauss = random.getstate()
     numpy: Any = np.random.get_state(legacy=True)
     device = _accelerator()
@@ -127,7 +126,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Go on where :func:`random_state` was asked."""
+    """Restore what :func:`random_state` returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(map(int, internal)), gauss))
     kind, keys, *rest = state["numpy"]

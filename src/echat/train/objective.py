@@ -1,12 +1,12 @@
-"""What a training run must know about what it trains: the Objective protocol.
+"""The Objective protocol: a module, its batches and its loss, as the trainer needs them.
 
 An objective lives in ``echat.train.objectives.<name>`` and offers two names there:
 
 * ``Settings``: a subclass of :class:`echat.train.recipe.Recipe` with the fields only this objective has;
-* ``build(recipe) -> Objective``: the module (from nothing or from a start checkpoint) and its batches.
+* ``build(recipe) -> Objective``: the module (with random or given weights) and its batches.
 
-The loop owns everything else: devices and processes, accumulation, clipping, optimiser, schedule,
-checkpoints, logs.
+The trainer owns everything else: devices and processes, gradient accumulation and clipping, optimizer,
+schedule, checkpoints, logs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from echat.train.recipe import Recipe
-from echat.train.sample_eval import DecodeConfig, SampleReport
+from echat.train.recipe import DecodeConfig, Recipe
 
 
 @dataclass(frozen=True)
@@ -28,35 +27,56 @@ class Loss:
     """A loss **summed** over its targets, so that micro-batches of different size add up correctly."""
 
     total: Tensor  # scalar, differentiable
-    count: float  # number (or weight) of targets; the loop divides gradients by the count of a whole step
+    count: float  # number (or weight) of targets; the trainer divides gradients by the count of a whole step
     parts: Mapping[str, tuple[Tensor | float, float]] = field(default_factory=dict)  # for logs: sum, count
 
 
+@dataclass(frozen=True)
+class SampleOutput:
+    """One decoded output (hypothesis) beside its reference."""
+
+    key: str
+    task: str
+    reference: str = ""
+    hypothesis: str = ""
+    question: str | None = None  # path of the input audio
+    waveform: Tensor | None = None  # (samples,) the output audio
+    rate: int | None = None  # Hz, of it
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """Metrics of decoded outputs, and some of the outputs in full."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)  # such as asr/word_errors
+    samples: Sequence[SampleOutput] = ()
+
+
 class AnyBatch(Protocol):
-    """What the loop asks of a batch."""
+    """The interface of a batch."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of the samples inside, to name a batch that went wrong and to count samples."""
+        """Keys of its samples, for error messages and counts."""
 
     @property
     def padding(self) -> float:
-        """Share of the positions that hold nothing."""
+        """Fraction of the positions that are padding."""
 
     def to(self, device: torch.device) -> AnyBatch: ...
 
 
 class BatchSource(Protocol):
-    """An endless, seeded supply of batches that can say where it stands and return there."""
+    """A data loader: an endless, seeded stream of batches whose position can be saved and restored."""
 
     @property
     def size(self) -> int | None:
-        """Samples of an epoch, on all processes together; None where there is no such thing."""
+        """Samples of an epoch, on all processes together; None where there is no epoch."""
 
     def next(self) -> Any: ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values; after ``load_state_dict`` of them the batch that would have come comes."""
+        """The position as plain values; after ``load_state_dict`` of them the next batch is the same."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
@@ -64,28 +84,28 @@ class BatchSource(Protocol):
         """Before the first batch: give only the share of this process, one of ``world``."""
 
     def fast_forward(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Begin behind everything that sources in these states had begun, on whatever number of processes."""
+        """Skip everything that loaders in these states had begun, on any number of processes."""
 
     def close(self) -> str:
-        """End what runs for it, and say what was left out and why; empty when nothing was."""
+        """Stop its workers; what was left out and why, empty when nothing was."""
 
 
 class Objective(Protocol):
-    """One thing to learn: a module, its data and its loss."""
+    """A training objective: a module, its data and its loss."""
 
-    recipe: Recipe  # with what was found out: the shape of what it starts from
+    recipe: Recipe  # resolved: with the shape of the initial weights
     module: nn.Module  # parameter names are what ``trainable:`` patterns of the recipe match
     batches: BatchSource
 
     def loss(self, batch: Any) -> Loss:
         """The summed loss of a batch. Under ``parallel: fsdp`` every call runs the same Transformer blocks,
-        whatever the batch holds: other processes wait for this one in each of them."""
+        whatever the batch holds: the processes synchronize in each of them."""
 
     def validation(self) -> Iterable[Any]:
-        """Batches that judge, the same ones each time; empty when the recipe names none."""
+        """Validation batches, the same ones each time; empty when the recipe names none."""
 
     def decode(self, config: DecodeConfig) -> SampleReport:
-        """Real outputs on the first validation records; nothing where there are none."""
+        """Decoded outputs on the first validation records, with metrics; empty where there are none."""
 
     def export(self, folder: Path) -> None:
-        """Write what later stages and users load (the loop calls it at the end, into a temporary sibling)."""
+        """Write what later stages and users load, into a temporary sibling of the folder that stays."""

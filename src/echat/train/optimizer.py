@@ -1,4 +1,4 @@
-"""AdamW with decay where it belongs, and a learning rate that follows steps or the clock."""
+"""The optimizer (AdamW, Muon), learning-rate schedule, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import torch
 from torch import nn
 
 from echat.train.extras.muon import CombinedOptimizer, Muon
-from echat.train.recipe import OptimizerConfig, match_names
+from echat.train.recipe import OptimizerConfig
+from echat.train.weights.parameters import match_names
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig, half: bool = False) -> torch.optim.Optimizer:
-    """AdamW over the learning parameters, or Muon for those that ``config.muon`` names.
+    """AdamW over the trainable parameters, Muon over those that ``config.muon`` names.
 
-    Groups differ in weight decay and in their factor on the rate. ``half``: Muon computes in bfloat16.
+    Parameter groups differ in weight decay and in their factor on the rate. ``half``: Muon in bfloat16.
     """
     adam, muon = _Groups(), _Groups()
     decayed = _decayed_names(module)
     trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
     matrices = match_names([*trainable], config.muon, "optimizer.muon")
-    known = [name for name, _ in module.named_parameters()]  # a recipe may go on with less that learns
+    known = [name for name, _ in module.named_parameters()]  # frozen ones, too
     unmatched = [p for p in config.lr_scale if not any(fnmatch.fnmatchcase(name, p) for name in known)]
     for name, parameter in trainable.items():
         pattern = next((p for p in config.lr_scale if fnmatch.fnmatchcase(name, p)), None)
@@ -57,7 +58,7 @@ def _decayed_names(module: nn.Module) -> set[str]:
 
 
 def learning_rate(config: OptimizerConfig, step: int, progress: float) -> float:
-    """Rate of optimiser step ``step`` (from 0) when ``progress`` of the budget (0..1) is used up."""
+    """Learning rate of optimizer step ``step`` (from 0) when ``progress`` of the budget (0..1) is used up."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.schedule == "cosine":
         shape = config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
@@ -74,20 +75,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def gradient_norm(module: nn.Module) -> float:
-    """Norm of all gradients together, over all processes where each holds a share."""
+    """Norm of all gradients together, over all processes where they are sharded."""
     norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
-    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # each process holds a share
+    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # sharded gradients
     return float(whole)
 
 
 def clip_gradients(module: nn.Module, mean: float, norm: float, largest: float) -> None:
-    """Sums become means (times ``mean``), whose ``norm`` is brought down to ``largest``; in one pass."""
+    """Scale summed gradients to means (times ``mean``) and clip their ``norm`` to ``largest`` at once."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     torch._foreach_mul_(gradients, min(1.0, largest / (norm + 1e-6)) * mean)
 
 
 def inner_optimizers(optimizer: torch.optim.Optimizer | None) -> list[torch.optim.Optimizer]:
-    """The optimisers that hold the state."""
+    """The optimizers that hold the state."""
     if optimizer is None:
         return []
     return optimizer.optimizers if isinstance(optimizer, CombinedOptimizer) else [optimizer]

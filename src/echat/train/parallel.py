@@ -1,12 +1,12 @@
-"""How the processes of a run learn as one: losses forward and back, gradients averaged over all of them.
+"""Parallel training (DDP, FSDP2): forward and backward passes, gradients averaged over all processes.
 
 ``ddp``: every process holds the whole model; gradients travel while the backward pass is still computing
-(``DistributedDataParallel``). ``fsdp``: every process keeps a share of weights, gradients and optimiser
-state; a Transformer block is whole only while it computes (FSDP2, ``fully_shard``). With ``shard_ranks`` so
-many processes (one machine, say) share one copy, and there are several copies.
+(``DistributedDataParallel``). ``fsdp``: every process keeps a shard of weights, gradients and optimizer
+state; a Transformer block is gathered only while it computes (FSDP2, ``fully_shard``). With ``shard_ranks``
+that many processes (one machine, say) hold one copy together, and there are several (hybrid sharding).
 
 Each process computes a sum over its targets. The averages become a mean over all targets, whatever each
-process saw, when the loop multiplies by the number of processes and divides by the targets of all.
+process computed, when the trainer multiplies by the number of processes and divides by the targets of all.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from torch.utils.checkpoint import checkpoint
 
 from echat.train.distributed import Ranks
 from echat.train.objective import AnyBatch, Loss, Objective
-from echat.train.parameters import match_names
 from echat.train.recipe import Recipe
+from echat.train.weights.parameters import match_names
 
 Parts = Mapping[str, tuple[Tensor | float, float]]
 
 
 class LossModule(nn.Module):
-    """An objective as a module whose forward is its loss: what DDP and FSDP2 can take."""
+    """An objective as a module whose forward is its loss: what DDP and FSDP2 can wrap."""
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class LossModule(nn.Module):
     def forward(self, batch: AnyBatch) -> tuple[Tensor, float, Parts]:
         loss = self._loss(batch)
         total = loss.total
-        if torch.is_grad_enabled() and not total.requires_grad:  # nothing to learn here, but others wait
+        if torch.is_grad_enabled() and not total.requires_grad:  # but other processes wait
             total = total + 0.0 * next(p for p in self.parameters() if p.requires_grad).sum()
         parts = {name: (_plain(part), size) for name, (part, size) in loss.parts.items()}
         return total, loss.count, parts
@@ -53,16 +53,18 @@ def _plain(part: Tensor | float) -> Tensor | float:
 
 
 class ParallelModel:
-    """An objective where it is learnt, in this process together with the others.
+    """The module of an objective, wrapped for parallel training in this process together with the others.
 
-    Moves the module to its device (or a share of it), so build the optimiser afterwards. What learns must
-    have been chosen before.
+    Moves the module (or its shard) to the device, so build the optimizer afterwards; `requires_grad` must be
+    set before.
     """
 
     def __init__(self, objective: Objective, recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
         self.device, self._half = device, recipe.precision == "bf16"
         self._module = objective.module
-        apply_activation_checkpointing(objective.module, recipe.activation_checkpointing, recipe.compile)
+        if recipe.compile:
+            compile_blocks(objective.module)
+        apply_activation_checkpointing(objective.module, recipe.activation_checkpointing)
         self._loss = LossModule(objective)
         self._ddp: nn.parallel.DistributedDataParallel | None = None
         if ranks.world > 1 and recipe.parallel == "fsdp":
@@ -84,15 +86,14 @@ class ParallelModel:
 
     @torch.no_grad()
     def eval_loss(self, batch: AnyBatch) -> Loss:
-        """The loss of a batch and nothing else. With ``fsdp`` all processes judge at the same time."""
+        """The loss of a batch and nothing else. With ``fsdp`` all processes call it at the same time."""
         with self._autocast():
             return Loss(*self._loss(batch.to(self.device)))
 
     def train(self) -> None:
-        """Dropout where something learns; parts that stand still compute as in use, without noise.
+        """Training mode, but for frozen parts, which stay in eval mode, without dropout.
 
-        No graph is kept of what is computed before the first part that learns: nothing there asks for
-        gradients.
+        No graph is kept of what is computed before the first trained part: nothing there requires gradients.
         """
         self._module.train()
         for part in self._module.modules():
@@ -101,14 +102,11 @@ class ParallelModel:
                 part.eval()
 
     def eval(self) -> None:
-        """All as in use."""
+        """Eval mode for all parts."""
         self._module.eval()
 
     def close(self) -> None:
-        """Let go of the other processes, before `distributed.shutdown_distributed`.
-
-        What holds their connection to the last may wait for ever in taking it down.
-        """
+        """Release DDP before `distributed.shutdown_distributed`, which could otherwise wait for ever."""
         self._ddp = None
         gc.collect()
 
@@ -122,7 +120,7 @@ def _ddp(module: nn.Module) -> nn.parallel.DistributedDataParallel:
         return nn.parallel.DistributedDataParallel(
             module,
             broadcast_buffers=False,  # position tables are alike everywhere
-            find_unused_parameters=True,  # no sound in this share, for one
+            find_unused_parameters=True,  # such as those of the encoder in a batch without audio
             gradient_as_bucket_view=True,
         )
 
@@ -151,10 +149,10 @@ def shard(
         raise ValueError(
             f"parallel: fsdp expects torch 2.13 or later, found {torch.__version__}; set parallel=ddp"
         )
-    module.set_reduce_scatter_unused_params(True)  # no speech written in this share, for one
+    module.set_reduce_scatter_unused_params(True)  # such as the speech head in a batch of text
 
 
-# --- Transformer blocks, the units of work: computed again in the backward pass, compiled, shared out.
+# --- Transformer blocks: the units of activation checkpointing, compilation and sharding.
 
 _BLOCK = re.compile(r"(.*\.)?(blocks|layers)\.\d+")
 
@@ -164,16 +162,19 @@ def transformer_blocks(module: nn.Module) -> dict[str, nn.Module]:
     return {name: part for name, part in module.named_modules() if _BLOCK.fullmatch(name)}
 
 
-def apply_activation_checkpointing(module: nn.Module, patterns: Sequence[str], compiled: bool) -> None:
-    """Compile all blocks if asked to, and let those that globs name forget their activations.
+def compile_blocks(module: nn.Module) -> None:
+    """``torch.compile`` for every Transformer block, in place."""
+    for block in transformer_blocks(module).values():
+        block.compile(dynamic=True)
 
-    A block that forgets keeps its input only, and computes again when gradients come back: a third more work
-    for a fraction of the memory.
+
+def apply_activation_checkpointing(module: nn.Module, patterns: Sequence[str]) -> None:
+    """Activation (gradient) checkpointing of the Transformer blocks that globs name, in place.
+
+    Such a block keeps its input only and is computed again in the backward pass: a third more work for a
+    fraction of the memory.
     """
     blocks = transformer_blocks(module)
-    checkpointed = match_names([*blocks], patterns, "activation_checkpointing", "block")
-    for name, block in blocks.items():
-        if compiled:
-            block.compile(dynamic=True)
-        if name in checkpointed:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    for name in match_names([*blocks], patterns, "activation_checkpointing", "block"):
+        block = blocks[name]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides how a training run goes, in one frozen record.
+"""A recipe: the configuration of a training run, one frozen record for all its settings.
 
 A YAML file states what differs from the defaults here; ``base: other.yaml`` inherits from another file and
 ``a.b=c`` overrides come last. Fields of one objective only live in that objective's ``Settings`` subclass.
@@ -14,16 +14,17 @@ from types import ModuleType
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
-from torch import nn
 
 from echat.config import Config, read_values, validate
-from echat.train.lora import LoraConfig
-from echat.train.parameters import match_names
-from echat.train.sample_eval import DecodeConfig
+from echat.train.weights.lora import LoraConfig
 
 _LOG = logging.getLogger(__name__)
 
-RECIPE_FILE = "recipe.yaml"  # of a run folder: the resolved recipe
+# In a run folder:
+RECIPE_FILE = "recipe.yaml"  # the resolved recipe
+CHECKPOINTS = "checkpoints"  # folder of step-N
+MODEL = "model"  # folder of the export
+
 OBJECTIVES = ("speech_llm", "encoder_ctc", "tokenizer", "flow", "vocoder")
 RENAMED_OBJECTIVES = {"ctc": "encoder_ctc"}  # read for one version
 
@@ -44,9 +45,9 @@ class OptimizerConfig(Config):
 
 
 class BudgetConfig(Config):
-    """When to stop: whichever comes first. At least one is set."""
+    """When to stop: at the first of these limits. At least one is set."""
 
-    steps: int | None = Field(None, gt=0)  # optimiser steps
+    steps: int | None = Field(None, gt=0)  # optimizer steps
     minutes: float | None = Field(
         None, gt=0
     )  # wall clock over all resumed parts; the schedule follows it too
@@ -62,7 +63,7 @@ class BudgetConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """How much work a crash may cost."""
+    """How often checkpoints are written, and how many are kept."""
 
     every_steps: int = Field(500, gt=0)
     every_minutes: float = Field(5.0, gt=0)  # whichever comes first
@@ -70,10 +71,19 @@ class CheckpointConfig(Config):
     keep_best: bool = True  # save and keep the one with the lowest validation loss as well
 
 
-class GuardConfig(Config):
-    """Which steps are not taken, and when that ends the run. A loss that is not finite is never followed."""
+class DecodeConfig(Config):
+    """Sample evaluation: decoding of held-out records, rarer and dearer than the validation loss."""
 
-    explosion: float = Field(100.0, gt=1)  # nor a gradient of so many times the usual norm
+    every_steps: int = Field(500, gt=0)
+    records: int = Field(16, gt=0)  # decoded of each validation source and task
+    samples: int = Field(2, ge=0)  # kept of them, in full
+    voice: str | None = None  # model folder whose token2wav synthesizes speech ids (or mels)
+
+
+class GuardConfig(Config):
+    """Which optimizer steps are skipped besides those with a loss that is not finite, and when a run ends."""
+
+    explosion: float = Field(100.0, gt=1)  # a gradient norm of so many times the usual one
     patience: int = Field(10, ge=1)  # steps skipped in a row that end the run
 
 
@@ -85,49 +95,49 @@ class Recipe(Config):
     objective: Literal["speech_llm", "encoder_ctc", "tokenizer", "flow", "vocoder"]
     output: str  # run folder: checkpoints/, model/ (the export), metrics.jsonl, recipe.yaml, tensorboard/
     seed: int = 0
-    trainable: tuple[str, ...] = ("*",)  # globs over parameter names; a leading ! takes names out again
+    trainable: tuple[str, ...] = ("*",)  # globs over parameter names; a leading ! excludes names again
     lora: LoraConfig | None = None  # adapters are trained instead of what `trainable` names
     init_from: dict[
         str, str
-    ] = {}  # module name, or "all" -> what it starts with: see `echat.train.init_weights`
+    ] = {}  # module name, or "all" -> source of its weights: see `echat.release.weight_sources`
     device: str = "cpu"
     precision: Literal["bf16", "fp32"] = (
-        "bf16"  # autocast of the forward pass; weights and optimiser stay fp32
+        "bf16"  # autocast of the forward pass; weights and optimizer stay fp32
     )
     threads: int = Field(1, ge=1)  # CPU threads of torch
-    accumulate: int = Field(1, ge=1)  # micro-batches per optimiser step
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # under torchrun: the whole model in each process, or shares
-    shard_ranks: int | None = Field(None, ge=1)  # fsdp: processes that share one copy; None: all
-    activation_checkpointing: tuple[str, ...] = ()  # globs over Transformer blocks: computed again backwards
+    accumulate: int = Field(1, ge=1)  # micro-batches per optimizer step (gradient accumulation)
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # under torchrun: data parallel, or fully sharded
+    shard_ranks: int | None = Field(None, ge=1)  # fsdp: processes that hold one copy together; None: all
+    activation_checkpointing: tuple[str, ...] = ()  # globs over Transformer blocks
     compile: bool = False  # Transformer blocks through torch.compile
     optimizer: OptimizerConfig = OptimizerConfig()
     guard: GuardConfig = GuardConfig()
     budget: BudgetConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
-    validate_steps: int = Field(
-        500, gt=0
-    )  # steps between two looks at the validation batches, if there are any
-    decode: DecodeConfig | None = None  # real outputs on held-out records, measured and kept
+    validate_steps: int = Field(500, gt=0)  # steps between two validations, if there are validation batches
+    decode: DecodeConfig | None = (
+        None  # sample evaluation: decoded outputs on held-out records, measured and kept
+    )
 
     @property
     def trainable_patterns(self) -> tuple[str, ...]:
-        """Globs over the names of the parameters that learn."""
+        """Globs over the names of the trained parameters."""
         return self.trainable if self.lora is None else self.lora.trainable_patterns
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
         if self.parallel == "fsdp" and self.optimizer.muon:
             raise ValueError(
-                "parallel: fsdp keeps a share of each matrix, and optimizer.muon needs whole ones; "
+                "parallel: fsdp shards each matrix, and optimizer.muon needs whole ones; "
                 "leave optimizer.muon out, or set parallel=ddp"
             )
         if self.parallel == "fsdp" and self.decode is not None:
             raise ValueError(
-                "parallel: fsdp keeps a share of each matrix, and decode needs a whole model on one rank; "
+                "parallel: fsdp shards each matrix, and decode needs a whole model on one rank; "
                 "leave decode out, or set parallel=ddp"
             )
         if self.parallel == "ddp" and self.shard_ranks is not None:
-            raise ValueError("shard_ranks: expected parallel=fsdp, found ddp, which shares nothing out")
+            raise ValueError("shard_ranks: expected parallel=fsdp, found ddp, which shards nothing")
         return self
 
 
@@ -152,17 +162,3 @@ def objective_module(name: str, where: Path | str = "recipe") -> ModuleType:
     if name not in OBJECTIVES:
         raise ValueError(f"{where}: objective: expected one of {', '.join(OBJECTIVES)}, found {name!r}")
     return importlib.import_module(f"echat.train.objectives.{name}")
-
-
-def set_trainable(module: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Switch gradients on for the parameters the patterns name, off for all others; returns the names.
-
-    ``encoder.*`` takes in, ``!encoder.embed.*`` takes out again, in the order written.
-    """
-    names = [name for name, _ in module.named_parameters()]
-    chosen = match_names(names, patterns, "trainable")
-    if not chosen:
-        raise ValueError(f"trainable: {list(patterns)} selects no parameter; name at least one module")
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in chosen)
-    return [name for name in names if name in chosen]

@@ -1,4 +1,4 @@
-"""What one optimiser step saw: the sums of its micro-batches, and of all processes."""
+"""Progress of a run, statistics of an optimizer step, and the checks that skip a step or abort the run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,29 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from echat.train.checkpointing.checkpoints import Progress
 from echat.train.objective import AnyBatch, Loss
 from echat.train.recipe import GuardConfig
 
 
 @dataclass
+class Progress:
+    """Progress of a run: counters, budget used, best validation loss."""
+
+    step: int = 0  # optimizer steps, skipped ones included
+    samples: int = 0  # samples seen
+    seconds: float = 0.0  # wall clock spent, over all resumed parts
+    skipped: int = 0  # steps not taken
+    skipped_in_row: int = 0  # of them the latest
+    usual_norm: float = 0.0  # running mean of the gradient's norm
+    best_step: int = 0  # with the lowest validation loss
+    best_loss: float = float("inf")
+    frozen: str = ""  # hash of the frozen weights; empty: there are none, or all are stored
+    world: int = 0  # processes of the run; 0: not noted by earlier versions
+
+
+@dataclass
 class StepStats:
-    """What one optimiser step saw: summed loss, targets and samples, sums and counts per part."""
+    """Statistics of one optimizer step: summed loss, targets and samples, sums and counts per part."""
 
     total: float = 0.0
     count: float = 0.0
@@ -23,7 +38,7 @@ class StepStats:
     batches: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)  # loss and keys of each
     norm: float = 0.0  # of the gradients; alike on all ranks, which share them
     seconds: float = 0.0  # that the run has lasted
-    terminated: bool = False  # did somebody end the run?
+    terminated: bool = False  # was the run asked to stop?
     save_is_due: bool = False  # by the clock
 
     def add(self, loss: Loss, batch: AnyBatch) -> None:
@@ -41,7 +56,7 @@ class StepStats:
 
 
 def reduce_stats(shares: Sequence[StepStats]) -> StepStats:
-    """The step of all ranks together, by the clock of the first."""
+    """The statistics of all ranks together, by the clock of the first."""
     return StepStats(
         total=sum(share.total for share in shares),
         count=sum(share.count for share in shares),
@@ -66,18 +81,18 @@ def sum_parts(values: list[Mapping[str, tuple[float, float]]]) -> dict[str, tupl
     return total
 
 
-# --- Which steps are not taken: losses that are no numbers, gradients out of all proportion.
+# --- Skipped steps: losses that are not finite, exploding gradients.
 
 NORM_DECAY = 0.98  # weight of the past in the usual norm
-NORM_WARMUP_STEPS = 100  # steps before anything is out of proportion
+NORM_WARMUP_STEPS = 100  # steps before a norm can be too large
 
 
 class TrainingStopped(ValueError):
-    """Training cannot go on; the message says where it stands and what to do."""
+    """Training cannot go on; the message says at which step and what to do."""
 
 
 def step_error(config: GuardConfig, progress: Progress, loss: float, norm: float) -> str | None:
-    """Why the step that would come next must not be taken, or None."""
+    """Why the next optimizer step must be skipped, or None."""
     if not math.isfinite(loss):
         return f"expected a finite loss, found {loss}"
     if not math.isfinite(norm):

@@ -1,4 +1,4 @@
-"""The training loop, the same for everything that learns here."""
+"""The trainer: the training loop of every objective."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 from echat.checkpoint import CheckpointError
 from echat.config import save_config, to_yaml
-from echat.train.checkpointing.checkpoints import Progress, list_checkpoints, save_checkpoint
+from echat.train.checkpointing.checkpoints import list_checkpoints, save_checkpoint
 from echat.train.checkpointing.resume import start_or_resume
 from echat.train.distributed import (
     Ranks,
@@ -25,7 +25,7 @@ from echat.train.distributed import (
     select_device,
     shutdown_distributed,
 )
-from echat.train.log import SKIPPED, NullLog, RunLog
+from echat.train.export import build_objective, export_checkpoint, export_module
 from echat.train.objective import Objective
 from echat.train.optimizer import (
     build_optimizer,
@@ -35,11 +35,10 @@ from echat.train.optimizer import (
     set_learning_rate,
 )
 from echat.train.parallel import ParallelModel
-from echat.train.parameters import check_frozen, frozen_hash
-from echat.train.provenance import record_start
-from echat.train.recipe import RECIPE_FILE, Recipe, load_recipe, set_trainable
+from echat.train.recipe import CHECKPOINTS, MODEL, RECIPE_FILE, Recipe, load_recipe
 from echat.train.sample_eval import evaluate_samples
 from echat.train.step import (
+    Progress,
     StepStats,
     TrainingStopped,
     abort_if_diverged,
@@ -47,16 +46,18 @@ from echat.train.step import (
     reduce_stats,
     step_error,
 )
-from echat.train.tools.export import build_objective, export_checkpoint, export_module
+from echat.train.tracking.log import SKIPPED, NullLog, RunLog
+from echat.train.tracking.provenance import record_start
+from echat.train.weights.parameters import check_frozen, frozen_hash, set_trainable
 
 __all__ = ["TrainingStopped", "run", "train"]
 
 
 def train(recipe_path: Path | str, overrides: Sequence[str] = (), resume: bool = False) -> Path:
-    """Run a recipe to the end of its budget; returns the exported model folder.
+    """Train a recipe to the end of its budget; returns the exported model folder.
 
     ``resume`` continues from the newest checkpoint of the run folder (or begins when there is none). After
-    SIGTERM, or once a file ``stop`` appears in the run folder, the state is saved and the folder returned
+    SIGTERM, or once a file ``stop`` appears in the run folder, a checkpoint is saved and the folder returned
     does not exist yet.
     """
     return run(load_recipe(recipe_path, overrides), resume)
@@ -78,7 +79,7 @@ def _run(recipe: Recipe, resume: bool) -> Path:
     torch.set_num_threads(recipe.threads)
     device = select_device(recipe.device)
     ranks = init_distributed(device)
-    seed_everything(recipe.seed)  # alike on all ranks until the weights are made
+    seed_everything(recipe.seed)  # alike on all ranks until the weights are initialized
     objective = build_objective(recipe)
     objective.batches.shard(ranks.rank, ranks.world)
     seed_everything(recipe.seed + ranks.rank)
@@ -86,7 +87,7 @@ def _run(recipe: Recipe, resume: bool) -> Path:
     size, frozen = _describe_size(objective, trainable), frozen_hash(objective.module)
     parallel_model = ParallelModel(objective, recipe, ranks, device)
     optimizer = build_optimizer(objective.module, recipe.optimizer, half=recipe.precision == "bf16")
-    notes: list[str] = []  # there is no log before it is known where the run stands
+    notes: list[str] = []  # the log is opened at the step where the run resumes
     progress = start_or_resume(folder, objective, optimizer, resume, ranks, notes.append)
     check_frozen(folder, progress.frozen, frozen)
     progress.frozen = frozen
@@ -100,7 +101,7 @@ def _run(recipe: Recipe, resume: bool) -> Path:
         if progress.step == 0:
             log.info(to_yaml(recipe))
         start = f"resumed at step {progress.step}" if progress.step else "from the start"
-        log.info(f"{size} learn, {start}")
+        log.info(f"{size} trained, {start}")
         try:
             budget_used = Trainer(
                 recipe, objective, parallel_model, optimizer, progress, log, terminated, ranks
@@ -115,17 +116,17 @@ def _run(recipe: Recipe, resume: bool) -> Path:
             _export(recipe, objective, ranks, folder)
     parallel_model.close()
     shutdown_distributed(ranks)
-    return folder / "model"
+    return folder / MODEL
 
 
 def stop_file(recipe: Recipe) -> Path:
-    """A file that ends the run as SIGTERM does, on all machines, however long the last checkpoint takes."""
+    """The stop file: it ends the run as SIGTERM does, on all machines, however long saving takes."""
     return Path(recipe.output) / "stop"
 
 
 @dataclass
 class Trainer:
-    """One run of the loop in one process: what it works with, and where it stands."""
+    """The training loop of one process, with all that it works on."""
 
     recipe: Recipe
     objective: Objective
@@ -137,7 +138,7 @@ class Trainer:
     ranks: Ranks
 
     def train(self) -> float:
-        """Steps until the budget is used up or somebody ends the run; the last act is a checkpoint.
+        """Optimizer steps until the budget is used up or the run is asked to stop, then a checkpoint.
 
         Returns the share of the budget used up.
         """
@@ -169,7 +170,7 @@ class Trainer:
         return budget_used
 
     def _should_stop(self) -> bool:
-        """Did somebody send SIGTERM, or write the stop file?"""
+        """Whether SIGTERM was received or the stop file is there."""
         return self.terminated.is_set() or (self.ranks.is_main and stop_file(self.recipe).exists())
 
     def _forward_backward(self) -> StepStats:
@@ -183,7 +184,7 @@ class Trainer:
         return sums
 
     def _optimizer_step(self, step: StepStats, local: StepStats, lr: float) -> None:
-        """Follow the gradients, unless there is something against it, and log."""
+        """Take or skip the optimizer step, and log it."""
         recipe, progress = self.recipe, self.progress
         count = max(step.count, 1.0)
         mean = self.ranks.world / count  # ranks are averaged, targets were summed
@@ -211,7 +212,7 @@ class Trainer:
         self.log.step(progress, self._budget_used(), values, step.means())
 
     def _validate(self, batches: Sequence[Any]) -> bool:
-        """Log the losses of the validation batches; whether none was lower so far."""
+        """Log the losses of the validation batches; whether this is the best so far."""
         progress = self.progress
         if not batches:
             return False
@@ -224,7 +225,7 @@ class Trainer:
 
     def _save(self, may_fail: bool = False) -> None:
         """Write a checkpoint. One that ``may_fail`` is tried again when the next one is due."""
-        folder, keep = Path(self.recipe.output) / "checkpoints", self.recipe.checkpoint.keep
+        folder, keep = Path(self.recipe.output) / CHECKPOINTS, self.recipe.checkpoint.keep
         self._last_saved = time.monotonic()
         try:
             save_checkpoint(folder, self.progress, self.objective, self.optimizer, keep, self.ranks)
@@ -254,9 +255,9 @@ class Trainer:
 
 
 def validate(parallel_model: ParallelModel, batches: Sequence[Any], ranks: Ranks) -> dict[str, float]:
-    """Mean loss, and mean loss per part, over the validation batches, which the ranks share out.
+    """Mean loss, and mean loss per part, over the validation batches, which are split among the ranks.
 
-    All ranks judge equally many batches, some twice, because parts of a model may lie on other ranks.
+    All ranks run equally many batches, some twice, because a model may be sharded over the ranks.
     """
     parallel_model.eval()
     sums = StepStats()
@@ -272,7 +273,7 @@ def validate(parallel_model: ParallelModel, batches: Sequence[Any], ranks: Ranks
 
 @contextlib.contextmanager
 def _log(folder: Path, step: int, ranks: Ranks) -> Iterator[RunLog | NullLog]:
-    """The leading rank writes, the others keep silent."""
+    """The log of the main rank; the others have none."""
     if not ranks.is_main:
         yield NullLog()
         return
@@ -281,11 +282,11 @@ def _log(folder: Path, step: int, ranks: Ranks) -> Iterator[RunLog | NullLog]:
 
 
 def _export(recipe: Recipe, objective: Objective, ranks: Ranks, folder: Path) -> None:
-    """The model folder; where every rank holds but a share, from the last checkpoint."""
+    """Export the model folder; where the weights are sharded, from the last checkpoint."""
     if ranks.world > 1 and recipe.parallel == "fsdp":
-        export_checkpoint(recipe, list_checkpoints(folder / "checkpoints")[-1], folder / "model")
+        export_checkpoint(recipe, list_checkpoints(folder / CHECKPOINTS)[-1], folder / MODEL)
     else:
-        export_module(objective, folder / "model")
+        export_module(objective, folder / MODEL)
 
 
 def _describe_size(objective: Objective, names: Sequence[str]) -> str:

@@ -26,8 +26,8 @@ from echat.train.distributed import Ranks
 from echat.train.objectives import speech_llm
 from echat.train.optimizer import build_optimizer, set_learning_rate
 from echat.train.parallel import ParallelModel
-from echat.train.parameters import frozen_hash, frozen_names
-from echat.train.recipe import load_recipe, set_trainable
+from echat.train.recipe import load_recipe
+from echat.train.weights.parameters import frozen_hash, frozen_names, set_trainable
 
 CPU = torch.device("cpu")
 KEEP = 2
@@ -164,22 +164,6 @@ def test_the_frozen_hash_depends_on_every_frozen_weight(exact):
         module.llm.text_embedding.weight[3, 1] += 1e-6
     assert frozen_hash(module) != before
     assert frozen_hash(torch.nn.Linear(2, 2)) == ""
-
-
-def test_a_file_of_an_earlier_version_is_read(exact, tmp_path):
-    trainee = Trainee(Ranks(), exact, [])
-    trainee.step()
-    old = {
-        "progress": {"step": 1, "samples": 3, "seconds": 1.5},
-        "module": trainee.objective.module.state_dict(),
-        "optimizer": trainee.optimizer.state_dict(),
-        "ranks": torch.load(trainee.save(tmp_path / "new") / "run.pt")["ranks"],
-    }
-    torch.save(old, tmp_path / "step-00000001.pt")
-    again = Trainee(Ranks(), exact, [], seed=1)
-    again.load(list_checkpoints(tmp_path)[0])
-    assert again.progress == Progress(step=1, samples=3, seconds=1.5)
-    assert trainee.step() == again.step()
 
 
 def test_another_recipe_is_refused_by_name(exact, tmp_path):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.train.command import echat
 
 from echat.checkpoint import CheckpointError, read_tensors
-from echat.train.tools.export import main as export
 from echat.train.trainer import train
 
 
@@ -42,13 +42,13 @@ def test_a_run_goes_on_from_the_weights_it_began_with_alone(stages, tmp_path):
     shutil.rmtree(first)
     other = recipe_of_another_seed(tmp_path)
     shutil.copytree(train(other), first)
-    with pytest.raises(CheckpointError, match="second: expected the weights that stood still"):
+    with pytest.raises(CheckpointError, match="second: expected the frozen weights of the time"):
         train(second, ["budget.steps=6"], resume=True)
-    assert export([str(tmp_path / "second"), str(tmp_path / "out")]) == 2
+    assert echat("export", [str(tmp_path / "second"), str(tmp_path / "out")]) == 2
 
     shutil.rmtree(first)
     shutil.copytree(tmp_path / "kept", first)
-    assert export([str(tmp_path / "second"), str(tmp_path / "out")]) == 0
+    assert echat("export", [str(tmp_path / "second"), str(tmp_path / "out")]) == 0
     again = read_tensors(tmp_path / "out" / "model.safetensors")
     assert again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
 

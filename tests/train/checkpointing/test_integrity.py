@@ -14,15 +14,14 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 import yaml
+from tests.train.command import echat
 from tests.train.conftest import miniature
 
 from echat.checkpoint import CheckpointError, read_tensors
-from echat.train.__main__ import main as train_command
 from echat.train.checkpointing.checkpoints import list_checkpoints, load_tensors, read_progress
 from echat.train.checkpointing.integrity import HASHES, INDEX, RUN_FILE, DamagedCheckpoint, SafeReader
 from echat.train.objectives import encoder_ctc
 from echat.train.recipe import load_recipe
-from echat.train.tools.export import main as export
 from echat.train.trainer import train
 
 KEEP_ALL = {"every_steps": 2, "keep": 9, "keep_best": False}
@@ -99,7 +98,7 @@ def test_damage_of_any_part_is_found_and_the_one_before_is_taken(run, capsys, tm
     damage(PARTS[part](damaged))
     with pytest.raises(DamagedCheckpoint, match=f"{damaged.name}: expected a whole .* remove it"):
         read_progress(damaged)
-    assert export([str(folder), str(tmp_path / "model")]) == 0
+    assert echat("export", [str(folder), str(tmp_path / "model")]) == 0
     said = capsys.readouterr()
     assert "step-00000004 of" in said.out
     assert said.err.count("\n") == 1 and f"{damaged}: " in said.err and "step-00000004 is taken" in said.err
@@ -126,10 +125,10 @@ def test_where_none_is_whole_it_is_said_in_one_line(run, capsys):
     recipe, folder, here = run
     for checkpoint in list_checkpoints(folder / "checkpoints"):
         cut(weights_file(checkpoint))
-    assert train_command([str(recipe), *here, "--resume"]) == 2
+    assert echat("train", [str(recipe), *here, "--resume"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "3, all damaged" in said and "step-00000002" in said
-    assert export([str(folder), str(folder / "model")]) == 2
+    assert echat("export", [str(folder), str(folder / "model")]) == 2
 
 
 def test_a_checkpoint_without_hashes_is_read_and_its_damage_found(run):
@@ -206,9 +205,9 @@ def test_a_foreign_run_is_not_run_by_resume_or_export(run, tmp_path, capsys):
         without_hashes(checkpoint)
         file = checkpoint / (INDEX, RUN_FILE, INDEX)[number]
         file.write_bytes(pickle.dumps(Runs(proof)))
-    assert train_command([str(recipe), *here, "--resume"]) == 2
-    assert export([str(folder), str(tmp_path / "model")]) == 2
-    assert export([str(folder), str(tmp_path / "model"), "--step", "4"]) == 2
+    assert echat("train", [str(recipe), *here, "--resume"]) == 2
+    assert echat("export", [str(folder), str(tmp_path / "model")]) == 2
+    assert echat("export", [str(folder), str(tmp_path / "model"), "--step", "4"]) == 2
     assert capsys.readouterr().err.count("\n") == 3 and not proof.exists()
 
 
@@ -264,7 +263,7 @@ def test_an_index_changes_no_class(tmp_path):
 def test_what_must_stay_is_refused_in_one_line(run, capsys, change, said):
     recipe, folder, here = run
     before = (folder / "metrics.jsonl").read_bytes()
-    assert train_command([str(recipe), *here, change, "--resume"]) == 2
+    assert echat("train", [str(recipe), *here, change, "--resume"]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert (folder / "metrics.jsonl").read_bytes() == before and len(
@@ -274,7 +273,7 @@ def test_what_must_stay_is_refused_in_one_line(run, capsys, change, said):
 
 def test_another_objective_is_refused(run, recipe, capsys):
     _, _, here = run
-    assert train_command([str(recipe("tokenizer")), *here, "--resume"]) == 2
+    assert echat("train", [str(recipe("tokenizer")), *here, "--resume"]) == 2
     assert (
         "expected objective encoder_ctc, with which the run began, found tokenizer" in capsys.readouterr().err
     )
@@ -283,7 +282,7 @@ def test_another_objective_is_refused(run, recipe, capsys):
 def test_another_shape_is_refused_where_the_recipe_of_the_run_is_lost(run, capsys):
     recipe, folder, here = run
     (folder / "recipe.yaml").write_text("{", encoding="utf-8")
-    assert train_command([str(recipe), *here, "encoder.dim=32", "--resume"]) == 2
+    assert echat("train", [str(recipe), *here, "encoder.dim=32", "--resume"]) == 2
     error = capsys.readouterr().err
     assert "of another shape, module/encoder" in error and error.count("\n") == 1
 
@@ -322,14 +321,14 @@ def test_another_number_of_processes_is_said(run, in_processes, capfd):
 
 def test_a_full_disk_is_said_in_one_line(run, monkeypatch, capsys):
     """Where even the log cannot be written."""
-    from echat.train.log import RunLog
+    from echat.train.tracking.log import RunLog
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     recipe, folder, here = run
     monkeypatch.setattr(RunLog, "_write", full)
-    assert train_command([str(recipe), *here, "budget.steps=8", "--resume"]) == 2
+    assert echat("train", [str(recipe), *here, "budget.steps=8", "--resume"]) == 2
     assert "No space left on device; free some space" in capsys.readouterr().err
     assert read_progress(newest(folder)).step == 6
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.train.command import echat
 
 from echat.audio.waveform import write
 from echat.config import ConfigError
@@ -15,8 +16,6 @@ from echat.data.sources import SourceConfig
 from echat.token2wav.token2wav import Token2Wav
 from echat.train.objectives.speech_clips import WholeClipSettings, read_clips
 from echat.train.recipe import load_recipe
-from echat.train.tools.assemble import main as join
-from echat.train.tools.speech_ids import main as write_ids
 from echat.train.trainer import train
 
 pytest.importorskip("pyworld")
@@ -119,11 +118,11 @@ def test_ids_beside_a_manifest(corpus, tmp_path, capsys):
     copy.write_text(
         "".join(json.dumps(row | {"audio": str(corpus.parent / row["audio"])}) + "\n" for row in rows)
     )
-    assert write_ids([str(tokenizer), str(copy)]) == 0
+    assert echat("data", "tokenize", str(copy), "--tokenizer", str(tokenizer)) == 0
     written = [json.loads(line) for line in copy.with_name("speech_ids.jsonl").read_text().splitlines()]
     assert {row["key"] for row in written} == {row["key"] for row in rows}
     assert len(next(row for row in written if row["key"] == "clip0")["speech_ids"]) == 10
-    assert write_ids([str(tokenizer), str(tmp_path / "nothing.jsonl")]) == 2
+    assert echat("data", "tokenize", str(tmp_path / "nothing.jsonl"), "--tokenizer", str(tokenizer)) == 2
     assert "expected a JSON-lines file" in capsys.readouterr().err
 
 
@@ -141,11 +140,11 @@ def test_three_trainings_make_a_voice(corpus, tmp_path):
     made = {n: train(RECIPES / f"{n}.yaml", settings(n, corpus, tmp_path / n, 1)) for n in names}
     arguments = [text for name, folder in made.items() for text in (f"--{name}", str(folder))]
     voice = f"hum={corpus.parent / '3.wav'}"
-    assert join([*arguments, "--voice", voice, str(tmp_path / "model")]) == 0
+    assert echat("assemble", [*arguments, "--voice", voice, str(tmp_path / "model")]) == 0
     token2wav = Token2Wav.from_folder(tmp_path / "model" / "token2wav")
     (ids,) = token2wav.tokenizer.encode([torch.randn(8000) * 0.1])
     assert len(ids) == 13
     assert token2wav.synthesize(ids).shape == (256 * token2wav.config.flow.mel_frames(13),)
     assert list(token2wav.voices) == ["hum"] and not len(token2wav.voices["hum"].mel)
-    assert join([*arguments, "--voice", "x=missing.wav", str(tmp_path / "other")]) == 2
+    assert echat("assemble", [*arguments, "--voice", "x=missing.wav", str(tmp_path / "other")]) == 2
     assert not (tmp_path / "other").exists()

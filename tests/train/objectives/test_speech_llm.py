@@ -11,9 +11,11 @@ from echat.data.mixture import SampledItem
 from echat.dialogue.labels import VALUES
 from echat.dialogue.vocabulary import IGNORE, TEXT
 from echat.train.distributed import Ranks
+from echat.train.objectives.ctc_loss import CTCConfig, CTCLoss
 from echat.train.objectives.encoder_ctc import greedy_ctc_text
 from echat.train.parallel import ParallelModel, apply_activation_checkpointing
-from echat.train.recipe import load_recipe, objective_module, set_trainable
+from echat.train.recipe import load_recipe, objective_module
+from echat.train.weights.parameters import set_trainable
 
 
 def build(path, *overrides):
@@ -85,10 +87,11 @@ def test_speech_weight_counts_speech_targets_so_often(recipe):
     assert float(three.total) == pytest.approx(float(one.total) + 2 * speech, rel=1e-4)
 
 
-def test_ctc_draws_sound_to_the_text_vectors(recipe):
+def test_ctc_moves_audio_frames_to_the_text_embeddings(recipe):
     objective = build(recipe("speech_llm"), "ctc.weight=1", "data.augment=null")
     module = objective.module
     batch = next(b for b in iter(objective.batches.next, None) if len(b.mel))
+    loss = CTCLoss(CTCConfig(), objective._blank)
     lens = torch.full_like(batch.ctc_lens, 2)  # as many ids as fit into these short clips
     batch = replace(batch, ctc_ids=batch.ctc_ids[:, :2].contiguous(), ctc_lens=lens)
     optimizer = torch.optim.Adam([*module.projection.parameters(), *module.adapter.parameters()], lr=0.02)
@@ -101,12 +104,12 @@ def test_ctc_draws_sound_to_the_text_vectors(recipe):
     for _ in range(20):
         optimizer.zero_grad()
         frames, lens = module.encode(batch.mel, batch.mel_lens)
-        objective._loss._ctc_loss(frames, lens, batch).total.backward()
+        loss(frames, lens, batch, module.llm.text_embedding.weight.detach()).total.backward()
         optimizer.step()
     assert ctc() < 0.8 * before
 
 
-def test_labels_are_learnt_whatever_the_words(recipe):
+def test_the_label_loss_does_not_depend_on_the_words(recipe):
     objective = build(recipe("speech_llm"), "ctc.weight=1", "ctc.label_weight=3", "data.augment=null")
     batch = next(b for b in iter(objective.batches.next, None) if len(b.mel))
     assert (batch.ctc_label_lens > 0).all()
@@ -114,7 +117,9 @@ def test_labels_are_learnt_whatever_the_words(recipe):
     unknown = replace(batch, ctc_lens=torch.full_like(batch.ctc_lens, -1), ctc_label_lens=one)
     other = replace(unknown, ctc_ids=torch.cat([batch.ctc_ids[:, :1], 1 + batch.ctc_ids[:, 1:]], dim=1))
     frames, lens = objective.module.encode(batch.mel, batch.mel_lens)
-    losses = [objective._loss._ctc_loss(frames, lens, b) for b in (unknown, other)]
+    table = objective.module.llm.text_embedding.weight.detach()
+    loss = CTCLoss(objective.recipe.ctc, objective._blank)
+    losses = [loss(frames, lens, b, table) for b in (unknown, other)]
     assert losses[0].count == losses[1].count == 3.0 * len(batch.mel)
     assert float(losses[0].total) == float(losses[1].total) > 0
     assert losses[0].parts["cues"][1] == len(batch.mel) and losses[0].parts["spelling"][1] == 0
@@ -183,7 +188,7 @@ def test_logits_in_pieces_change_nothing(recipe):
 
 def test_activation_checkpointing_changes_nothing_but_memory(recipe):
     plain, lean = build(recipe("speech_llm")), build(recipe("speech_llm"))
-    apply_activation_checkpointing(lean.module, ["encoder.*", "llm.*"], compiled=False)
+    apply_activation_checkpointing(lean.module, ["encoder.*", "llm.*"])
     for part in (plain, lean):
         part.module.train()  # dropout draws the same again
     batch = next(b for b in iter(plain.batches.next, None) if len(b.mel))
@@ -214,7 +219,7 @@ def test_a_misspelt_block_is_refused(recipe):
         ValueError,
         match=r"activation_checkpointing: pattern 'decoder\.\*' matches no block; blocks start with",
     ):
-        apply_activation_checkpointing(build(recipe("speech_llm")).module, ["decoder.*"], compiled=False)
+        apply_activation_checkpointing(build(recipe("speech_llm")).module, ["decoder.*"])
 
 
 def test_frozen_parts_make_no_noise_and_keep_no_graph(recipe):

@@ -7,11 +7,12 @@ import shutil
 
 import pytest
 import torch
+from tests.train.command import echat
 
 from echat.checkpoint import read_tensors
 from echat.dialogue.capabilities import Capabilities
 from echat.model.model_folder import load_model, save_model
-from echat.train.tools.average import average_models, main
+from echat.train.tools.average import average_models
 
 LEARNED = Capabilities(history_turns=1)
 
@@ -32,7 +33,7 @@ def pair(random_model, tmp_path):
 
 def test_the_mean(pair, tmp_path, capsys):
     before = [read_tensors(folder / "model.safetensors") for folder in pair]
-    assert main([str(tmp_path / "mean"), *map(str, pair)]) == 0
+    assert echat("average", [str(tmp_path / "mean"), *map(str, pair)]) == 0
     assert load_model(tmp_path / "mean").config.learned == LEARNED
     mean = load_model(tmp_path / "mean").model.state_dict()
     for name, tensor in mean.items():
@@ -51,6 +52,6 @@ def test_another_kind_is_refused(pair, tmp_path, capsys):
     tokenizer = json.loads(file.read_text())
     tokenizer["model"]["ignore_merges"] = not tokenizer["model"]["ignore_merges"]
     file.write_text(json.dumps(tokenizer))
-    assert main([str(tmp_path / "mean"), *map(str, pair)]) == 2
+    assert echat("average", [str(tmp_path / "mean"), *map(str, pair)]) == 2
     assert "expected the text tokenizer of" in capsys.readouterr().err
     assert not (tmp_path / "mean").exists()

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from echat.cli import app
-from echat.train.tools.report import curves, running_mean, thinned, write_report
+from echat.train.tools.report import curves, downsample, running_mean, write_report
 from echat.train.trainer import train
 
 pytest.importorskip("matplotlib")
@@ -79,5 +79,5 @@ def test_curves_pair_training_with_held_out_values():
 def test_the_running_mean_of_a_constant_is_the_constant_and_thinning_keeps_the_ends():
     assert [value for _, value in running_mean([(n, 3.0) for n in range(5)])] == pytest.approx([3.0] * 5)
     points = [(n, float(n)) for n in range(10_001)]
-    kept = thinned(points)
+    kept = downsample(points)
     assert kept[0] == points[0] and kept[-1] == points[-1] and len(kept) <= 2100

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 
 from torch import Tensor
 
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.speech_tokens import CODEC_SIZE, SpeechTokenizer
+from echat.checkpoint import atomic_path
 from echat.data.audio_loading import load_audio
 from echat.data.defects import DataError, Defect, DefectReport, defect_from
 from echat.data.formats.corpus import Format
+from echat.data.formats.manifest import SPEECH_IDS, read_manifest
 from echat.data.sample import AudioRef, Sample
 from echat.data.tools.conversion import ConversionConfig, JobReport, convert
 from echat.data.tools.executors import ExecutorName
@@ -45,6 +49,20 @@ def tokenize(
     out and counted.
     """
     return convert(config, workers, strict, progress, executor, _SpeechIdChange(config, load))
+
+
+def write_speech_ids(tokenizer: SpeechTokenizer, manifest: Path) -> JobReport:
+    """Write the speech ids of a manifest into a sidecar file beside it, which appears whole or not at all."""
+    spoken = [sample for sample in read_manifest(manifest) if audio_for_speech_ids(sample) is not None]
+    count, defects = 0, DefectReport()
+    with (
+        atomic_path(manifest.with_name(SPEECH_IDS)) as temporary,
+        temporary.open("w", encoding="utf-8") as lines,
+    ):
+        for sample in SpeechIdEncoder(tokenizer, again=True)(spoken, defects):
+            lines.write(json.dumps({"key": sample.key, "speech_ids": list(sample.speech_ids or ())}) + "\n")
+            count += 1
+    return JobReport(count, defects)
 
 
 def audio_for_speech_ids(sample: Sample) -> AudioRef | None:

@@ -6,6 +6,7 @@ Legend: batch, samples; frames = mel frames (256 samples each).
 import functools
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +16,19 @@ from torch import Tensor, nn
 from echat.config import Config
 from echat.token2wav.hift.vocoder import Vocoder
 
+F0_WEIGHT = 0.02  # of the pitch error in Hz, 0 where unvoiced
+FEATURE_WEIGHT = 2.0  # of the feature matching loss of the discriminators
+TEACHER_F0 = 0.5  # share of training steps whose source is the true pitch
+
 
 class VocoderLossConfig(Config):
     """Weights of the loss terms and the resolutions of the spectral ones."""
 
+    renamed: ClassVar = dict.fromkeys(("spectral_weight", "f0_weight", "feature_weight", "teacher_f0"), "")
+
     fft_sizes: tuple[int, ...] = Field((2048, 1024, 512, 256), description="windows; each hops by a quarter")
-    spectral_weight: float = 1.0
     mel_weight: float = 5.0
-    f0_weight: float = Field(0.02, description="weight of the pitch error in Hz, 0 where unvoiced")
-    teacher_f0: float = Field(0.5, ge=0, le=1, description="share of steps whose source is the true pitch")
     adversarial_weight: float = Field(0.0, ge=0, description="0 = no discriminators")
-    feature_weight: float = Field(2.0, ge=0, description="weight of the feature matching loss")
 
 
 @functools.cache
@@ -83,11 +86,7 @@ def vocoder_loss(
         "mel": mel_loss(generated, batch.waveform, mel_basis),
         "f0": F.l1_loss(predicted, batch.f0),
     }
-    total = (
-        config.spectral_weight * parts["spectral"]
-        + config.mel_weight * parts["mel"]
-        + config.f0_weight * parts["f0"]
-    )
+    total = parts["spectral"] + config.mel_weight * parts["mel"] + F0_WEIGHT * parts["f0"]
     return total, parts, generated
 
 

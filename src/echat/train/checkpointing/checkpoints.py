@@ -1,10 +1,9 @@
-"""Never lose a run: numbered checkpoints that appear whole or not at all and restore everything.
+"""Checkpoints of a run: saving, loading, pruning. They appear whole or not at all and restore everything.
 
 A checkpoint is a folder ``step-N``: tensors in the sharded format of ``torch.distributed.checkpoint``, each
-process its share, ``run.pt`` with the rest, and the hashes of both
-(``echat.train.checkpointing.integrity``). It reloads on any number of processes, whoever holds what.
-Frozen weights are not in it: they come from where the
-run began. Reading one runs no code of it, whoever wrote it.
+process its shard, ``run.pt`` with the rest, and the hashes of both
+(``echat.train.checkpointing.integrity``). It reloads on any number of processes (resharding). Frozen weights
+are not in it: ``init_from`` gives them again. Reading one executes no code from it, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,28 +33,13 @@ from echat.train.checkpointing.integrity import (
 from echat.train.distributed import Ranks, random_state, restore_random_state
 from echat.train.objective import Objective
 from echat.train.optimizer import inner_optimizers
-from echat.train.parameters import frozen_names
+from echat.train.step import Progress
+from echat.train.weights.parameters import frozen_names
 
 R = TypeVar("R")
 SINGLE_PROCESS = Ranks()
-_NAME = re.compile(r"step-(\d{8})(\.pt)?")  # .pt: all in one file, as earlier versions wrote
-_FAILURES = (OSError, RuntimeError, dcp.api.CheckpointException)  # of writing
-
-
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    step: int = 0  # optimiser steps, skipped ones included
-    samples: int = 0  # samples seen
-    seconds: float = 0.0  # wall clock spent, over all resumed parts
-    skipped: int = 0  # steps not taken
-    skipped_in_row: int = 0  # of them the latest
-    usual_norm: float = 0.0  # running mean of the gradient's norm
-    best_step: int = 0  # with the lowest validation loss
-    best_loss: float = float("inf")
-    frozen: str = ""  # fingerprint of the weights that stand still; empty: there are none, or all are stored
-    world: int = 0  # processes of the run; 0: not noted by earlier versions
+_NAME = re.compile(r"step-(\d{8})")
+_FAILURES = (OSError, RuntimeError, dcp.api.CheckpointException)  # when saving
 
 
 def save_checkpoint(
@@ -100,15 +83,15 @@ def load_newest(
     ranks: Ranks,
     info: Callable[[str], None],
 ) -> Progress:
-    """Go on from the newest checkpoint that is whole; ``info`` gets a line for each damaged one.
+    """Resume from the newest intact checkpoint; ``info`` gets a line for each damaged one.
 
-    Raises CheckpointError when none is whole, or when one is but belongs to another recipe.
+    Raises CheckpointError when none is intact, or when one is but belongs to another recipe.
     """
     return newest_intact(folder, lambda path: load_checkpoint(path, objective, optimizer, ranks), info)
 
 
 def newest_intact(folder: Path, read: Callable[[Path], R], info: Callable[[str], None]) -> R:
-    """What ``read`` makes of the newest checkpoint that it does not find damaged."""
+    """The result of ``read`` for the newest checkpoint that it does not find damaged."""
     found = list_checkpoints(folder)
     problems: list[str] = []
     for path in reversed(found):
@@ -129,10 +112,10 @@ def newest_intact(folder: Path, read: Callable[[Path], R], info: Callable[[str],
 def load_checkpoint(
     path: Path, objective: Objective, optimizer: torch.optim.Optimizer, ranks: Ranks = SINGLE_PROCESS
 ) -> Progress:
-    """Bring module, optimiser, data position and random states back to where the checkpoint was written.
+    """Restore module, optimizer, data position and random states from a checkpoint.
 
-    On another number of ranks the data goes on behind what any rank had begun, and the random generators
-    begin anew. Raises DamagedCheckpoint, before anything is changed if the checkpoint has hashes.
+    On another number of ranks the data continues behind what any rank had begun, and the random generators
+    are seeded anew. Raises DamagedCheckpoint, before anything is changed if the checkpoint has hashes.
     """
     state = read_run(path, ranks)
     load_tensors(path, objective.module, optimizer, ranks)
@@ -149,7 +132,7 @@ def load_checkpoint(
 
 
 def read_progress(path: Path) -> Progress:
-    """Where the run stood when a checkpoint was written. Raises DamagedCheckpoint."""
+    """The progress of the run when a checkpoint was written. Raises DamagedCheckpoint."""
     try:
         return _progress(read_run(path)["progress"])
     except TypeError as error:
@@ -157,7 +140,7 @@ def read_progress(path: Path) -> Progress:
 
 
 def _progress(values: Any) -> Progress:
-    """From what was stored. Raises TypeError where that is something else."""
+    """Progress from its stored values. Raises TypeError where they are something else."""
     progress = Progress(**values)
     for name, default in vars(Progress()).items():
         found = getattr(progress, name)
@@ -167,12 +150,12 @@ def _progress(values: Any) -> Progress:
 
 
 def read_run(path: Path, ranks: Ranks = SINGLE_PROCESS) -> dict[str, Any]:
-    """Everything in a checkpoint but its tensors, once all its files were found to be whole."""
-    problem = find_damage(path, ranks) if path.is_dir() else ""
+    """Everything in a checkpoint but its tensors, once all its files were found intact."""
+    problem = find_damage(path, ranks)
     if problem:
         raise _damaged(path, problem)
     try:
-        return read_run_file(path / RUN_FILE if path.is_dir() else path)
+        return read_run_file(path / RUN_FILE)
     except DamagedCheckpoint as error:
         raise _damaged(path, str(error)) from error
 
@@ -196,18 +179,17 @@ def step_of(path: Path) -> int:
 def prune(folder: Path, keep: int, best: int, step: int) -> None:
     """Remove all but the newest ``keep`` checkpoints up to ``step`` and that of step ``best``.
 
-    Later ones are damaged: the run went on from before them. They must not count as what it can go on from.
+    Later ones are damaged: the run resumed from before them. They must not count among the newest.
     """
     for old in [path for path in list_checkpoints(folder) if step_of(path) <= step][:-keep]:
         if step_of(old) != best:
-            aside = old.rename(old.with_name(f".old.{old.name}"))  # half removed, it is no checkpoint
-            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+            shutil.rmtree(old.rename(old.with_name(f".old.{old.name}")))  # half removed, it is no checkpoint
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed process left half written or half removed."""
+    """Remove checkpoints that a killed process left partially written or partially removed."""
     for rest in folder.glob(".*step-*"):
-        shutil.rmtree(rest, ignore_errors=True) if rest.is_dir() else rest.unlink(missing_ok=True)
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 # --- tensors
@@ -219,10 +201,7 @@ def load_tensors(
     optimizer: torch.optim.Optimizer | None = None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> None:
-    """Fill a module, and an optimiser when one is given, from a checkpoint."""
-    if path.is_file():
-        _load_single_file(path, module, optimizer)
-        return
+    """Load the tensors of a module, and of an optimizer when one is given, from a checkpoint."""
     reader = SafeReader(path)
     try:
         stored = reader.read_metadata().state_dict_metadata
@@ -258,23 +237,10 @@ def _check_same_tensors(path: Path, expected: Mapping[str, Any], stored: Mapping
         )
 
 
-def _load_single_file(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    state = read_run(path)
-    try:
-        module.load_state_dict(state["module"])
-        if optimizer is not None:
-            optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: expected the tensors of this recipe, found others ({_reason(error)}); resume with the "
-            "recipe the run began with"
-        ) from error
-
-
 def _state_tensors(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
     """``module/NAME`` and ``optimizer/NAME OF PARAMETER/NAME OF STATE`` -> the very tensors, flat.
 
-    Without the parameters that do not learn.
+    Without frozen parameters.
     """
     frozen = frozen_names(module)
     tensors: dict[str, Any] = {
@@ -290,7 +256,7 @@ def _state_tensors(module: nn.Module, optimizer: torch.optim.Optimizer | None) -
 def _allocate_optimizer_state(
     module: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any]
 ) -> None:
-    """Empty tensors for every state of the optimiser that was stored, shared out as their parameters are."""
+    """Allocate a tensor for every stored state of the optimizer, sharded as its parameter is."""
     owner = {
         id(p): part for part in inner_optimizers(optimizer) for g in part.param_groups for p in g["params"]
     }
@@ -304,19 +270,19 @@ def _allocate_optimizer_state(
 
 
 def _empty_state(parameter: nn.Parameter, about: Any) -> Tensor:
-    """A tensor for what was stored: one number, or of the parameter's shape and shared out like it."""
+    """An empty tensor for a stored state: a scalar, or of the parameter's shape and sharded like it."""
     dtype = about.properties.dtype
     if about.size == ():
         return torch.empty((), dtype=dtype, device=parameter.device)
     return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
 
 
-# --- writing together
+# --- saving from several processes
 
 
 @contextmanager
 def _shared_folder(path: Path, ranks: Ranks) -> Iterator[Path]:
-    """A temporary folder that all processes write into and that becomes ``path`` when all are done."""
+    """A temporary folder that all processes write into, renamed to ``path`` when all are done."""
     with atomic_path(path) if ranks.is_main else nullcontext(path) as temporary:
         problem = _make_folder(temporary) if ranks.is_main else ""
         shared, problem = ranks.gather((temporary, problem))[0]
@@ -326,7 +292,7 @@ def _shared_folder(path: Path, ranks: Ranks) -> Iterator[Path]:
 
 
 def _make_folder(folder: Path) -> str:
-    """Make a folder; what stood in the way, or nothing."""
+    """Make a folder; the error message, or an empty string."""
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -341,7 +307,7 @@ def _without_warnings(action: Any, tensors: dict[str, Any], ranks: Ranks, **opti
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, of several processes the first, in one line."""
+    """An error in one line, of several processes the first."""
     if isinstance(error, dcp.api.CheckpointException):
         error = next(iter(error.failures.values()))[0]
     return first_line(error)

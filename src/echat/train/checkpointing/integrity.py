@@ -1,6 +1,6 @@
-"""The files of a checkpoint folder: their hashes, and an index that is read without running any code.
+"""Integrity of checkpoint folders: hashes of their files, and an index that is read without running code.
 
-``hashes.json`` holds size and sha256 of every other file, written last, so damage of any part is found before
+``hashes.json`` holds size and sha256 of every other file, written last, so damage of any file is found before
 anything is loaded. The index of ``torch.distributed.checkpoint`` is a pickle, and an ordinary unpickler calls
 whatever it names: here it may name the classes of the format and nothing else.
 """
@@ -30,14 +30,14 @@ INDEX = ".metadata"
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A checkpoint that does not hold what was written; an older one may."""
+    """A checkpoint whose files are not what was written; an older one may be intact."""
 
 
 # --- hashes
 
 
 def write_hashes(folder: Path, state: dict[str, Any], ranks: Ranks) -> None:
-    """Write the state of the run beside the tensors, then size and sha256 of all files, shared out.
+    """Write the state of the run beside the tensors, then size and sha256 of all files; ranks share the work.
 
     OSError, on all processes, where one fails.
     """
@@ -52,7 +52,7 @@ def write_hashes(folder: Path, state: dict[str, Any], ranks: Ranks) -> None:
 
 
 def _on_all_ranks(action: Callable[[], Any], ranks: Ranks) -> list[Any]:
-    """What an action gives in each process, once it has ended in all. OSError, on all, where one fails."""
+    """The result of an action in each process, once it has ended in all. OSError, on all, where one fails."""
     result, problem = None, ""
     try:
         result = action()
@@ -66,7 +66,7 @@ def _on_all_ranks(action: Callable[[], Any], ranks: Ranks) -> list[Any]:
 
 
 def find_damage(folder: Path, ranks: Ranks) -> str:
-    """What is wrong with the files of a checkpoint, the same on every process; empty when they are whole.
+    """What is damaged in the files of a checkpoint, the same on every process; empty when they are intact.
 
     Earlier versions wrote no hashes: their checkpoints are found damaged when they are loaded.
     """
@@ -74,7 +74,7 @@ def find_damage(folder: Path, ranks: Ranks) -> str:
 
 
 def _damage(folder: Path, ranks: Ranks) -> str:
-    """What this process finds in its share of the files."""
+    """The damage that this process finds in its share of the files."""
     try:
         if not (folder / HASHES).is_file():
             return _damage_without_hashes(folder)
@@ -93,7 +93,7 @@ def _damage(folder: Path, ranks: Ranks) -> str:
 
 
 def _damage_without_hashes(folder: Path) -> str:
-    """A checkpoint of an earlier version has no hashes; one that says it has has lost them."""
+    """A checkpoint of an earlier version has no hashes; where ``hashed`` is set, the file was lost."""
     missing = [name for name in (RUN_FILE, INDEX) if not (folder / name).is_file()]
     if missing:
         return f"{missing[0]} is missing"

@@ -1,7 +1,7 @@
-"""Where a run begins: at its start, or where its newest whole checkpoint stands.
+"""Resuming a run from its newest intact checkpoint, and the check of its recipe against the stored one.
 
-What the weights are (objective, shapes, profile) and the seed, which orders the data, stay what they were
-when the run began. Anything else may change between two parts of a run, and the log names what did.
+What determines the weights (objective, shapes, profile) and the seed, which orders the data, must be as at
+the start of the run. Anything else may change between two parts of a run, and the log names what did.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 
 from echat.checkpoint import CheckpointError
 from echat.config import ConfigError, read_yaml, validate
-from echat.train.checkpointing.checkpoints import Progress, list_checkpoints, load_newest, remove_partial
+from echat.train.checkpointing.checkpoints import list_checkpoints, load_newest, remove_partial
 from echat.train.distributed import Ranks
 from echat.train.objective import Objective
-from echat.train.recipe import RECIPE_FILE, Recipe, current_objective
-from echat.train.step import TrainingStopped
+from echat.train.recipe import CHECKPOINTS, RECIPE_FILE, Recipe, current_objective
+from echat.train.step import Progress, TrainingStopped
 
 FIXED = ("objective", "seed", "profile", "model", "encoder", "tokenizer", "flow", "vocoder", "lora")
 FREE = "dropout"  # last part of keys inside the fixed ones that may change all the same
@@ -33,12 +33,12 @@ def start_or_resume(
     ranks: Ranks,
     info: Callable[[str], None],
 ) -> Progress:
-    """Step 0 of an empty run folder, or the state of its newest whole checkpoint, loaded.
+    """Progress at step 0 of an empty run folder, or of the newest intact checkpoint, which is loaded.
 
     ``info`` gets a line for each damaged checkpoint and each change since. Raises TrainingStopped when the
-    folder is in use and ``resume`` was not asked for, CheckpointError when it cannot go on.
+    folder has checkpoints and ``resume`` is not set, CheckpointError when it cannot resume.
     """
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     checkpoints.mkdir(parents=True, exist_ok=True)
     found = list_checkpoints(checkpoints)
     if not found:

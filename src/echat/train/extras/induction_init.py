@@ -1,16 +1,17 @@
-"""Three attention heads set by hand, so that small models copy and grasp the gist from the start.
+"""Induction-head initialization: three attention heads set by construction, for small models from scratch.
 
-What is heard and what is written down repeat each other, with blanks (silence) between the words heard. A
-small model needs thousands of steps to find the circuit that copies (Olsson et al. 2022, "In-context learning
-and induction heads"); here it begins with one (after Trockman and Kolter 2023, "Mimetic initialization"):
+The transcript repeats the words of the input, which stand between blanks (silence). A small model needs
+thousands of steps to learn the circuit that copies (Olsson et al. 2022, "In-context learning and induction
+heads"); here it begins with one (after Trockman and Kolter 2023, "Mimetic initialization"):
 
-* layer 0, head 0 looks at the nearest earlier id that is not the blank and notes it in a subspace;
-* layer 1, head 0 looks for the place whose note is the id just written, and proposes the id that stands
-  there;
-* layer 0, last head, looks at all earlier ids but the blank alike: every position knows which words there
-  were, and so what the talk is about.
+* layer 0, head 0 (previous-token head) attends to the nearest earlier id that is not the blank and writes it
+  into a subspace;
+* layer 1, head 0 (induction head) attends to the position whose previous id is the current one, and raises
+  the logit of the id at that position;
+* layer 0, last head (averaging head), attends to all earlier ids but the blank alike: every position has a
+  bag of words of the input.
 
-Everything stays free to learn. Only for models that start from nothing.
+All weights remain trainable. Only for models with random weights.
 """
 
 from __future__ import annotations
@@ -23,37 +24,39 @@ from torch import Tensor
 
 from echat.model.llm import LanguageModel
 
-RECENCY = 1.3  # nats by which each position further away counts less
+RECENCY = 1.3  # nats of attention lost per position of distance
 RECENCY_REACH = 24  # positions over which that holds
-SHARPNESS = (1.0, 1.5)  # added weights of the fastest rotary pairs, which tell neighbours apart
-BLANK_PENALTY = 22.0  # nats by which the blank counts less, where near ids count more
-AVERAGE_BLANK_PENALTY = 8.0  # the same where all count alike
-SELF_PENALTY = 14.0  # nats by which a place counts less that holds the same id, above all the place itself
-MATCH = 30.0  # nats by which a place that follows the same id stands out
-PREVIOUS_SCALE = 2.0  # size of the noted id against the embedding
-INDUCTION_SCALE = 6.0  # size of the proposal against the embedding
-AVERAGE_SCALE = 1.0  # size of the mean of what was heard against the embedding
-AVERAGE_WORDS = 30  # ids that this mean is usually of
+SHARPNESS = (1.0, 1.5)  # added weights of the fastest rotary pairs, which separate neighbours
+BLANK_PENALTY = 22.0  # nats that the blank loses in the previous-token head
+AVERAGE_BLANK_PENALTY = 8.0  # the same in the averaging head
+SELF_PENALTY = 14.0  # nats that positions with the same id lose, the position itself above all
+MATCH = 30.0  # nats that a position gains which follows the same id
+PREVIOUS_SCALE = 2.0  # scale of the previous id against the embedding
+INDUCTION_SCALE = 6.0  # scale of the induction head's output against the embedding
+AVERAGE_SCALE = 1.0  # scale of the average against the embedding
+AVERAGE_WORDS = 30  # usual number of ids in the average
 N_COMMON = 4  # directions of the table in which ids hardly differ
-SLOW_RATE = 0.002  # radians per position below which a rotary pair does not mind the distance
+SLOW_RATE = 0.002  # radians per position below which a rotary pair hardly depends on distance
 
 
 @torch.no_grad()
 def init_induction_heads(llm: LanguageModel, blank: int, generator: torch.Generator | None = None) -> None:
-    """Write the heads into the first two layers. `blank` is the id that stands between words.
+    """Write the heads into the first two layers. `blank` is the id between words.
 
     Raises ValueError for models of one layer, of one key-value head, of heads too narrow to hold them, or of
     an architecture whose queries and keys have no bias.
     """
     if llm.config.architecture != "qwen2":
-        raise ValueError(f"starting heads: expected architecture qwen2, found {llm.config.architecture}")
+        raise ValueError(
+            f"init.induction_heads: expected architecture qwen2, found {llm.config.architecture}"
+        )
     layers: Any = llm.model.layers
     rates = llm.model.rotary_emb.inv_freq.float()
     _check(len(layers), llm.config.kv_heads, llm.head_dim, rates)
     table = llm.text_embedding.weight
     norm = float(table.norm(dim=1).mean())
     basis = _distinctive_directions(table, generator)
-    blank_direction = basis.T @ (basis @ table[blank])  # what tells the blank from other ids
+    blank_direction = basis.T @ (basis @ table[blank])  # what distinguishes the blank from other ids
     blank_direction = blank_direction / blank_direction.norm()
     content = _content(rates)
     current, previous, average = basis.split([len(content), len(content), len(basis) - 2 * len(content)])
@@ -78,13 +81,13 @@ def init_induction_heads(llm: LanguageModel, blank: int, generator: torch.Genera
 def _check(layers: int, kv_heads: int, head_dim: int, rates: Tensor) -> None:
     for name, least, found in (("layers", 2, layers), ("key-value heads", 2, kv_heads)):
         if found < least:
-            raise ValueError(f"starting heads: expected at least {least} {name}, found {found}")
+            raise ValueError(f"init.induction_heads: expected at least {least} {name}, found {found}")
     if len(_content(rates)) < 8:
-        raise ValueError(f"starting heads: expected head_dim above 16, found {head_dim}")
+        raise ValueError(f"init.induction_heads: expected head_dim above 16, found {head_dim}")
 
 
 class _Head:
-    """Views of one query head, its key and value head and its part of the output; all set to nothing.
+    """Views of one query head, its key and value head and its part of the output; all set to zero.
 
     Other query heads that share the key and value head begin without output: its values would be noise.
     """
@@ -110,7 +113,7 @@ class _Head:
         self.k_bias[[slowest, len(self.q) - 1]] = 0.0
 
     def copy(self, read: Tensor, write: Tensor) -> None:
-        """Add what stands in the directions ``read`` (count, dim) along ``write`` (dim, count)."""
+        """Copy the components along ``read`` (count, dim) to the directions ``write`` (dim, count)."""
         count = min(len(self.v), len(read), write.shape[1])
         self.v[:count] = read[:count]
         self.out[:, :count] = write[:, :count] / math.sqrt(count)
@@ -149,12 +152,12 @@ def _set_induction_head(
     head.q[content] = current * gain
     head.k[content] = previous * gain
     head.penalize_blank(blank_direction)
-    proposal = basis[-len(head.v) :]
-    head.copy(proposal, proposal.T * (INDUCTION_SCALE * norm))
+    read = basis[-len(head.v) :]
+    head.copy(read, read.T * (INDUCTION_SCALE * norm))
 
 
 def _content(rates: Tensor) -> Tensor:
-    """Places in a head that hardly turn with distance; the slowest pair is kept for the blank."""
+    """Dimensions of a head whose rotary pairs are slow; the slowest pair is kept for the blank."""
     slow = (rates < SLOW_RATE).nonzero().flatten()[:-1]
     return torch.cat([slow, slow + len(rates)])
 

@@ -1,8 +1,8 @@
-"""Muon: momentum whose every matrix is made orthogonal before it is added (Jordan et al. 2024).
+"""The Muon optimizer: momentum, orthogonalized for each matrix before it is added (Jordan et al. 2024).
 
-All directions of a matrix move alike, the rarely seen ones too: small models learn what is rare in fewer
-steps. An update is as large as one of Adam (Liu et al. 2025, "Muon is scalable for LLM training"), so rates
-carry over.
+All directions of a matrix get updates of the same size, those of rare inputs too, so small models need fewer
+steps for them. An update is as large as one of Adam (Liu et al. 2025, "Muon is scalable for LLM training"),
+so rates carry over.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         half: bool = False,
     ) -> None:
-        """``half``: make matrices orthogonal in bfloat16, as all of a GPU are: enough, and faster where
-        training in bfloat16 is."""
+        """``half``: orthogonalize in bfloat16, as always on a GPU: precise enough, and faster where training
+        in bfloat16 is."""
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         self._half = half
         for group in self.param_groups:
@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = closure() if closure is not None else None
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)  # one product for all of a shape
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)  # one batched product per shape
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     alike[parameter.shape].append(parameter)
@@ -85,13 +85,13 @@ def orthogonalize(matrices: Tensor, half: bool = False) -> Tensor:
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
-    """Several optimisers of different parameters as one: steps, rates and state."""
+    """Several optimizers of different parameters as one: steps, rates and state."""
 
     def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
         self.optimizers = optimizers
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         super().__init__(groups, {})
-        self.param_groups = groups  # the very same groups: a rate set here counts there
+        self.param_groups = groups  # the same objects: a rate set here holds there
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = closure() if closure is not None else None

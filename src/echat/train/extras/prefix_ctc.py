@@ -1,9 +1,9 @@
-"""How likely the spelled text begins with given ids: CTC that leaves open what follows.
+"""Prefix CTC loss: the probability that a CTC transcript begins with given ids, whatever follows.
 
-`F.ctc_loss` judges whole texts. The probability of a beginning is the sum, over the frame at which its last
-id comes up for the first time, of all alignments up to there; what follows is free (Graves 2008, 7.5).
+`F.ctc_loss` scores whole texts. The probability of a prefix is the sum, over the frame at which its last
+id is emitted for the first time, of all alignments up to there; what follows is free (Graves 2008, 7.5).
 
-Legend: T frames, B clips, V classes, U ids of the longest beginning.
+Legend: T frames, B clips, V classes, U ids of the longest prefix.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOG_ZERO = -1e30  # log probability of what cannot be; true infinity would make gradients undefined
+LOG_ZERO = -1e30  # log probability of the impossible; true infinity would make gradients undefined
 
 
 def prefix_losses(log_probs: Tensor, units: Tensor, lens: Tensor, unit_lens: Tensor, blank: int) -> Tensor:
@@ -23,7 +23,7 @@ def prefix_losses(log_probs: Tensor, units: Tensor, lens: Tensor, unit_lens: Ten
     unit_log_probs = log_probs.gather(2, units.expand(len(log_probs), -1, -1))  # (T, B, U)
     blanks = log_probs[..., blank, None]  # (T, B, 1)
     repeats = F.pad(units[:, 1:] == units[:, :-1], (1, 0))  # needs a blank between
-    on_unit = torch.full_like(unit_log_probs[0], LOG_ZERO)  # (B, U) the last frame says unit k
+    on_unit = torch.full_like(unit_log_probs[0], LOG_ZERO)  # (B, U) the last frame emits unit k
     on_blank = torch.cat([torch.zeros_like(blanks[0]), on_unit], dim=1)  # (B, 1 + U) blank after k units
     arrivals = []
     for here, blank_here in zip(unit_log_probs, blanks):

@@ -1,1 +1,1 @@
-"""What can be learnt. Each module has ``Settings`` and ``build(recipe)``: see ``echat.train.objective``."""
+"""Training objectives. Each module has ``Settings`` and ``build(recipe)``: see ``echat.train.objective``."""

@@ -1,4 +1,4 @@
-"""Held-out dialogues through the engine: word errors, labels, thoughts, and a few of them whole."""
+"""Sample evaluation of dialogues through the engine: word errors, labels, thoughts, some outputs in full."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from echat.infer.loading import find_model
 from echat.metrics import Confusion, error_rate
 from echat.model_files import TOKEN2WAV_FOLDER
 from echat.token2wav.token2wav import Token2Wav
-from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
+from echat.train.objective import SampleOutput, SampleReport
+from echat.train.recipe import DecodeConfig
 
 MAX_IDS = 800  # of one output; a model that does not stop yet costs no more
 
 
 @dataclass(frozen=True)
 class DecodingOutcome:
-    """A record, the finished conversation it teaches, and the model's reply to its question."""
+    """A record, its conversation with the reference reply, and the model's reply."""
 
     sample: Sample
     conversation: Conversation
@@ -38,7 +39,7 @@ class DecodingOutcome:
 
 
 def load_token2wav(voice: str | None) -> Token2Wav | None:
-    """What makes speech ids heard: the token2wav of a model folder."""
+    """The token2wav of a model folder, which synthesizes speech ids."""
     return None if voice is None else Token2Wav.from_folder(find_model(voice) / TOKEN2WAV_FOLDER)
 
 
@@ -83,7 +84,7 @@ def _conversation(sample: Sample, task: Task, audio_loader: AudioLoader, pseudo_
 
 
 def _metrics(task: Task, outcomes: Sequence[DecodingOutcome]) -> dict[str, float | None]:
-    """Word errors and label accuracies of what was heard, share of thoughts that can be read."""
+    """Word errors and label accuracies of transcripts, share of thoughts that parse."""
     if task.understands:
         understood = [parse_understanding(task, o.reply.raw_text) for o in outcomes]
         words = (

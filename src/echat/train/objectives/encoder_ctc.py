@@ -1,4 +1,4 @@
-"""Pre-training of the speech encoder by itself: characters by CTC, and what the voice tells from its mean.
+"""Pre-training of the speech encoder alone: characters by CTC, labels of the voice from the mean frame.
 
 This stands for the Whisper pre-training of the released model; stage 1 starts from the encoder it exports.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,22 +28,23 @@ from echat.dialogue.vocabulary import IGNORE
 from echat.metrics import error_rate
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
 from echat.model_files import CONFIG_FILE, WEIGHTS_FILE
-from echat.train.init_weights import init_from
-from echat.train.objective import Loss
-from echat.train.recipe import Recipe
-from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
+from echat.train.objective import Loss, SampleOutput, SampleReport
+from echat.train.recipe import DecodeConfig, Recipe
+from echat.train.weights.init_weights import init_from
 
 TASK = "ctc"
+TEXT_LANGUAGES = ("en",)  # whose texts are targets; of others the labels alone
+LABEL_WEIGHT = 2.0  # of one label against one character
 
 
 class Settings(Recipe, LoadingConfig):
     """Recipe of the encoder's pre-training."""
 
+    renamed: ClassVar = {**Recipe.renamed, "text_languages": "", "label_weight": ""}
+
     objective: Literal["encoder_ctc"] = "encoder_ctc"
     encoder: EncoderConfig = EncoderConfig()
     characters: str = "abcdefghijklmnopqrstuvwxyz' "  # units; unit 0 is the blank
-    text_languages: tuple[str, ...] = ("en",)  # only here are texts targets; elsewhere the labels alone teach
-    label_weight: float = Field(2.0, ge=0)  # of one label against one character
     sources: tuple[SourceConfig, ...]
     validation: tuple[SourceConfig, ...] = ()
     validation_records: int = 64  # per source
@@ -53,7 +54,7 @@ class Settings(Recipe, LoadingConfig):
 
 
 class CTCEncoder(nn.Module):
-    """Encoder, one head for characters on every frame, one per label on the mean frame."""
+    """Encoder, a CTC head for characters on every frame, a classifier per label kind on the mean frame."""
 
     def __init__(self, config: EncoderConfig, characters: int) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class CTCObjective:
         recipe = self.recipe
         return SpeechBuilder(
             recipe.characters,
-            recipe.text_languages,
+            TEXT_LANGUAGES,
             self._audio_loader,
             recipe.encoder.n_mels,
             augment,
@@ -120,11 +121,11 @@ class CTCObjective:
             part = F.cross_entropy(kind_scores.float(), truth, ignore_index=IGNORE, reduction="sum")
             right = (kind_scores.argmax(-1) == truth).sum()
             parts |= {kind: (part.detach(), known), f"{kind}_accuracy": (right, known)} if known else {}
-            total, count = total + self.recipe.label_weight * part, count + self.recipe.label_weight * known
+            total, count = total + LABEL_WEIGHT * part, count + LABEL_WEIGHT * known
         return Loss(total, count, parts)
 
     def decode(self, config: DecodeConfig) -> SampleReport:
-        """Word errors of the best path, without a language model."""
+        """Word error rate of greedy CTC decoding, without a language model."""
         transcripts: list[tuple[str, str]] = []
         samples: list[SampleOutput] = []
         for batch in self.validation()[: config.records]:
@@ -152,12 +153,11 @@ class CTCObjective:
         write_tensors(folder / WEIGHTS_FILE, self.module.state_dict())
 
 
-def build(recipe: Settings) -> CTCObjective:
-    return CTCObjective(recipe)
+build = CTCObjective
 
 
 def greedy_ctc_text(scores: Tensor, characters: str) -> str:
-    """Best path of one clip's scores (time, units): repeats merged, blanks dropped."""
+    """Greedy CTC decoding of one clip's scores (time, units): repeats merged, blanks dropped."""
     best = scores.argmax(-1).tolist()
     units = [unit for unit, before in zip(best, [0, *best]) if unit and unit != before]
     return "".join(characters[unit - 1] for unit in units)

@@ -1,4 +1,4 @@
-"""Training of the flow: from speech ids and a voice to the mel, by flow matching."""
+"""Flow-matching training of the flow: from speech ids and a voice to the mel."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from echat.model_files import CONFIG_FILE, FLOW_FILE, TOKEN2WAV_FOLDER
 from echat.token2wav.flow import Flow, FlowConfig
 from echat.token2wav.speaker_embedding import CampPlus, MelStatistics
 from echat.token2wav.token2wav import Token2Wav
-from echat.train.init_weights import init_from
+from echat.train.objective import SampleOutput, SampleReport
 from echat.train.objectives.speech_clips import (
+    CACHED_CLIPS,
     Clip,
     WholeClipObjective,
     WholeClipSettings,
@@ -30,7 +31,8 @@ from echat.train.objectives.speech_clips import (
     load_at,
     to_device,
 )
-from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
+from echat.train.recipe import DecodeConfig
+from echat.train.weights.init_weights import init_from
 
 
 class Settings(WholeClipSettings):
@@ -69,7 +71,7 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
         self._speaker = (
             MelStatistics(recipe.flow.sampling_rate) if recipe.speaker is None else CampPlus(recipe.speaker)
         )
-        self._features = lru_cache(maxsize=recipe.cached_clips)(self._make)
+        self._features = lru_cache(maxsize=CACHED_CLIPS)(self._make)
         super().__init__(recipe, Flow(recipe.flow))
         init_from(self.module, recipe.init_from)
 
@@ -79,7 +81,7 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
             paths = ", ".join(source.path for source in self.recipe.data.sources)
             raise DataError(
                 f"{paths}: expected records with speech ids, found none of "
-                f"{len(clips)}; write them first: python -m echat.train.tools.speech_ids TOKENIZER MANIFEST"
+                f"{len(clips)}; write them first: echat data tokenize MANIFEST --tokenizer TOKENIZER"
             )
         return with_ids
 
@@ -109,7 +111,7 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
         return self.module.loss(batch.speech_ids, batch.lens, batch.mel, batch.mel_lens, batch.embedding)
 
     def decode(self, config: DecodeConfig) -> SampleReport:
-        """The mels that held-out ids become in their own voice, through the vocoder of ``config.voice``."""
+        """Held-out ids synthesized in their own voice, with the vocoder of ``config.voice``."""
         if config.voice is None:
             return SampleReport()
         vocoder = Token2Wav.from_folder(find_model(config.voice) / TOKEN2WAV_FOLDER).vocoder
@@ -141,5 +143,4 @@ class FlowObjective(WholeClipObjective[FlowBatch]):
         write_tensors(folder / FLOW_FILE, self.module.state_dict(), torch.float16)
 
 
-def build(recipe: Settings) -> FlowObjective:
-    return FlowObjective(recipe)
+build = FlowObjective

@@ -1,10 +1,10 @@
-"""Cross-entropy of what must be predicted, and of nothing else: logits at these positions, made once.
+"""Fused (chunked) cross-entropy: logits only at target positions, computed once, gradients in place.
 
 A text head of 151,936 classes makes 0.6 MB of float32 logits per position, and a plain loss keeps four such
-tensors. Here the gradient takes the place of the logits, in their precision, as soon as the loss is known
+tensors. Here the gradient overwrites the logits, in their precision, as soon as the loss is known
 (as in Liger Kernel, Hsu et al. 2024, and Cut Cross-Entropy, Wijmans et al. 2024). When even one such tensor
-would be too large, targets are taken in pieces: each leaves the gradients of hidden states and weights before
-the next is begun. Nothing is computed twice either way.
+would be too large, targets are processed in chunks: each adds the gradients of hidden states and weights
+before the next begins. Nothing is computed twice either way.
 
 Legend: n targets, dim width of the hidden states, V text classes, C speech classes.
 """
@@ -38,11 +38,11 @@ class Heads:
 
 @dataclass(frozen=True)
 class Targets:
-    """What must be predicted, those that are text for certain first."""
+    """The classes to predict; positions that can only be text come first."""
 
     labels: Tensor  # (n,) in 0..V+C-1
     weights: Tensor  # (n,) float32, by which each counts in the total
-    text_only: int  # so many of the first choose among the V text classes alone
+    text_only: int  # so many of the first are classified among the V text classes alone
 
     def part(self, start: int, stop: int) -> Targets:
         text_only = min(max(self.text_only - start, 0), stop - start)
@@ -74,7 +74,7 @@ def _unchunked(hidden: Tensor, targets: Targets, heads: Heads) -> tuple[Tensor, 
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Heads and loss of some rows at a time. Gradients are there when the forward pass ends."""
+    """Heads and loss of some rows at a time. Gradients are computed in the forward pass."""
 
     @staticmethod
     def forward(
@@ -113,7 +113,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 class _CrossEntropy(torch.autograd.Function):
     """Logits of the text head (n, V), of the speech head (n - text_only, C) if any row needs it -> total,
-    losses (n,). The logits are used up: their memory holds their gradient afterwards."""
+    losses (n,). The logits are overwritten by their gradient."""
 
     @staticmethod
     def forward(ctx: Any, targets: Targets, *logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,7 +185,7 @@ def _add_float32(sum_so_far: Tensor | None, gradient: Tensor | None) -> Tensor |
 
 
 def _scale(gradients: Sequence[Tensor | None], factor: Tensor) -> list[Tensor | None]:
-    """Nothing is to be done for a factor of 1, the usual one; elsewhere than on a CPU, to ask is to wait."""
+    """Times ``factor``, usually 1: checked on a CPU; on an accelerator the check would synchronize."""
     if factor.device.type == "cpu" and factor == 1:
         return list(gradients)
     return [g if g is None else g * factor.to(g.dtype) for g in gradients]

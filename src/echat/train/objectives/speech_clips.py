@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -19,11 +19,11 @@ from echat.data.audio_loading import load_audio, stored_seconds
 from echat.data.defects import DataError
 from echat.data.sample import AudioRef, Sample
 from echat.data.sources import SourceConfig, present_sources, read_source
-from echat.train.objective import Loss
-from echat.train.recipe import Recipe
-from echat.train.sample_eval import DecodeConfig, SampleReport
+from echat.train.objective import Loss, SampleReport
+from echat.train.recipe import DecodeConfig, Recipe
 
 B = TypeVar("B")
+CACHED_CLIPS = 10_000  # whose features stay in memory
 
 _LOG = logging.getLogger(__name__)
 _OLD_KEYS = {"manifests": "sources", "validation": "validation"}  # key of the recipe -> key of `data`
@@ -55,10 +55,11 @@ class ClipDataConfig(Config):
 class ClipSettings(Recipe):
     """Recipe of what learns from clips."""
 
+    renamed: ClassVar = {**Recipe.renamed, "cached_clips": ""}
+
     precision: Literal["bf16", "fp32"] = "fp32"  # small matrices: bf16 is slower on a CPU
     data: ClipDataConfig
     validation_clips: int = Field(32, gt=0)
-    cached_clips: int = 10_000  # clips whose features stay in memory
 
     @model_validator(mode="before")
     @classmethod

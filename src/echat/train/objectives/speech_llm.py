@@ -1,4 +1,4 @@
-"""The speech language model on every task of the table: one cross-entropy over what the assistant writes."""
+"""The training objective of the speech language model, for every task of the task table."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from echat.model.model_folder import save_model
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.model.text_tokenizer import TextTokenizer
 from echat.train.extras.induction_init import init_induction_heads
-from echat.train.init_weights import inherited_learned, init_from, init_has_ctc, initial_config
-from echat.train.objective import Loss
+from echat.train.objective import Loss, SampleReport
+from echat.train.objectives.ctc_loss import CTCConfig, CTCLoss
 from echat.train.objectives.dialogue_eval import decode_dialogues, load_token2wav
 from echat.train.objectives.dialogue_loss import DialogueLoss
 from echat.train.objectives.fused_cross_entropy import MAX_LOGITS
-from echat.train.recipe import Recipe
-from echat.train.sample_eval import DecodeConfig, SampleReport
+from echat.train.recipe import DecodeConfig, Recipe
+from echat.train.weights.init_weights import inherited_learned, init_from, init_has_ctc, initial_config
 
 
 class PseudoAudioConfig(Config):
@@ -40,15 +40,6 @@ class PseudoAudioConfig(Config):
 
     blanks: float = Field(0.0, ge=0)  # mean count of blank ids before each text id (blank insertion)
     loss_on_input: bool = False  # predict this text as well: words that belong together
-
-
-class CTCConfig(Config):
-    """CTC over the text embedding table: an auxiliary loss on the adapter's output."""
-
-    weight: float = Field(0.0, ge=0)  # of the CTC loss beside the cross-entropy
-    label_weight: float = Field(0.0, ge=0)  # inside it: of the labels once more, whatever words follow
-    only: bool = False  # no cross-entropy: encoder and adapter alone, a fraction of the work
-    languages: tuple[str, ...] = ("en",)  # whose transcripts are targets; of others the labels alone
 
 
 class InitConfig(Config):
@@ -123,14 +114,12 @@ class SpeechLLMObjective:
         init_from(self.module, recipe.init_from)
         if recipe.init.induction_heads:
             init_induction_heads(self.module.llm, self._blank)
+        ctc = None if recipe.ctc is None else CTCLoss(recipe.ctc, self._blank)
         self._loss = DialogueLoss(
             self.module,
             self.vocabulary.text_size,
-            self._blank,
+            ctc,
             speech_weight=recipe.speech_weight,
-            ctc_weight=0.0 if recipe.ctc is None else recipe.ctc.weight,
-            label_weight=0.0 if recipe.ctc is None else recipe.ctc.label_weight,
-            ctc_only=recipe.ctc is not None and recipe.ctc.only,
             max_logits=recipe.max_logits,
             is_sharded=recipe.parallel == "fsdp",
         )
@@ -196,5 +185,4 @@ def _initial_config(recipe: Settings) -> tuple[SpeechLLMConfig, str | Path]:
     return config, tokenizer
 
 
-def build(recipe: Settings) -> SpeechLLMObjective:
-    return SpeechLLMObjective(recipe)
+build = SpeechLLMObjective

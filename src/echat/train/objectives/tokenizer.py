@@ -1,4 +1,4 @@
-"""Training of the speech tokenizer: the words and the sound must be readable from the ids alone."""
+"""Training of the speech tokenizer: CTC of the words and reconstruction of the mel from its ids."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from torch.nn.utils.rnn import pad_sequence
 from echat.audio.features import log_mel
 from echat.metrics import error_rate
 from echat.token2wav.speech_tokenizer import SpeechTokenizer, SpeechTokenizerConfig, character_classes
-from echat.train.init_weights import init_from
+from echat.train.objective import SampleOutput, SampleReport
 from echat.train.objectives.speech_clips import (
+    CACHED_CLIPS,
     Clip,
     WholeClipObjective,
     WholeClipSettings,
     load_16k,
     to_device,
 )
-from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
+from echat.train.recipe import DecodeConfig
+from echat.train.weights.init_weights import init_from
 
 
 class Settings(WholeClipSettings):
@@ -62,12 +64,12 @@ class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
     module: SpeechTokenizer
 
     def __init__(self, recipe: Settings) -> None:
-        self._mel = lru_cache(maxsize=recipe.cached_clips)(self._make_mel)
+        self._mel = lru_cache(maxsize=CACHED_CLIPS)(self._make_mel)
         super().__init__(recipe, SpeechTokenizer(recipe.tokenizer))
         init_from(self.module, recipe.init_from)
 
     def usable(self, clips: Sequence[Clip]) -> list[Clip]:
-        """Only clips whose words are known: without them a clip cannot teach."""
+        """Only clips with a transcript."""
         return [clip for clip in clips if clip.text]
 
     def _make_mel(self, clip: Clip) -> Tensor:
@@ -88,7 +90,7 @@ class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
         return self.module.loss(batch.mel, batch.mel_lens, batch.characters, batch.character_lens)
 
     def decode(self, config: DecodeConfig) -> SampleReport:
-        """The words that the ids of held-out clips alone carry."""
+        """Word error rate of transcripts decoded from the ids of held-out clips."""
         outputs: list[SampleOutput] = []
         for clips in self.held_out(config.records):
             for clip, ids in zip(clips, self.module.encode([load_16k(clip) for clip in clips]), strict=True):
@@ -104,5 +106,4 @@ class TokenizerObjective(WholeClipObjective[TokenizerBatch]):
         self.module.save(folder)
 
 
-def build(recipe: Settings) -> TokenizerObjective:
-    return TokenizerObjective(recipe)
+build = TokenizerObjective

@@ -1,4 +1,4 @@
-"""Training of the vocoder: from the mel to the waveform, on random cuts."""
+"""Training of the vocoder: from the mel to the waveform, on random cuts; a GAN if discriminators are on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,18 @@ from echat.audio.features import mel_filterbank, vocoder_mel
 from echat.checkpoint import write_tensors
 from echat.config import save_config
 from echat.model_files import CONFIG_FILE, VOCODER_FILE
-from echat.token2wav.hift.losses import Cut, Discriminators, VocoderLossConfig, cut, pitch_track, vocoder_loss
+from echat.token2wav.hift.losses import (
+    FEATURE_WEIGHT,
+    TEACHER_F0,
+    Cut,
+    Discriminators,
+    VocoderLossConfig,
+    cut,
+    pitch_track,
+    vocoder_loss,
+)
 from echat.token2wav.hift.vocoder import Vocoder, VocoderConfig
-from echat.train.init_weights import init_from
-from echat.train.objective import Loss
+from echat.train.objective import Loss, SampleOutput, SampleReport
 from echat.train.objectives.speech_clips import (
     Clip,
     ClipSettings,
@@ -28,7 +36,10 @@ from echat.train.objectives.speech_clips import (
     read_clips,
     to_device,
 )
-from echat.train.sample_eval import DecodeConfig, SampleOutput, SampleReport
+from echat.train.recipe import DecodeConfig
+from echat.train.weights.init_weights import init_from
+
+CACHED_CLIPS = 3_000  # in memory, about 0.2 MB each
 
 
 class Settings(ClipSettings):
@@ -40,7 +51,6 @@ class Settings(ClipSettings):
     validation_clips: int = Field(16, gt=0)
     segment_frames: int = Field(32, gt=8)  # mel frames of one cut
     batch_size: int = Field(8, gt=0)  # cuts per micro-batch
-    cached_clips: int = 3_000  # about 0.2 MB each
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class VocoderBatch:
     mel: Tensor  # (batch, 80, frames)
     waveform: Tensor  # (batch, 256 * frames)
     f0: Tensor  # (batch, frames) Hz, 0 = unvoiced
-    teacher: bool  # the source follows the true pitch
+    teacher: bool  # teacher forcing: the source follows the true pitch
 
     padding = 0.0  # all cut to one length
 
@@ -72,10 +82,10 @@ class VocoderObjective:
             self.module = nn.ModuleDict({"vocoder": self.vocoder, "critics": self.discriminators})
         form = recipe.vocoder.mel
         self._basis = mel_filterbank(form.n_mels, form.window, form.rate)
-        self._sounds = lru_cache(maxsize=recipe.cached_clips)(self._make)
+        self._sounds = lru_cache(maxsize=CACHED_CLIPS)(self._make)
         self._clips = read_clips(recipe.data.sources)
         self._weights = torch.tensor([clip.seconds for clip in self._clips])
-        self.batches = RandomBatches(self._draw, recipe.seed)
+        self.batches = RandomBatches(self._sample_batch, recipe.seed)
 
     def _make(self, clip: Clip) -> Cut:
         form = self.recipe.vocoder.mel
@@ -84,10 +94,10 @@ class VocoderObjective:
         f0 = pitch_track(waveform, form.rate, form.hop)
         return Cut(mel, waveform[: mel.shape[1] * form.hop], f0[: mel.shape[1]])
 
-    def _draw(self, generator: torch.Generator) -> VocoderBatch:
+    def _sample_batch(self, generator: torch.Generator) -> VocoderBatch:
         """Clips in proportion to their length, one random cut of each."""
         picked = torch.multinomial(self._weights, self.recipe.batch_size, True, generator=generator)
-        teacher = bool(torch.rand(1, generator=generator) < self.recipe.losses.teacher_f0)
+        teacher = bool(torch.rand(1, generator=generator) < TEACHER_F0)
         return self._batch([self._clips[i] for i in picked.tolist()], teacher, generator)
 
     def _batch(self, clips: Sequence[Clip], teacher: bool, generator: torch.Generator) -> VocoderBatch:
@@ -117,10 +127,7 @@ class VocoderObjective:
             adversarial, features = self.discriminators.generator_loss(made, batch.waveform)
             discriminators = self.discriminators.discriminator_loss(made, batch.waveform)
             total = (
-                total
-                + losses.adversarial_weight * adversarial
-                + losses.feature_weight * features
-                + discriminators
+                total + losses.adversarial_weight * adversarial + FEATURE_WEIGHT * features + discriminators
             )
             parts |= {"adversarial": adversarial, "features": features, "critics": discriminators}
         count = len(batch.keys)
@@ -128,7 +135,7 @@ class VocoderObjective:
         return Loss(total * count, count, shown)
 
     def decode(self, config: DecodeConfig) -> SampleReport:
-        """Held-out recordings made again from their mels."""
+        """Held-out recordings resynthesized from their mels."""
         if not self.recipe.data.validation or not config.samples:
             return SampleReport()
         clips = read_clips(self.recipe.data.validation)
@@ -150,5 +157,4 @@ class VocoderObjective:
         write_tensors(folder / VOCODER_FILE, self.vocoder.state_dict(), torch.float16)
 
 
-def build(recipe: Settings) -> VocoderObjective:
-    return VocoderObjective(recipe)
+build = VocoderObjective

@@ -1,21 +1,18 @@
-"""`python -m echat.train.tools.average FOLDER MODEL MODEL ...`: the mean of the weights of several models.
+"""Weight averaging ("model soup"): the mean of the weights of several models.
 
-Runs that began from the same weights lie in one valley, and the middle of it answers unheard wordings better
-than any of them (Wortsman et al. 2022, "Model soups").
+Runs that began from the same weights lie in one valley of the loss, and the middle of it answers unseen
+wordings better than any of them (Wortsman et al. 2022, "Model soups").
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from echat.checkpoint import atomic_path
-from echat.errors import Arguments, command
 from echat.model.model_folder import ModelFolder, load_model, save_model
 from echat.model_files import TOKENIZER_FILE, TOKENIZER_FOLDER
 
@@ -54,29 +51,11 @@ def _tokenizer(folder: Path) -> object:
     return json.loads((folder / TOKENIZER_FOLDER / TOKENIZER_FILE).read_text(encoding="utf-8"))
 
 
-@command
-def main(arguments: Arguments) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m echat.train.tools.average", description="The mean of the weights of several models."
-    )
-    parser.add_argument("output", type=Path, help="model folder to write")
-    parser.add_argument("models", type=Path, nargs="+", help="model folders, of runs with one beginning")
-    options = parser.parse_args(arguments)
+def average(output: Path, folders: Sequence[Path]) -> None:
+    """Write the model folder of the average."""
     with torch.inference_mode():
-        mean = average_models(options.models)
-    with atomic_path(options.output) as temporary:
-        config = mean.config
-        save_model(
-            temporary,
-            mean.model,
-            mean.tokenizer,
-            config.profile,
-            config.name,
-            ctc=config.ctc,
-            learned=config.learned,
-        )
-    print(f"{options.output}: the mean of {len(options.models)} models")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        mean = average_models(folders)
+    config = mean.config
+    with atomic_path(output) as temporary:
+        about = (config.profile, config.name, None, config.ctc, config.learned)
+        save_model(temporary, mean.model, mean.tokenizer, *about)

@@ -1,7 +1,7 @@
 """Fine-tuning on one's own dialogues: a table of spoken questions and answers in, a model folder out.
 
-A recipe is written, ``finetune.yaml`` in the output folder: adapters on all linear layers, the tasks that the
-records serve, some records held out. It runs as any other recipe.
+It writes a recipe, ``finetune.yaml`` in the output folder (low-rank adapters, the tasks that the records
+serve, held-out records, replay data), and trains it as any other.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from echat.devices import DTYPES
 from echat.dialogue.tasks import TASKS
 from echat.infer.loading import find_model
 from echat.model_files import SPEECH_TOKENIZER_FOLDER, TOKEN2WAV_FOLDER
-from echat.train.init_weights import InitSource, inherited_learned, init_has_ctc, open_init_source
+from echat.release.weight_sources import WeightSource, open_weight_source
 from echat.train.recipe import load_recipe
 from echat.train.tools.finetune_data import Preparation, prepare_pairs, with_speech_ids
 from echat.train.trainer import run
+from echat.train.weights.init_weights import inherited_learned, init_has_ctc
 
 RECIPE = "finetune.yaml"
 STEPS = 120  # enough for some fifty dialogues of a small model; more dialogues want more
-# Share of each task among the dialogues that serve it; understanding keeps the ear in use.
+# Share of each task among the dialogues that serve it; understanding protects speech recognition.
 TASK_WEIGHTS = {
     "s2s_think_label": 2.0,
     "s2s_think_language": 1.0,
@@ -51,8 +52,8 @@ class FineTune:
     data: str  # folder with metadata.csv or metadata.jsonl, or the table itself
     output: Path
     columns: Mapping[str, str] = field(default_factory=dict)  # our field -> column of the table
-    replay: Sequence[str] = ()  # manifests like those that the model learned from before
-    replay_share: float = 0.5  # of what is learned from
+    replay: Sequence[str] = ()  # manifests of replay data, such as the model was trained on
+    replay_share: float = 0.5  # share of replay data in the mixture
     speech_tokenizer: Path | None = None  # folder; None: that of the model
     skip_bad: bool = False  # go on without the records that cannot be used
     info: Callable[[str], None] = print
@@ -61,7 +62,7 @@ class FineTune:
 def finetune(job: FineTune, overrides: Sequence[str] = (), resume: bool = False) -> Path:
     """Prepare the data, train, and return the folder of the fine-tuned model.
 
-    ``overrides`` are ``key.path=value`` on the recipe. ``resume`` goes on with a run that was stopped, with
+    ``overrides`` are ``key.path=value`` on the recipe. ``resume`` continues a run that was stopped, with
     its recipe and its data. Raises ValueError that names what to mend.
     """
     model_path = find_model(job.model)
@@ -78,7 +79,7 @@ def finetune(job: FineTune, overrides: Sequence[str] = (), resume: bool = False)
 
 def write_recipe(job: FineTune, model_path: Path) -> dict[str, Any]:
     """The values of the recipe, which say only what differs from the defaults; its data are prepared."""
-    source = open_init_source(str(model_path))
+    source = open_weight_source(str(model_path))
     if source.model is None:
         raise ValueError(
             f"{model_path}: expected a whole model to fine-tune, found {', '.join(source.parts)} alone"
@@ -92,10 +93,10 @@ def write_recipe(job: FineTune, model_path: Path) -> dict[str, Any]:
     )
     manifest = prepare_pairs(job.data, job.output / "data", preparation)
     samples = read_manifest(manifest)
-    learned = [sample for sample in samples if sample.split == "train"]
-    tasks = _tasks(learned, job.data)
+    training = [sample for sample in samples if sample.split == "train"]
+    tasks = _tasks(training, job.data)
     held_out = sum(sample.split == "dev" for sample in samples)
-    job.info(f"{len(learned)} dialogues learn, {held_out} judge; tasks {', '.join(tasks)}")
+    job.info(f"{len(training)} training dialogues, {held_out} held out; tasks {', '.join(tasks)}")
     own = {"path": str(manifest), "tasks": tasks}
     old = _replay_sources(job, preparation)
     share = job.replay_share if old else 0.0
@@ -111,7 +112,7 @@ def write_recipe(job: FineTune, model_path: Path) -> dict[str, Any]:
     }
 
 
-def _recipe(source: InitSource, model_path: Path, output: Path) -> dict[str, Any]:
+def _recipe(source: WeightSource, model_path: Path, output: Path) -> dict[str, Any]:
     dtype = next(iter(source.tensors.values())).dtype
     return {
         "objective": "speech_llm",
@@ -131,16 +132,15 @@ def _recipe(source: InitSource, model_path: Path, output: Path) -> dict[str, Any
 
 
 def _adapter_targets(model_path: Path) -> tuple[str, ...]:
-    """Where adapters go. An ear that spells would lose it among few voices: a language model follows it as it
-    is, and what it hears stays as good as it was."""
+    """Layers with adapters. An encoder trained by CTC stays frozen: few voices would harm its recognition."""
     return ("llm.*",) if init_has_ctc({"all": str(model_path)}) else ("*",)
 
 
 def _replay_sources(job: FineTune, preparation: Preparation) -> list[dict[str, Any]]:
-    """Sources of what is not to be forgotten."""
+    """Sources of the replay data."""
     sources = []
     for number, given in enumerate(job.replay, 1):
-        path = with_speech_ids(given, job.output / f"rehearsal-{number}", preparation)
+        path = with_speech_ids(given, job.output / f"replay-{number}", preparation)
         sources.append({"path": str(path), "tasks": _tasks(read_manifest(path), given)})
     return sources
 
@@ -168,17 +168,17 @@ def _speech_tokenizer(job: FineTune, model_path: Path) -> Path | None:
         return found
     if job.speech_tokenizer is not None:
         raise ValueError(f"--speech-tokenizer: expected a folder at {found}, found nothing; check the path")
-    job.info(f"{model_folder} has no {SPEECH_TOKENIZER_FOLDER} folder: answers are learned as text alone")
+    job.info(f"{model_folder} has no {SPEECH_TOKENIZER_FOLDER} folder: answers are trained as text alone")
     return None
 
 
 def _voice(model_path: Path) -> str | None:
-    """What makes answers heard while training."""
+    """The model folder whose token2wav synthesizes sampled answers."""
     return str(model_path) if (model_path / TOKEN2WAV_FOLDER).is_dir() else None
 
 
 def _copy_untrained_parts(folder: Path, model_path: Path) -> None:
-    """What training does not change comes from the start, so that the folder speaks, too."""
+    """Copy token2wav, speech tokenizer and licence of the initial model, so that the folder is complete."""
     model_folder = model_path if model_path.is_dir() else model_path.parent
     for name in (TOKEN2WAV_FOLDER, SPEECH_TOKENIZER_FOLDER):
         if (model_folder / name).is_dir() and not (folder / name).exists():

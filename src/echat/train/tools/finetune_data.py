@@ -1,4 +1,4 @@
-"""A table of spoken questions and answers becomes a manifest to fine-tune on: read, checked, tokenized."""
+"""Data preparation of fine-tuning: a table of spoken questions and answers becomes a tokenized manifest."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from echat.data.tools.speech_tokenization import TokenizeConfig, tokenize
 
 PAIR_COLUMNS = {"audio": "question", "reply_audio": "answer"}  # further names of the two sounds of a pair
 DIALOGUES = "dialogues.jsonl"  # the finished manifest
-HELD_OUT = 10  # one record in so many judges, where the table says none does
+HELD_OUT = 10  # one record in so many is held out, where the table holds out none
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How tables are read, and who turns answers into speech ids."""
+    """How tables are read and answers become speech ids."""
 
-    speech_tokenizer: Path | None  # None: spoken answers are not learned
+    speech_tokenizer: Path | None  # None: answers are trained as text alone
     codec_size: int  # ids of that tokenizer
     columns: Mapping[str, str] = field(default_factory=dict)  # our field -> column; the usual ones are known
     skip_bad: bool = False  # go on without the records that cannot be used
@@ -35,7 +35,7 @@ class Preparation:
 def prepare_pairs(source: str, folder: Path, preparation: Preparation) -> Path:
     """The manifest of a table, or of a folder that holds one; some of its records are held out as split dev.
 
-    Raises DataError where records cannot be used, after each is named, unless ``how.skip_bad``.
+    Raises DataError where records cannot be used, after each is named, unless ``preparation.skip_bad``.
     """
     config = ImportConfig(
         source=source,
@@ -83,7 +83,7 @@ def _columns(source: str, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _refuse(source: str, records: int, defects: DefectReport, preparation: Preparation) -> None:
-    """Name what is wrong; stop unless told to go on without it, and when nothing is left."""
+    """Report defects; raise DataError unless ``skip_bad``, and when no record is left."""
     if defects:
         preparation.info(f"cannot be used:\n{defects}")
     if defects and not preparation.skip_bad:

@@ -1,4 +1,4 @@
-"""One page about a run: curves, samples to listen to, configuration, origins. It needs nothing else."""
+"""The report of a run: one self-contained page with curves, samples as text and audio, recipe, provenance."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from echat.checkpoint import atomic_path
-from echat.train.log import METRICS, SPEED
-from echat.train.provenance import PROVENANCE
-from echat.train.recipe import RECIPE_FILE
+from echat.train.recipe import MODEL, RECIPE_FILE
 from echat.train.sample_eval import SAMPLES, SAMPLES_FILE
+from echat.train.tracking.log import METRICS, SMOOTHING, SPEED
+from echat.train.tracking.provenance import PROVENANCE
 
-LATEST_EVALUATIONS = 3  # looks at samples shown: the first and the latest ones
+LATEST_EVALUATIONS = 3  # sample evaluations shown beside the first
 
 _STYLE = """
 :root { color-scheme: light dark;
@@ -63,14 +63,14 @@ def _page(run: Path, rows: Sequence[dict[str, Any]], steps: Sequence[dict[str, A
     yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield f"<style>{_STYLE}</style></head><body><h1>{name}</h1>"
-    done = "finished" if (run / "model").is_dir() else "not finished"
-    some = max(1, len(steps) // 10)  # one step alone holds now this task, now that
+    done = "finished" if (run / MODEL).is_dir() else "not finished"
+    some = max(1, len(steps) // 10)  # a single step may hold a single task
     first, final = (statistics.fmean(row["loss"] for row in part) for part in (steps[:some], steps[-some:]))
     loss = f"loss {first:.3f} → {final:.3f}" + (f" (means of {some} steps)" if some > 1 else "")
     yield f'<p class="soft">{last["step"]:,} steps, {last["samples"]:,} samples, {loss}, {done}</p>'
     yield "<h2>Curves</h2><div class=curves>"
     for curve in curves(rows, list(_rows(run / SPEED))):
-        yield f"<figure>{draw(curve)}</figure>"
+        yield f"<figure>{plot(curve)}</figure>"
     yield "</div>"
     yield from _validation(rows)
     yield from _samples(run / SAMPLES)
@@ -152,7 +152,7 @@ def _samples(folder: Path) -> Iterator[str]:
     yield "<h2>Samples</h2><div class=wide>"
     for evaluation in reversed(shown):
         yield f"<h3>{evaluation.name.replace('step-', 'step ').replace(' 0', ' ').lstrip('0')}</h3>"
-        yield "<table><tr><th>task<th>heard<th>wanted<th>said<th>spoken</tr>"
+        yield "<table><tr><th>task<th>input<th>reference<th>output<th>audio</tr>"
         for row in _rows(evaluation / SAMPLES_FILE):
             texts = [html.escape(row[name]) for name in ("task", "wanted", "said")]
             input_player = _player(Path(row["question"])) if row["question"] else ""
@@ -163,7 +163,7 @@ def _samples(folder: Path) -> Iterator[str]:
 
 
 def _player(path: Path) -> str:
-    """The sound inside the page, without loss."""
+    """An audio player with the sound in the page, lossless."""
     import soundfile
 
     if not path.is_file():
@@ -194,8 +194,7 @@ def _origins(path: Path) -> Iterator[str]:
 
 Points = Sequence[tuple[float, float]]  # (step, value)
 
-_SMOOTH = 0.95  # weight of the past in the drawn mean
-_MOST = 2000  # points of one line: more are thinned, nobody could see them
+_MOST = 2000  # points of one line: more cannot be seen
 
 
 @dataclass(frozen=True)
@@ -205,10 +204,10 @@ class Curve:
     name: str
     points: Points = ()
     validation: Points = field(default=())
-    smooth: bool = False  # draw a running mean over the values
+    smooth: bool = False  # plot a running mean over the values
 
 
-def draw(curve: Curve) -> str:
+def plot(curve: Curve) -> str:
     """An ``<svg>`` element, texts as texts."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -221,11 +220,14 @@ def draw(curve: Curve) -> str:
         axes.set_xlabel("step", fontsize=8, loc="right")
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        points = thinned(curve.points)
+        points = downsample(curve.points)
         if curve.smooth and len(points) > 2:
             axes.plot(*zip(*points), color="#9db8dd", linewidth=0.6)
             axes.plot(
-                *zip(*thinned(running_mean(curve.points))), color="#1f5fb4", linewidth=1.6, label="training"
+                *zip(*downsample(running_mean(curve.points))),
+                color="#1f5fb4",
+                linewidth=1.6,
+                label="training",
             )
         elif points:
             axes.plot(*zip(*points), color="#1f5fb4", linewidth=1.2, marker="." if len(points) < 3 else "")
@@ -233,9 +235,9 @@ def draw(curve: Curve) -> str:
             axes.plot(*zip(*curve.validation), color="#d2601a", marker="o", markersize=3, label="held out")
         if curve.smooth and curve.validation:
             axes.legend(frameon=False, fontsize=8)
-        drawn = io.StringIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    text = drawn.getvalue()
+        svg = io.StringIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    text = svg.getvalue()
     return text[text.index("<svg") :]
 
 
@@ -243,14 +245,14 @@ def running_mean(points: Points) -> list[tuple[float, float]]:
     """Exponential mean, free of its start at zero (Kingma and Ba 2015, section 3)."""
     mean, weight, found = 0.0, 0.0, []
     for step, value in points:
-        mean = _SMOOTH * mean + (1 - _SMOOTH) * value
-        weight = _SMOOTH * weight + (1 - _SMOOTH)
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
+        weight = SMOOTHING * weight + (1 - SMOOTHING)
         found.append((step, mean / weight))
     return found
 
 
-def thinned(points: Points) -> list[tuple[float, float]]:
-    """At most a couple of thousand of the points, evenly; the last one stays."""
+def downsample(points: Points) -> list[tuple[float, float]]:
+    """At most a couple of thousand of the points, evenly spaced; the last one stays."""
     stride = max(1, len(points) // _MOST)
     kept = list(points[::stride])
     return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]

@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, the state of the source, and the hashes of the data lists it reads."""
+"""Provenance of a run: versions, git commit, and hashes of the data lists it reads."""
 
 from __future__ import annotations
 

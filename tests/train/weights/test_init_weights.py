@@ -15,17 +15,17 @@ from echat.model.optimized import optimize
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.release.pretrained import read_llm, read_whisper
-from echat.train.init_weights import (
+from echat.release.weight_sources import open_weight_source
+from echat.train.recipe import load_recipe
+from echat.train.trainer import train
+from echat.train.weights.init_weights import (
     inherited_learned,
     init_from,
     init_has_ctc,
     initial_config,
-    open_init_source,
 )
-from echat.train.recipe import load_recipe
-from echat.train.trainer import train
 
-ASSETS = Path(__file__).parents[1] / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 SHAPE = {"n_mels": 80, "dim": 16, "blocks": 2, "heads": 2, "ffn": 64}
 
 
@@ -131,7 +131,7 @@ def test_positions_of_another_kind_are_refused(whisper, tmp_path):
     state["model_state_dict"]["encoder.positional_embedding"] += 0.1
     torch.save(state, tmp_path / "odd.pt")
     with pytest.raises(ValueError, match="expected the sinusoids of Whisper"):
-        open_init_source(str(tmp_path / "odd.pt"))
+        open_weight_source(str(tmp_path / "odd.pt"))
 
 
 @pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "llama"])
@@ -141,7 +141,7 @@ def test_a_language_model_of_a_folder_thinks_as_the_library_does(model_type, tmp
     theta = {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}  # so low that it matters here
     folder = llm_folder(tmp_path / "llm", model_type, **theta)
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
-    start = open_init_source(str(folder))
+    start = open_weight_source(str(folder))
     shape = {"encoder": {"dim": 16, "blocks": 1, "heads": 2, "ffn": 16}, "speech_codec_size": 32}
     shape["adapter"] = {"dim": 16, "blocks": 1, "heads": 2, "ffn": 16}
     config, tokenizer = initial_config(SpeechLLMConfig.model_validate(shape), {"llm": str(folder)})
@@ -187,9 +187,9 @@ def test_the_recipe_and_its_starts_must_agree(whisper_folder, qwen_folder):
 
 def test_what_is_no_start_is_named(tmp_path, whisper_folder):
     with pytest.raises(ValueError, match="found nothing; check the path"):
-        open_init_source(str(tmp_path / "absent"))
+        open_weight_source(str(tmp_path / "absent"))
     with pytest.raises(ValueError, match="found 0"):
-        open_init_source(str(tmp_path))
+        open_weight_source(str(tmp_path))
     with pytest.raises(ValueError, match=r"expected tensors under llm\. in .*, found encoder"):
         init_from(torch.nn.ModuleDict({"llm": torch.nn.Linear(1, 1)}), {"llm": str(whisper_folder)})
 
@@ -214,7 +214,7 @@ def test_stage_one_starts_from_whisper_and_qwen(recipe, whisper_folder, qwen_fol
 
 def test_a_released_file_is_a_whole_start(tmp_path):
     weights = ASSETS / "model" / "tiny_echat.pt"
-    start = open_init_source(str(weights))
+    start = open_weight_source(str(weights))
     assert start.profile == "osum" and start.model is not None
     model = SpeechLLM(start.model)
     init_from(model, {"all": str(weights)})

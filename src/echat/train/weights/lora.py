@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al. 2021, "LoRA"; Liu et al. 2024, "DoRA"), through peft.
 
-The weights stand still; beside each chosen linear layer two thin matrices learn, and at the end they are
-added to the layer, so that what is exported is an ordinary model: as large and as fast as before.
+The weights are frozen; beside each chosen linear layer two low-rank matrices are trained. At the end they are
+merged into the layer, so that an ordinary model is exported, as large and as fast as before.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from echat.config import Config
-from echat.train.parameters import match_names
+from echat.train.weights.parameters import match_names
 
 ADAPTERS = "*.lora_*"  # names of the parameters that peft adds
 
@@ -26,8 +26,8 @@ class LoraConfig(Config):
     rank: int = Field(16, gt=0)  # of the update of one layer
     alpha: float = Field(32.0, gt=0)  # the update is multiplied by alpha / rank
     dropout: float = Field(0.0, ge=0, lt=1)  # on the input of the adapters
-    dora: bool = False  # also learn the length of each row apart from its direction
-    targets: tuple[str, ...] = ("*",)  # globs over names of linear layers, !glob takes out; all by default
+    dora: bool = False  # train the norm of each row apart from its direction, too
+    targets: tuple[str, ...] = ("*",)  # globs over names of linear layers, !glob excludes; all by default
     modules_to_save: tuple[str, ...] = ()  # globs over names of parameters trained in full beside them
 
     @property
@@ -37,7 +37,7 @@ class LoraConfig(Config):
 
 
 def add_adapters(module: nn.Module, config: LoraConfig) -> list[str]:
-    """Put adapters beside the chosen linear layers, in place; returns their names.
+    """Add low-rank adapters to the chosen linear layers, in place; returns their names.
 
     The outputs stay what they were: an update begins at zero. Raises ValueError when a glob matches no linear
     layer, or nothing is left.
@@ -62,19 +62,16 @@ def add_adapters(module: nn.Module, config: LoraConfig) -> list[str]:
 
 
 def match_layers(module: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Names of the linear layers that globs take in and ``!glob`` takes out again, in the order written."""
+    """Names of the linear layers that globs include and ``!glob`` excludes again, in the order written."""
     names = [name for name, child in module.named_modules() if type(child) is nn.Linear]
     chosen = match_names(names, patterns, "lora.targets", "linear layer")
     if not chosen:
-        raise ValueError(f"lora.targets: {list(patterns)} leaves no layer that learns; name at least one")
+        raise ValueError(f"lora.targets: {list(patterns)} selects no layer; name at least one")
     return [name for name in names if name in chosen]
 
 
 def merge_adapters(module: nn.Module) -> None:
-    """Add every update to its layer and remove the adapters, in place: the module of before, weights changed.
-
-    Nothing happens where there are none.
-    """
+    """Merge every adapter into its layer and remove it, in place. Nothing happens where there are none."""
     layers = [(name, child) for name, child in module.named_modules() if _is_adapter(child)]
     for name, layer in layers:
         layer.merge(safe_merge=True)  # type: ignore[operator]

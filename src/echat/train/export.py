@@ -1,16 +1,15 @@
-"""``python -m echat.train.tools.export RUN FOLDER [--step N | --best]``: a model folder out of a checkpoint.
+"""Export: a model folder from the weights of a run, or from one of its checkpoints.
 
-Whatever number of processes wrote the checkpoint, one puts it together again.
+Whatever number of processes wrote the checkpoint, one process gathers its shards.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from echat.checkpoint import atomic_path
-from echat.errors import Arguments, command
+from echat.deprecated_commands import run_replacement
 from echat.train.checkpointing.checkpoints import (
     list_checkpoints,
     load_tensors,
@@ -19,14 +18,14 @@ from echat.train.checkpointing.checkpoints import (
     step_of,
 )
 from echat.train.distributed import seed_everything
-from echat.train.lora import add_adapters, merge_adapters
 from echat.train.objective import Objective
-from echat.train.parameters import check_frozen, frozen_hash
-from echat.train.recipe import RECIPE_FILE, Recipe, load_recipe, objective_module, set_trainable
+from echat.train.recipe import CHECKPOINTS, RECIPE_FILE, Recipe, load_recipe, objective_module
+from echat.train.weights.lora import add_adapters, merge_adapters
+from echat.train.weights.parameters import check_frozen, frozen_hash, set_trainable
 
 
 def build_objective(recipe: Recipe) -> Objective:
-    """What a recipe learns, with its adapters: what checkpoints are of."""
+    """The objective of a recipe, with its adapters: the module that checkpoints hold."""
     objective: Objective = objective_module(recipe.objective).build(recipe)
     if recipe.lora is not None:
         add_adapters(objective.module, recipe.lora)
@@ -34,7 +33,7 @@ def build_objective(recipe: Recipe) -> Objective:
 
 
 def export_module(objective: Objective, folder: Path) -> None:
-    """Write what an objective learned; the folder appears whole or not at all."""
+    """Write the model of an objective, adapters merged; the folder appears whole or not at all."""
     objective.module.eval()
     merge_adapters(objective.module)
     with atomic_path(folder) as temporary:
@@ -43,12 +42,12 @@ def export_module(objective: Objective, folder: Path) -> None:
 
 
 def export_checkpoint(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
-    """Write what a checkpoint holds; the model is built as for training, on the CPU, by this process.
+    """Write the model of a checkpoint; it is built as for training, on the CPU, by this process.
 
-    Raises CheckpointError where it is damaged, or the frozen weights are no longer those the run began with.
+    Raises CheckpointError where it is damaged, or the frozen weights are not those of the run.
     """
     progress = read_progress(checkpoint)
-    seed_everything(recipe.seed)  # of which weights may stand still that came from nowhere
+    seed_everything(recipe.seed)  # frozen weights may have been initialized at random
     objective = build_objective(recipe)
     try:
         set_trainable(objective.module, recipe.trainable_patterns)
@@ -61,7 +60,7 @@ def export_checkpoint(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
 
 def checkpoint_of(run: Path, step: int) -> Path:
     """The checkpoint of a step of a run folder."""
-    found = list_checkpoints(run / "checkpoints")
+    found = list_checkpoints(run / CHECKPOINTS)
     for path in found:
         if step_of(path) == step:
             return path
@@ -70,12 +69,12 @@ def checkpoint_of(run: Path, step: int) -> Path:
 
 
 def export_run(run: Path, folder: Path, step: int | None = None, best: bool = False) -> str:
-    """Write the model of a step, of the best one by validation loss, or of the newest whole checkpoint.
+    """Write the model of a step, of the best one by validation loss, or of the newest intact checkpoint.
 
     Returns the name of the checkpoint.
     """
     recipe = load_recipe(run / RECIPE_FILE)
-    checkpoints = run / "checkpoints"
+    checkpoints = run / CHECKPOINTS
     if not list_checkpoints(checkpoints):
         raise ValueError(f"{run}: expected checkpoints/step-..., found none; name the output of a recipe")
 
@@ -95,20 +94,5 @@ def export_run(run: Path, folder: Path, step: int | None = None, best: bool = Fa
     return newest_intact(checkpoints, export, info)
 
 
-@command
-def main(arguments: Arguments) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m echat.train.tools.export", description="Make a model folder out of a checkpoint."
-    )
-    parser.add_argument("run", type=Path, help="run folder: the output of a recipe")
-    parser.add_argument("folder", type=Path, help="model folder to write")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--step", type=int, help="of the checkpoint; default: the newest that is whole")
-    which.add_argument("--best", action="store_true", help="the one with the lowest validation loss")
-    options = parser.parse_args(arguments)
-    name = export_run(options.run, options.folder, options.step, options.best)
-    print(f"{options.folder}: {name} of {options.run}")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_replacement("echat.train.export")

@@ -1,4 +1,4 @@
-"""Parameters and layers by their names, with globs."""
+"""Selection of parameters by globs over their names; trainable and frozen parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from echat.checkpoint import CheckpointError
 
 
 def match_names(names: Sequence[str], patterns: Sequence[str], key: str, what: str = "parameter") -> set[str]:
-    """The names that globs take in and ``!glob`` takes out again, in the order written.
+    """The names that globs include and ``!glob`` excludes again, in the order written.
 
     Raises ValueError, which names the recipe's ``key``, for a glob that matches nothing.
     """
@@ -27,11 +27,25 @@ def match_names(names: Sequence[str], patterns: Sequence[str], key: str, what: s
     return chosen
 
 
-# --- What stands still while a model learns: checkpoints leave it out, and know it again by its fingerprint.
+def set_trainable(module: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Set ``requires_grad`` of the parameters that the patterns name, freeze all others; returns the names.
+
+    ``encoder.*`` includes, ``!encoder.embed.*`` excludes again, in the order written.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    chosen = match_names(names, patterns, "trainable")
+    if not chosen:
+        raise ValueError(f"trainable: {list(patterns)} selects no parameter; name at least one module")
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return [name for name in names if name in chosen]
+
+
+# --- Frozen parameters: checkpoints leave them out and hold a hash of them.
 
 
 def frozen_names(module: nn.Module) -> set[str]:
-    """Names in the state dict of the parameters that do not learn, all names of a shared one."""
+    """Names in the state dict of the frozen parameters, all names of a shared one."""
     state = module.state_dict(keep_vars=True)
     return {
         name
@@ -41,7 +55,7 @@ def frozen_names(module: nn.Module) -> set[str]:
 
 
 def frozen_hash(module: nn.Module) -> str:
-    """Of the parameters that do not learn: names, shapes, values. Empty when all learn."""
+    """A hash of the names, shapes and values of the frozen parameters. Empty when there are none."""
     state, digest = module.state_dict(), hashlib.sha256()
     names = sorted(frozen_names(module))
     for name in names:
@@ -51,13 +65,13 @@ def frozen_hash(module: nn.Module) -> str:
 
 
 def check_frozen(where: object, stored: str, here: str) -> None:
-    """Raise CheckpointError when a checkpoint belongs to other standing weights than those loaded here.
+    """Raise CheckpointError when a checkpoint belongs to other frozen weights than those loaded here.
 
-    Earlier versions stored all weights and no fingerprint: an empty one fits.
+    Earlier versions stored all weights and no hash: an empty one is accepted.
     """
     if stored and stored != here:
         raise CheckpointError(
-            f"{where}: expected the weights that stood still when it was written, found others "
-            f"(fingerprint {stored[:12]}, here {here[:12] or 'none'}); init_from or trainable has "
+            f"{where}: expected the frozen weights of the time it was written, found others "
+            f"(hash {stored[:12]}, here {here[:12] or 'none'}); init_from or trainable has "
             "changed since: give them back what they were, or begin a new run"
         )

@@ -10,9 +10,10 @@ from torch import nn
 
 from echat.checkpoint import read_tensors
 from echat.model.model_folder import load_model
-from echat.train.lora import LoraConfig, add_adapters, match_layers, merge_adapters
-from echat.train.recipe import load_recipe, set_trainable
+from echat.train.recipe import load_recipe
 from echat.train.trainer import train
+from echat.train.weights.lora import LoraConfig, add_adapters, match_layers, merge_adapters
+from echat.train.weights.parameters import set_trainable
 
 pytest.importorskip("peft")
 
@@ -62,7 +63,7 @@ def test_layers_are_chosen_by_globs():
     assert match_layers(module(), ["*", "!encoder.0"]) == ["encoder.2", "head"]
     with pytest.raises(ValueError, match=r"lora.targets: pattern 'decoder\.\*' matches no linear layer"):
         match_layers(module(), ["decoder.*"])
-    with pytest.raises(ValueError, match="leaves no layer"):
+    with pytest.raises(ValueError, match="selects no layer"):
         match_layers(module(), ["*", "!*"])
 
 

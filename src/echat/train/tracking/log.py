@@ -1,8 +1,8 @@
-"""What a person sees while it learns: a progress bar, TensorBoard curves, and ``metrics.jsonl``.
+"""Logging of a run: a progress bar, TensorBoard curves, and ``metrics.jsonl``.
 
 ``metrics.jsonl`` holds one line per step and nothing that depends on the clock, so that a resumed run writes
 the same file as an uninterrupted one. Speed goes to the bar, to TensorBoard and to ``speed.jsonl``.
-``skipped.jsonl`` names the samples of steps that were not taken.
+``skipped.jsonl`` names the samples of skipped steps.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from echat.train.checkpointing.checkpoints import Progress as RunProgress
-from echat.train.sample_eval import SampleReport, write_samples
+from echat.train.objective import SampleReport
+from echat.train.sample_eval import write_samples
+from echat.train.step import Progress as RunProgress
 
 METRICS = "metrics.jsonl"
 SPEED = "speed.jsonl"  # step, samples, seconds: what depends on the clock
 _CURVE_STEPS = 10  # steps between two points of a TensorBoard curve
 _PLAIN_SECONDS = 30.0  # seconds between two lines where there is no terminal
-_SMOOTH = 0.95  # weight of the past in the losses shown
+SMOOTHING = 0.95  # weight of the past in running means of losses
 _NAMED = 10  # samples named in the log when a step is skipped
 SKIPPED = "skipped.jsonl"
 
 
 class RunLog:
-    """Writes what happened; open it with ``with``."""
+    """The log of a run, a context manager."""
 
     def __init__(self, folder: Path, name: str, from_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +78,7 @@ class RunLog:
         """One step: ``values`` (loss, lr, ...), ``parts`` (loss per task), ``done`` share of the budget."""
         self._write({"step": progress.step, "samples": progress.samples, **values, "parts": dict(parts)})
         for name, loss in {"loss": values["loss"], **parts}.items():
-            self._smooth[name] = _SMOOTH * self._smooth.get(name, loss) + (1 - _SMOOTH) * loss
+            self._smooth[name] = SMOOTHING * self._smooth.get(name, loss) + (1 - SMOOTHING) * loss
         speed = self._speed(progress)
         if progress.step % _CURVE_STEPS == 0:
             row = {"step": progress.step, "samples": progress.samples, "seconds": progress.seconds}
@@ -93,7 +94,7 @@ class RunLog:
     def skip(
         self, progress: RunProgress, reason: str, batches: Sequence[tuple[float, Sequence[str]]]
     ) -> None:
-        """A step that was not taken, and its micro-batches: loss and keys of each."""
+        """A skipped step, and its micro-batches: loss and keys of each."""
         self._write({"step": progress.step, "samples": progress.samples, "skipped": reason})
         bad = [keys for loss, keys in batches if not math.isfinite(loss)]
         named = [key for keys in bad or [keys for _, keys in batches] for key in keys]
@@ -113,7 +114,7 @@ class RunLog:
         self.info(f"step {step}: validation " + "  ".join(f"{n} {v:.3f}" for n, v in values.items()))
 
     def sample_report(self, step: int, found: SampleReport) -> None:
-        """Measures of real outputs as validation values; the samples in files and in TensorBoard."""
+        """Metrics of decoded outputs as validation values; the samples in files and in TensorBoard."""
         if found.metrics:
             self.validation(step, found.metrics)
         write_samples(self._metrics.parent, step, found.samples)
@@ -126,7 +127,7 @@ class RunLog:
                     self._writer.add_audio(name, sample.waveform.float().cpu()[None], step, sample.rate)
 
     def info(self, message: str) -> None:
-        """A line for people, above the bar."""
+        """A message above the progress bar."""
         self._console.print(message, highlight=False, soft_wrap=True)
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -157,7 +158,7 @@ class RunLog:
 
 
 class NullLog:
-    """The log of a process that does not lead: nothing."""
+    """The log of a process that is not the main one: it writes nothing."""
 
     def step(self, *_: object) -> None:
         """Nothing."""
@@ -176,7 +177,7 @@ class NullLog:
 
 
 def keep_steps(path: Path, last: int) -> None:
-    """Drop the lines of ``metrics.jsonl`` after step ``last``: they are about to be written again."""
+    """Drop the lines of ``metrics.jsonl`` after step ``last``: a resumed run writes them again."""
     if not path.is_file():
         return
     kept = []
@@ -188,7 +189,7 @@ def keep_steps(path: Path, last: int) -> None:
 
 
 def _step(line: str) -> int:
-    """The step of a line; -1 for what a broken disk left instead of one."""
+    """The step of a line; -1 for a damaged one."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError, RecursionError):

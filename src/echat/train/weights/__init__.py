@@ -1,0 +1,1 @@
+"""Weights of a run: where they come from, which of them are trained, adapters beside them."""
