@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echat.audio.augmentation import AugmentConfig
 from echat.audio.features import N_MELS, log_mel
 from echat.audio.waveform import read
-from echat.data.audio_loading import AudioLoader, AugmentConfig
+from echat.data.audio_loading import AudioLoader
 from echat.data.defects import DataError
 from echat.data.eligibility import can_serve
 from echat.data.examples import (
