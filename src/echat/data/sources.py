@@ -45,9 +45,7 @@ class SourceConfig(Config):
     split: str | None = None  # keep the records of this split only
     languages: tuple[str, ...] = ()  # keep these languages only (records that name none stay)
     spoken_form: bool = False  # texts to lower case without punctuation
-    min_seconds: float = (
-        SHORTEST_SECONDS  # records outside these bounds are left out (where the duration is stated)
-    )
+    min_seconds: float = SHORTEST_SECONDS  # records of another stated duration are left out
     max_seconds: float = LONGEST_SECONDS
     pseudo_audio: bool = False  # labels and words as text instead of the question's sound
     every_turn: bool = False  # each earlier turn of a dialogue is a sample, too
