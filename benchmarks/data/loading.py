@@ -29,9 +29,10 @@ from benchmarks.data.shards import write_shards
 from benchmarks.measuring import RESULTS, write_numbers
 from torch.utils.data import DataLoader
 
+from echat.audio.augmentation import AugmentConfig
 from echat.data import audio_loading as sounds
 from echat.data import examples
-from echat.data.audio_loading import AudioLoader, AugmentConfig
+from echat.data.audio_loading import AudioLoader
 from echat.data.batching import PooledBatches
 from echat.data.collation import collate_dialogues
 from echat.data.examples import CachedTokenizer, DialogueBuilder

@@ -31,14 +31,14 @@ def test_a_stretch_is_the_cut_of_the_whole(noise, name, start, end):
     np.testing.assert_array_equal(AudioLoader().read(AudioRef(str(noise / name), start, end)), cut)
 
 
-def test_a_stretch_of_a_recording_too_long_to_be_heard_whole(tmp_path):
+def test_a_stretch_of_a_recording_beyond_the_longest_duration(tmp_path):
     path = tmp_path / "long.flac"
     tone = (8000 * np.sin(np.arange(1000 * 1300) / 3)).astype(np.int16)
     soundfile.write(path, tone, 1000)
     with pytest.raises(AudioError, match="at most 600 s of sound, found 1300.0 s"):
         read(path)
-    heard = AudioLoader().read(AudioRef(str(path), 1200.0, 1202.5))
-    assert len(heard) == 2.5 * RATE
+    loaded = AudioLoader().read(AudioRef(str(path), 1200.0, 1202.5))
+    assert len(loaded) == 2.5 * RATE
 
 
 def test_a_stretch_behind_the_end_is_named(noise):
@@ -64,9 +64,9 @@ def test_what_is_kept_has_a_bound_and_the_oldest_goes_first(tmp_path, monkeypatc
         soundfile.write(tmp_path / f"{number}.wav", np.full(RATE, 0.1 * (number + 1)), RATE)
     refs = [AudioRef(str(tmp_path / f"{number}.wav")) for number in range(4)]
     monkeypatch.setattr("echat.data.audio_loading.read", lambda *a, **k: decoded.append(1) or read(*a, **k))
-    sounds, forgetful = AudioLoader(cache_mb=3.2e-2 * 3), AudioLoader(cache_mb=0)
+    sounds, uncached = AudioLoader(cache_mb=3.2e-2 * 3), AudioLoader(cache_mb=0)
     for ref in (refs[0], refs[1], refs[2], refs[0], refs[3], refs[0]):
-        assert np.array_equal(sounds.read(ref), forgetful.read(ref))
+        assert np.array_equal(sounds.read(ref), uncached.read(ref))
     assert len(decoded) == 4 + 6
     sounds.read(refs[1])  # went for the fourth
     assert len(decoded) == 4 + 6 + 1

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echat.data.audio_loading import AudioLoader, AugmentConfig
+from echat.audio.augmentation import AugmentConfig
+from echat.data.audio_loading import AudioLoader
 from echat.data.batching import (
     PooledBatches,
     cut_batches,

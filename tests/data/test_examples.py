@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echat.audio.augmentation import AugmentConfig
 from echat.audio.features import N_MELS, log_mel
 from echat.audio.waveform import read
-from echat.data.audio_loading import AudioLoader, AugmentConfig
+from echat.data.audio_loading import AudioLoader
 from echat.data.defects import DataError
 from echat.data.eligibility import can_serve
 from echat.data.examples import (
@@ -62,16 +63,16 @@ def test_labels_are_the_next_position_and_only_what_the_assistant_writes(builder
     if not can_serve(sample, get_task(task)):
         pytest.skip("the sample lacks a label")
     example = builder(SampledItem(sample, task, 0, 7))
-    learnt = example.labels != IGNORE
-    next_kind, next_id = example.kinds[1:][learnt[:-1]], example.ids[1:][learnt[:-1]]
+    is_target = example.labels != IGNORE
+    next_kind, next_id = example.kinds[1:][is_target[:-1]], example.ids[1:][is_target[:-1]]
     expected = np.where(next_kind == SPEECH, next_id + vocabulary.text_size, next_id)
-    assert np.array_equal(example.labels[learnt], expected)
-    assert not learnt[-1] and (next_kind != AUDIO).all()
+    assert np.array_equal(example.labels[is_target], expected)
+    assert not is_target[-1] and (next_kind != AUDIO).all()
     assert example.writes_speech == bool((example.labels >= vocabulary.text_size).any())
 
 
 @pytest.mark.parametrize("task", ["asr", "s2s_think_label", "s2s", "tts"])
-def test_the_inference_prompt_is_the_beginning_of_the_example(builder, samples, tokenizer, vocabulary, task):
+def test_the_inference_prompt_is_a_prefix_of_the_example(builder, samples, tokenizer, vocabulary, task):
     sample = samples[3]
     example = builder(SampledItem(sample, task, 0, 7))
     audio = example.mels[0] if example.mels else None
@@ -98,14 +99,14 @@ def test_without_augmentation_the_mel_is_that_of_inference(builder, samples):
     np.testing.assert_allclose(example.mels[0], log_mel(waveform, N_MELS).numpy(), atol=2e-3)
 
 
-def test_chance_comes_from_the_draw_alone(builder, samples):
+def test_randomness_comes_from_the_sampled_item_alone(builder, samples):
     loud = replace(builder, augment=LOUD)
     first, other, again = (loud(SampledItem(samples[0], "asr", 0, seed)).mels[0] for seed in (7, 8, 7))
     assert np.array_equal(first, again)
     assert first.shape != other.shape or not np.array_equal(first, other)
 
 
-def test_words_and_cues_stand_in_the_place_of_sound(builder, samples, tokenizer):
+def test_pseudo_audio_has_labels_and_words_instead_of_sound(builder, samples, tokenizer):
     example = builder(SampledItem(samples[1], "s2t", 0, 7, pseudo_audio=True))
     assert not example.mels and (example.kinds != AUDIO).all()
     read_text = tokenizer.decode(example.ids[example.kinds == TEXT].tolist())
@@ -141,7 +142,7 @@ def test_of_a_language_without_ctc_the_labels_alone_are_known(builder, samples, 
     assert target.label_len == len(target.ids) and not target.has_transcript
 
 
-def test_what_follows_an_unknown_label_is_learned_after_any_label(builder, samples, tokenizer):
+def test_what_follows_an_unknown_label_is_a_target_after_any_label(builder, samples, tokenizer):
     """Left alone, the model writes some label there; an id that it never writes would teach it nothing."""
     child = replace(samples[0], labels=Labels(age="child", emotion="sad", sound_event="none"))
     seen = set()
@@ -150,12 +151,12 @@ def test_what_follows_an_unknown_label_is_learned_after_any_label(builder, sampl
         ids = example.ids[example.kinds == TEXT].tolist()
         assert builder.vocabulary.unknown not in ids
         seen |= {gender for gender in ("<MALE>", "<FEMALE>") if gender in tokenizer.decode(ids)}
-        learned = tokenizer.decode([int(i) for i in example.labels if i != IGNORE])
-        assert "MALE" not in learned and "<CHILD><><NONE>" in learned.replace("<SAD>", "")
+        targets = tokenizer.decode([int(i) for i in example.labels if i != IGNORE])
+        assert "MALE" not in targets and "<CHILD><><NONE>" in targets.replace("<SAD>", "")
     assert seen == {"<MALE>", "<FEMALE>"}
 
 
-def test_history_is_heard_before_the_question(builder, samples):
+def test_history_comes_before_the_question(builder, samples):
     past = Turn(samples[2].audio, samples[2].text, "yes", (1, 2, 3))
     example = builder(SampledItem(replace(samples[0], history=(past,)), "s2s", 0, 7))
     alone = builder(SampledItem(samples[0], "s2s", 0, 7))
@@ -190,7 +191,7 @@ def test_what_a_task_needs(samples, change, task, able):
     assert can_serve(sample, get_task(task)) is able
 
 
-def test_typed_words_are_not_answered_as_if_their_voice_were_heard(samples):
+def test_typed_words_are_not_answered_as_if_they_had_a_voice(samples):
     assert not can_serve(samples[1], get_task("t2t"))  # sad, old, coughing
     assert can_serve(samples[0], get_task("t2t"))
 
@@ -201,7 +202,7 @@ def test_reading_aloud_reads_the_reply(samples, tokenizer, vocabulary):
     assert samples[0].reply in text and samples[0].text not in text
 
 
-def test_only_english_is_spelled_in_characters(samples):
+def test_only_english_has_ctc_targets(samples):
     build = SpeechBuilder("abcdefghijklmnopqrstuvwxyz' ", ("en",), AudioLoader(), N_MELS)
     english = build(SampledItem(replace(samples[0], text="Don't, GO!", language="en"), "ctc", 0, 1))
     assert english.targets == (4, 15, 14, 27, 20, 28, 7, 15)

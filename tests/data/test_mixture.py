@@ -36,9 +36,9 @@ def test_resumed_equals_uninterrupted(stop, seed):
 
 def test_shares_are_kept_to_the_sample():
     count = 20_000
-    drawn = Counter(item.sample.key.split("-")[0] for item in islice(stream(), count))
+    sampled = Counter(item.sample.key.split("-")[0] for item in islice(stream(), count))
     for corpus, weight in zip("012", (5.0, 1.0, 2.5)):
-        assert abs(drawn[corpus] - count * weight / 8.5) <= 1
+        assert abs(sampled[corpus] - count * weight / 8.5) <= 1
 
 
 def test_each_epoch_holds_every_sample_once_in_a_new_order():
@@ -48,7 +48,7 @@ def test_each_epoch_holds_every_sample_once_in_a_new_order():
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_every_draw_has_a_random_stream_of_its_own():
+def test_every_sampled_item_has_a_random_stream_of_its_own():
     items = list(islice(stream(), 300))
     assert len({item.seed for item in items}) == 300
 

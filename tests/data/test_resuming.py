@@ -23,7 +23,7 @@ from echat.data.sample import Sample, Turn
 
 @dataclass(frozen=True)
 class Example:
-    """What a draw became, chance included."""
+    """The example of a sampled item, randomness included."""
 
     key: str
     task: str
@@ -120,7 +120,7 @@ def test_killed_and_resumed_from_the_last_state_saved(tmp_path, stop, workers):
 
 
 def wait_until_gone(pids: list[int]) -> None:
-    """Workers do not outlive a run that was killed: the kernel tells when each has ended."""
+    """Workers do not outlive a run that was killed: the kernel reports when each has ended."""
     for pid in pids:
         try:
             handle = os.pidfd_open(pid)
@@ -163,14 +163,14 @@ def test_shares_are_of_what_was_delivered():
 def test_a_source_without_a_usable_record_does_not_hold_up_the_others():
     components = [
         MixtureComponent("good", "asr", [Sample(f"p{n}0") for n in range(50)], 1.0, 0),
-        MixtureComponent("hopeless", "asr", [Sample("p3")], 1.0, 0),
+        MixtureComponent("unusable", "asr", [Sample("p3")], 1.0, 0),
     ]
     source = PooledBatches(MixtureStream(components), build, list, 60, 32)
     assert all(example.key != "p3" for _ in range(200) for example in source.next())
 
 
 @pytest.mark.parametrize("worlds", [(1, 3), (3, 1), (2, 3)])
-def test_another_number_of_ranks_goes_on_behind(worlds):
+def test_another_number_of_ranks_resumes_after_the_furthest(worlds):
     """Nothing of the first epoch comes twice, and less than the pools in work is put off to the next."""
     old, new = worlds
     components = [MixtureComponent("plain", "asr", [Sample(f"p{n:04}0") for n in range(1200)], 1.0, 5)]

@@ -1,4 +1,4 @@
-"""Permutations told by position: complete, keyed, and near where they should be near."""
+"""Permutations computed by position: complete, keyed, and local in blocks."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_a_window_holds_few_blocks(key, block, window):
 def test_keys_and_positions_are_unrelated():
     orders = np.array([[Permutation(1000, key)[i] for i in range(1000)] for key in range(40)])
     assert len({tuple(order) for order in orders}) == 40
-    places = np.abs(np.corrcoef([*orders, np.arange(1000)]))[np.triu_indices(41, 1)]
-    assert places.mean() < 0.05 and places.max() < 0.2  # 1 / sqrt(1000) is what chance gives
+    correlations = np.abs(np.corrcoef([*orders, np.arange(1000)]))[np.triu_indices(41, 1)]
+    assert correlations.mean() < 0.05 and correlations.max() < 0.2  # 1 / sqrt(1000) is what chance gives
     follows = np.mean([abs(a - b) == 1 for order in orders for a, b in pairwise(order)])
     assert follows < 0.006  # chance: 2 of 1000
 

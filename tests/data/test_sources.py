@@ -99,7 +99,7 @@ def test_temperature_weighs_sources_by_size(manifest, shards):
         assert second.weight / first.weight == pytest.approx(ratio)
 
 
-def test_each_turn_of_a_dialogue_is_a_sample_that_hears_the_turns_before(samples, build):
+def test_each_turn_of_a_dialogue_is_a_sample_after_the_turns_before(samples, build):
     turns = [Turn(sample.audio, sample.text, "yes", (1, 2, 3) * 9) for sample in samples[1:3]]
     dialogue = replace(samples[0], history=tuple(turns))
     component = MixtureComponent("c", "s2s", [dialogue], 1.0, 0, every_turn=True)

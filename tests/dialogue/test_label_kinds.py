@@ -1,4 +1,4 @@
-"""A label kind is one row: one that this test adds is read, written, counted, asked for, learnt, evaluated.
+"""A label kind is one row: one that this test adds is read, written, counted, asked for, trained, evaluated.
 
 The row joins the table in a process of its own, before anything derives from it.
 """
@@ -97,7 +97,7 @@ print(json.dumps({
     "ctc text": pseudo_audio_text("aye", sample.labels),
     "ctc kinds": CTC_KINDS,
     "ctc classes": encoder.label_heads["accent"].out_features,
-    "encoder learns": has_encoder_targets(silent),
+    "encoder target": has_encoder_targets(silent),
     "evaluated": report.overall.labels["accent"].as_dict(),
 }, default=str))
 """
@@ -134,9 +134,9 @@ def test_a_label_thought_has_a_slot_for_it(seen: dict[str, Any]) -> None:
     assert "口音为:<SCOTTISH>" in seen["thought"] and seen["thought read"] == "scottish"
 
 
-def test_the_encoder_learns_it(seen: dict[str, Any]) -> None:
+def test_the_encoder_is_trained_on_it(seen: dict[str, Any]) -> None:
     assert seen["ctc text"].endswith("scottish:aye") and "accent" in seen["ctc kinds"]
-    assert seen["ctc classes"] == 2 and seen["encoder learns"]
+    assert seen["ctc classes"] == 2 and seen["encoder target"]
 
 
 def test_understanding_of_it_is_evaluated(seen: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ def test_canonical_is_a_known_label_or_nothing(spelling: str) -> None:
         assert canonical(kind, spelling) in (None, *VALUES[kind])
 
 
-def test_labels_refuse_other_spellings() -> None:
+def test_labels_refuse_other_words() -> None:
     with pytest.raises(ValueError, match="label emotion: expected one of neutral"):
         Labels(emotion="anger")
 
@@ -80,7 +80,7 @@ def test_only_reply_emotions_leave_the_reply() -> None:
     assert split_reply_emotion("<b>好") == (None, "<b>好")
 
 
-def test_description_names_known_cues_only() -> None:
+def test_description_names_known_labels_only() -> None:
     assert describe_voice(Labels("child", None, "sad", "throat_clearing")) == "sad child throat clearing"
     assert describe_voice(Labels("old", "male", None, "none")) == "old male"
     assert describe_voice(Labels()) == ""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from echat.audio.errors import AudioError
 
 PLAIN_SUFFIXES = ("wav", "flac", "mp3", "ogg", "opus")
+PLAIN_MAGIC = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3"}  # first bytes -> suffix
+MP3_FRAMES = (b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xfa")  # first bytes of an MP3 without a tag
 
 
 @dataclass(frozen=True)

@@ -62,11 +62,14 @@ def _unmarked(labels: Labels) -> bool:
 # --- Filters of training data; each refused record has a reason that is counted.
 
 
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.1, 30.0  # of sound that is trained on, unless configured
+
+
 class FilterConfig(Config):
     """Filters of training data. Speech ids beyond the codec are refused always."""
 
-    min_seconds: float = Field(0.1, ge=0)  # of each input sound
-    max_seconds: float = Field(30.0, gt=0)
+    min_seconds: float = Field(SHORTEST_SECONDS, ge=0)  # of each input sound
+    max_seconds: float = Field(LONGEST_SECONDS, gt=0)
     speech_covers_text: bool = True  # refuse spoken replies with too few ids for their text
 
     @model_validator(mode="after")

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from echat.audio.augmentation import AugmentConfig
 from echat.audio.features import EncoderInput
-from echat.data.audio_loading import AudioLoader, AugmentConfig, extract_mel
+from echat.data.audio_loading import AudioLoader, extract_mel
 from echat.data.conversation import build_conversation
 from echat.data.defects import DefectKind
 from echat.data.eligibility import FilterConfig, can_serve, refusal, refuse_length, refuse_speech

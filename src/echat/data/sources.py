@@ -11,7 +11,13 @@ from pydantic import Field, model_validator
 
 from echat.config import Config
 from echat.data.defects import DataError, Defect, DefectKind, DefectReport
-from echat.data.eligibility import can_serve, refusal, refuse_empty_range
+from echat.data.eligibility import (
+    LONGEST_SECONDS,
+    SHORTEST_SECONDS,
+    can_serve,
+    refusal,
+    refuse_empty_range,
+)
 from echat.data.formats.corpus import FormatOrAuto, Records, open_corpus
 from echat.data.mixture import MixtureComponent, MixtureStream, earlier_turns
 from echat.data.sample import Sample
@@ -39,8 +45,8 @@ class SourceConfig(Config):
     split: str | None = None  # keep the records of this split only
     languages: tuple[str, ...] = ()  # keep these languages only (records that name none stay)
     spoken_form: bool = False  # texts to lower case without punctuation
-    min_seconds: float = 0.1  # records outside these bounds are left out (where the duration is stated)
-    max_seconds: float = 30.0
+    min_seconds: float = SHORTEST_SECONDS  # records of another stated duration are left out
+    max_seconds: float = LONGEST_SECONDS
     pseudo_audio: bool = False  # labels and words as text instead of the question's sound
     every_turn: bool = False  # each earlier turn of a dialogue is a sample, too
     optional: bool = False  # the mixture goes on without the source when its file is not there

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from echat.data.audio_loading import AudioLoader, AugmentConfig, extract_mel
+from echat.audio.augmentation import AugmentConfig
+from echat.data.audio_loading import AudioLoader, extract_mel
 from echat.data.defects import DefectKind
 from echat.data.eligibility import FilterConfig, refusal, refuse_length
 from echat.data.examples import MEL_FRAMES_PER_POSITION

@@ -84,7 +84,7 @@ def test_writing_undoes_reading(record):
     assert set(sounds) == {name for name in record if name.startswith("wav")}
 
 
-def test_spellings_come_back_as_they_were():
+def test_aliases_of_tags_are_written_as_they_were_read():
     record = {"key": "k", "txt": "x", "task": "<TRANSCRIBE><GENDER>", "extra": {"caption": "church_bells"}}
     sample = from_record(record, ONE)
     assert (sample.task, sample.labels.sound_event) == ("asr_gender", "other")

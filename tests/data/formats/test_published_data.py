@@ -63,7 +63,7 @@ REFUSED = {"e3_badwav", "e10_ratio", "e12_last", "c2_missing", "c4_notask"}  # b
 
 
 def delivered(published, case: str) -> list[Sample]:
-    """What our reader gives and can be listened to."""
+    """What our reader yields with sound that can be decoded."""
     corpus = open_corpus(published / LISTS[case.split("/")[0]], without_transcript="only_x" in case)
     samples = []
     for index in range(len(corpus)):

@@ -80,15 +80,15 @@ PLANTED = {
 
 
 def planted_set(folder: Path, shards: int = 4, per_shard: int = 250, bad: int = 25) -> dict[str, DefectKind]:
-    """A shard set with defects of all kinds at random places; key -> kind."""
+    """A shard set with defects of all kinds at random positions; key -> kind."""
     kinds = [*PLANTED, DefectKind.DUPLICATE_KEY, DefectKind.PATH_ESCAPE]
     truth: dict[str, DefectKind] = {}
     for shard in range(shards):
-        places = set(RNG.choice(np.arange(1, per_shard - 1), bad - 1, replace=False).tolist())
+        positions = set(RNG.choice(np.arange(1, per_shard - 1), bad - 1, replace=False).tolist())
         records = []
         for number in range(per_shard):
             key, before = f"s{shard}-{number:03d}", f"s{shard}-{number - 1:03d}"
-            kind = kinds[len(truth) % len(kinds)] if number in places else None
+            kind = kinds[len(truth) % len(kinds)] if number in positions else None
             if kind is DefectKind.DUPLICATE_KEY:
                 key = next(k for k in (f"s{shard}-{n:03d}" for n in range(number)) if k not in truth)
                 truth[f"{key} again {before}"] = kind
@@ -187,7 +187,7 @@ def test_missing_and_closed_shards_do_not_hide_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_all_spellings_of_names_are_read(tmp_path, format):
+def test_all_forms_of_names_are_read(tmp_path, format):
     names = ["k.txt", "a/long/" * 12 + "k.txt"]
     names += ["x" * 180 + ".txt", "键.txt"] if format != tarfile.USTAR_FORMAT else []
     with tarfile.open(tmp_path / "a.tar", "w", format=format) as tar:

@@ -62,7 +62,7 @@ def test_a_folder_of_sound(folder, tmp_path):
     assert [one.key, two.key] == ["clips/a", "clips/b"] and (one.text, two.text) == ("spoken words", None)
 
 
-def test_recordings_of_phones_come_in_are_heard_and_stored_anew(tmp_path):
+def test_recordings_of_phones_are_imported_decoded_and_stored(tmp_path):
     av = pytest.importorskip("av", reason="needs the media extra")
     (tmp_path / "set").mkdir()
     tone = (9000 * np.sin(np.arange(44_100) / 20)).astype(np.int16)

@@ -27,7 +27,7 @@ from echat.data.tools.cleaning import clean
 from echat.model.speech_encoder import EncoderConfig
 
 SHARDS, PER_SHARD = 9, 110
-SPOILT = range(10, PER_SHARD, 11)  # places in each shard
+SPOILT = range(10, PER_SHARD, 11)  # records of each shard
 S2S = b"<S2TCHAT> <TEXT2TOKEN>"
 
 
@@ -255,7 +255,7 @@ def test_good_records_are_delivered_as_they_are(planted, found, tokenizer, vocab
     batches = PooledBatches(stream, build, list, 2000, 64)
     delivered = Counter(example.key for batch in batches for example in batch)
     assert planted.good <= delivered.keys()
-    others = delivered - Counter(planted.good)  # can be learned from, though something is wrong with them
+    others = delivered - Counter(planted.good)  # can be trained on in spite of defects
     assert sum(others.values()) == sum(
         count
         for (kind, file, _, key), count in planted.defects.items()

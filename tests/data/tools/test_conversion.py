@@ -28,7 +28,7 @@ FORMATS = ("manifest", "raw", "shard", "combine")
 
 
 def bare(sample: Sample) -> Sample:
-    """Without the places of sounds."""
+    """Without the paths of sounds."""
     turns = tuple(replace(turn, audio=None) for turn in sample.history)
     return replace(sample, audio=None, reply_audio=None, history=turns)
 
@@ -109,7 +109,7 @@ def test_jobs_in_any_order_and_any_process_give_the_same_bytes(manifest, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["shard", "raw"])
-def test_a_killed_conversion_goes_on(manifest, tmp_path, kind):
+def test_a_killed_conversion_is_resumed(manifest, tmp_path, kind):
     settings = (
         f"source={str(manifest)!r}, out={str(tmp_path / 'out')!r}, to={kind!r}, shard_size=2, copy_audio=True"
     )
@@ -209,7 +209,7 @@ def test_opus_is_the_same_every_time():
         soundfile.write(stream, 0.1 * np.sin(np.arange(rate) / 20), rate, format="WAV")
         refs[rate] = AudioRef("a.wav", data=stream.getvalue())
     made = {rate: encode(ref, "opus") for rate, ref in refs.items()}
-    time.sleep(1.1)  # the encoder draws the stream number from the clock of the C library
+    time.sleep(1.1)  # the encoder takes the stream number from the clock of the C library
     for rate, (data, suffix) in made.items():
         assert (data, suffix) == (encode(refs[rate], "opus")[0], ".opus")
         info = soundfile.info(io.BytesIO(data))
@@ -220,7 +220,7 @@ def test_opus_is_the_same_every_time():
     ("task", "says"),
     [("asr", "expected words"), ("emotion", "expected a known label"), ("s2s", "expected a reply")],
 )
-def test_a_task_needs_what_it_hears_and_writes(task, says):
+def test_a_task_needs_its_input_and_target(task, says):
     sample = Sample("k", audio=AudioRef("a.wav"), labels=Labels(age="old"))
     with pytest.raises(DataError, match=says):
         assign(sample, task)

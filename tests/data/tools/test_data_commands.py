@@ -1,4 +1,4 @@
-"""The commands that look at data and listen to it: what they print, write and end with."""
+"""The commands that inspect data: what they print, write and end with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who does the work cannot be told from the results."""
+"""Results do not depend on the executor."""
 
 from __future__ import annotations
 

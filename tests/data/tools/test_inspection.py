@@ -1,4 +1,4 @@
-"""What is shown of a record is what is learned from it."""
+"""The inspected sequence of a record is its training example."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A data command that is killed goes on where it was, and ends with the bytes of one that was not.
 
-The moment of the kill is drawn among all that a run does after its first finished part: opening, renaming and
-removing files, as the interpreter reports them. Twenty moments of each command are marked slow.
+The moment of the kill is sampled among all that a run does after its first finished part: opening, renaming
+and removing files, as the interpreter reports them. Twenty moments of each command are marked slow.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def test_killed_and_run_again_equals_uninterrupted(corpora, whole, name, moment)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_workers_killed_with_their_run_go_on_as_well(corpora, whole, moment):
+def test_workers_killed_with_their_run_are_resumed(corpora, whole, moment):
     """The parent counts the finished jobs; all of its processes die in whatever they are doing."""
     expected, _ = whole("convert to shard")
     out = corpora / "convert to shard" / "out"

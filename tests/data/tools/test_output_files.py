@@ -32,7 +32,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def spellings(folder: Path, tmp_path: Path, monkeypatch):
+def names_of(folder: Path, tmp_path: Path, monkeypatch):
     """The folder under other names."""
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(folder.parent)
@@ -44,7 +44,7 @@ def spellings(folder: Path, tmp_path: Path, monkeypatch):
 def test_a_corpus_is_not_written_over_itself(published, tmp_path, monkeypatch, kind):
     source = published / kind
     before = digests(source)
-    for out in spellings(source, tmp_path, monkeypatch):
+    for out in names_of(source, tmp_path, monkeypatch):
         for command in (
             ("check", source, "--fix", out),
             ("convert", source, "--to", "manifest", "--output", out),

@@ -44,7 +44,7 @@ def corpus(tmp_path) -> Path:
         rows.append({"key": f"k{number}", "audio": f"{number}.wav", "text": "yes"})
     rows[4]["speech_ids"] = [7, 8, 9]
     rows.append({"key": "typed", "text": "how?", "reply": "so", "reply_audio": "0.wav"})
-    rows.append({"key": "heard", "audio": "1.wav", "text": "how?", "reply": "so"})
+    rows.append({"key": "question", "audio": "1.wav", "text": "how?", "reply": "so"})
     path = tmp_path / "manifest.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -71,7 +71,7 @@ def test_ids_are_computed_where_absent(corpus, tmp_path):
     assert ids(tmp_path / "out") == {
         **{key: expected(seconds) for key, seconds in wanted.items()},
         "k4": (7, 8, 9),
-        "heard": None,  # no sound of the reply
+        "question": None,  # no sound of the reply
     }
     assert report.records == 7 and report.defects.counts == {DefectKind.BAD_RECORD: 1}
     (defect,) = report.defects
@@ -101,7 +101,7 @@ def test_sounds_of_like_length_are_encoded_together_and_once(corpus, tmp_path):
     assert Lengths.batches[0].count(8000) == 1  # k0, and the reply that is the same file
 
 
-def test_what_is_finished_is_not_listened_to_again(corpus, tmp_path):
+def test_what_is_finished_is_not_encoded_again(corpus, tmp_path):
     run(corpus, tmp_path / "out")
     before = ids(tmp_path / "out")
     next((tmp_path / "out").glob("*000.tar.finished")).unlink()

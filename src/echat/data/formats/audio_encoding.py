@@ -8,29 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from echat.audio.containers import SOUND_SUFFIXES, container_of
+from echat.audio.containers import MP3_FRAMES, PLAIN_MAGIC, SOUND_SUFFIXES, container_of
 from echat.audio.errors import AudioError
 from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.sample import AudioRef
 
 AudioStorage = Literal["keep", "flac", "opus"]
-_MAGIC = (
-    (b"RIFF", ".wav"),
-    (b"fLaC", ".flac"),
-    (b"ID3", ".mp3"),
-    (b"\xff", ".mp3"),
-)
-_SOUND_MAGIC = (
-    b"fLaC",
-    b"OggS",
-    b"ID3",
-    b"caff",
-    b".snd",
-    b"\xff\xfb",
-    b"\xff\xf3",
-    b"\xff\xf2",
-    b"\xff\xfa",
-)
+_SOUND_MAGIC = (*(magic for magic in PLAIN_MAGIC if magic != b"RIFF"), *MP3_FRAMES, b"caff", b".snd")
 _WIDE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # more than 16 bit would keep
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 _LONGEST = 86_400.0  # seconds: storing sets no limit that training has not set
@@ -95,11 +79,12 @@ def suffix_of(ref: AudioRef, data: bytes) -> str:
     """The suffix that says what the bytes are: that of the name, or what they begin with."""
     if ref.suffix[1:] in SOUND_SUFFIXES:
         return ref.suffix
-    if data[:4] == b"OggS":
-        return ".opus" if b"OpusHead" in data[:64] else ".ogg"
     if (container := container_of(data)) is not None:
         return f".{container.suffixes[0]}"
-    return next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), ".wav")
+    suffix = next((suffix for magic, suffix in PLAIN_MAGIC.items() if data.startswith(magic)), "wav")
+    if suffix == "ogg" and b"OpusHead" in data[:64]:
+        return ".opus"
+    return ".mp3" if data[:1] == b"\xff" else f".{suffix}"
 
 
 def _decode(data: bytes, ref: AudioRef) -> tuple[np.ndarray, int, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from echat.audio.containers import PLAIN_MAGIC
 from echat.checkpoint import atomic_path
 from echat.data import storage
 from echat.data.defects import DataError, Defect, DefectKind
@@ -28,6 +29,7 @@ _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _IMPORTED = "echat data import reads it"
+_SOUND_REMEDY = "name the table that says what is in it, or its folder to echat data import"
 _BINARY = (
     (b"PAR1", "a Parquet file", _IMPORTED),
     (b"PK\x03\x04", "a zip archive or an Excel workbook", "unpack it, or save it as CSV in UTF-8"),
@@ -37,9 +39,7 @@ _BINARY = (
     (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it"),
     (b"SQLite format 3", "an SQLite database", "save the table as CSV in UTF-8"),
     (b"ARROW1", "an Arrow file", "name the folder that save_to_disk wrote to echat data import"),
-    (b"RIFF", "a sound", "name the table that says what is in it, or its folder to echat data import"),
-    (b"fLaC", "a sound", "name the table that says what is in it, or its folder to echat data import"),
-    (b"OggS", "a sound", "name the table that says what is in it, or its folder to echat data import"),
+    *((magic, "a sound", _SOUND_REMEDY) for magic in PLAIN_MAGIC),
     (b"%PDF", "a PDF file", "save the table as CSV in UTF-8"),
 )
 

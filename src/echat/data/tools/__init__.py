@@ -1,1 +1,1 @@
-"""Tools."""
+"""Data commands: check, clean, convert, tokenize, inspect, statistics, tokenizer training; executors."""

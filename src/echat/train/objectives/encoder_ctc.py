@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from echat.audio.augmentation import AugmentConfig
 from echat.checkpoint import write_tensors
 from echat.config import save_config
-from echat.data.audio_loading import AudioLoader, AugmentConfig
+from echat.data.audio_loading import AudioLoader
 from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
 from echat.data.collation import SpeechBatch, collate_speech
 from echat.data.eligibility import FilterConfig

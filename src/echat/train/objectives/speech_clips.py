@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 _OLD_KEYS = {"manifests": "sources", "validation": "validation"}  # key of the recipe -> key of `data`
 _OLD_SETTINGS = ("split", "validation_split", "max_seconds")
 _OLD_BOUNDS = {"min_seconds": 0.3, "max_seconds": 15.0}  # of recipes with the old keys
-_NO_MEANING = ("tasks", "weight", "every_turn")  # keys of a source that clips have no use for
+_NO_MEANING = ("tasks", "weight", "every_turn", "pseudo_audio")  # keys of a source that clips have no use for
 
 
 class ClipDataConfig(Config):

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from echat.audio.augmentation import AugmentConfig
 from echat.config import Config
-from echat.data.audio_loading import AudioLoader, AugmentConfig
+from echat.data.audio_loading import AudioLoader
 from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
 from echat.data.collation import DialogueBatch, collate_dialogues
 from echat.data.eligibility import FilterConfig
