@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from echat.audio.features import VOCODER_RATE
+from echat.audio.features import SAMPLE_RATE, VOCODER_RATE, vocoder_mel
+from echat.audio.resampling import resample
 from echat.audio.speech_tokens import SpeechTokenizer
-from echat.audio.waveform import read
+from echat.audio.waveform import check, read
 from echat.checkpoint import atomic_path, load_strict, read_tensors, write_tensors
 from echat.config import Config, load_config, nearest, save_config
 from echat.model_files import (
@@ -33,7 +34,7 @@ from echat.token2wav.hift.vocoder import Vocoder, VocoderConfig
 from echat.token2wav.noise import seeded_generator
 from echat.token2wav.speaker_embedding import CampPlus, MelStatistics
 from echat.token2wav.speech_tokenizer import load_speech_tokenizer
-from echat.token2wav.voice import VoicePrompt, check_speech_duration
+from echat.token2wav.voice import MAX_PROMPT_SECONDS, VoicePrompt, check_speech_duration
 
 
 class Token2WavConfig(Config):
@@ -170,16 +171,21 @@ class Token2Wav(nn.Module):
         return self.voice_prompt(waveform, rate, str(path))
 
     def voice_prompt(self, waveform: Tensor, rate: int, where: str = "voice prompt") -> VoicePrompt:
-        """The voice of a reference recording; compute once, use for many replies."""
-        return VoicePrompt.from_waveform(
-            waveform,
-            rate,
-            self.tokenizer,
-            self.speaker,
-            self.config.flow.mel,
-            self.config.min_prompt_rate,
-            where,
-        )
+        """The voice of a mono reference recording `(samples,)`; compute once, use for many replies.
+
+        The mel is in the format of the flow; ids and speaker embedding come from that same wave at 16 kHz. A
+        recording of less than `min_prompt_rate` lacks the upper band of a voice and is refused.
+        """
+        mel, min_rate = self.config.flow.mel, self.config.min_prompt_rate
+        if rate < min_rate:
+            raise ValueError(
+                f"{where}: expected a recording of at least {min_rate} Hz, found {rate} Hz; record it anew"
+            )
+        check(waveform, rate, where, min_seconds=(mel.edge + 1) / mel.rate, max_seconds=MAX_PROMPT_SECONDS)
+        waveform = resample(waveform.float(), rate, mel.rate)
+        waveform_16k = resample(waveform, mel.rate, SAMPLE_RATE)
+        ids = torch.tensor(self.tokenizer.encode([waveform_16k])[0], dtype=torch.long)
+        return VoicePrompt(ids, vocoder_mel(waveform, mel), self.speaker(waveform, waveform_16k))
 
     def voice_tensors(self, voice: VoicePrompt) -> tuple[Tensor, Tensor, Tensor]:
         """The voice as a batch of one, where the networks are."""

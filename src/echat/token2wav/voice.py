@@ -1,20 +1,16 @@
 """Voice prompts: what is computed once from a reference recording to clone its voice."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from echat.audio.features import SAMPLE_RATE, VOCODER_RATE, MelFormat, vocoder_mel
+from echat.audio.features import SAMPLE_RATE
 from echat.audio.resampling import resample
-from echat.audio.speech_tokens import SpeechTokenizer
 from echat.audio.vad import speech_seconds
-from echat.audio.waveform import check
 from echat.checkpoint import read_tensors, write_tensors
 
-MAX_PROMPT_SECONDS = 30.0
+MAX_PROMPT_SECONDS = 30.0  # of a reference recording
 MIN_SPEECH_SECONDS = 1.0  # of a recording that gives a voice; less gives an arbitrary voice
 _NAMES = ("speech_ids", "mel", "embedding")
 
@@ -37,34 +33,6 @@ class VoicePrompt:
     speech_ids: Tensor  # (n,) ids of the prompt, 25 a second
     mel: Tensor  # (frames, 80) natural-log mel of the prompt, in the format of the flow
     embedding: Tensor  # (192,) speaker embedding
-
-    @classmethod
-    def from_waveform(
-        cls,
-        waveform: Tensor,
-        rate: int,
-        tokenizer: SpeechTokenizer,
-        speaker: Callable[[Tensor, Tensor], Tensor],
-        mel: MelFormat,
-        min_rate: int = VOCODER_RATE,
-        where: str = "voice prompt",
-    ) -> "VoicePrompt":
-        """The voice of a mono waveform `(samples,)`.
-
-        `mel` is the format of the flow. Ids and speaker embedding come from that same wave at 16 kHz. A
-        recording of less than `min_rate` lacks the upper band that the voice should have and is refused.
-        """
-        if rate < min_rate:
-            raise ValueError(
-                f"{where}: expected a recording of at least {min_rate} Hz, found {rate} Hz; record it anew"
-            )
-        check(waveform, rate, where, min_seconds=(mel.edge + 1) / mel.rate, max_seconds=MAX_PROMPT_SECONDS)
-        waveform = resample(waveform.float(), rate, mel.rate)
-        waveform_16k = resample(waveform, mel.rate, SAMPLE_RATE)
-        ids = tokenizer.encode([waveform_16k])[0]
-        return cls(
-            torch.tensor(ids, dtype=torch.long), vocoder_mel(waveform, mel), speaker(waveform, waveform_16k)
-        )
 
     def without_prompt(self) -> "VoicePrompt":
         """Only the speaker embedding: synthesis gets faster by the length of the prompt."""

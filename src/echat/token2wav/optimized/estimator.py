@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echat.kernels.attention import LONG_MAX_KEYS, eager_attention, prefers_eager
-from echat.kernels.channels_last import channels_last_conv, channels_last_conv_transpose
+from echat.kernels.channels_last import ConvFunction, channels_last_conv, channels_last_conv_transpose
 from echat.kernels.packed_linear import Precision, pack_linear, pack_merged
 from echat.token2wav.estimator import (
     ConvNormBlock,
@@ -40,31 +40,27 @@ def mish(x: Tensor) -> Tensor:
     return e.div_(e + 2).mul_(x)
 
 
-class FastConv:
-    """A convolution of frames, `(batch, time, n_in) -> (batch, time, n_out)`."""
-
-    def __init__(self, conv: nn.Module, channels: slice = slice(None), bias: bool = True) -> None:
-        """Of the input, only `channels` are read."""
-        if isinstance(conv, nn.ConvTranspose1d):
-            self.layer = channels_last_conv_transpose(conv)
-        else:
-            self.layer = channels_last_conv(cast(nn.Conv1d, conv), channels, bias)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.layer(x.transpose(1, 2).unsqueeze(2)).squeeze(2).transpose(1, 2)
+def fast_conv(conv: nn.Module, channels: slice = slice(None), bias: bool = True) -> ConvFunction:
+    """A convolution of frames, `(batch, time, n_in) -> (batch, time, n_out)`; of the input, only `channels`
+    are read."""
+    if isinstance(conv, nn.ConvTranspose1d):
+        layer = channels_last_conv_transpose(conv)
+    else:
+        layer = channels_last_conv(cast(nn.Conv1d, conv), channels, bias)
+    return lambda x: layer(x.transpose(1, 2).unsqueeze(2)).squeeze(2).transpose(1, 2)
 
 
-class FastNorm:
+def norm_mish(x: Tensor, norm: MaskedGroupNorm) -> Tensor:
     """Group norm, then Mish."""
+    image = x.transpose(1, 2).unsqueeze(2)  # channels last, which the norm has a kernel for
+    y = F.group_norm(image, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    return mish(y.squeeze(2).transpose(1, 2))
 
-    def __init__(self, norm: MaskedGroupNorm) -> None:
-        self.norm = norm
 
-    def __call__(self, x: Tensor) -> Tensor:
-        norm = self.norm
-        image = x.transpose(1, 2).unsqueeze(2)  # channels last, which the norm has a kernel for
-        y = F.group_norm(image, norm.num_groups, norm.weight, norm.bias, norm.eps)
-        return mish(y.squeeze(2).transpose(1, 2))
+def fast_block(block: ConvNormBlock) -> ConvFunction:
+    """Convolution, norm, Mish."""
+    conv, norm = fast_conv(block.block[0]), cast(MaskedGroupNorm, block.block[1])
+    return lambda x: norm_mish(conv(x), norm)
 
 
 class FastResBlock:
@@ -72,9 +68,9 @@ class FastResBlock:
 
     def __init__(self, block: UNetResBlock, channels: slice = slice(None), bias: bool = True) -> None:
         conv, norm = block.block1.block
-        self.conv1 = FastConv(conv, channels, bias)
-        self.norm1 = FastNorm(cast(MaskedGroupNorm, norm))
-        self.block2 = FastBlock(block.block2)
+        self.conv1 = fast_conv(conv, channels, bias)
+        self.norm1 = cast(MaskedGroupNorm, norm)
+        self.block2 = fast_block(block.block2)
         shortcut = block.res_conv
         self.shortcut = pack_linear(
             shortcut.weight[:, channels, 0], shortcut.bias if bias else None, many_rows=True
@@ -85,18 +81,7 @@ class FastResBlock:
 
     def finish(self, first: Tensor, shortcut: Tensor, time: Tensor) -> Tensor:
         """From the first convolution on."""
-        return self.block2(self.norm1(first) + time) + shortcut
-
-
-class FastBlock:
-    """Convolution, norm, Mish."""
-
-    def __init__(self, block: ConvNormBlock) -> None:
-        conv, norm = block.block
-        self.conv, self.norm = FastConv(conv), FastNorm(cast(MaskedGroupNorm, norm))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+        return self.block2(norm_mish(first, self.norm1) + time) + shortcut
 
 
 class FastTransformer:
@@ -134,7 +119,7 @@ class FastStage:
             FastTransformer(cast(UNetTransformer, transformer), precision)
             for transformer in cast(nn.ModuleList, stage[1])
         ]
-        self.lead = FastConv(getattr(stage[2], "conv", stage[2])) if len(stage) > 2 else None
+        self.lead = fast_conv(getattr(stage[2], "conv", stage[2])) if len(stage) > 2 else None
 
     def transform(self, x: Tensor) -> Tensor:
         for transformer in self.transformers:
@@ -160,7 +145,7 @@ class FastEstimator:
             [FastStage(stage, FastResBlock(cast(UNetResBlock, stage[0])), precision) for stage in stages]
             for stages in (down, middle, up)
         )
-        self.last = FastBlock(estimator.final_block)
+        self.last = fast_block(estimator.final_block)
         out = estimator.final_proj
         self.out = pack_linear(out.weight[..., 0], out.bias, many_rows=True)
         embedded = estimator.time_mlp(torch.stack(list(times)))  # (steps, 4 width)
