@@ -50,7 +50,7 @@ _END_LIKE = re.compile(r"<\s*/?\s*think[\s_]*end\s*>|<\s*/\s*think\s*>")
 
 
 class LabelThought(LabelValues):
-    """A thought of transcript and labels. ``None`` is unknown; an unknown ``reply_emotion`` becomes neutral."""
+    """A thought of transcript and labels. ``None`` is unknown; without ``reply_emotion`` it is neutral."""
 
     kinds = ("transcript", *SLOTS)
     transcript: str
