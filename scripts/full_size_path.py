@@ -64,7 +64,9 @@ def use(options: argparse.Namespace, figures: Figures) -> None:
     """Load, encode audio, understand, reply, synthesise."""
     import echat
     from echat.dialogue.turns import ask
-    from echat.infer.generation import generate
+    from echat.infer.decoding import GenerationState
+    from echat.infer.generation import SequenceState, generate
+    from echat.infer.prompt_cache import Prompt
     from echat.token2wav.voice import VoicePrompt
 
     weights = model_folder(options) / "model.safetensors"
@@ -84,7 +86,8 @@ def use(options: argparse.Namespace, figures: Figures) -> None:
     figures["prompt positions"] = embeds.shape[1]
     for name in ("first prefill (reads the pages)", "prefill"):
         with clock(figures, name):
-            steps = generate(engine.model, embeds, rules, torch.Generator().manual_seed(0))
+            state = GenerationState(rules, torch.Generator().manual_seed(0))
+            steps = generate(engine.model, SequenceState(Prompt(embeds), state))
             next(steps)
     with clock(figures, "decode"):
         figures["decoded ids"] = sum(1 for _ in steps)

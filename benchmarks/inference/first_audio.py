@@ -26,7 +26,7 @@ from echat.dialogue.turns import ask
 from echat.infer import events
 from echat.infer.decoding import ForcedDecoding
 from echat.infer.engine import Engine
-from echat.infer.generation import generate_sequence, prefill_sequence
+from echat.infer.generation import generate, prefill_sequence
 from echat.infer.reply_stream import ReplyRequest, StageTimer, emit
 
 STAGES = ("listen", "read", "write", "speak", "synthesise")
@@ -53,7 +53,7 @@ def first_audio(engine: Engine, seconds: float, n_text: int, n_speech: int, stre
     timer.lap("listen")
     prefill_sequence(engine.model, sequence)
     timer.lap("read")
-    for event in emit(engine, request, sequence, generate_sequence(engine.model, sequence), timer):
+    for event in emit(engine, request, sequence, generate(engine.model, sequence), timer):
         if isinstance(event, events.Audio):
             return {**timer.total(), "cpu": time.process_time() - computed}  # to leave the loop is to cancel
     raise AssertionError("no sound came")

@@ -28,7 +28,7 @@ from echat.data.mixture import SampledItem
 from echat.data.sample import Turn
 from echat.data.speech_examples import SpeechBuilder, normalize_text
 from echat.dialogue.labels import Labels
-from echat.dialogue.rendering import Audio, Text, render
+from echat.dialogue.rendering import AudioSegment, TextSegment, render
 from echat.dialogue.tasks import TASKS, get_task
 from echat.dialogue.turns import Conversation
 from echat.model.speech_encoder import EncoderConfig
@@ -81,7 +81,9 @@ def test_the_inference_prompt_is_a_prefix_of_the_example(builder, samples, token
     ids: list[int] = []
     for segment in prompt:
         ids += (
-            [0] * ENCODER.llm_frames(len(segment.audio)) if isinstance(segment, Audio) else list(segment.ids)
+            [0] * ENCODER.llm_frames(len(segment.audio))
+            if isinstance(segment, AudioSegment)
+            else list(segment.ids)
         )
     assert example.ids[: len(ids)].tolist() == ids
     begins = np.flatnonzero(example.labels != IGNORE)[0]
@@ -198,7 +200,7 @@ def test_typed_words_are_not_answered_as_if_they_had_a_voice(samples):
 
 def test_reading_aloud_reads_the_reply(samples, tokenizer, vocabulary):
     rendered = render(build_conversation(samples[0], get_task("tts")), "tts", tokenizer, vocabulary)
-    text = tokenizer.decode([i for s in rendered if isinstance(s, Text) for i in s.ids])
+    text = tokenizer.decode([i for s in rendered if isinstance(s, TextSegment) for i in s.ids])
     assert samples[0].reply in text and samples[0].text not in text
 
 

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from echat.dialogue.rendering import Segment, Text, plain_ids, render
+from echat.dialogue.rendering import Segment, TextSegment, plain_ids, render
 from echat.dialogue.tasks import TASKS, Profile, Task
 from echat.dialogue.thinking import LabelThought, LanguageThought
 from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
@@ -34,7 +34,9 @@ def tokenizer() -> TextTokenizer:
 
 
 def written_out(segments: list[Segment], tokenizer: TextTokenizer) -> str:
-    texts = [tokenizer.decode(s.ids) if isinstance(s, Text) else f"[{type(s).__name__}]" for s in segments]
+    texts = [
+        tokenizer.decode(s.ids) if isinstance(s, TextSegment) else f"[{type(s).__name__}]" for s in segments
+    ]
     return "".join(texts)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from echat.dialogue.labels import Labels
-from echat.dialogue.rendering import Audio, Segment, Speech, Text, plain_ids, render
+from echat.dialogue.rendering import AudioSegment, Segment, SpeechSegment, TextSegment, plain_ids, render
 from echat.dialogue.tasks import TASKS, Task
 from echat.dialogue.thinking import LabelThought, LanguageThought
 from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn
@@ -273,9 +273,9 @@ def test_speech_rows_that_no_model_writes_are_refused(raw: list[int]) -> None:
 def test_typed_turns_may_stand_in_a_spoken_history() -> None:
     typed = Conversation([UserTurn(text="hello"), AssistantTurn("hi", [1]), UserTurn(audio="b")])
     spoken = Conversation([UserTurn(audio="a"), AssistantTurn("hi", [1]), UserTurn(audio="b")])
-    kinds = [segment for segment in shown(typed, "s2s") if isinstance(segment, Audio)]
-    assert kinds == [Audio("b")]
-    assert len([s for s in shown(spoken, "s2s") if isinstance(s, Audio)]) == 2
+    kinds = [segment for segment in shown(typed, "s2s") if isinstance(segment, AudioSegment)]
+    assert kinds == [AudioSegment("b")]
+    assert len([s for s in shown(spoken, "s2s") if isinstance(s, AudioSegment)]) == 2
 
 
 def test_sound_replaced_by_text_keeps_its_markers() -> None:
@@ -283,11 +283,11 @@ def test_sound_replaced_by_text_keeps_its_markers() -> None:
         text="i lost my keys", labels=Labels("adult", "female", "sad", "cough"), is_pseudo_audio=True
     )
     segments = shown(Conversation([question]), "understand")
-    begin = segments.index(Speech((vocabulary().user_audio_begin,)))
+    begin = segments.index(SpeechSegment((vocabulary().user_audio_begin,)))
     heard = segments[begin + 1]
-    assert isinstance(heard, Text)
+    assert isinstance(heard, TextSegment)
     assert tokenizer().decode(list(heard.ids)) == "sad adult female cough:i lost my keys"
-    assert segments[begin + 2] == Speech((vocabulary().user_audio_end,))
+    assert segments[begin + 2] == SpeechSegment((vocabulary().user_audio_end,))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -311,7 +311,7 @@ def test_a_guess_stands_where_a_hole_would_and_is_not_learned(task: str) -> None
     guesses = {"gender": "female", "sound_event": "cough", "style": "客服"}
     guessed = render(conversation, task, tokenizer(), vocabulary(), guess=guesses.__getitem__)
     assert learned(guessed) == learned(holes)
-    written = "".join(tokenizer().decode(list(s.ids)) for s in guessed if isinstance(s, Text))
+    written = "".join(tokenizer().decode(list(s.ids)) for s in guessed if isinstance(s, TextSegment))
     wanted = {"gender": "<FEMALE>", "sound_event": "<COUGH>"}
     assert "&&" not in written and all(tag in written for tag in wanted.values())
     assert ("text", vocabulary().unknown) not in plain_ids(guessed)

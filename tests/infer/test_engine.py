@@ -15,6 +15,7 @@ from echat.dialogue.turns import AssistantTurn, Conversation, ask
 from echat.infer import decoding, events, generation
 from echat.infer.engine import Engine
 from echat.infer.loading import load
+from echat.infer.prompt_cache import Prompt
 from echat.infer.reply_stream import parse_output
 
 ASSETS = Path(__file__).parent.parent / "assets" / "model"
@@ -45,12 +46,13 @@ def test_cached_equals_uncached(engine: Engine, task: str, past: bool) -> None:
     conversation = with_history(task) if past else question(task)
     embeds = engine.embed(engine.render(conversation, task))
     rules = engine.decoding_rules(conversation, task, SAMPLED)
-    written = []
-    for loop in (generation.generate, generation.generate_uncached):
-        pairs = list(loop(engine.model, embeds, rules, torch.Generator().manual_seed(3)))
-        written.append((pairs[-1][1].ids, torch.cat([step.logits for step, _ in pairs])))
-    assert written[0][0] == written[1][0]
-    torch.testing.assert_close(written[0][1], written[1][1], atol=1e-4, rtol=1e-4)
+    cached, uncached = (decoding.GenerationState(rules, torch.Generator().manual_seed(3)) for _ in range(2))
+    sequence = generation.SequenceState(Prompt(embeds), cached)
+    steps = list(generation.generate(engine.model, sequence))
+    slow = list(generation.generate_uncached(engine.model, embeds, uncached))
+    assert cached.ids == uncached.ids
+    logits, expected = (torch.cat([step.logits for step in made]) for made in (steps, slow))
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("task", TASKS)

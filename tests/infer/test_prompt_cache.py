@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from echat.dialogue.rendering import Audio
+from echat.dialogue.rendering import AudioSegment
 from echat.dialogue.tasks import DecodingDefaults, Sampling, get_task
 from echat.dialogue.turns import Conversation, UserTurn, ask
 from echat.infer import generation
@@ -151,7 +151,7 @@ def test_a_recording_is_encoded_piece_by_piece(tiny: Engine) -> None:
         0.1 * torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (16_000, 9_000)
     )
     segments = tiny.render(ask(audio=Recording((first, second))), "s2t")
-    alone = [tiny.embed([Audio(piece)]) for piece in (first, second)]
+    alone = [tiny.embed([AudioSegment(piece)]) for piece in (first, second)]
     embeds = tiny.embed(segments)
     lengths = [frames.shape[1] for frames in alone]
     begin = next(n for n in range(embeds.shape[1]) if torch.allclose(embeds[0, n], alone[0][0, 0], atol=1e-5))

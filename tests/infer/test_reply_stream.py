@@ -229,7 +229,7 @@ def test_a_second_state_follows_the_first(engine: Engine) -> None:
     sequence = engine.new_sequences(
         [generation_request(engine, "s2s_stream")],
     )[0]
-    steps = list(generation.generate_sequence(engine.model, sequence))
+    steps = list(generation.generate(engine.model, sequence))
     copy = GenerationState(sequence.state.rules)
     for step in steps:
         copy.push(step.id)

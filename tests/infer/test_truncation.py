@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from echat.dialogue.capabilities import Capabilities, WrittenForm
-from echat.dialogue.rendering import Audio, Segment, Text, plain_ids
+from echat.dialogue.rendering import AudioSegment, Segment, TextSegment, plain_ids
 from echat.dialogue.tasks import DecodingDefaults, Sampling, get_task
 from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn, ask
 from echat.infer.engine import Engine
@@ -39,7 +39,7 @@ def limited(engine: Engine, turns: int | None) -> Engine:
 
 def comparable(segment: Segment) -> object:
     """Audio is compared by identity: comparing waveforms gives no truth value."""
-    return id(segment.audio) if isinstance(segment, Audio) else segment
+    return id(segment.audio) if isinstance(segment, AudioSegment) else segment
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -119,7 +119,7 @@ def test_a_typed_question_longer_than_the_context_is_refused(engine: Engine) -> 
 def test_estimated_positions_of_audio_are_right(engine: Engine) -> None:
     conversation = dialogue("s2s", 1)
     (prompt,) = [sequence.prompt for sequence in engine.new_sequences([_request(conversation)])]
-    n_sounds = sum(isinstance(segment, Audio) for segment in engine.render(conversation, "s2s"))
+    n_sounds = sum(isinstance(segment, AudioSegment) for segment in engine.render(conversation, "s2s"))
     assert (
         abs(n_positions(engine.render(conversation, "s2s"), ENCODER) - len(prompt.position_keys)) <= n_sounds
     )
@@ -140,7 +140,7 @@ def test_typed_text_gets_the_form_of_the_training_data(engine: Engine) -> None:
         Conversation([UserTurn(text=text, is_pseudo_audio=True)]) for text in ("I'm sad.", "i'm sad")
     ]
     assert trained.render(questions[0], "s2t") == trained.render(questions[1], "s2t")
-    assert any(isinstance(segment, Text) for segment in plain)
+    assert any(isinstance(segment, TextSegment) for segment in plain)
     assert plain_ids(engine.render(ask(text="I HAVE 2"), "t2t")) != plain_ids(plain)
     with pytest.raises(ValueError, match="in another script"):
         trained.render(ask(text="你好"), "t2t")

@@ -22,7 +22,14 @@ from echat.data.eligibility import FilterConfig, can_serve, refusal, refuse_leng
 from echat.data.mixture import SampledItem
 from echat.data.sample import AudioRef, Sample
 from echat.dialogue.labels import VALUES, LabelKind
-from echat.dialogue.rendering import Audio, Segment, Speech, Text, pseudo_audio_text, render
+from echat.dialogue.rendering import (
+    AudioSegment,
+    Segment,
+    SpeechSegment,
+    TextSegment,
+    pseudo_audio_text,
+    render,
+)
 from echat.dialogue.tasks import Profile, Task, get_task
 from echat.dialogue.vocabulary import AUDIO, IGNORE, SPEECH, TEXT, Tokenizer, Vocabulary
 
@@ -135,21 +142,23 @@ class DialogueBuilder:
             raise refusal(item.sample, DefectKind.UNWANTED, reason)
         refuse_speech(item.sample, task, self.vocabulary.codec_size, self.filters)
 
-    def _map_audio_text(self, segments: Sequence[Segment], change: Callable[[Text], Text]) -> list[Segment]:
+    def _map_audio_text(
+        self, segments: Sequence[Segment], change: Callable[[TextSegment], TextSegment]
+    ) -> list[Segment]:
         """The segments, the text between the markers of the user's sound changed."""
-        marker = Speech((self.vocabulary.user_audio_begin,))
+        marker = SpeechSegment((self.vocabulary.user_audio_begin,))
         return [
-            change(segment) if isinstance(segment, Text) and before == marker else segment
+            change(segment) if isinstance(segment, TextSegment) and before == marker else segment
             for before, segment in zip([None, *segments], segments)
         ]
 
-    def _insert_blanks(self, text: Text, rng: np.random.Generator) -> Text:
+    def _insert_blanks(self, text: TextSegment, rng: np.random.Generator) -> TextSegment:
         """The text with blanks at random between its ids."""
         gaps = rng.geometric(1.0 / (1.0 + self.blanks_per_id), size=len(text.ids) + 1) - 1
         ids: list[int] = []
         for gap, id_ in zip(gaps, text.ids):
             ids += [self.blank] * int(gap) + [id_]
-        return Text((*ids, *[self.blank] * int(gaps[-1])))
+        return TextSegment((*ids, *[self.blank] * int(gaps[-1])))
 
     def _ctc_target(self, sample: Sample) -> CTCTarget:
         """The ids that pseudo-audio text would have instead of this sound.
@@ -188,14 +197,14 @@ def flatten_segments(
     classes: list[int] = []
     mels: list[np.ndarray] = []
     for segment in segments:
-        if isinstance(segment, Audio):
+        if isinstance(segment, AudioSegment):
             count = encoder.llm_frames(len(segment.audio))
             mels.append(segment.audio)
             kinds += [AUDIO] * count
             ids += [0] * count
             classes += [IGNORE] * count
             continue
-        is_text = isinstance(segment, Text)
+        is_text = isinstance(segment, TextSegment)
         kinds += [TEXT if is_text else SPEECH] * len(segment.ids)
         ids += segment.ids
         if not segment.is_target:

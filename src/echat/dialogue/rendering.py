@@ -1,7 +1,7 @@
-"""Conversation + task → segments. The one renderer of training, inference, serving and evaluation.
+"""The prompt layout: conversation + task → segments, for training, inference, serving and evaluation alike.
 
-Layout, with SYS the system turn, U the user start, A the sound between its markers, P2 the change of turn and
-S the speech between its boundaries; what stands in brackets is learned:
+With SYS the system turn, U the user start, A the audio between its markers, P2 the change of turn and S the
+speech between its boundaries; the loss covers what is in brackets:
 
     SYS (U A P2 text end S end-of-turn)*  U prompt A P2 [thought text end S]
 
@@ -28,7 +28,7 @@ REFERENCE_HISTORY_TURNS = 5
 
 
 @dataclass(frozen=True)
-class Text:
+class TextSegment:
     """Ids of the text table."""
 
     ids: tuple[int, ...]
@@ -36,22 +36,22 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Speech:
-    """Rows of the speech table: codec ids, boundary, markers around the user's sound."""
+class SpeechSegment:
+    """Rows of the speech table: codec ids, boundary, markers around the user's audio."""
 
     ids: tuple[int, ...]
     is_target: bool = False
 
 
 @dataclass(frozen=True)
-class Audio:
-    """The user's sound, whatever the caller put into the turn; its length is known to the encoder alone."""
+class AudioSegment:
+    """Audio of the user, as the caller put it into the turn; only the encoder knows its length."""
 
     audio: Any
     is_target: bool = False
 
 
-Segment = Text | Speech | Audio
+Segment = TextSegment | SpeechSegment | AudioSegment
 LabelGuess = Callable[[LabelKind], str]
 
 
@@ -65,8 +65,8 @@ def render(
 ) -> list[Segment]:
     """Inference prompt when the user spoke last, training sequence when the assistant did.
 
-    `guess` gives a label to read, not to learn, where one of the target is unknown. A model that writes by
-    itself never leaves a hole: what follows one must be learned after a label.
+    `guess` gives a label, without a loss on it, where one of the target is unknown: a model that generates
+    freely always writes a label there, so training has to continue after one.
     """
     renderer = _Renderer(get_task(task), tokenizer, vocabulary, profile, guess)
     prompt = list(renderer.prompt(conversation))
@@ -76,7 +76,7 @@ def render(
 
 
 def target_text(question: UserTurn, answer: AssistantTurn, task: str | Task) -> str:
-    """The text that the model learns to write for this task (without the text end)."""
+    """The target text of a task, without the text end."""
     task = get_task(task)
     if task.understands:
         if answer.text is not None and task.writes_label_target:
@@ -97,9 +97,9 @@ def target_text(question: UserTurn, answer: AssistantTurn, task: str | Task) -> 
 
 
 def pseudo_audio_text(text: str | None, labels: Labels | None) -> str:
-    """Words and cues as text in the place of a sound, e.g. ``"sad adult female cough:i lost my keys"``.
+    """Labels and words as text instead of audio, e.g. ``"sad adult female cough:i lost my keys"``.
 
-    No blank stands before the words, so that they are the same ids as in a transcript.
+    Without a blank before the words, so that they have the same ids as in a transcript.
     """
     description = describe_voice(labels or Labels())
     return ":".join(part for part in (description, text) if part)
@@ -109,10 +109,10 @@ def plain_ids(segments: Sequence[Segment]) -> list[tuple[str, Any]]:
     """Flat ``("text" | "speech", id)`` and ``("audio", audio)`` pairs, whatever the cuts between segments."""
     flat: list[tuple[str, Any]] = []
     for segment in segments:
-        if isinstance(segment, Audio):
+        if isinstance(segment, AudioSegment):
             flat.append(("audio", segment.audio))
         else:
-            kind = "text" if isinstance(segment, Text) else "speech"
+            kind = "text" if isinstance(segment, TextSegment) else "speech"
             flat.extend((kind, id_) for id_ in segment.ids)
     return flat
 
@@ -146,7 +146,7 @@ class _Renderer:
         """What the answer must begin with, where only one id is possible."""
         if self.task.writes_text:
             return []
-        return [Speech((self.vocabulary.speech_boundary,))]
+        return [SpeechSegment((self.vocabulary.speech_boundary,))]
 
     def _history_turn(self, user: UserTurn, assistant: AssistantTurn) -> Iterator[Segment]:
         yield self._user_start()
@@ -154,22 +154,22 @@ class _Renderer:
             yield self._text(user.prompt)
         yield from self._user(user, is_history=True)
         yield self._turn_change()
-        yield Text((*self._said(assistant), self.vocabulary.text_end))
+        yield TextSegment((*self._said(assistant), self.vocabulary.text_end))
         if assistant.speech_ids:
-            yield Speech(self._spoken(assistant))
+            yield SpeechSegment(self._spoken(assistant))
             yield self._text(self.vocabulary.template.turn_close)
         else:
             yield self._text(self.vocabulary.template.turn_gap)
 
     def _reference_history_turn(self, user: UserTurn, assistant: AssistantTurn) -> Iterator[Segment]:
-        """The reference forgets user start, last text id, text end and turn end; speech is as generated."""
+        """The reference omits user start, last text id, text end and turn end; speech is as generated."""
         yield from self._user(user, is_history=True)
         yield self._turn_change()
-        yield Text(self._said(assistant)[:-1])
+        yield TextSegment(self._said(assistant)[:-1])
         if assistant.raw_speech_ids is not None:
-            yield Speech(self._speech_rows(assistant.raw_speech_ids, self.vocabulary.speech_boundary))
+            yield SpeechSegment(self._speech_rows(assistant.raw_speech_ids, self.vocabulary.speech_boundary))
         elif assistant.speech_ids:
-            yield Speech(self._spoken(assistant))
+            yield SpeechSegment(self._spoken(assistant))
 
     def _instruction(self, question: UserTurn) -> Iterator[Segment]:
         if self.task.input_modality == "text" or (self.profile == "reference" and not self.task.understands):
@@ -196,16 +196,16 @@ class _Renderer:
             )
         elif self.task.input_modality == "text" and not is_history:
             raise ValueError(
-                f"task {self.task.name}: expected text, found audio only; choose a task that hears audio"
+                f"task {self.task.name}: expected text, found audio only; choose a task with audio input"
             )
         else:
-            yield Speech((self.vocabulary.user_audio_begin,))
+            yield SpeechSegment((self.vocabulary.user_audio_begin,))
             yield (
                 self._text(pseudo_audio_text(turn.text, turn.labels))
                 if turn.is_pseudo_audio
-                else Audio(turn.audio)
+                else AudioSegment(turn.audio)
             )
-            yield Speech((self.vocabulary.user_audio_end,))
+            yield SpeechSegment((self.vocabulary.user_audio_end,))
 
     # --- target ---
 
@@ -215,17 +215,17 @@ class _Renderer:
             return
         if self.task.writes_text:
             text = target_text(question, answer, self.task)
-            yield from self._guessed(text, question, answer) or self._learned(text)
+            yield from self._with_guesses(text, question, answer) or self._with_holes(text)
         if self.task.writes_speech:
-            yield Speech(self._spoken(answer), is_target=True)
+            yield SpeechSegment(self._spoken(answer), is_target=True)
 
     def _interleaved(self, text: str, answer: AssistantTurn) -> Iterator[Segment]:
         ids = [*self._encode(text), self.vocabulary.text_end]
         for chunk in interleave(ids, self._spoken(answer)):
-            yield Speech(chunk.ids, is_target=True) if chunk.is_speech else Text(chunk.ids, is_target=True)
+            yield (SpeechSegment if chunk.is_speech else TextSegment)(chunk.ids, is_target=True)
 
-    def _guessed(self, text: str, question: UserTurn, answer: AssistantTurn) -> list[Segment]:
-        """Target text and its end with a guess in every hole, which is read but not learned.
+    def _with_guesses(self, text: str, question: UserTurn, answer: AssistantTurn) -> list[Segment]:
+        """Target text and its end with a guess in every hole, which has no loss.
 
         Nothing where there is no hole, or where ids would run across the edge of one.
         """
@@ -239,7 +239,7 @@ class _Renderer:
         if sum(ids, ()) != self._encode("".join(parts)):
             return []
         ids[-1] = (*ids[-1], self.vocabulary.text_end)
-        return [Text(part, is_target=place % 2 == 0) for place, part in enumerate(ids)]
+        return [TextSegment(part, is_target=number % 2 == 0) for number, part in enumerate(ids)]
 
     def _unknown(self, question: UserTurn, answer: AssistantTurn) -> list[LabelKind]:
         """Kinds of the labels that the target leaves open, in the order written."""
@@ -248,10 +248,10 @@ class _Renderer:
         known = question.labels or Labels()
         return [kind for kind in self.task.labels if getattr(known, kind) is None]
 
-    def _learned(self, text: str) -> Iterator[Segment]:
-        """Target text and its end. Unknown labels stay in place as holes that are read but not learned.
+    def _with_holes(self, text: str) -> Iterator[Segment]:
+        """Target text and its end. Unknown labels are holes: input ids without a loss.
 
-        The reference hides them from attention instead, and so learns what follows a hole from a padding
+        The reference hides them from attention instead, and so predicts what follows a hole from a padding
         slot; the end that it leaves out after a final hole is left out for its weights here too.
         """
         ids = list(self._encode_target(text))
@@ -261,11 +261,11 @@ class _Renderer:
         for position, id_ in enumerate(ids):
             if id_ == self.vocabulary.unknown:
                 if position > start:
-                    yield Text(tuple(ids[start:position]), is_target=True)
-                yield Text((id_,))
+                    yield TextSegment(tuple(ids[start:position]), is_target=True)
+                yield TextSegment((id_,))
                 start = position + 1
         if start < len(ids):
-            yield Text(tuple(ids[start:]), is_target=True)
+            yield TextSegment(tuple(ids[start:]), is_target=True)
 
     def _encode_target(self, text: str) -> tuple[int, ...]:
         """Ids in which each unknown placeholder is one id, even where byte-pair merges would swallow it."""
@@ -287,14 +287,14 @@ class _Renderer:
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else ()
 
-    def _text(self, text: str) -> Text:
-        return Text(self._encode(text))
+    def _text(self, text: str) -> TextSegment:
+        return TextSegment(self._encode(text))
 
-    def _user_start(self) -> Text:
+    def _user_start(self) -> TextSegment:
         template = self.vocabulary.template
         return self._text(template.turn_of(template.user))
 
-    def _turn_change(self) -> Text:
+    def _turn_change(self) -> TextSegment:
         template = self.vocabulary.template
         return self._text(template.turn_close + template.turn_of(template.assistant))
 

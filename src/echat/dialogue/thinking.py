@@ -1,4 +1,4 @@
-"""Thoughts before the reply, in two forms, as the literal strings that models write.
+"""Thoughts (reasoning before the reply), in two forms: formatting and parsing of the text of a model.
 
 Label form: ``<think>`` words, age, gender, emotion, sound event, reply emotion ``<think end>``, then the
 reply emotion as a tag, then the reply. Language form: ``<think>`` free text ``<think end>``, then the reply.
@@ -50,7 +50,7 @@ _END_LIKE = re.compile(r"<\s*/?\s*think[\s_]*end\s*>|<\s*/\s*think\s*>")
 
 
 class LabelThought(LabelValues):
-    """What was said and how. ``None`` is unknown; an unknown ``reply_emotion`` is written as neutral."""
+    """A thought of transcript and labels. ``None`` is unknown; without ``reply_emotion`` it is neutral."""
 
     kinds = ("transcript", *SLOTS)
     transcript: str
@@ -70,7 +70,7 @@ class LabelThought(LabelValues):
 
 @dataclass(frozen=True)
 class LanguageThought:
-    """Free text about what was said and how it sounded."""
+    """A thought of free text about words and voice."""
 
     text: str
 
@@ -83,7 +83,7 @@ Thought = LabelThought | LanguageThought
 
 @dataclass(frozen=True)
 class ParsedReply:
-    """A model's text taken apart. ``wellformed`` is False when the thought had to be guessed or salvaged."""
+    """Parsed output of a model. ``wellformed`` is False when the thought had to be repaired."""
 
     thought: Thought | None
     reply_emotion: str | None
@@ -92,7 +92,7 @@ class ParsedReply:
 
 
 def format_thought(thought: Thought) -> str:
-    """The thought as the model writes it, both think tags included."""
+    """The thought as text, with both think tags."""
     return THINK_BEGIN + _inner(thought) + THINK_END
 
 
@@ -110,7 +110,7 @@ def unknown_slots(thought: LabelThought) -> list[LabelKind]:
 
 
 def parse_reply(text: str) -> ParsedReply:
-    """Take thought, reply emotion and reply out of whatever a model wrote; never raises.
+    """Parse thought, reply emotion and reply of any output of a model; never raises.
 
     The reply is what follows the last end tag. Without an end tag the reply of a label thought follows its
     closing sentence; an unfinished language thought has no reply, because reasoning must not be spoken, and
@@ -128,8 +128,7 @@ def parse_reply(text: str) -> ParsedReply:
 
 
 def unfinished_thought(text: str) -> str:
-    """The inside of a thought of which the end may still be to come, up to its last whole tag; "" where no
-    thought has begun."""
+    """The inside of a thought that may be incomplete, up to its last whole tag; "" without a thought."""
     begin = _BEGIN_LIKE.match(text)
     if begin is None:
         return ""
@@ -142,8 +141,7 @@ def unfinished_thought(text: str) -> str:
 
 
 def unfinished_labels(text: str) -> LabelThought | None:
-    """What is known of a label thought from the inside of it, of which the end may still be to come; None for
-    a thought in the other form."""
+    """The labels so far in the inside of a label thought that may be incomplete; None for the other form."""
     thought, _ = _parse_inner(text)
     return thought if isinstance(thought, LabelThought) else None
 
@@ -178,9 +176,9 @@ def _split(text: str) -> tuple[str | None, str, bool]:
     return body, "", False
 
 
-def _is_cut_tag(rest: str, is_beginning: bool) -> bool:
-    """Is all that there is the beginning of a tag: of a thought, of its end, or of the reply's emotion?"""
-    if is_beginning:
+def _is_cut_tag(rest: str, is_start: bool) -> bool:
+    """Is the rest a part of a tag alone: of a thought, of its end, or of the reply's emotion?"""
+    if is_start:
         return bool(rest) and THINK_BEGIN.startswith(rest)
     return bool(rest) and (THINK_END.startswith(rest) or _CUT_TAG.fullmatch(rest) is not None)
 

@@ -1,4 +1,4 @@
-"""Targets of understanding tasks: the user's words and labels as one string, and back."""
+"""Formatting and parsing of the output of understanding tasks: transcript and labels as one string."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def format_understanding(
 
 
 def parse_understanding(task: Task, text: str) -> ParsedUnderstanding:
-    """Take an understanding output apart; never raises. Missing and unreadable tags are unknown labels.
+    """Parse an understanding output; never raises. Missing and unreadable tags are unknown labels.
 
     As many tags as the task asks for are read in its order; otherwise each tag goes to the first open kind
     that knows it.
@@ -59,12 +59,12 @@ def _assign(kinds: tuple[LabelKind, ...], tags: list[str]) -> Labels:
         pairs = list(zip(kinds, tags, strict=True))
     else:
         pairs, left = [], list(kinds)
-        for spelling in tags:
-            home = next((kind for kind in left if canonical(kind, spelling) in _closed(kind)), None)
+        for word in tags:
+            home = next((kind for kind in left if canonical(kind, word) in _closed(kind)), None)
             if home is not None:
                 left.remove(home)
-                pairs.append((home, spelling))
-    return Labels(**{kind: canonical(kind, spelling) for kind, spelling in pairs})
+                pairs.append((home, word))
+    return Labels(**{kind: canonical(kind, word) for kind, word in pairs})
 
 
 def _closed(kind: LabelKind) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from echat.audio.features import HOP, SAMPLE_RATE, log_mel
 from echat.audio.lead_in import with_lead_in
 from echat.audio.vad import has_speech
 from echat.checkpoint import COPY_AGAIN
-from echat.dialogue.rendering import Audio, Segment
+from echat.dialogue.rendering import AudioSegment, Segment
 from echat.model.blocks import PositionTable
 from echat.model.speech_llm import SpeechLLM
 from echat.safe_loading import describe_non_finite
@@ -44,8 +44,8 @@ class Recording:
 def split_recordings(segments: Sequence[Segment]) -> Iterator[Segment]:
     """The same prompt with every piece of a recording as a segment."""
     for segment in segments:
-        if isinstance(segment, Audio) and isinstance(segment.audio, Recording):
-            yield from (Audio(piece, segment.is_target) for piece in segment.audio.pieces)
+        if isinstance(segment, AudioSegment) and isinstance(segment.audio, Recording):
+            yield from (AudioSegment(piece, segment.is_target) for piece in segment.audio.pieces)
         else:
             yield segment
 

@@ -25,7 +25,7 @@ from echat.infer.continuous_batching import ROWS, ContinuousBatch
 from echat.infer.ctc_decoding import CTCDecoder
 from echat.infer.decoding import DecodingRules, GenerationState
 from echat.infer.events import Done, Event, Reply, Understanding
-from echat.infer.generation import SequenceState, generate_sequence, prefill_sequence, prefill_with
+from echat.infer.generation import SequenceState, generate, prefill_sequence, prefill_with
 from echat.infer.prompt_cache import Prompt, PromptCache, known_prefix, prepare_prompts
 from echat.infer.reply_stream import ReplyRequest, StageTimer, build_reply, emit
 from echat.infer.sampling import derived_seed
@@ -95,7 +95,7 @@ class Engine:
         prefill_sequence(self.model, sequence)
         timer.lap("read")
         # 4. Generate one id after the other, each when it is asked for.
-        steps = generate_sequence(self.model, sequence)
+        steps = generate(self.model, sequence)
         # 5. Emit events: detokenize text, synthesize speech.
         yield from emit(self.tokenizer, self.token2wav, request, sequence, steps, timer)
 

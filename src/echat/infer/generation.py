@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from echat.infer.audio_input import refuse_not_finite
-from echat.infer.decoding import DecodingRules, GenerationState
+from echat.infer.decoding import GenerationState
 from echat.infer.prompt_cache import Prompt, PromptCache, id_keys, snapshot
 from echat.model.llm import KVCache
 from echat.model.speech_llm import SpeechLLM
@@ -73,22 +73,7 @@ class SequenceState:
         self.cache = self.hidden = None
 
 
-def generate(
-    model: SpeechLLM, embeds: Tensor, rules: DecodingRules, generator: torch.Generator | None = None
-) -> Iterator[tuple[GenerationStep, GenerationState]]:
-    """Generate after the prompt `embeds` (1, L, dim): each step, and the state after it."""
-    yield from generate_into(model, embeds, GenerationState(rules, generator))
-
-
-def generate_into(
-    model: SpeechLLM, embeds: Tensor, state: GenerationState
-) -> Iterator[tuple[GenerationStep, GenerationState]]:
-    """`generate` with a given state, e.g. one that forces its ids."""
-    for step in generate_sequence(model, SequenceState(Prompt(embeds), state)):
-        yield step, state
-
-
-def generate_sequence(model: SpeechLLM, sequence: SequenceState) -> Iterator[GenerationStep]:
+def generate(model: SpeechLLM, sequence: SequenceState) -> Iterator[GenerationStep]:
     """Generate the ids of a sequence, one step after the other, until it is over."""
     prefill_sequence(model, sequence)
     step = None
@@ -168,16 +153,13 @@ def embed_id(model: SpeechLLM, id_: int, is_speech: bool) -> Tensor:
 
 
 @torch.no_grad()
-def generate_uncached(
-    model: SpeechLLM, embeds: Tensor, rules: DecodingRules, generator: torch.Generator | None = None
-) -> Iterator[tuple[GenerationStep, GenerationState]]:
-    """The slow, obvious twin of `generate`: no cache; each step reads the whole sequence.
+def generate_uncached(model: SpeechLLM, embeds: Tensor, state: GenerationState) -> Iterator[GenerationStep]:
+    """The slow, obvious twin of `generate`: no cache; each step reads all of `embeds` (1, L, dim) anew.
 
     It is the oracle of the tests and runs transformers' own forward pass, the one of training.
     """
-    state = GenerationState(rules, generator)
     while state.finish_reason is None:
         hidden, _ = model.hidden(embeds)
         (step,) = choose_next(model, hidden[0, -1:], [state])
-        yield step, state
+        yield step
         embeds = torch.cat([embeds, embed_id(model, step.id, step.is_speech)], dim=1)

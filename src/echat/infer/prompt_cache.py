@@ -9,13 +9,13 @@ Legend: L positions to prefill, D frames of audio, dim width of the language mod
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from echat.dialogue.rendering import Audio, Segment, Speech, Text
+from echat.dialogue.rendering import AudioSegment, Segment, SpeechSegment
 from echat.dialogue.tasks import Task
 from echat.dialogue.turns import Conversation, Turn, UserTurn
 from echat.dialogue.vocabulary import AUDIO, SPEECH, TEXT
@@ -49,15 +49,15 @@ class PromptCache:
 def position_keys_of(
     segments: Sequence[Segment], fingerprints: Sequence[bytes], lens: Sequence[int]
 ) -> list[PositionKey]:
-    """One key per position; fingerprint and number of frames of each `Audio`, in their order."""
+    """One key per position; fingerprint and number of frames of each `AudioSegment`, in their order."""
     encoded_audio = iter(zip(fingerprints, lens, strict=True))
     position_keys: list[PositionKey] = []
     for segment in segments:
-        if isinstance(segment, Audio):
+        if isinstance(segment, AudioSegment):
             fingerprint, length = next(encoded_audio)
             position_keys += [(fingerprint, frame) for frame in range(length)]
         else:
-            position_keys += id_keys(segment.ids, [isinstance(segment, Speech)] * len(segment.ids))
+            position_keys += id_keys(segment.ids, [isinstance(segment, SpeechSegment)] * len(segment.ids))
     return position_keys
 
 
@@ -155,7 +155,8 @@ def prepare_prompts(
                 "begin with PromptCache()"
             )
     clips = [
-        [(fingerprint(s.audio, lead_in), s.audio) for s in row if isinstance(s, Audio)] for row in prompts
+        [(fingerprint(s.audio, lead_in), s.audio) for s in row if isinstance(s, AudioSegment)]
+        for row in prompts
     ]
     known = {
         key: frames
@@ -197,20 +198,20 @@ def _make_prompt(
 def embed_prompt(
     model: SpeechLLM, segments: Sequence[Segment], frames: Sequence[Tensor], start: int = 0
 ) -> Tensor:
-    """Segments and, in their order, the encoded frames (D, dim) of each `Audio` -> embeds (1, L, dim) from
+    """Segments and, in order, the encoded frames (D, dim) of each `AudioSegment` -> embeds (1, L, dim) from
     position `start` on."""
     kinds: list[int] = []
     ids: list[int] = []
     clips = iter(frames)
     n_frames = 0
     for segment in segments:
-        if isinstance(segment, Audio):
+        if isinstance(segment, AudioSegment):
             length = next(clips).shape[0]
             kinds += [AUDIO] * length
             ids += range(n_frames, n_frames + length)
             n_frames += length
         else:
-            kinds += [SPEECH if isinstance(segment, Speech) else TEXT] * len(segment.ids)
+            kinds += [SPEECH if isinstance(segment, SpeechSegment) else TEXT] * len(segment.ids)
             ids += segment.ids
     device = model.speech_embedding.weight.device
     audio_frames = torch.cat(list(frames)) if frames else None
@@ -223,15 +224,17 @@ def shared_prefix(segments: Sequence[Segment], others: Sequence[Segment]) -> lis
     """The common prefix of two prompts; audio is compared by identity."""
     shared: list[Segment] = []
     for segment, other in zip(segments, others):
-        if isinstance(segment, Audio) or isinstance(other, Audio):
-            if not (isinstance(segment, Audio) and isinstance(other, Audio) and segment.audio is other.audio):
+        if isinstance(segment, AudioSegment) and isinstance(other, AudioSegment):
+            if segment.audio is not other.audio:
                 break
             shared.append(segment)
             continue
+        if isinstance(segment, AudioSegment) or isinstance(other, AudioSegment):
+            break
         if type(segment) is not type(other):
             break
         length = shared_prefix_length(segment.ids, other.ids)
-        shared.append((Speech if isinstance(segment, Speech) else Text)(segment.ids[:length]))
+        shared.append(replace(segment, ids=segment.ids[:length], is_target=False))
         if length < max(len(segment.ids), len(other.ids)):
             break
     return shared
@@ -246,7 +249,7 @@ def known_prefix(
     question = turns[-1] if turns and isinstance(turns[-1], UserTurn) else None
     if question is not None and question.audio is not None:
         segments = render(Conversation(turns))
-        last = max(position for position, segment in enumerate(segments) if isinstance(segment, Audio))
+        last = max(position for position, segment in enumerate(segments) if isinstance(segment, AudioSegment))
         return segments[: last + 1]
     finished = turns[:-1] if question else turns
     examples = [

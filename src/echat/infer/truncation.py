@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from echat.audio.features import HOP, SAMPLE_RATE
 from echat.audio.waveform import read
-from echat.dialogue.rendering import Audio, Segment
+from echat.dialogue.rendering import AudioSegment, Segment
 from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn
 from echat.infer.audio_input import split_recordings
 
@@ -79,7 +79,10 @@ def truncate_history(conversation: Conversation, render: Render, model: SpeechLL
             break
         excess -= n_positions(render(Conversation([*turns, *question.turns])), encoder) - fixed
         kept -= 1
-    if excess > 0 and (n_text := n_positions([s for s in alone if not isinstance(s, Audio)], encoder)) > room:
+    if (
+        excess > 0
+        and (n_text := n_positions([s for s in alone if not isinstance(s, AudioSegment)], encoder)) > room
+    ):
         raise ValueError(
             f"question: expected at most {room} text ids, which leave this model room for an answer, found "
             f"{n_text}; ask something shorter"
@@ -91,7 +94,7 @@ def n_positions(segments: Sequence[Segment], encoder: EncoderConfig) -> int:
     """How many positions a prompt takes; those of audio up to the rounding of its length."""
     return sum(
         _positions_of(segment.audio, encoder.samples_per_llm_frame)
-        if isinstance(segment, Audio)
+        if isinstance(segment, AudioSegment)
         else len(segment.ids)
         for segment in split_recordings(segments)
     )

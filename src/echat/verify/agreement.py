@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from echat.dialogue.rendering import Audio, Segment, Speech, Text
+from echat.dialogue.rendering import AudioSegment, Segment, SpeechSegment, TextSegment
 from echat.dialogue.turns import Conversation
 from echat.infer.audio_input import encode_audio, to_mel
 from echat.infer.engine import Engine
@@ -26,9 +26,11 @@ def greedy_agreement(
         segments = engine.render(conversation, task)
         reply = engine.run(conversation, task, seed=seed, speak=False)
         end, boundary = engine.vocabulary.text_end, engine.vocabulary.speech_boundary
-        answer: list[Text | Speech] = [Text((*reply.text_ids, end))] if reply.text_ids else []
+        answer: list[TextSegment | SpeechSegment] = (
+            [TextSegment((*reply.text_ids, end))] if reply.text_ids else []
+        )
         if reply.speech_ids:
-            answer.append(Speech((boundary, *reply.speech_ids, boundary)))
+            answer.append(SpeechSegment((boundary, *reply.speech_ids, boundary)))
         first, second = (_best_ids(model, segments, answer) for model in (engine.model, other))
         equal += sum(a == b for a, b in zip(first, second, strict=True))
         total += len(first)
@@ -36,12 +38,14 @@ def greedy_agreement(
 
 
 @torch.inference_mode()
-def _best_ids(model: SpeechLLM, prompt: list[Segment], answer: list[Text | Speech]) -> list[int]:
+def _best_ids(
+    model: SpeechLLM, prompt: list[Segment], answer: list[TextSegment | SpeechSegment]
+) -> list[int]:
     """The best id at every position of the answer, each after the true ids before it."""
-    sounds = [segment.audio for segment in prompt if isinstance(segment, Audio)]
+    sounds = [segment.audio for segment in prompt if isinstance(segment, AudioSegment)]
     frames = encode_audio(model, [to_mel(sound, model.config.encoder.n_mels) for sound in sounds])
     hidden, _ = model.hidden(embed_prompt(model, [*prompt, *answer], frames))
-    is_speech = [isinstance(segment, Speech) for segment in answer for _ in segment.ids]
+    is_speech = [isinstance(segment, SpeechSegment) for segment in answer for _ in segment.ids]
     rows = hidden[0, -len(is_speech) - 1 : -1]  # each gives the id after it
     return [
         int(head_logits(model, row, speech).argmax()) for row, speech in zip(rows, is_speech, strict=True)

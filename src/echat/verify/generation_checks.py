@@ -16,7 +16,8 @@ from echat.dialogue.rendering import Segment, plain_ids
 from echat.dialogue.tasks import DecodingDefaults, Sampling, Task, get_task
 from echat.dialogue.turns import AssistantTurn, Conversation, Turn, UserTurn
 from echat.infer.decoding import DecodingRules, ForcedDecoding, GenerationState
-from echat.infer.generation import generate_into
+from echat.infer.generation import SequenceState, generate
+from echat.infer.prompt_cache import Prompt
 from echat.infer.reply_stream import parse_output
 from echat.verify.comparison import Check, check_equal
 from echat.verify.golden_folder import GoldenModel
@@ -55,7 +56,7 @@ def _run_checks(
     embeds = engine.embed(segments)
     rules = engine.decoding_rules(conversation, task, _decoding(run, task))
     state = ForcedDecoding(rules, forced_ids=run["output_ids"]) if backend.is_bf16 else GenerationState(rules)
-    steps = [step for step, _ in generate_into(golden.model, embeds, state)]
+    steps = list(generate(golden.model, SequenceState(Prompt(embeds), state)))
     yield check_equal("prefix_layout", _flat(segments), _flat_golden(golden, run["prefix_layout"]))
     yield check_equal("prefix_length", embeds.shape[1], run["prefix_length"])
     embed_sums = embeds[0].float().sum(-1)

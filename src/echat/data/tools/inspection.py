@@ -19,7 +19,7 @@ from echat.data.defects import DataError, Defect, DefectKind
 from echat.data.eligibility import can_serve
 from echat.data.sample import AudioRef, Sample
 from echat.data.tools.statistics import picture
-from echat.dialogue.rendering import Audio, Segment, Text, render
+from echat.dialogue.rendering import AudioSegment, Segment, TextSegment, render
 from echat.dialogue.tasks import TASKS, Profile, Task, get_task
 from echat.dialogue.vocabulary import Tokenizer, Vocabulary
 
@@ -148,10 +148,10 @@ def _spans(
     begin = 0
     for kind, is_target, group in _runs(segments):
         if kind == "sound":
-            frames = sum(len(segment.audio) for segment in group if isinstance(segment, Audio))
+            frames = sum(len(segment.audio) for segment in group if isinstance(segment, AudioSegment))
             count, content = encoder.llm_frames(frames), f"{frames / MEL_RATE:.2f} s"
         else:
-            ids = [id_ for segment in group if not isinstance(segment, Audio) for id_ in segment.ids]
+            ids = [id_ for segment in group if not isinstance(segment, AudioSegment) for id_ in segment.ids]
             count = len(ids)
             content = (
                 _format_text(ids, tokenizer, vocabulary)
@@ -167,7 +167,7 @@ def _runs(segments: list[Segment]) -> Iterator[tuple[str, bool, list[Segment]]]:
     run: list[Segment] = []
     for segment in segments:
         same = run and type(segment) is type(run[-1]) and segment.is_target == run[-1].is_target
-        if run and not (same and not isinstance(segment, Audio)):
+        if run and not (same and not isinstance(segment, AudioSegment)):
             yield _kind(run[0]), run[0].is_target, run
             run = []
         run.append(segment)
@@ -176,9 +176,9 @@ def _runs(segments: list[Segment]) -> Iterator[tuple[str, bool, list[Segment]]]:
 
 
 def _kind(segment: Segment) -> str:
-    if isinstance(segment, Audio):
+    if isinstance(segment, AudioSegment):
         return "sound"
-    return "text" if isinstance(segment, Text) else "speech"
+    return "text" if isinstance(segment, TextSegment) else "speech"
 
 
 def _format_text(ids: list[int], tokenizer: Tokenizer, vocabulary: Vocabulary) -> str:
