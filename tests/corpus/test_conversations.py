@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from echat.cli import main
 from echat.corpus.conversations import (
     ClipIndex,
     ConversationError,
@@ -11,7 +12,6 @@ from echat.corpus.conversations import (
     manifest_rows,
     split_of,
     with_audio,
-    write_records,
 )
 from echat.corpus.manifests import reply_audio_key
 from echat.data.eligibility import can_serve
@@ -61,9 +61,10 @@ def test_wordings_of_a_conversation_are_in_one_split(texts):
     assert 5 < sides.count("dev") < 50
 
 
-def test_records_serve_the_tasks_of_text(texts, tmp_path):
+def test_records_serve_the_tasks_of_text(texts, tmp_path, capsys):
     path = tmp_path / "out" / "text.jsonl"
-    assert write_records(texts, tmp_path / "out") == {path: 7}
+    main(["corpus", "conversation-records", str(texts), str(tmp_path / "out")], standalone=False)
+    assert capsys.readouterr().out == f"{path}: 7 records\n"
     samples = read_manifest(path)
     for name in ("s2t", "s2t_think_label", "s2t_think_language", "understand", "asr"):
         assert all(can_serve(sample, get_task(name), True) for sample in samples), name

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
+from echat.cli import main
 from echat.data.tools.text_tokenizer_training import SPECIAL, save_tokenizer, train_tokenizer
 
 TOKENIZER = train_tokenizer(["i lost my keys", "where are my keys"] * 5, 380)
@@ -36,3 +38,15 @@ def test_transformers_reads_the_folder(tmp_path):
         loaded.encode(text, add_special_tokens=False) == TOKENIZER.encode(text, add_special_tokens=False).ids
     )
     assert loaded.eos_token == "<|im_end|>"
+
+
+def test_the_command_trains_on_the_texts_of_manifests(tmp_path, capsys):
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(
+        '{"key": "a", "text": "where are my keys", "reply": "on the table", "lang": "en"}\n', "utf-8"
+    )
+    main(["data", "train-tokenizer", str(tmp_path / "bpe"), str(manifest), "--size", "380"], standalone=False)
+    trained = Tokenizer.from_file(str(tmp_path / "bpe" / "tokenizer.json"))
+    printed = capsys.readouterr().out
+    assert printed == f"{tmp_path / 'bpe'}: {trained.get_vocab_size()} ids from 3 texts\n"
+    assert trained.get_vocab_size() <= 380
