@@ -1,4 +1,4 @@
-"""The bundled evaluation: held-out spoken questions, word errors, labels, fitting replies, spoken replies.
+"""The bundled evaluation: held-out spoken questions, word errors, labels, appropriate replies, speech.
 
 The test set is made by the corpus generator, not shipped; the same version of echat makes the same set. A
 third of the questions each comes from unseen variants of a known TTS engine (``condition`` espeak), from an
@@ -204,7 +204,7 @@ def _require_synthesis() -> None:
 
 
 def condition(sample: Sample) -> str:
-    """Which third of the set a sample belongs to."""
+    """The third of the set that a sample belongs to."""
     named = sample.extra.get("condition")
     if named:
         return str(named)
