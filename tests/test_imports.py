@@ -27,6 +27,8 @@ GROUND = {
     "metrics",
     "devices",
     "progress",
+    "model_files",
+    "deprecated_commands",
 }
 SENSES = GROUND | {"audio", "dialogue"}
 PARTS = SENSES | {"model", "token2wav", "data"}
@@ -41,6 +43,8 @@ MAY_IMPORT = {
     "metrics": set(),
     "devices": {"errors"},
     "progress": set(),
+    "model_files": set(),
+    "deprecated_commands": set(),
     "kernels": set(),
     "config": {"checkpoint"},
     "audio": GROUND,
