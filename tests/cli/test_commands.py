@@ -232,7 +232,9 @@ def test_an_answer_that_cannot_be_read_is_an_error(random_model, question, think
     assert_one_line(result, "expected a reply that can be read", "in two tries", "try another --seed", code=1)
 
 
-def test_a_reply_with_a_defect_is_sampled_once_more_with_a_seed_of_its_own(question, random_model, monkeypatch):
+def test_a_reply_with_a_defect_is_sampled_once_more_with_a_seed_of_its_own(
+    question, random_model, monkeypatch
+):
     from dataclasses import replace
 
     from echat.infer.engine import Engine
