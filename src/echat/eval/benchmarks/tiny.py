@@ -80,7 +80,7 @@ class TinyReport(Report):
 class ReplyScore:
     """Of a reply as text."""
 
-    fits: bool | None
+    is_appropriate: bool | None
     """None: the record names no accepted replies."""
     parses: bool
     """Is the thought complete and of the form that was asked for?"""
@@ -234,8 +234,12 @@ def _labels(scores: Scores) -> Iterator[Measure]:
 def _replies(answered: Sequence[Scored], request: Request) -> Iterator[Measure]:
     is_label = THOUGHT_FORMS[request] is LabelThought
     form = "label" if is_label else "language"
-    fits = {one.response.item.sample.key: one.score.fits for one in answered if one.score.fits is not None}
-    asked = [one.response.item.reference for one in answered if one.score.fits is not None]
+    fits = {
+        one.response.item.sample.key: one.score.is_appropriate
+        for one in answered
+        if one.score.is_appropriate is not None
+    }
+    asked = [one.response.item.reference for one in answered if one.score.is_appropriate is not None]
     yield Measure(
         f"reply fits ({form} thought)", _share(fits.values()), len(fits), REPLY_BAR if is_label else None
     )
