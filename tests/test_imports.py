@@ -27,7 +27,6 @@ GROUND = {
     "metrics",
     "devices",
     "progress",
-    "model_files",
     "deprecated_commands",
 }
 SENSES = GROUND | {"audio", "dialogue"}
@@ -43,7 +42,6 @@ MAY_IMPORT = {
     "metrics": set(),
     "devices": {"errors"},
     "progress": set(),
-    "model_files": set(),
     "deprecated_commands": set(),
     "kernels": set(),
     "config": {"checkpoint"},
