@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import echat
-from echat.cli import engines as record
+from echat.cli import engines
 from echat.devices import present_device, present_devices
 
 
@@ -32,9 +32,9 @@ def test_a_device_that_is_not_there_is_one_line_with_those_that_are(name):
 def test_packed_weights_ask_for_the_cpu(monkeypatch):
     asked = []
     monkeypatch.setattr(echat, "load", lambda model, device: asked.append(device))
-    monkeypatch.setattr(record, "optimized", lambda engine, precision: None)
+    monkeypatch.setattr(engines, "optimized", lambda engine, precision: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    record.open_engine("x", "auto", precision="int8")
+    engines.open_engine("x", "auto", precision="int8")
     assert asked == ["cpu"]
 
 

@@ -57,7 +57,7 @@ FACTS = [
     ),
     Fact(
         "mel bins",
-        r"(?i:n_mels|mel_bins|bins)\s*(?::[^=]*)?=\s*(?:Field\()?(?:80|128)\b",
+        r"(?i:n_mels|mel_bins|bins)\s*(?::[^=]*)?=\s*(?:Field\()?80\b",
         "audio/features.py",
     ),
     Fact(
@@ -86,7 +86,7 @@ FACTS = [
         "model_files.py",
         ("release/pretrained.py",),  # the name that foreign checkpoints use
     ),
-    Fact("dtypes by name", r'"bf16": torch\.bfloat16', "devices.py"),
+    Fact("dtypes by name", r'"fp32": torch\.float32', "devices.py"),
     Fact("precisions of packed weights", r'Literal\["fp32", "bf16", "int8"', "kernels/packed_linear.py"),
     Fact("body of an error response", r'\{"error": \{', "serve/http/errors.py"),
 ]

@@ -24,7 +24,7 @@ OTHER_NAMES |= {"python_multipart": "python-multipart", "pyworld": "pyworld-preb
 
 
 def texts() -> list[Path]:
-    """Every file of the repository that tells people something."""
+    """Every file of the repository that people read."""
     found = [ROOT / name for name in ("pyproject.toml", "Makefile", "Dockerfile")]
     found += [*ROOT.glob("*.md"), *ROOT.glob(".ci/*")]
     for folder in ("src", "tests", "docs", "scripts", "recipes", "runs", "benchmarks"):
@@ -47,7 +47,7 @@ def test_the_other_program_would_be_seen(said):
     assert not OTHER_PROGRAM.search(said.format(DISTRIBUTION))
 
 
-def test_nobody_is_told_to_install_another_program():
+def test_no_text_says_to_install_another_program():
     wrong = [
         f"{path.relative_to(ROOT)}: {found.group()}"
         for path in texts()

@@ -44,7 +44,6 @@ TERMS = {  # word or words -> the field's term
 IDENTIFIERS = {
     "goes on": "extends, resumes",
     "written out": "eager",
-    "gist": "summary",
     "share out": "shard",
     "read ahead": "prefill, lookahead",
     "listen ahead": "prefill",

@@ -7,7 +7,7 @@
 Shards in the published layout are written once (`--folder` keeps them): a quarter each of transcribing,
 speech to speech with a thought, reading aloud and text to text. The published way
 (`data/published_loading.py`) and ours
-draw masks and substitutions alike. A row is `way:workers`, 0 for none; each runs in a process of its
+sample masks and substitutions alike. A row is `way:workers`, 0 for none; each runs in a process of its
 own, the files in the page cache.
 """
 

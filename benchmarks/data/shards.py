@@ -74,7 +74,7 @@ def add_record(
 ) -> None:
     """One record; text to text has a second of sound too, as the published writer needs some.
 
-    ``bare`` records have sound only where it is heard, as other writers leave it out.
+    ``bare`` records have sound only where their task takes it, as other writers leave it out.
     """
     if task == TASKS[3]:
         sound = sound[:RATE]

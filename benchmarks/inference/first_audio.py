@@ -9,7 +9,7 @@ whole     all is read, written, then synthesised in one go by plain modules; the
 streamed  the system prompt is read ahead, and sound is made piece by piece while ids are written
 
 With `--precision` the streamed path computes with packed weights, and so does a second whole one.
-`cpu` are the seconds that the process computed until then: on a busy machine they tell more than the clock.
+`cpu` are the seconds that the process computed until then: on a busy machine they say more than the clock.
 The answers of the streamed path come in several lengths: the first sound must not wait for the last id.
 """
 

@@ -67,14 +67,14 @@ class Published:
 
     def _read(self, embeds: Tensor) -> Tensor:
         length = embeds.shape[1]
-        places = torch.arange(self.length, self.length + length)
-        mask = torch.arange(CACHE_POSITIONS)[None] > places[:, None]
+        positions = torch.arange(self.length, self.length + length)
+        mask = torch.arange(CACHE_POSITIONS)[None] > positions[:, None]
         mask = torch.zeros(mask.shape, dtype=embeds.dtype).masked_fill(mask, torch.finfo(embeds.dtype).min)
         self.length += length
         output = self.llm.model(
             inputs_embeds=embeds,
             attention_mask=mask[None, None],
-            position_ids=places[None],
+            position_ids=positions[None],
             past_key_values=self.cache,
             use_cache=True,
         )
@@ -86,17 +86,17 @@ def encode(model: SpeechLLM, mel: Tensor) -> Tensor:
     lens = torch.tensor([mel.shape[1]])
     frames, lens = model.encoder.embed(mel.to(model.projection.weight.dtype), lens)
     for block in model.encoder.blocks:
-        frames = written_out_block(block, frames, gelu_in_steps)
+        frames = eager_block(block, frames, gelu_in_steps)
     frames, lens = model.subsampler(model.encoder.final_norm(frames), lens)
     frames = model.adapter.embed(frames)
     for block in model.adapter.blocks:
-        frames = written_out_block(block, frames, F.relu)
+        frames = eager_block(block, frames, F.relu)
     return model.projection(model.adapter.final_norm(frames))
 
 
 def encoder_in_float32(model: SpeechLLM) -> SpeechLLM:
-    """A model of which only the parts that hear are there. Published inference is bf16 throughout, but on a
-    CPU without AMX float32 hears faster, so that both are shown."""
+    """The speech encoder and adapter alone. Published inference is bf16 throughout, but on a
+    CPU without AMX float32 is faster, so that both are shown."""
     shell = copy.copy(model)
     parts = ("encoder", "subsampler", "adapter", "projection")
     shell._modules = {name: copy.deepcopy(getattr(model, name)).float() for name in parts}
@@ -113,15 +113,15 @@ def expanded_attention(
     return mixed.transpose(1, 2).contiguous(), None
 
 
-def written_out_block(block: TransformerBlock, frames: Tensor, activation: object) -> Tensor:
+def eager_block(block: TransformerBlock, frames: Tensor, activation: object) -> Tensor:
     """A pre-norm block, attention weights in memory."""
     assert callable(activation)
-    frames = frames + written_out_attention(block.attention, block.attention_norm(frames))
+    frames = frames + eager_attention(block.attention, block.attention_norm(frames))
     hidden = block.feed_forward.expand(block.feed_forward_norm(frames))
     return frames + block.feed_forward.contract(activation(hidden))
 
 
-def written_out_attention(attention: SelfAttention, frames: Tensor) -> Tensor:
+def eager_attention(attention: SelfAttention, frames: Tensor) -> Tensor:
     """(1, T, dim) -> (1, T, dim); softmax in float32, as published."""
     batch, length, dim = frames.shape
     shape = (batch, length, attention.heads, dim // attention.heads)

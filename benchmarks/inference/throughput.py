@@ -1,4 +1,4 @@
-"""Hearing, reading and writing: ours in each precision against the published way, same weights, same threads.
+"""Encoder, prefill and decoding: ours in each precision against the published way, same weights and threads.
 
     python -m benchmarks.inference.throughput --shape tiny
     python -m benchmarks.inference.throughput --shape 0.5b --threads 2
@@ -99,7 +99,7 @@ def model_of(args: argparse.Namespace) -> SpeechLLM:
 
 
 def stream_bytes_per_second(n_bytes: int) -> float:
-    """The most that reading, or reading and writing, one large tensor reaches."""
+    """The highest bandwidth of reading, or reading and writing, one large tensor."""
     source = torch.ones(n_bytes // 4)
     target = torch.empty_like(source)
     read = min(seconds(source.sum) for _ in range(4))
@@ -121,7 +121,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def write_ids(who: Contestant, hidden: Tensor, n: int, speech: bool) -> None:
-    """Write `n` ids greedily after the state (B, dim); the ids come to the host, where they are judged."""
+    """Write `n` ids greedily after the state (B, dim); the ids come to the host, as decoding rules need."""
     for _ in range(n):
         ids = who.logits(hidden, speech).argmax(dim=-1)
         ids.tolist()
@@ -129,7 +129,7 @@ def write_ids(who: Contestant, hidden: Tensor, n: int, speech: bool) -> None:
 
 
 def one_round(who: Contestant, mel: Tensor, embeds: Tensor, n_ids: int) -> Figures:
-    """Seconds to hear and to read, ids written per second with either head."""
+    """Seconds of encoder and prefill, ids per second with either head."""
     found = {"encode": seconds(lambda: who.encode(mel))}
     hidden: list[Tensor] = []
     found["prefill"] = seconds(lambda: hidden.append(who.prefill(embeds)))
@@ -150,7 +150,7 @@ def measure(model: SpeechLLM, args: argparse.Namespace) -> dict[str, Figures]:
     bandwidth = stream_bytes_per_second(2**28 if args.quick else 2**30)
     mel = torch.randn(1, int(100 * args.seconds), model.config.encoder.n_mels)
     embeds = (0.02 * torch.randn(1, args.positions, model.config.llm.dim)).bfloat16()
-    published, float_hearing = Published(model), encoder_in_float32(model)
+    published, float_encoder = Published(model), encoder_in_float32(model)
     baseline: list[Figures] = []
     in_float: list[Figures] = []
     rows: dict[str, Figures] = {}
@@ -159,9 +159,9 @@ def measure(model: SpeechLLM, args: argparse.Namespace) -> dict[str, Figures]:
         rounds: list[Figures] = []
         for number in range(args.repeat + 1):
             figures = [one_round(who, mel, embeds, args.ids) for who in (published, ours)]
-            hearing = {"encode": seconds(lambda: encode(float_hearing, mel))}
+            encoding = {"encode": seconds(lambda: encode(float_encoder, mel))}
             if number:  # the first round warms up
-                for kept, found in zip((baseline, rounds, in_float), (*figures, hearing)):
+                for kept, found in zip((baseline, rounds, in_float), (*figures, encoding)):
                     kept.append(found)
         row = medians(rounds)
         row["batch"] = statistics.median(batch_round(ours, embeds, args.ids) for _ in range(args.repeat))
@@ -208,7 +208,7 @@ def ratios(found: dict[str, Figures]) -> dict[str, Figures]:
 
 
 def show(found: dict[str, Figures]) -> None:
-    """Seconds and ids per second, ratio beside each; how much of the memory's bandwidth writing reaches."""
+    """Seconds and ids per second, ratio beside each; share of the memory bandwidth that decoding reaches."""
     titles = {"encode": "encode s", "prefill": "prefill s", "text": "text ids/s", "speech": "speech ids/s"}
     print(
         f"{'':<12}" + "".join(f"{t:>20}" for t in (*titles.values(), f"batch {BATCH} ids/s")) + "   bandwidth"

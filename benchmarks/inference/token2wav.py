@@ -193,7 +193,9 @@ def medians(rounds: list[Figures]) -> Figures:
     return {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
 
 
-def voice_of(model: Token2Wav, prompt_seconds: float) -> tuple[VoicePrompt, Callable[[], VoicePrompt] | None]:
+def voice_for(
+    model: Token2Wav, prompt_seconds: float
+) -> tuple[VoicePrompt, Callable[[], VoicePrompt] | None]:
     """A voice with a prompt of so many seconds, and how to analyse it anew where the analysers are there."""
     generator = torch.Generator().manual_seed(2)
     folder = files("echat") / "models" / "echat-tiny" / "examples" / "question.wav"
@@ -211,7 +213,7 @@ def voice_of(model: Token2Wav, prompt_seconds: float) -> tuple[VoicePrompt, Call
     return VoicePrompt(ids, mel, torch.randn(model.config.flow.spk_embed_dim, generator=generator)), None
 
 
-# --- telling
+# --- report
 
 
 def show(title: str, rows: dict[str, Figures]) -> None:
@@ -250,7 +252,7 @@ def main() -> None:
         model = MODELS[size]()
         for prompt_seconds in args.prompts:
             title = f"{size}, {args.ids} ids, prompt of {prompt_seconds:g} s"
-            found[title] = compare(model, *voice_of(model, prompt_seconds), args)
+            found[title] = compare(model, *voice_for(model, prompt_seconds), args)
             show(title, found[title])
     machine = f"{processor_name(torch.device('cpu'))}, {platform.machine()}, {args.threads} threads"
     args.output.parent.mkdir(parents=True, exist_ok=True)

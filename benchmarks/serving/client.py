@@ -57,7 +57,7 @@ class Interruption:
 
 
 class User:
-    """Speaks recordings in real time, and listens."""
+    """A client that sends recordings in real time and receives the answers."""
 
     def __init__(self, websocket: ClientConnection) -> None:
         self.websocket = websocket
@@ -108,7 +108,7 @@ class User:
                     raise RuntimeError(f"expected {kind}, found {event}")
 
     async def turn(self, question: Question) -> Turn:
-        """Ask, and hear the whole answer."""
+        """Ask, and receive the whole answer."""
         turn = Turn()
         self.say(question)
         await self.spoken.wait()
@@ -159,7 +159,7 @@ class User:
 async def session(
     url: str, think: str, silence_ms: int = 500, transcribes: bool = False
 ) -> AsyncIterator[User]:
-    """A session that is ready: server VAD, and told of sounds that might be an interruption."""
+    """A session that is ready: server VAD, with events of speculative interruptions."""
     async with connect(url, max_size=None, compression=None) as websocket:
         one = User(websocket)
         try:

@@ -15,7 +15,7 @@ pause         from the onset of speech that interrupts to `speech_suspected`, on
 barge-in      from the same onset to `speech_started`, on which every client stops its playback
 gaps          milliseconds in which a client that plays at once would have run dry
 
-The onset of speech is heard by its energy (`serving/questions.py`), so give clean recordings. It counts from
+The onset of speech is found by its energy (`serving/questions.py`), so give clean recordings. It counts from
 when it reaches the microphone: a client sends 20 ms at once, when they are over.
 """
 

@@ -88,7 +88,7 @@ async def read_all(websocket: Any) -> None:
 
 
 async def holds(url: str, head: bytes, count: int) -> None:
-    """Open so many connections and send the beginning of a request; again when they are closed."""
+    """Open so many connections and send the first bytes of a request; again when they are closed."""
     host, _, port = url.split("/")[2].partition(":")
     held: list[socket.socket] = []
     try:

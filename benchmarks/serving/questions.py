@@ -1,6 +1,6 @@
-"""Recordings to speak to the voice server: 24 kHz PCM, and where in it speech begins, heard by its energy.
+"""Recordings to speak to the voice server: 24 kHz PCM, and the onset of speech in it, found by its energy.
 
-Only clean recordings tell by their energy when somebody begins to speak: noise, or a cough before the first
+Energy finds the onset of speech in clean recordings alone: noise, or a cough before the first
 word, would be taken for speech. Of a manifest (of `echat.corpus` or of a data set) those with neither are
 taken.
 """

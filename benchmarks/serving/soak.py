@@ -1,4 +1,4 @@
-"""A soak: users who talk, interrupt, leave in the middle of a word or of an answer, and come back."""
+"""A soak test: users who ask, interrupt, leave in the middle of a word or of an answer, and come back."""
 
 import asyncio
 import os

@@ -39,14 +39,12 @@ class Seen:
     statuses: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0  # of sound
     first_audio: float | None = None  # seconds after the end of the last turn
-    words: int = 0  # heard, in the transcripts of the user
+    words: int = 0  # in the transcripts of the user
 
     def __str__(self) -> str:
         after = "" if self.first_audio is None else f", first sound {1000 * self.first_audio:.0f} ms after it"
         answers = ", ".join(f"{count} {status}" for status, count in self.statuses.items()) or "no answer"
-        return (
-            f"{self.turns} turns of {self.words} words heard; {answers}; {self.seconds:.1f} s of sound{after}"
-        )
+        return f"{self.turns} turns of {self.words} words; {answers}; {self.seconds:.1f} s of sound{after}"
 
 
 def joined(asked: list[Question], seconds: float) -> bytes:

@@ -21,11 +21,11 @@ STAGES = {1: {"understand": 1.0}, 3: {"s2s_think": 0.65, "understand": 0.25, "tt
 
 @dataclass(frozen=True)
 class Dialogue:
-    """Lengths of one sample; ids are drawn from its number."""
+    """Lengths of one sample; ids are seeded with its number."""
 
     number: int
     task: str
-    mel_frames: int  # 0: nothing is heard
+    mel_frames: int  # 0: no audio
     prompt: int  # text ids after the system prompt: an instruction, or the text to be read
     text: int  # text ids written, the end included
     speech: int  # speech ids written, both markers included; 0: none
@@ -41,14 +41,14 @@ class Dialogue:
         return self.text + self.speech
 
 
-def draw_dialogues(stage: int, count: int, seed: int = 0) -> list[Dialogue]:
+def sample_dialogues(stage: int, count: int, seed: int = 0) -> list[Dialogue]:
     """Samples of a stage's mixture."""
     rng = np.random.default_rng(seed)
     tasks = STAGES[stage]
-    return [_draw(number, str(rng.choice([*tasks], p=[*tasks.values()])), rng) for number in range(count)]
+    return [_sample(number, str(rng.choice([*tasks], p=[*tasks.values()])), rng) for number in range(count)]
 
 
-def _draw(number: int, task: str, rng: np.random.Generator) -> Dialogue:
+def _sample(number: int, task: str, rng: np.random.Generator) -> Dialogue:
     seconds = float(np.clip(rng.lognormal(np.log(5.0), 0.5), 1.0, 15.0))
     reply = int(np.clip(rng.normal(46, 15), 8, 120))
     speech = int(reply * rng.uniform(8, 10)) + 2

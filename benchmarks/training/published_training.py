@@ -77,7 +77,7 @@ def _padded(rows: Sequence[Tensor], fill: int = 0) -> Tensor:
 def _column(
     kind: int, rows: Sequence[np.ndarray], offset: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One piece of all dialogues: kinds, ids, labels (ids + offset, or nothing to learn)."""
+    """One piece of all dialogues: kinds, ids, labels (ids + offset, or IGNORE)."""
     ids = [torch.from_numpy(row) for row in rows]
     kinds = [torch.full_like(row, kind) for row in ids]
     labels = [torch.full_like(row, IGNORE) if offset is None else row + offset for row in ids]

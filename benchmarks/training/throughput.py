@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from benchmarks.measuring import RESULTS, write_numbers
 from benchmarks.shapes import LLM_SHAPES
-from benchmarks.training.dialogues import Dialogue, draw_dialogues, example_of
+from benchmarks.training.dialogues import Dialogue, example_of, sample_dialogues
 from benchmarks.training.published_training import PublishedBatch, published_batches, published_loss
 
 from echat.data.batching import cut_batches
@@ -58,20 +58,20 @@ SHAPES = {
     ),
     "3b": SpeechLLMConfig(),
 }
-LEARN = {1: ("encoder.*", "subsampler.*", "adapter.*", "projection.*"), 3: ("*",)}
+TRAINABLE = {1: ("encoder.*", "subsampler.*", "adapter.*", "projection.*"), 3: ("*",)}
 PEAK_TFLOPS = 989.0  # dense bf16 of an H100 or H200
 
 
 @dataclass
 class StubObjective:
-    """As much of an objective as a learner needs."""
+    """As much of an objective as the trainer needs."""
 
     module: SpeechLLM
     loss: Callable[[Any], Loss]
 
 
 def shape_of(args: argparse.Namespace) -> SpeechLLMConfig:
-    """The shape, cut to `--layers` and `--blocks`; without dropout, so that both ways draw nothing."""
+    """The shape, cut to `--layers` and `--blocks`; without dropout, so that neither way samples anything."""
     shape = SHAPES[args.shape]
     blocks = {"blocks": args.blocks} if args.blocks else {}
     layers = {"layers": args.layers} if args.layers else {}
@@ -86,7 +86,7 @@ def shape_of(args: argparse.Namespace) -> SpeechLLMConfig:
 
 def batches_of(way: str, args: argparse.Namespace, shape: SpeechLLMConfig, ranks: Ranks) -> list[Any]:
     """This process's share of the batches, in the order they come."""
-    dialogues = draw_dialogues(args.stage, args.samples)
+    dialogues = sample_dialogues(args.stage, args.samples)
     sizes = shape.llm.vocab_size, shape.speech_codec_size, shape.encoder.n_mels
     if way == "plain":
         return [PublishedBatch(batch, *sizes) for batch in published_batches(dialogues, args.budget)]
@@ -115,7 +115,7 @@ def one_row(way: str, args: argparse.Namespace) -> dict[str, float]:
     shape = shape_of(args)
     torch.manual_seed(0)
     model = SpeechLLM(shape)
-    set_trainable(model, LEARN[args.stage])
+    set_trainable(model, TRAINABLE[args.stage])
     recompute = tuple(args.recompute) if way == "ours, recomputed" else ()
     recipe = Recipe(
         objective="speech_llm",
@@ -183,13 +183,13 @@ def model_flops(shape: SpeechLLMConfig, dialogues: list[Dialogue], stage: int) -
     """Multiplications and additions that the model asks for, without any done twice.
 
     2 per weight and position forwards, 2 for the gradient of what was read, 2 for that of a weight that
-    learns; forwards, attention takes 4 x width x (half of the positions) per position and layer.
+    is trained; forwards, attention takes 4 x width x (half of the positions) per position and layer.
     """
     llm, encoder = shape.llm, shape.encoder
     head_dim = llm.dim // llm.heads
     layer = llm.dim * (2 * llm.dim + 2 * llm.kv_heads * head_dim) + 3 * llm.dim * llm.mlp
     block = 4 * encoder.dim**2 + 2 * encoder.dim * encoder.ffn
-    passes = 3 if stage == 3 else 2  # weights of the language model that stand still need no gradients
+    passes = 3 if stage == 3 else 2  # frozen weights of the language model need no gradients
     total = 0.0
     for dialogue in dialogues:
         n, encoder_frames = dialogue.positions, dialogue.mel_frames / 2
@@ -211,7 +211,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Each row in a process of its own."""
     found: dict[str, Any] = {}
     for stage in args.stages:
-        dialogues = draw_dialogues(stage, args.samples)
+        dialogues = sample_dialogues(stage, args.samples)
         flops = model_flops(shape_of(args), dialogues, stage)
         positions = sum(dialogue.positions for dialogue in dialogues)
         rows = (

@@ -19,7 +19,7 @@ __all__ = ["__version__", "load"]
 def load(
     name_or_path: str | Path, device: str = "cpu", dtype: Any = None, threads: int | None = None
 ) -> Engine:
-    """A model ready to listen and answer.
+    """An inference engine: a model with tokenizer and, where it has one, speech synthesis.
 
     ``name_or_path`` is the name of a model that ships with the package ("echat-tiny"), a model folder, a
     released ``.pt`` beside its Qwen2 folder, "osum-echat" (the released weights: fetched and converted once),

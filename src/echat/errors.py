@@ -1,4 +1,4 @@
-"""Modules that run as commands end in one line where something has to be mended."""
+"""Errors of the package, and the wrapper that ends a module run as a command in one line of error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever goes wrong ends in one line and exit code 2, nothing half-written; what goes right is JSON."""
+"""Commands: every error is one line with exit code 2 and nothing half-written; results are JSON."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_bad_sound_is_named_and_nothing_is_written(tmp_path, make, says):
 
 @pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize(("rate", "kind"), [(8000, "PCM_U8"), (44100, "PCM_24"), (16000, "FLOAT")])
-def test_unusual_sounds_are_heard(tmp_path, random_model, channels, rate, kind):
+def test_unusual_audio_formats_are_understood(tmp_path, random_model, channels, rate, kind):
     path = tmp_path / "odd.wav"
     soundfile.write(path, np.stack([tone(0.5, rate)] * channels, axis=1), rate, subtype=kind)
     result = run("understand", path, "--model", random_model, "--task", "emotion", "--json")
@@ -122,7 +122,7 @@ def test_unusual_sounds_are_heard(tmp_path, random_model, channels, rate, kind):
     assert json.loads(result.stdout)["task"] == "emotion"
 
 
-def test_a_sound_longer_than_the_model_can_hear_is_named(tmp_path, random_model):
+def test_a_sound_longer_than_the_encoder_takes_is_named(tmp_path, random_model):
     path = tmp_path / "long.wav"
     soundfile.write(path, tone(40.0), 16000)
     assert_one_line(run("understand", path, "--model", random_model), "at most 30 s", "found 40.0 s")
@@ -203,7 +203,7 @@ def test_a_bad_history_is_named(tmp_path, question, content, says):
     assert_one_line(run("reply", question, "--history", path), says)
 
 
-def test_a_model_without_a_voice_says_so(tmp_path, random_model, question):
+def test_a_model_without_token2wav_is_named(tmp_path, random_model, question):
     answer = tmp_path / "answer.wav"
     assert_one_line(run("reply", question, "-o", answer, "--model", random_model), "token2wav")
     assert not answer.exists()
@@ -232,7 +232,9 @@ def test_an_answer_that_cannot_be_read_is_an_error(random_model, question, think
     assert_one_line(result, "expected a reply that can be read", "in two tries", "try another --seed", code=1)
 
 
-def test_a_reply_with_a_defect_is_drawn_once_more_with_a_seed_of_its_own(question, random_model, monkeypatch):
+def test_a_reply_with_a_defect_is_sampled_once_more_with_a_seed_of_its_own(
+    question, random_model, monkeypatch
+):
     from dataclasses import replace
 
     from echat.infer.engine import Engine
@@ -243,8 +245,8 @@ def test_a_reply_with_a_defect_is_drawn_once_more_with_a_seed_of_its_own(questio
 
     def run_once_well(self, *arguments, seed, decoding=None, **settings):
         seeds.append((seed, decoding is not None and decoding.text.sample))
-        told = Reply("well", "well")
-        return told if len(seeds) == 2 else replace(told, defect="unreadable thought")
+        reply = Reply("well", "well")
+        return reply if len(seeds) == 2 else replace(reply, defect="unreadable thought")
 
     monkeypatch.setattr(Engine, "run", run_once_well)
     result = run("reply", question, "--model", random_model, "--seed", 5, "--json")
@@ -261,7 +263,7 @@ def test_a_text_that_cannot_be_read_aloud_is_named_and_nothing_is_written(tmp_pa
 
 @pytest.mark.slow
 @needs_shipped_model
-def test_words_that_may_be_missing_are_named(tmp_path, monkeypatch):
+def test_doubtful_pieces_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("echat.infer.text_to_speech.QUIET_IDS", -1000)  # nothing is ever short enough
     out = tmp_path / "out.wav"
     result = run("say", "Come home soon.", "-o", out, "--seed", 0, "--json")
@@ -270,7 +272,7 @@ def test_words_that_may_be_missing_are_named(tmp_path, monkeypatch):
 
 
 @needs_shipped_model
-def test_chat_says_once_that_earlier_turns_are_left_out():
+def test_chat_notes_once_that_earlier_turns_are_left_out():
     result = run("chat", "--json", stdin="i am sad\nI lost my job\nhello\n")
     assert result.exit_code == 0 and len(result.stdout.splitlines()) == 3
     assert result.stderr == "note: echat-tiny learned single turns: 1 earlier turn is left out\n"
@@ -300,7 +302,7 @@ def test_chat_answers_each_line(random_model):
     assert [record["question"] for record in records] == [{"text": "hello"}, {"text": "how are you"}]
 
 
-def test_info_tells_about_the_installation_and_a_model(random_model):
+def test_info_describes_the_installation_and_a_model(random_model):
     facts = json.loads(run("info", "--json").stdout)
     assert facts["echat"] == echat.__version__ and "s2s_think_label" in facts["tasks"]
     model = json.loads(run("info", random_model, "--json").stdout)
@@ -340,7 +342,7 @@ def test_the_shipped_model_answers_in_speech(tmp_path):
 
 
 @needs_shipped_model
-def test_the_shipped_model_speaks_for_people_too(tmp_path):
+def test_the_output_for_people_names_the_speech_file(tmp_path):
     answer = tmp_path / "answer.wav"
     said = run("say", "I am glad you told me.", "-o", answer, "--seed", 0)
     assert said.exit_code == 0, said.stderr

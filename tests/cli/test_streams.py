@@ -137,8 +137,10 @@ def test_labels_are_shown_in_english(label, capsys):
 
 @pytest.mark.parametrize("label", [*VALUES["style"], *REPLY_EMOTIONS])
 def test_reports_name_labels_in_english(label):
+    from rich.console import Console
+
     from echat.data.tools.statistics import CorpusStatistics
-    from echat.eval.report import as_text, confusion_table
+    from echat.eval.report import WIDTH, confusion_table
     from echat.metrics import Confusion
 
     kind = "style" if label in VALUES["style"] else "reply_emotion"
@@ -146,7 +148,9 @@ def test_reports_name_labels_in_english(label):
     totals.words[kind][label] += 2
     assert f"{in_english(label)} 2" in str(totals) and label not in str(totals)
     confusion = Confusion.of([(label, label)])
-    table = as_text([confusion_table(kind, confusion, [label])])
+    console = Console(file=io.StringIO(), width=WIDTH)
+    console.print(confusion_table(kind, confusion, [label]))
+    table = console.file.getvalue()  # type: ignore[attr-defined]
     assert in_english(label).split()[0] in table and label not in table
 
 

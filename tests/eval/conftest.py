@@ -1,4 +1,4 @@
-"""A small made corpus on disk, and an engine that answers from it instead of listening."""
+"""A small synthetic corpus on disk, and an engine that answers from it without a model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = [
 
 
 class EchoEngine:
-    """Knows each question by its length in samples; says the truth, unless ``wrong`` holds the key."""
+    """Finds each question by its length in samples; its output is the truth, unless ``wrong`` has the key."""
 
     token2wav: Any = None
 

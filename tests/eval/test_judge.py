@@ -1,4 +1,4 @@
-"""A reply fits when it is a known fitting one, give or take a slip."""
+"""A reply is appropriate when it equals an accepted one but for few wrong words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sample(key: str, text: str, reply: str, **extra: Any) -> Sample:
     return Sample(key, text=text, extra={"situation": "keys", "accepted": [reply], **extra})
 
 
-def test_fitting_replies() -> None:
+def test_accepted_replies_are_appropriate() -> None:
     assert is_appropriate("Happy Birthday!", ["happy birthday"])
     assert is_appropriate(LONG.replace("today", "then"), [LONG])
     assert not is_appropriate(LONG.replace("lost your", "found the"), [LONG])
@@ -26,7 +26,7 @@ def test_fitting_replies() -> None:
     assert not is_appropriate("anything", [])
 
 
-def test_a_slip_towards_another_cue_does_not_fit() -> None:
+def test_a_reply_nearer_to_another_cue_is_not_appropriate() -> None:
     other = LONG.replace("today", "again")
     assert is_appropriate(LONG.replace("today", "then"), [LONG])
     assert not is_appropriate(other, [LONG], [other])
@@ -72,7 +72,7 @@ def test_silent_reply_has_no_words() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(judge.missing_programs() is not None, reason="needs pocketsphinx and flite")
-def test_recogniser_hears_the_reader() -> None:
+def test_the_recognizer_understands_the_baseline_voice() -> None:
     assert "good morning" in judge.transcribe_baseline("good morning my friend")
 
 

@@ -1,4 +1,4 @@
-"""The bundled evaluation with an engine that tells the truth, and with one that does not."""
+"""The bundled evaluation with an engine whose outputs are true, and with one whose are not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def figures(report: tiny.TinyReport) -> dict[str, float | None]:
     return {measure.name: measure.value for measure in report.measures}
 
 
-def test_truth_meets_every_bar_of_hearing_and_answering(engine: Any, manifest: Path, tmp_path: Path) -> None:
+def test_truth_meets_every_bar_but_those_of_speech(engine: Any, manifest: Path, tmp_path: Path) -> None:
     json_out, card = tmp_path / "tiny.json", tmp_path / "card.md"
     report = measure(engine, manifest)
     write_json(json_out, report.as_dict())
@@ -40,7 +40,7 @@ def test_truth_meets_every_bar_of_hearing_and_answering(engine: Any, manifest: P
     assert "no token2wav" in str(report)
 
 
-def test_one_reply_for_two_cues_fails_the_pair(engine: Any, manifest: Path) -> None:
+def test_one_reply_for_both_cues_of_a_pair_fails_it(engine: Any, manifest: Path) -> None:
     engine.wrong = {"q1": "oh no, that is hard", "q4": "broken"}
     measured = figures(measure(engine, manifest))
     assert measured["reply fits (label thought)"] == pytest.approx(4 / 6)
@@ -50,7 +50,7 @@ def test_one_reply_for_two_cues_fails_the_pair(engine: Any, manifest: Path) -> N
     assert measured["word errors, natural"] == 0.0
 
 
-def test_spoken_replies_are_held_against_the_reader(
+def test_spoken_replies_are_compared_with_the_baseline_voice(
     engine: Any, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.token2wav = object()

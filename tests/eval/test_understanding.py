@@ -38,7 +38,7 @@ def test_truth_scores_full_marks(engine: Any, manifest: Path, tmp_path: Path) ->
     assert "word errors" in str(report)
 
 
-def test_what_is_not_said_counts_as_wrong(engine: Any, manifest: Path) -> None:
+def test_a_missing_output_counts_as_wrong(engine: Any, manifest: Path) -> None:
     engine.wrong = {"q0": "nothing", "q3": "nothing"}
     report = measure(engine, manifest)
     assert report.overall.words.errors == 8

@@ -1,4 +1,4 @@
-"""The command line. Every command opens its door only when asked, so that ``echat --help`` is instant."""
+"""The command line. Commands import what they need when called, so that ``echat --help`` is instant."""
 
 from __future__ import annotations
 

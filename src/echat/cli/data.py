@@ -1,4 +1,4 @@
-"""Commands that make data of data: convert, tokenize, import, train-tokenizer."""
+"""Commands that make data from a corpus: convert, tokenize, import, train-tokenizer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """How records are laid down."""
+    """Corpus format."""
 
     manifest = "manifest"
     raw = "raw"
@@ -43,7 +43,7 @@ class Format(StrEnum):
 
 
 class AudioStorage(StrEnum):
-    """How sound is stored."""
+    """Audio codec of the result."""
 
     keep = "keep"
     flac = "flac"
@@ -79,7 +79,7 @@ def convert(
     strict: Strict = False,
     json: Json = False,
 ) -> None:
-    """Write a corpus in another format. A stopped run goes on where it was; bad records are named.
+    """Write a corpus in another format. A stopped run resumes; bad records are named.
 
     Ends with 0 for data without defects, 1 for data with some (what is good is written), 2 where it could not
     begin.
@@ -129,7 +129,7 @@ def tokenize(
     strict: Strict = False,
     json: Json = False,
 ) -> None:
-    """Write a corpus with the speech ids of its replies and reading voices. A stopped run goes on.
+    """Write a corpus with the speech ids of its replies and reading voices. A stopped run resumes.
 
     Ends with 0 for data without defects, 1 for data with some (what is good is written), 2 where it could not
     begin.

@@ -1,4 +1,4 @@
-"""What people see, and the JSON that programs see."""
+"""Output of commands: labelled lines for people, JSON lines for programs, notes on stderr."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def json_line(record: Any) -> None:
 
 
 def heading(path: Path, are_several: bool) -> None:
-    """The name of the input before what is said about it, where there are several."""
+    """The name of the input above its results, where there are several."""
     if are_several:
         console().print(Text(f"{path}:"))
 
@@ -88,7 +88,7 @@ def written(path: Path, seconds: float) -> None:
 
 
 def note_dropped_turns(engine: Engine, answer: Reply) -> bool:
-    """A note on stderr where earlier turns were not read; was there one?"""
+    """A note on stderr where earlier turns were left out of the prompt; was there one?"""
     if not (turns := answer.counts.get("turns_left_out", 0)):
         return False
     learned = engine.capabilities.history_turns

@@ -1,4 +1,4 @@
-"""Where exceptions end: one line on stderr, code 2 for what the user can mend, 1 for what is our fault."""
+"""Error handling of the command line: one line on stderr, exit code 2 for user errors, else 1."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class ErrorHandlingGroup(TyperGroup):
 
 
 def quiet_libraries() -> None:
-    """Libraries keep their remarks to themselves; one thread per process unless the user says otherwise.
+    """Silence the warnings of libraries; one thread per process unless the user says otherwise.
 
-    oneDNN keeps a program for each of the latest 1,024 shapes it met. Every sound has a shape of its own: a
-    server grew by 0.5 GB in half an hour. With 64 it stays as it is, at 3 % more processor time.
+    oneDNN caches a compiled primitive for each of the latest 1,024 shapes. Every sound has its own
+    shape: a server grew by 0.5 GB in half an hour. With 64 it stays the same, at 3 % more processor time.
     """
     warnings.simplefilter("ignore")
     for name, value in {
@@ -60,13 +60,13 @@ def quiet_libraries() -> None:
 
 
 def exit_on(error: BaseException) -> NoReturn:
-    """Say the error in one line on stderr and end the process with its code."""
+    """Print the error in one line on stderr and end the process with its code."""
     if isinstance(error, SystemExit):
         raise error
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    if isinstance(error, BrokenPipeError):  # `echat info | head`: nothing is wrong, and nobody reads on
+    if isinstance(error, BrokenPipeError):  # `echat info | head`: the reader has closed the pipe
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (what is left is flushed at the end)
         sys.exit(INTERNAL_ERROR)
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -87,7 +87,7 @@ def exit_on_defects(source: str, records: int, defects: DefectReport) -> None:
 
 def explain(error: BaseException) -> tuple[int, str]:
     """(exit code, message) for an exception."""
-    if hasattr(error, "format_message"):  # wrong arguments, as the argument parser says it
+    if hasattr(error, "format_message"):  # a usage error of the argument parser
         path = getattr(getattr(error, "ctx", None), "command_path", "").split()
         command = " ".join(["echat", *path[1:]])
         return USER_ERROR, f"{error.format_message().rstrip('.')}; see {command} --help"
@@ -103,7 +103,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
         return USER_ERROR, f"expected enough memory, found none left ({error}); use a shorter input"
     if isinstance(error, RecursionError):
-        return USER_ERROR, "expected a file nested a few levels deep, found hundreds; look at what was read"
+        return USER_ERROR, "expected a file nested a few levels deep, found hundreds; check the input file"
     if isinstance(error, OverflowError):
         return USER_ERROR, f"expected numbers of ordinary size, found one that does not fit ({error})"
     return INTERNAL_ERROR, f"unexpected {type(error).__name__}: {error}; ECHAT_DEBUG=1 shows where"

@@ -1,4 +1,4 @@
-"""Commands that talk: reply, understand, say, chat."""
+"""Commands that run a model: reply, understand, say, chat."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def understand(
     clips: Annotated[
         list[Path], typer.Argument(metavar="CLIP", help="Speech: wav, flac, ogg or mp3; - is stdin.")
     ],
-    task: Annotated[str, typer.Option(help="What to tell: understand, asr, emotion, age_gender ...")] = (
+    task: Annotated[str, typer.Option(help="What to recognize: understand, asr, emotion, age_gender ...")] = (
         "understand"
     ),
     model: Model = DEFAULT_MODEL,
@@ -97,7 +97,7 @@ def understand(
     precision: Precision = None,
     json: Json = False,
 ) -> None:
-    """Say what was said in clips and how it was said."""
+    """Transcribe clips and label the voice."""
     from echat.cli import display, engines, records
     from echat.cli.io import Inputs
     from echat.dialogue.tasks import TASKS, get_task
@@ -161,9 +161,9 @@ def chat(
     precision: Precision = None,
     json: Json = False,
 ) -> None:
-    """Talk by typing, one line a turn; an empty line or the end of input says goodbye.
+    """Chat in text, one line a turn; an empty line or the end of input ends it.
 
-    A line that has no answer is named and forgotten; the exit code tells of it at the end.
+    A line without an answer is reported and left out of the history; the exit code is then not 0.
     """
     from echat.cli import display, engines, records
     from echat.cli.errors import explain
@@ -191,10 +191,10 @@ def chat(
 
 
 def _typed_lines() -> Iterator[str]:
-    """Lines up to the first empty one; a prompt is shown only to people."""
-    is_person = sys.stdin.isatty()
+    """Lines up to the first empty one; a terminal shows a prompt."""
+    is_terminal = sys.stdin.isatty()
     while True:
-        if is_person:
+        if is_terminal:
             print("you: ", end="", flush=True)
         line = sys.stdin.readline().strip()
         if not line:

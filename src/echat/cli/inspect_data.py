@@ -1,4 +1,4 @@
-"""Commands that look at data: check, show."""
+"""Commands that inspect a corpus: check, show."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def check(
     within: Within = None,
     strict: Strict = False,
 ) -> None:
-    """Read every record, listen to all sound, tell what is there and what is wrong.
+    """Read every record, decode all sound, report statistics and defects.
 
-    Ends with 0 for data without defects, 1 for data with some, 2 where it could not look.
+    Ends with 0 for data without defects, 1 for data with some, 2 where it could not begin.
     """
     from echat.data.tools.check import CheckConfig
     from echat.data.tools.check import check as run
 
     if strict and fix is not None:
-        raise ValueError("--fix: expected a look at everything, found --strict, too; drop one of the two")
+        raise ValueError("--fix: expected a check of all records, found --strict, too; drop one of the two")
     config = CheckConfig(
         source=source,
         format=format,  # type: ignore[arg-type]
@@ -143,20 +143,20 @@ def show(
     within: Within = None,
     json: Json = False,
 ) -> None:
-    """Print one record and the sequence that it becomes; learned stretches are marked."""
+    """Print one record and the training sequence that it becomes; positions with a loss are marked."""
     from echat.cli import display
     from echat.data.formats.corpus import open_corpus
     from echat.data.tools.inspection import as_json, facts, sequence, write_sounds
 
     corpus = open_corpus(source, format, root=root, within=within)
     sample = corpus[corpus.find(key)]
-    name, stretches = sequence(sample, task, *_input_of(model))
+    name, spans = sequence(sample, task, *_input_of(model))
     written = write_sounds(sample, out) if out is not None else []
     if json:
-        display.json_line(as_json(sample, name, stretches, written))
+        display.json_line(as_json(sample, name, spans, written))
         return
     display.facts(facts(sample))
-    _print_sequence(name, stretches)
+    _print_sequence(name, spans)
     for path in written:
         print(path)
 
@@ -181,19 +181,19 @@ def _input_of(model: str) -> tuple[TextTokenizer, Vocabulary, EncoderConfig, Pro
     return tokenizer, vocabulary, sizes.encoder, config.profile
 
 
-def _print_sequence(task: str, stretches: list[SequenceSpan]) -> None:
-    """One line for each stretch: place, length, kind, content; learned ones in green, with a mark."""
+def _print_sequence(task: str, spans: list[SequenceSpan]) -> None:
+    """One line for each span: position, length, kind, content; spans with a loss in green, with a mark."""
     from rich.text import Text
 
     from echat.cli.display import console
 
-    positions = sum(stretch.count for stretch in stretches)
-    learned = sum(stretch.count for stretch in stretches if stretch.learn)
+    positions = sum(span.count for span in spans)
+    learned = sum(span.count for span in spans if span.learn)
     terminal = console()
     terminal.print(Text(f"\nas {task}: {positions} positions, {learned} learned (▶)"))
-    for stretch in stretches:
-        mark, style = ("▶", "bold green") if stretch.learn else (" ", "dim")
+    for span in spans:
+        mark, style = ("▶", "bold green") if span.learn else (" ", "dim")
         line = Text()
-        line.append(f"{stretch.begin:>5} {stretch.count:>5} {stretch.kind:<6} ", style="dim")
-        line.append(f"{mark} {stretch.content.replace(chr(10), '⏎')}", style=style)
+        line.append(f"{span.begin:>5} {span.count:>5} {span.kind:<6} ", style="dim")
+        line.append(f"{mark} {span.content.replace(chr(10), '⏎')}", style=style)
         terminal.print(line)

@@ -1,4 +1,4 @@
-"""What comes in: `-` is stdin, and of several files one that cannot be used does not lose the others."""
+"""Input and output files: `-` is stdin or stdout; one bad file of several is skipped and reported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def stdin_text() -> str:
 
 
 class Inputs:
-    """The files of a command. What is wrong with one of several is said at once and counted."""
+    """The input files of a command; an error in one of several is printed at once and counted."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = list(paths)
@@ -59,7 +59,7 @@ class Inputs:
 
     @contextmanager
     def part(self, number: int) -> Iterator[None]:
-        """Around the work with one input: an error of a single input is raised, of one among several said."""
+        """Context of one input: the error of a single input is raised, that of one among several printed."""
         try:
             yield
         except Exception as error:
@@ -69,13 +69,13 @@ class Inputs:
             print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
     def end(self) -> None:
-        """After the work: an exit code that tells when something was left out."""
+        """After the work: exit with an error code when an input was left out."""
         if self._bad:
             print(f"{len(self._bad)} of {len(self._paths)} inputs could not be used", file=sys.stderr)
             raise typer.Exit(max(self._bad.values()))
 
 
-# --- Where speech goes: files, a folder of them, or stdout, which then carries nothing else.
+# --- Speech outputs: files, a folder of them, or stdout, which then carries nothing else.
 
 SPEECH_SUFFIXES = (".wav", ".flac", ".ogg")
 
@@ -129,7 +129,7 @@ def write_reply(path: Path, answer: Reply) -> None:
 
 
 def write_speech(path: Path, waveform: Tensor, rate: int) -> None:
-    """A sound as a file, or as a WAV file on stdout."""
+    """A waveform as a file, or as a WAV file on stdout."""
     if path != STREAM:
         return write(path, waveform, rate)
     with TemporaryDirectory() as folder:

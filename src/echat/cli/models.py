@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ThoughtForm(StrEnum):
-    """How released weights think."""
+    """Thought form of released weights."""
 
     label = "label"
     language = "language"
@@ -67,7 +67,7 @@ def download(
 ) -> None:
     """Fetch released weights into the local cache: resumable, checked by hash.
 
-    HF_ENDPOINT names a mirror, HF_HOME another place, HF_HUB_OFFLINE=1 uses only what is there.
+    HF_ENDPOINT names a mirror, HF_HOME another cache, HF_HUB_OFFLINE=1 uses only cached files.
     """
     from echat.release import hub
 

@@ -1,4 +1,4 @@
-"""Options that several commands share: one spelling, one meaning, one help text."""
+"""Options that several commands share, and the command class, which accepts deprecated ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Think(StrEnum):
 
 
 class EngineName(StrEnum):
-    """Who does the work."""
+    """Where the workers run."""
 
     local = "local"
     ray = "ray"
@@ -79,7 +79,7 @@ def path_strings(paths: list[Path] | None) -> tuple[str, ...] | None:
     return tuple(map(str, paths)) if paths else None
 
 
-# --- How every command is called: old spellings go on working, and help speaks no Python.
+# --- The class of every command.
 
 DEPRECATED_OPTIONS = {"--out": "--output", "--rehearse": "--replay", "--rehearse-share": "--replay-share"}
 METAVARS = {"str": "TEXT", "path": "PATH", "file": "PATH", "directory": "PATH"}
@@ -87,7 +87,7 @@ METAVARS |= {"int": "NUMBER", "float": "NUMBER"}
 
 
 class EchatCommand(TyperCommand):
-    """A command of echat."""
+    """A command that accepts deprecated options and shows PATH and NUMBER instead of Python types."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -120,13 +120,13 @@ def _renamed(args: list[str], known: set[str]) -> Iterator[str]:
 
 def _json_with_a_file(words: list[str]) -> list[str]:
     """`--json FILE` of commands whose --json named a file before it became a flag; `-` was stdout."""
-    for place, word in enumerate(words):
+    for n, word in enumerate(words):
         name, equals, value = word.partition("=")
-        if name == "--json" and (equals or place + 1 < len(words)):
-            after = place + (1 if equals else 2)
-            file = value if equals else words[place + 1]
+        if name == "--json" and (equals or n + 1 < len(words)):
+            after = n + (1 if equals else 2)
+            file = value if equals else words[n + 1]
             named = ["--json"] if file == "-" else ["--output", file]
-            return [*words[:place], *named, *words[after:]]
+            return [*words[:n], *named, *words[after:]]
     return words
 
 
@@ -149,7 +149,7 @@ def _metavar(python: str) -> str:
 
 
 def set_command_class(app: typer.Typer) -> None:
-    """Give every command of an app and of its groups these manners."""
+    """Make every command of an app and of its groups an EchatCommand."""
     for command in app.registered_commands:
         command.cls = EchatCommand
     for group in app.registered_groups:

@@ -1,4 +1,4 @@
-"""Turns as files: spoken questions and histories to read, replies and findings as JSON records."""
+"""Turns as files: spoken questions and histories to read, replies and recognition results as JSON records."""
 
 from __future__ import annotations
 

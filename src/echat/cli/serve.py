@@ -27,9 +27,9 @@ def add_to(app: typer.Typer) -> None:
 def serve(
     model: Model = DEFAULT_MODEL,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; loopback (this machine alone) unless given.")
+        str | None, typer.Option(help="Address of the server; loopback (this machine alone) unless given.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the server; 0 takes a free one.")] = None,
     keys: Annotated[
         Path | None, typer.Option(help="Ask for API keys: those of this file (echat keys).")
     ] = None,
@@ -49,7 +49,7 @@ def serve(
     device: Device = DEFAULT_DEVICE,
     precision: Precision = None,
 ) -> None:
-    """Talk in real time: the OpenAI Realtime protocol and audio endpoints, and a page at /."""
+    """Serve a model: the OpenAI Realtime protocol and audio endpoints, and a web page at /."""
     from echat.cli import engines
     from echat.serve import server
     from echat.serve.connection_limiter import listen
@@ -68,7 +68,7 @@ def add_key(
     days: Annotated[float | None, typer.Option(help="Days until it expires; without it: never.")] = None,
     note: Annotated[str, typer.Option(help="Whose key it is.")] = "",
 ) -> None:
-    """Make a key. It is shown once: the file holds only its hash."""
+    """Make a key. It is printed once: the file holds only its hash."""
     from echat.serve.keys import Keys
 
     secret, key = Keys(keys).add(days, note)
@@ -92,7 +92,7 @@ def list_keys(keys: KeyFile) -> None:
 
 
 def remove_key(key_id: Annotated[str, typer.Argument(help="As `list` shows it.")], keys: KeyFile) -> None:
-    """Take a key away."""
+    """Remove a key."""
     from echat.serve.keys import Keys
 
     Keys(keys).remove(key_id)
@@ -100,8 +100,8 @@ def remove_key(key_id: Annotated[str, typer.Argument(help="As `list` shows it.")
 
 def studio(
     model: Model = DEFAULT_MODEL,
-    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless given.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    host: Annotated[str, typer.Option(help="Address of the server; loopback unless given.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the server.")] = 7860,
     device: Device = DEFAULT_DEVICE,
     precision: Precision = None,
 ) -> None:
@@ -121,19 +121,20 @@ def talk(
         str | None, typer.Option(help="Sound device, name or number: python -m sounddevice lists them.")
     ] = None,
     loudspeaker: Annotated[
-        bool, typer.Option("--loudspeaker", help="Without a headset: do not listen while the answer sounds.")
+        bool,
+        typer.Option("--loudspeaker", help="Without a headset: ignore the microphone while an answer plays."),
     ] = False,
     source: Annotated[
-        Path | None, typer.Option("--input", help="Hear this file instead of a microphone.")
+        Path | None, typer.Option("--input", help="Read this file instead of a microphone.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write what would be heard to this file.")
+        Path | None, typer.Option("--output", "-o", help="Write what would be played to this file.")
     ] = None,
     model: Model = DEFAULT_MODEL,
     device: Device = DEFAULT_DEVICE,
     precision: Precision = None,
 ) -> None:
-    """Talk with microphone and loudspeaker, best with a headset. Speak to interrupt; Ctrl-C says goodbye."""
+    """Voice chat with microphone and loudspeaker, best with a headset. Speak to interrupt; Ctrl-C ends it."""
     from echat.cli import display, engines, io
     from echat.serve.terminal import audio_io
     from echat.serve.terminal.voice_chat import run
@@ -142,7 +143,9 @@ def talk(
     if source is None:
         audio_io.import_sounddevice()  # before the model is loaded: is it there?
     if output is not None and source is None:
-        raise ValueError("--output: expected --input FILE beside it, found none; devices play what they hear")
+        raise ValueError(
+            "--output: expected --input FILE beside it, found none; with devices the answer is played"
+        )
     engine = engines.open_engine(model, device, speaks=True, precision=precision)
     named = int(sound) if sound is not None and sound.isdigit() else sound
     run(engine, display.spoken_line, think.value, voice, source, output, named, not loudspeaker)

@@ -1,3 +1,1 @@
-"""How well a model listens and how fittingly it answers: metrics, judges, reports, and one file per
-benchmark.
-"""
+"""Evaluation: the Benchmark protocol, batched inference, judges, reports, and one file per benchmark."""

@@ -68,8 +68,12 @@ class Benchmark(Config):
 
 
 def run(benchmark: Benchmark, engine: Engine) -> Report:
-    """Ask the model every item, score its responses, and aggregate the scores."""
-    responses = benchmark.respond(engine, benchmark.items())
+    """Ask the model every item, then score its responses."""
+    return evaluate(benchmark, benchmark.respond(engine, benchmark.items()))
+
+
+def evaluate(benchmark: Benchmark, responses: Responses) -> Report:
+    """Score responses, wherever they come from, and aggregate the scores."""
     scored = [Scored(response, benchmark.score(response)) for response in responses.responses]
     return benchmark.report([one for one in scored if one.score is not None], responses)
 

@@ -1,4 +1,4 @@
-"""Does a reply fit, and can it be understood when spoken?"""
+"""Rule-based judges: is a reply appropriate, and what does an ASR program recognize in its speech?"""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ BASELINE_TTS = "flite"
 
 
 def is_appropriate(reply: str, accepted: Iterable[str], others: Iterable[str] = ()) -> bool:
-    """Is the reply one of ``accepted``, or so near to one that only slips of the pen differ?
+    """Is the reply one of ``accepted``, but for at most 10 % wrong words?
 
-    Near means at most 10 % wrong words, and nearer to an accepted reply than to any of ``others``, the
-    replies that the same situation has for other cues.
+    One with wrong words must be nearer to an accepted reply than to any of ``others``, the replies that the
+    same situation has for other cues.
     """
     hypothesis = words(reply)
     distances = [
@@ -46,20 +46,20 @@ def is_appropriate(reply: str, accepted: Iterable[str], others: Iterable[str] = 
 
 @dataclass(frozen=True)
 class JudgedQuestion:
-    """What evaluation needs to know of a made dialogue besides the sound."""
+    """A synthetic dialogue with its accepted replies."""
 
     sample: Sample
     situation: str
     accepted: tuple[str, ...]
     others: tuple[str, ...]
-    """Replies of the same situation that fit other cues."""
+    """Replies of the same situation for other cues."""
 
     def is_appropriate(self, reply: str) -> bool:
         return is_appropriate(reply, self.accepted, self.others)
 
 
 def judged_questions(samples: Sequence[Sample]) -> list[JudgedQuestion]:
-    """Made dialogues with the replies that fit and those that do not; rows without replies are left out."""
+    """Synthetic dialogues with accepted and other replies; rows without accepted replies are left out."""
     made = [sample for sample in samples if sample.extra.get("accepted")]
     known: dict[str, dict[str, None]] = {}
     for sample in made:
@@ -77,7 +77,7 @@ def judged_questions(samples: Sequence[Sample]) -> list[JudgedQuestion]:
 
 
 def cue_pairs(asked: Sequence[JudgedQuestion]) -> Iterator[tuple[JudgedQuestion, JudgedQuestion]]:
-    """Same words, other cues, no common fitting reply. Rows that name their ``pair`` meet in it alone."""
+    """Cue pairs: same words, other cues, no common accepted reply. A field ``pair`` alone decides."""
     groups: dict[object, list[JudgedQuestion]] = {}
     for question in asked:
         pair = question.sample.extra.get("pair")
@@ -113,9 +113,7 @@ def missing_programs() -> str | None:
 
 
 def transcribe(waveform: Tensor | None, rate: int) -> str:
-    """Words that pocketsphinx (general English model) hears in a waveform (samples,); none in None or
-    silence.
-    """
+    """ASR transcript by pocketsphinx (general English) of a waveform (samples,); "" of None or silence."""
     if waveform is None or not waveform.numel():
         return ""
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +123,7 @@ def transcribe(waveform: Tensor | None, rate: int) -> str:
 
 
 def transcribe_baseline(text: str) -> str:
-    """Words that pocketsphinx hears when flite's voice slt reads the text: what plain synthesis reaches."""
+    """ASR transcript of the text as flite's voice slt reads it: the baseline of plain synthesis."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "read.wav"
         _call([BASELINE_TTS, "-voice", "slt", "-t", text, "-o", str(path)])

@@ -1,1 +1,1 @@
-"""One file, one benchmark; each has `run(engine, ...)`, which returns a report that prints itself."""
+"""The benchmarks of `echat eval`: every module here is one, under the name of its file."""

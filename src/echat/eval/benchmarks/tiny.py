@@ -1,4 +1,4 @@
-"""The bundled evaluation: held-out spoken questions, word errors, labels, fitting replies, spoken replies.
+"""The bundled evaluation: held-out spoken questions, word errors, labels, appropriate replies, speech.
 
 The test set is made by the corpus generator, not shipped; the same version of echat makes the same set. A
 third of the questions each comes from unseen variants of a known TTS engine (``condition`` espeak), from an
@@ -80,7 +80,7 @@ class TinyReport(Report):
 class ReplyScore:
     """Of a reply as text."""
 
-    fits: bool | None
+    is_appropriate: bool | None
     """None: the record names no accepted replies."""
     parses: bool
     """Is the thought complete and of the form that was asked for?"""
@@ -204,7 +204,7 @@ def _require_synthesis() -> None:
 
 
 def condition(sample: Sample) -> str:
-    """Which third of the set a sample belongs to."""
+    """The third of the set that a sample belongs to."""
     named = sample.extra.get("condition")
     if named:
         return str(named)
@@ -234,8 +234,12 @@ def _labels(scores: Scores) -> Iterator[Measure]:
 def _replies(answered: Sequence[Scored], request: Request) -> Iterator[Measure]:
     is_label = THOUGHT_FORMS[request] is LabelThought
     form = "label" if is_label else "language"
-    fits = {one.response.item.sample.key: one.score.fits for one in answered if one.score.fits is not None}
-    asked = [one.response.item.reference for one in answered if one.score.fits is not None]
+    fits = {
+        one.response.item.sample.key: one.score.is_appropriate
+        for one in answered
+        if one.score.is_appropriate is not None
+    }
+    asked = [one.response.item.reference for one in answered if one.score.is_appropriate is not None]
     yield Measure(
         f"reply fits ({form} thought)", _share(fits.values()), len(fits), REPLY_BAR if is_label else None
     )

@@ -30,7 +30,7 @@ LABELS = {  # label kind -> the task that asks for it alone
 
 @dataclass(frozen=True)
 class ClipScore:
-    """Truth and prediction of what one response tells about a clip."""
+    """Truth and prediction of the words and labels in one response."""
 
     words: tuple[str, str] | None
     """(reference, hypothesis)"""
