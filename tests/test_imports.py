@@ -43,7 +43,6 @@ MAY_IMPORT = {
     "metrics": set(),
     "devices": {"errors"},
     "progress": set(),
-    "deprecated_commands": set(),
     "kernels": set(),
     "config": {"checkpoint"},
     "audio": GROUND,
