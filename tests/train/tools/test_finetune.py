@@ -97,7 +97,7 @@ def test_pairs_become_a_model_that_answers(pairs, speaking, tmp_path, corpus):
     samples = read_manifest(out / "data" / "tokenized" / "dialogues.jsonl")
     assert [sample.split for sample in samples].count("dev") == 1 and len(samples) == 12
     assert all(sample.speech_ids and max(sample.speech_ids) < 32 for sample in samples)
-    assert "11 dialogues learn, 1 judge; tasks s2s_think_label" in messages[-1]
+    assert "11 training dialogues, 1 held out; tasks s2s_think_label" in messages[-1]
     before, after = read_tensors(speaking / "model.safetensors"), read_tensors(folder / "model.safetensors")
     assert before.keys() == after.keys() and (folder / "speech_tokenizer").is_dir()
     assert any((before[name] != tensor).any() for name, tensor in after.items())
@@ -138,7 +138,7 @@ def test_a_released_file_is_fine_tuned_in_its_dialect(pairs, tmp_path):
         shutil.copyfile(ASSETS / "model" / name, start / name)
     messages: list[str] = []
     folder = finetune(FineTune(str(start), str(pairs), tmp_path / "run", info=messages.append), QUICK)
-    assert "answers are learned as text alone" in messages[0]
+    assert "answers are trained as text alone" in messages[0]
     assert echat.load(folder).profile == "osum"
 
 
@@ -168,7 +168,7 @@ def test_a_bad_record_is_named_and_stops_unless_told_otherwise(pairs, speaking, 
     assert says in messages[0]
     skipping = FineTune(str(speaking), str(data), tmp_path / "run", skip_bad=True, info=messages.append)
     finetune(skipping, QUICK)
-    assert "10 dialogues learn, 1 judge" in messages[-1]
+    assert "10 training dialogues, 1 held out" in messages[-1]
 
 
 def test_without_replies_there_is_nothing_to_learn_but_to_listen(pairs, speaking, tmp_path):
