@@ -78,7 +78,7 @@ def test_collated_dialogues_take_a_training_step(
         assert (example.kinds == AUDIO).sum() == ENCODER.llm_frames(len(example.mels[0]))
     batch = collate_dialogues(examples)
     assert batch.mel.shape[2] == 128
-    loss = DialogueLoss(model, vocabulary.text_size, 0)(batch)
+    loss = DialogueLoss(model, vocabulary.text_size, None)(batch)
     loss.total.backward()
     assert all(conv.weight.grad.abs().sum() > 0 for conv in model.subsampler.convs)
     model.zero_grad()
