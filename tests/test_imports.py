@@ -28,6 +28,7 @@ GROUND = {
     "metrics",
     "devices",
     "progress",
+    "onnx_runtime",
 }
 SENSES = GROUND | {"audio", "dialogue"}
 PARTS = SENSES | {"model", "token2wav", "data"}
@@ -43,6 +44,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "devices": {"errors"},
     "progress": set(),
+    "onnx_runtime": set(),
     "kernels": set(),
     "config": {"checkpoint"},
     "audio": GROUND,

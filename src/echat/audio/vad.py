@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from echat.audio.features import SAMPLE_RATE
+from echat.onnx_runtime import cpu_session
 
 FRAME = 512  # samples per step of the network
 FRAME_SECONDS = FRAME / SAMPLE_RATE  # 32 ms
@@ -105,12 +106,4 @@ def _session() -> Any:
     """The network of the silero-vad package; of the package nothing else is imported."""
     from importlib.resources import files
 
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    network = (files("silero_vad") / "data" / "silero_vad.onnx").read_bytes()
-    return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    return cpu_session((files("silero_vad") / "data" / "silero_vad.onnx").read_bytes())

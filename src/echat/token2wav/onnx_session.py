@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from echat.model_files import SPEECH_TOKENIZER_FILE
+from echat.onnx_runtime import cpu_session
 from echat.optional_dependencies import missing
 
 # sha256 of the released 25 Hz speech tokenizer; the 50 Hz one carries the same file name
@@ -20,16 +21,9 @@ def onnx_session(path: str | Path) -> Any:
             f"{path}: expected an ONNX file, found none; copy it beside the other released weights"
         )
     try:
-        import onnxruntime
+        return cpu_session(str(path))
     except ImportError as error:
         raise ValueError(missing("onnxruntime", str(path))) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class of their own
         raise ValueError(
             f"{path}: expected an ONNX network, found a file that does not load: {error}"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from echat.corpus.synthesis.tts_engines import VoiceError, require_program
+from echat.onnx_runtime import cpu_session
 from echat.optional_dependencies import missing
 
 RATE = 24_000  # samples per second
@@ -116,14 +117,9 @@ class Kokoro:
     @cached_property
     def session(self) -> Any:
         try:
-            import onnxruntime
+            return cpu_session(str(self.model), self.threads)
         except ModuleNotFoundError:
             raise VoiceError(missing("onnxruntime", "Kokoro")) from None
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = self.threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return onnxruntime.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
 
     def style(self, name: str, phonemes: int) -> np.ndarray:
         """The style vector `(1, 256)` of a voice for so many phonemes."""
