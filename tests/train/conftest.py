@@ -116,11 +116,13 @@ def miniature(objective: str, corpus: Path) -> dict[str, Any]:
         augment = {"speed": 0.1, "noise": 0.5, "time_masks": 1}
         own = {
             "encoder": ENCODER,
-            "sources": [source],
-            "validation": [{"path": manifest, "split": "dev"}],
-            "augment": augment,
-            "batch_cost": 80,
-            "pool": 6,
+            "data": {
+                "sources": [source],
+                "validation": [{"path": manifest, "split": "dev"}],
+                "augment": augment,
+                "batch_cost": 80,
+                "pool": 6,
+            },
         }
     elif objective == "speech_llm":
         tasks = {"asr": 1, "s2s_think_label": 1, "tts": 1, "understand": 1}

@@ -18,7 +18,9 @@ AUGMENT = "{speed: 0.1, noise: 0.5, vtlp: 0.1, vtlp_bands: 0.1, eq_db: 3.0, time
 
 def test_a_model_of_128_mel_bins_learns_and_replies(recipe, corpus):
     encoder = f"encoder.n_mels={BINS}"
-    pretrained = train(recipe("encoder_ctc", "pretrained"), [encoder, "budget.steps=2", f"augment={AUGMENT}"])
+    pretrained = train(
+        recipe("encoder_ctc", "pretrained"), [encoder, "budget.steps=2", f"data.augment={AUGMENT}"]
+    )
     start = f"init_from={{encoder: {pretrained}}}"
     overrides = [f"model.{encoder}", "budget.steps=2", f"data.augment={AUGMENT}", start]
     folder = train(recipe("speech_llm"), overrides)

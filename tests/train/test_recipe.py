@@ -77,11 +77,9 @@ def shrunk(path: Path, corpus: Path, tmp_path: Path, shape: dict, starts: dict[s
     """
     values = load_recipe(path).model_dump(mode="json", exclude_unset=True)
     manifest = str(corpus / "manifest.jsonl")
-    places = [values, values.get("data", {})]
-    for place in places:
-        for kind in ("sources", "validation"):
-            for source in place.get(kind) or ():
-                source |= {"path": manifest, "languages": [], "format": "manifest"}
+    data = values["data"]
+    for source in (*data["sources"], *(data.get("validation") or ())):
+        source |= {"path": manifest, "languages": [], "format": "manifest"}
     values |= {"output": str(tmp_path / path.stem), "budget": {"steps": 2}, "checkpoint": {"every_steps": 1}}
     values |= {"validate_steps": 2, "device": "cpu", "decode": {"every_steps": 2, "records": 2, "samples": 1}}
     values["init_from"] = {part: starts[part] for part in values.get("init_from", {})}
@@ -92,10 +90,7 @@ def shrunk(path: Path, corpus: Path, tmp_path: Path, shape: dict, starts: dict[s
     for key in small:
         if values.get(key) is not None or (key == "model" and foreign):
             values[key] = small[key]
-    for place in places:
-        place |= {
-            key: size for key, size in (("batch_cost", 300), ("pool", 8), ("workers", 0)) if key in place
-        }
+    data |= {key: size for key, size in (("batch_cost", 300), ("pool", 8), ("workers", 0)) if key in data}
     shrunk_path = tmp_path / f"{path.stem}.yaml"
     shrunk_path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     return shrunk_path
@@ -234,3 +229,4 @@ def test_ctc_of_weight_zero_is_none(recipe):
 
 def test_the_objective_of_earlier_versions_is_read(recipe):
     assert load_recipe(recipe("encoder_ctc"), ["objective=ctc"]).objective == "encoder_ctc"
+    assert load_recipe(recipe("encoder_ctc"), ["batch_cost=7"]).data.batch_cost == 7

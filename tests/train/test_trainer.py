@@ -99,7 +99,7 @@ def test_workers_change_nothing_and_padding_is_logged(recipe):
 
 
 def test_what_was_left_out_is_said_at_the_end(recipe, capsys):
-    train(recipe("encoder_ctc", filters={"max_seconds": 0.7}, budget={"steps": 2}))
+    train(recipe("encoder_ctc", budget={"steps": 2}), ["data.filters={max_seconds: 0.7}"])
     assert "left out of the data, counted each time:\ntoo-long: " in capsys.readouterr().out
 
 
@@ -113,7 +113,7 @@ def test_only_the_newest_checkpoints_stay(recipe, tmp_path):
 def test_micro_batches_weigh_by_their_targets(recipe):
     """Two micro-batches give the gradient of one batch that holds both."""
     encoder = {"dim": 16, "blocks": 1, "heads": 2, "dropout": 0.0}
-    settings = load_recipe(recipe("encoder_ctc", precision="fp32", augment=None, encoder=encoder))
+    settings = load_recipe(recipe("encoder_ctc", precision="fp32", encoder=encoder), ["data.augment=null"])
     objective = ctc_objective.build(settings)
     batches = [objective.batches.next() for _ in range(2)]
     losses = [objective.loss(batch) for batch in batches]

@@ -18,9 +18,8 @@ from echat.audio.augmentation import AugmentConfig
 from echat.checkpoint import write_tensors
 from echat.config import save_config
 from echat.data.audio_loading import AudioLoader
-from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
+from echat.data.batching import PooledBatches, fixed_batches
 from echat.data.collation import SpeechBatch, collate_speech
-from echat.data.eligibility import FilterConfig
 from echat.data.mixture import MixtureComponent, MixtureStream
 from echat.data.sources import SourceConfig, source_components
 from echat.data.speech_examples import SpeechBuilder, SpeechExample, has_encoder_targets
@@ -30,6 +29,7 @@ from echat.metrics import error_rate
 from echat.model.speech_encoder import EncoderConfig, SpeechEncoder
 from echat.model_files import CONFIG_FILE, WEIGHTS_FILE
 from echat.train.objective import Loss, SampleOutput, SampleReport
+from echat.train.objectives.audio_data import AudioDataConfig
 from echat.train.recipe import DecodeConfig, Recipe
 from echat.train.weights.init_weights import init_from
 
@@ -38,20 +38,27 @@ TEXT_LANGUAGES = ("en",)  # whose texts are targets; of others the labels alone
 LABEL_WEIGHT = 2.0  # of one label against one character
 
 
-class Settings(Recipe, LoadingConfig):
+class EncoderDataConfig(AudioDataConfig):
+    """Which clips, and how they become batches."""
+
+    validation_records: int = 64  # per source
+    batch_cost: int = Field(2000, gt=0)  # work per micro-batch: count x (longest mel / 4)
+
+
+class Settings(Recipe):
     """Recipe of the encoder's pre-training."""
 
-    renamed: ClassVar = {**Recipe.renamed, "text_languages": "", "label_weight": ""}
+    renamed: ClassVar = {
+        **Recipe.renamed,
+        **{key: f"data.{key}" for key in EncoderDataConfig.model_fields},
+        "text_languages": "",
+        "label_weight": "",
+    }
 
     objective: Literal["encoder_ctc"] = "encoder_ctc"
     encoder: EncoderConfig = EncoderConfig()
     characters: str = "abcdefghijklmnopqrstuvwxyz' "  # units; unit 0 is the blank
-    sources: tuple[SourceConfig, ...]
-    validation: tuple[SourceConfig, ...] = ()
-    validation_records: int = 64  # per source
-    augment: AugmentConfig | None = None
-    filters: FilterConfig = FilterConfig()
-    batch_cost: int = Field(2000, gt=0)  # work per micro-batch: count x (longest mel / 4)
+    data: EncoderDataConfig
 
 
 class CTCEncoder(nn.Module):
@@ -80,11 +87,12 @@ class CTCObjective:
         self.recipe = recipe
         self.module = CTCEncoder(recipe.encoder, len(recipe.characters))
         init_from(self.module, recipe.init_from)
-        self._audio_loader = AudioLoader(recipe.sound_cache_mb)
-        stream = MixtureStream(self._components(recipe.sources))
-        build = self._builder(recipe.augment)
+        data = recipe.data
+        self._audio_loader = AudioLoader(data.sound_cache_mb)
+        stream = MixtureStream(self._components(data.sources))
+        build = self._builder(data.augment)
         self.batches: PooledBatches[SpeechExample, SpeechBatch] = PooledBatches(
-            stream, build, collate_speech, recipe.batch_cost, recipe.pool, recipe.seed, recipe.workers
+            stream, build, collate_speech, data.batch_cost, data.pool, recipe.seed, data.workers
         )
 
     def _components(self, sources: Sequence[SourceConfig]) -> list[MixtureComponent]:
@@ -98,14 +106,14 @@ class CTCObjective:
             self._audio_loader,
             recipe.encoder.n_mels,
             augment,
-            recipe.filters,
+            recipe.data.filters,
         )
 
     def validation(self) -> list[SpeechBatch]:
-        recipe = self.recipe
-        components = self._components(recipe.validation)
+        data = self.recipe.data
+        components = self._components(data.validation)
         return fixed_batches(
-            components, self._builder(None), collate_speech, recipe.batch_cost, recipe.validation_records
+            components, self._builder(None), collate_speech, data.batch_cost, data.validation_records
         )
 
     def loss(self, batch: SpeechBatch) -> Loss:

@@ -10,15 +10,14 @@ from pydantic import Field, field_validator
 from echat.audio.augmentation import AugmentConfig
 from echat.config import Config
 from echat.data.audio_loading import AudioLoader
-from echat.data.batching import LoadingConfig, PooledBatches, fixed_batches
+from echat.data.batching import PooledBatches, fixed_batches
 from echat.data.collation import DialogueBatch, collate_dialogues
-from echat.data.eligibility import FilterConfig
 from echat.data.examples import (
     CachedTokenizer,
     DialogueBuilder,
     DialogueExample,
 )
-from echat.data.sources import SourceConfig, mixture, mixture_components
+from echat.data.sources import mixture, mixture_components
 from echat.devices import DTYPES
 from echat.dialogue.capabilities import Capabilities
 from echat.dialogue.tasks import Profile
@@ -28,6 +27,7 @@ from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig
 from echat.model.text_tokenizer import TextTokenizer
 from echat.train.extras.induction_init import init_induction_heads
 from echat.train.objective import Loss, SampleReport
+from echat.train.objectives.audio_data import AudioDataConfig
 from echat.train.objectives.ctc_loss import CTCConfig, CTCLoss
 from echat.train.objectives.dialogue_eval import decode_dialogues, load_token2wav
 from echat.train.objectives.dialogue_loss import DialogueLoss
@@ -49,18 +49,13 @@ class InitConfig(Config):
     induction_heads: bool = False  # three attention heads that copy
 
 
-class DataConfig(LoadingConfig):
+class DataConfig(AudioDataConfig):
     """Corpora, their shares, and how their records become batches."""
 
     renamed: ClassVar = {"spread": "pseudo_audio.blanks", "learn_heard": "pseudo_audio.loss_on_input"}
 
-    sources: tuple[SourceConfig, ...]
     temperature: float | None = Field(None, gt=0)  # sources also weigh by size ** (1 / temperature)
-    validation: tuple[SourceConfig, ...] = ()
-    validation_records: int = 32  # per source and task
     pseudo_audio: PseudoAudioConfig = PseudoAudioConfig()
-    augment: AugmentConfig | None = None
-    filters: FilterConfig = FilterConfig()
     max_positions: int = 2000  # longer dialogues are left out
 
 
