@@ -171,6 +171,14 @@ def test_tars_of_json_and_sound_come_in(tmp_path):
     assert "echat data import" in str(check(CheckConfig(source=str(source))).defects)
 
 
+def test_a_tar_is_found_by_a_relative_path_too(tmp_path, monkeypatch):
+    source = webdataset(tmp_path / "set" / "a.tar", {"d/a.txt": b"hi", "d/a.wav": wav()})
+    monkeypatch.chdir(tmp_path)
+    found, report = imported(source.relative_to(tmp_path), tmp_path / "o")
+    assert [sample.text for sample in found] == ["hi"] and not report.counts
+    assert found[0].audio.read_bytes() == wav()
+
+
 def test_a_published_shard_is_no_table(published, tmp_path):
     for source in (next((published / "shard").glob("*.tar")), published / "raw" / "data.list"):
         failed = run("import", source, "-o", tmp_path / "o")

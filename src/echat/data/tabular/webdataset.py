@@ -66,7 +66,8 @@ def _columns(path: str, fields: dict[str, Member]) -> dict[str, Any]:
 
 
 def _audio_row(path: str, member: Member) -> dict[str, Any]:
-    return {"path": path, "offset": member.offset, "size": member.size, "member": member.name}
+    where = storage.absolute(path)  # whatever folder the relative paths of the table begin at
+    return {"path": where, "offset": member.offset, "size": member.size, "member": member.name}
 
 
 def _text(path: str, member: Member) -> str:
