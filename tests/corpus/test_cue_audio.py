@@ -1,4 +1,4 @@
-"""Cues of Kokoro questions: each answer's cue in the voice of the calm clip, made once, test voices kept out."""
+"""Cues of Kokoro questions: one clip a cue in the voice of the calm clip, test voices kept out."""
 
 from __future__ import annotations
 
