@@ -6,7 +6,7 @@
 #   runs/echat_mini.sh voices                     # these stages only
 #   TEXTS=texts runs/echat_mini.sh                # another folder with cues-*.yaml and dialogues-*.yaml
 #   MINUTES_text=60 runs/echat_mini.sh text       # a budget in minutes, per training stage
-#   DATA_PACK=../data runs/echat_mini.sh records  # with recordings of people whose licence allows it
+#   DATA_PACK=../data runs/echat_mini.sh          # with recordings of people whose licence allows it: laughs, words
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,17 +37,18 @@ starts() { # the parts as folders that a recipe starts from
     "$PYTHON" scripts/smollm2_from_gguf.py $OUT/ingredients/smollm2-135m-instruct/model.gguf $llm "${texts[@]}"
 }
 
-voices() { # questions and answers read aloud
-  local fillers=()
-  [ -f $OUT/fillers.jsonl ] && fillers=(--fillers $OUT/fillers.jsonl)
-  "$PYTHON" -m echat corpus conversation-audio $OUT/ingredients "$TEXTS" $OUT/corpus "${fillers[@]}"
+voices() { # questions, also with the moods, ages and sounds of their cue sets, and answers
+  local more=(--cues)
+  [ -f $OUT/fillers.jsonl ] && more+=(--fillers $OUT/fillers.jsonl)
+  [ -n "${DATA_PACK:-}" ] && more+=(--data-pack "$DATA_PACK")
+  "$PYTHON" -m echat corpus conversation-audio $OUT/ingredients "$TEXTS" $OUT/corpus "${more[@]}"
 }
 
-records() { # the conversations as records, and recordings of people
+records() { # the conversations as records, and recordings of people; what is recognised is in written form
   "$PYTHON" -m echat corpus conversation-records "$TEXTS" $OUT/data --spoken $OUT/corpus
   [ -z "${DATA_PACK:-}" ] || "$PYTHON" -c "
 import sys; from pathlib import Path; from echat.corpus.recordings import write_recordings_manifest
-write_recordings_manifest(Path(sys.argv[1]), Path(sys.argv[2]))" "$DATA_PACK" $OUT/real/manifest.jsonl
+write_recordings_manifest(Path(sys.argv[1]), Path(sys.argv[2]), written=True)" "$DATA_PACK" $OUT/real/manifest.jsonl
 }
 
 speech_ids() {

@@ -157,3 +157,14 @@ def test_a_round_holds_so_many_of_each_role(folders, monkeypatch):
     synthesizer = LineSynthesizer(Sine(folders / "voices"), folders / "out")
     lines = list(conversation_lines(folders / "texts", training_voices(folders / "voices")))
     assert [line.role for line in synthesizer.next_round(lines)] == ["answers", "questions", "questions"]
+
+
+def test_cues_follow_the_calm_questions_and_a_bad_file_does_not_end_the_run(folders, capsys):
+    run(LineSynthesizer(Sine(folders / "voices"), folders / "out"), folders / "texts", [], False, events={})
+    calm = {row["key"]: row for row in rows(folders, "questions")}
+    cues = [row for row in rows(folders, "cues") if row["emotion"] == "angry"]
+    assert [row["text"] for row in cues] == ["The tap drips.", "Still dripping.", "Drip, drip."]
+    assert all(row["voice"] == calm[row["calm"]]["voice"] for row in cues)
+    (folders / "texts" / "cues-bad-01.yaml").write_text("- id: [unclosed")
+    run(LineSynthesizer(Sine(folders / "voices"), folders / "out"), folders / "texts", [], False, events={})
+    assert "cues wait until it is mended: cues-bad-01.yaml" in capsys.readouterr().err

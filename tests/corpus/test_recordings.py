@@ -78,3 +78,16 @@ def test_prompts_are_distinct_training_sentences(tmp_path: Path) -> None:
     texts = [("Hello there.", "train"), ("Hello there!", "train"), ("Unseen words", "test")]
     add_set(tmp_path, "kathleen", *({"text": text, "split": split} for text, split in texts))
     assert prompt_texts(tmp_path) == ["hello there"]
+
+
+def test_written_form_restores_case_or_keeps_it(tmp_path: Path) -> None:
+    texts = ["DO YOU KNOW PETER", "X I SIXTY ONE", 'He said "Do, Bea".', "Do you know Saxon.", "room 12"]
+    add_set(tmp_path, "an4", *({"lang": "en", "text": text} for text in texts))
+    rows = list(recording_rows(tmp_path, ("an4",), written=True))
+    assert [row["text"] for row in rows] == [
+        "Do you know Peter?",
+        "X I sixty one.",
+        "He said Do, Bea.",
+        "Do you know Saxon?",
+        None,
+    ]

@@ -46,11 +46,17 @@ def speak_conversations(
     out: Annotated[Path, typer.Argument(help="Folder of the clips and their manifests.")],
     fillers: Annotated[Path | None, typer.Option(help="JSON lines of further texts, spoken last.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Wait for new texts, for ever.")] = False,
+    cues: Annotated[
+        bool, typer.Option("--cues", help="Questions with the emotions, ages, sounds of their cue sets, too.")
+    ] = False,
+    data_pack: Annotated[
+        Path | None, typer.Option(help="Sets of recordings: laughs and coughs of people for --cues.")
+    ] = None,
 ) -> None:
     """Speak written conversations with Kokoro; a run that was stopped goes on."""
     from echat.corpus.conversation_audio import speak_conversations as speak
 
-    speak(ingredients, texts, out, fillers, follow)
+    speak(ingredients, texts, out, fillers, follow, cues, data_pack)
 
 
 def write_records(

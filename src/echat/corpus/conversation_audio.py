@@ -21,9 +21,12 @@ from typing import Any, Literal, get_args
 import yaml
 
 from echat.audio.waveform import write
+from echat.corpus.conversations import ConversationError
+from echat.corpus.cue_audio import Clips, speak_cues
 from echat.corpus.en import LANGUAGE
 from echat.corpus.en.spoken_form import kokoro_text
 from echat.corpus.manifests import DEV_ONE_IN, json_line, read_growing_jsonl, read_jsonl, reply_audio_key
+from echat.corpus.recordings import real_clips
 from echat.corpus.synthesis.kokoro import ANSWER_VOICE, RATE, Kokoro, KokoroVoice
 from echat.corpus.synthesis.tts_engines import VoiceError
 
@@ -123,7 +126,7 @@ class LineSynthesizer:
     """Synthesises lines into a folder; a clip enters the manifest when its file is complete."""
 
     def __init__(self, kokoro: Kokoro, out: Path) -> None:
-        self.kokoro = kokoro
+        self.kokoro, self.out = kokoro, out
         self.manifests = {role: out / role / "manifest.jsonl" for role in ROLES}
         self.done: dict[Role, set[str]] = {}
         for role, manifest in self.manifests.items():
@@ -181,19 +184,36 @@ class LineSynthesizer:
 
 
 def speak_conversations(
-    ingredients: Path, texts: Path, out: Path, fillers: Path | None = None, follow: bool = False
+    ingredients: Path,
+    texts: Path,
+    out: Path,
+    fillers: Path | None = None,
+    follow: bool = False,
+    cues: bool = False,
+    data_pack: Path | None = None,
 ) -> None:
     """Synthesise all conversations of a folder, then the filler texts; with `follow`, wait for more.
 
-    `ingredients` is a folder with `kokoro/model.onnx` and `kokoro/voices/`.
+    `ingredients` is a folder with `kokoro/model.onnx` and `kokoro/voices/`. With `cues` questions of cue sets
+    are delivered with the cues of their answers, too; sound events may be recordings of a data pack.
     """
     kokoro = Kokoro(ingredients / "kokoro" / "model.onnx", ingredients / "kokoro" / "voices")
     lines = filler_lines(fillers, training_voices(kokoro.voices))
-    run(LineSynthesizer(kokoro, out), texts, lines, follow)
+    events = real_clips(data_pack, "train") if data_pack else {}
+    run(LineSynthesizer(kokoro, out), texts, lines, follow, events if cues else None)
 
 
-def run(synthesizer: LineSynthesizer, texts: Path, fillers: list[SpokenLine], follow: bool) -> None:
-    """Synthesise everything, conversations before fillers; with `follow`, wait for more."""
+def run(
+    synthesizer: LineSynthesizer,
+    texts: Path,
+    fillers: list[SpokenLine],
+    follow: bool,
+    events: Clips | None = None,
+) -> None:
+    """Synthesise everything, conversations before fillers; with `follow`, wait for more.
+
+    With `events`, recordings of sound events by name, each round ends with the cues of its questions.
+    """
     voices = training_voices(synthesizer.kokoro.voices)
     while True:
         lines = synthesizer.next_round(chain(conversation_lines(texts, voices), fillers))
@@ -203,10 +223,19 @@ def run(synthesizer: LineSynthesizer, texts: Path, fillers: list[SpokenLine], fo
             counts = ", ".join(f"{len(synthesizer.done[role])} {role}" for role in ROLES)
             factor = (time.process_time() - start) / max(seconds, 0.1)
             print(f"{time.strftime('%H:%M:%S')} {counts}, CPU real-time factor {factor:.2f}", flush=True)
-        elif not follow:
+        if events is not None:
+            _speak_cues(texts, synthesizer.out, events)
+        if not lines and not follow:
             return
-        else:
+        if not lines:
             time.sleep(FOLLOW_SECONDS)
+
+
+def _speak_cues(texts: Path, out: Path, events: Clips) -> None:
+    try:
+        speak_cues(texts, out, events)
+    except ConversationError as error:  # a file that is being written
+        print(f"cues wait until it is mended: {error}", file=sys.stderr, flush=True)
 
 
 def _digest(text: str) -> str:

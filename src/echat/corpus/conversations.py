@@ -1,7 +1,8 @@
 """Records of written conversations: cue sets and dialogues of YAML files as manifests, some with audio.
 
 `text.jsonl` has every conversation as text; `spoken.jsonl` those whose question and reply
-`echat.corpus.conversation_audio` has synthesised. A cue set gives a record for each wording and answer.
+`echat.corpus.conversation_audio` has synthesised, `questions.jsonl` all its questions. A cue set gives
+a record for each wording and answer. What is recognised is in written form, whatever the author typed.
 """
 
 from __future__ import annotations
@@ -10,17 +11,25 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
 
 from echat.corpus.en import LANGUAGE
+from echat.corpus.en.questions import word_set
+from echat.corpus.en.written_form import mid_sentence_capitals, written_form
 from echat.corpus.manifests import DEV_ONE_IN, Row, read_growing_jsonl, reply_audio_key, write_jsonl
 from echat.dialogue.label_kinds import LABEL_KINDS
 from echat.dialogue.labels import EVALUATED_KINDS, REPLY_EMOTIONS_IN_ENGLISH, VALUES
 
 SHIPPED = Path(__file__).parent / "en" / "conversations"  # README.md there has the rules they were written by
 _TONES = {english: word for word, english in REPLY_EMOTIONS_IN_ENGLISH.items()}
+_READER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast
+_COMMON_WORDS = word_set(  # that the conversations have as names, too
+    "bloom central chapel daisy dairy flute frank grace ida jun lane lin mercury nacht ns olive orchard "
+    "palace paz pepper piper pole poppy roman stools windy"
+)
 _PLAIN = {kind: LABEL_KINDS[kind].unmarked for kind in EVALUATED_KINDS}
 
 
@@ -30,34 +39,49 @@ class ConversationError(ValueError):
 
 @dataclass(frozen=True)
 class ClipIndex:
-    """Index of synthesised clips: questions by their text, paths of answers by the key of their text."""
+    """Index of synthesised clips: questions by text and labels, paths of answers by the key of their text."""
 
-    questions: Mapping[str, tuple[Row, ...]]
+    questions: Mapping[tuple[str, ...], tuple[Row, ...]]
     answers: Mapping[str, str]
 
     @classmethod
     def of(cls, corpus: Path, start: Path) -> ClipIndex:
         """The clips of a corpus folder, paths as seen from `start`."""
-        questions: dict[str, list[Row]] = {}
-        for row in read_growing_jsonl(corpus / "questions" / "manifest.jsonl"):
-            path = os.path.relpath(corpus / "questions" / row["audio"], start)
-            questions.setdefault(row["text"], []).append(row | {"audio": path})
+        questions: dict[tuple[str, ...], list[Row]] = {}
+        for folder in ("questions", "cues"):
+            for row in read_growing_jsonl(corpus / folder / "manifest.jsonl"):
+                path = os.path.relpath(corpus / folder / row["audio"], start)
+                found = _PLAIN | row | {"audio": path}
+                questions.setdefault(_sound_of(found), []).append(found)
         answers = {
             row["key"]: os.path.relpath(corpus / "answers" / row["audio"], start)
             for row in read_growing_jsonl(corpus / "answers" / "manifest.jsonl")
         }
-        return cls({text: tuple(rows) for text, rows in questions.items()}, answers)
+        return cls({sound: tuple(rows) for sound, rows in questions.items()}, answers)
 
 
 def conversations(folder: Path) -> Iterator[tuple[str, Row]]:
     """(file name, conversation) of all `cues-*.yaml` and `dialogues-*.yaml` below a folder."""
     for path in sorted([*folder.rglob("cues-*.yaml"), *folder.rglob("dialogues-*.yaml")]):
         try:
-            rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+            rows = yaml.load(path.read_text(encoding="utf-8"), Loader=_READER)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConversationError(f"{path.name}: expected YAML, found: {error}") from error
         for row in rows or []:
             yield path.name, row
+
+
+@cache
+def shipped_lexicon() -> dict[str, str]:
+    """Names and other words that the shipped conversations write with a capital inside sentences."""
+    texts = []
+    for _, one in conversations(SHIPPED):
+        turns = (*one.get("answers", ()), *one.get("turns", ()))
+        texts += [
+            *one.get("say", ()),
+            *(turn[who] for turn in turns for who in ("user", "reply") if who in turn),
+        ]
+    return mid_sentence_capitals(texts, _COMMON_WORDS)
 
 
 def manifest_rows(folder: Path) -> Iterator[Row]:
@@ -119,27 +143,49 @@ def split_of(identity: str) -> str:
 
 
 def with_audio(rows: Sequence[Row], clips: ClipIndex) -> Iterator[Row]:
-    """Rows with the audio of the reply and of the question, one for each voice that spoke the question.
+    """Rows with the audio of the reply and of the question, one for each clip with its words and labels.
 
-    The clips are neutral adult voices, so rows with other labels have none.
+    What is recognised is in written form, also where the thought quotes it.
     """
     for row in rows:
         reply = clips.answers.get(reply_audio_key(row["reply"]))
-        is_plain = row["emotion"] == "neutral" and row["age"] == "adult" and row["sound_event"] == "none"
-        if reply and is_plain and not row.get("history"):
-            for clip in clips.questions.get(row["text"], ()):
+        if reply and not row.get("history"):
+            written = _transcript(row["text"])
+            texts = {"text": written}
+            if "thought" in row:
+                texts["thought"] = row["thought"].replace(f'"{row["text"]}"', f'"{written}"', 1)
+            for clip in clips.questions.get(_sound_of(row), ()):
                 voice = {name: clip[name] for name in ("audio", "duration_s", "voice", "gender")}
-                yield row | voice | {"key": f"{row['key']}-{clip['key'][-8:]}", "reply_audio": reply}
+                yield row | texts | voice | {"key": f"{row['key']}-{clip['key'][-8:]}", "reply_audio": reply}
+
+
+def question_rows(clips: ClipIndex) -> Iterator[Row]:
+    """All clips of questions, calm and with cues, with their labels and the words in written form."""
+    for rows in clips.questions.values():
+        for row in rows:
+            yield row | {"text": _transcript(row["text"])}
 
 
 def write_records(texts: Path, out: Path, spoken: Path | None = None) -> dict[Path, int]:
-    """Write `text.jsonl`, and `spoken.jsonl` with the clips of a corpus `spoken`; rows of each file."""
+    """Write `text.jsonl`, with a corpus `spoken` also `spoken.jsonl` and `questions.jsonl`; rows of each."""
     rows = list(manifest_rows(texts))
     counts = {out / "text.jsonl": write_jsonl(out / "text.jsonl", rows)}
     if spoken is not None:
-        path = out / "spoken.jsonl"
-        counts[path] = write_jsonl(path, with_audio(rows, ClipIndex.of(spoken, out)))
+        clips = ClipIndex.of(spoken, out)
+        counts |= {
+            (path := out / f"{name}.jsonl"): write_jsonl(path, found)
+            for name, found in (("spoken", with_audio(rows, clips)), ("questions", question_rows(clips)))
+        }
     return counts
+
+
+def _sound_of(row: Row) -> tuple[str, ...]:
+    """What makes two clips alike: words, emotion, age, sound event."""
+    return (row["text"], row["emotion"], row["age"], row["sound_event"])
+
+
+def _transcript(text: str) -> str:
+    return written_form(text, shipped_lexicon())
 
 
 def _tone(tone: str) -> str:

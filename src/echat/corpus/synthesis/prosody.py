@@ -65,11 +65,26 @@ def sample_speaker(age: str, gender: str | None, rng: np.random.Generator) -> Sp
     return SpeakerTraits(f0, tract * (0.95 if is_old else 1.0), is_old)
 
 
-def sample_prosody(emotion: str, speaker: SpeakerTraits, rng: np.random.Generator) -> Prosody:
-    """The prosody of an emotion, each parameter uniform within its range."""
+def own_traits(speech: np.ndarray, gender: str, age: str, rng: np.random.Generator) -> SpeakerTraits:
+    """Traits of a natural voice at another age: an adult keeps pitch and vocal tract, a child is sampled."""
+    if age == "child":
+        return sample_speaker(age, None, rng)
+    f0 = _f0(speech.astype(np.float64))[0]
+    own = float(np.median(f0[f0 > 0])) if f0.any() else 150.0
+    is_old = age == "old"
+    return SpeakerTraits(own, _TRACT[gender] * (0.95 if is_old else 1.0), is_old)
+
+
+def sample_prosody(
+    emotion: str, speaker: SpeakerTraits, rng: np.random.Generator, is_natural: bool = False
+) -> Prosody:
+    """The prosody of an emotion, each parameter uniform within its range.
+
+    A natural voice (`is_natural`) has more melody of its own, and needs less roughness and breath.
+    """
     if emotion not in _PROSODY_RANGES:
         raise ValueError(f"emotion: expected one of {', '.join(_PROSODY_RANGES)}, found {emotion!r}")
-    ranges = _PROSODY_RANGES[emotion]
+    ranges = _PROSODY_RANGES[emotion] | (_NATURAL_RANGES[emotion] if is_natural else {})
     prosody = Prosody(**{name: float(rng.uniform(*limits)) for name, limits in ranges.items()})
     return _aged(prosody, rng) if speaker.is_old else prosody
 
@@ -103,6 +118,16 @@ _PROSODY_RANGES: dict[str, dict[str, tuple[float, float]]] = {
         spectral_tilt=(0.4, 1.4), tempo=(0.92, 1.00), loudness_db=(1.0, 3.0),
     ),
 }  # fmt: skip
+_NATURAL_RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    "neutral": dict(pitch_std=(3.0, 3.8)),
+    "happy": dict(pitch_std=(4.2, 5.2), lilt=(1.2, 2.0)),
+    "sad": dict(pitch_std=(1.1, 1.7)),
+    "angry": dict(
+        pitch_std=(3.6, 4.6), jitter=(0.12, 0.25), roughness=(0.12, 0.25), spectral_tilt=(2.0, 3.0)
+    ),
+    "fear": dict(pitch_std=(2.0, 2.8), breathiness=(0.10, 0.18), spectral_tilt=(0.0, 0.8)),
+    "surprise": dict(pitch_std=(3.6, 4.4), final_rise=(8.0, 11.0)),
+}  # fmt: skip
 EMOTIONS = tuple(_PROSODY_RANGES)
 
 
@@ -131,10 +156,7 @@ def apply_prosody(
     import pyworld
 
     samples = reading.astype(np.float64)
-    f0, times = pyworld.dio(
-        samples, SAMPLE_RATE, f0_floor=_LOWEST_F0, f0_ceil=_HIGHEST_F0, frame_period=FRAME_MS, speed=2
-    )
-    f0 = pyworld.stonemask(samples, f0, times, SAMPLE_RATE)
+    f0, times = _f0(samples)
     envelope = pyworld.cheaptrick(samples, f0, times, SAMPLE_RATE)  # (frames, bins)
     envelope = _reshape(
         envelope, speaker.tract * prosody.formants / _TRACT[source_gender], prosody.spectral_tilt
@@ -148,6 +170,16 @@ def apply_prosody(
         FRAME_MS / prosody.tempo,
     )
     return _loudness(wave, prosody, rng)
+
+
+def _f0(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The f0 track in Hz, 0 where unvoiced, and the times of its frames in seconds."""
+    import pyworld
+
+    f0, times = pyworld.dio(
+        samples, SAMPLE_RATE, f0_floor=_LOWEST_F0, f0_ceil=_HIGHEST_F0, frame_period=FRAME_MS, speed=2
+    )
+    return pyworld.stonemask(samples, f0, times, SAMPLE_RATE), times
 
 
 def _f0_contour(

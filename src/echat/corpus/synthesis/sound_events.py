@@ -20,7 +20,10 @@ from echat.corpus.synthesis.prosody import SpeakerTraits
 REAL_SHARE = 0.3  # of the events of which recordings are given
 POSITIONS = {"before": 0.45, "after": 0.45, "between": 0.10}
 # Peak of the sound relative to the peak of the speech, decibels.
-_LEVEL_DB = {"cough": (-2.0, 4.0), "laugh": (-4.0, 2.0), "sigh": (-11.0, -5.0), "sneeze": (0.0, 5.0)}
+_LEVEL_DB = {
+    "cough": (-2.0, 4.0), "laugh": (-4.0, 2.0), "sigh": (-11.0, -5.0), "sneeze": (0.0, 5.0),
+    "throat_clearing": (-6.0, 0.0),
+}  # fmt: skip
 _LONGEST_CLIP_SECONDS = 1.8
 
 
@@ -48,9 +51,13 @@ def mix_event(
     speaker: SpeakerTraits,
     rng: np.random.Generator,
     clips: dict[str, list[Path]],
+    real_share: float = REAL_SHARE,
 ) -> MixedEvent:
-    """The speech with a sound before, after or between its words, at a natural level."""
-    is_real = bool(clips.get(name)) and rng.random() < REAL_SHARE
+    """The speech with a sound before, after or between its words, at a natural level.
+
+    `real_share` of the sounds are recordings where there are some; of `RECORDED_EVENTS` all are.
+    """
+    is_real = bool(clips.get(name)) and (name in RECORDED_EVENTS or rng.random() < real_share)
     if is_real:
         sound = _clip(clips[name][int(rng.integers(len(clips[name])))])
     else:
@@ -169,6 +176,7 @@ _MAKERS: dict[str, Callable[[SpeakerTraits, np.random.Generator], np.ndarray]] =
     "sneeze": _sneeze,
 }
 EVENTS = tuple(_MAKERS)
+RECORDED_EVENTS = ("throat_clearing",)  # cannot be synthesised
 
 
 def _samples(seconds: float) -> int:
