@@ -2,6 +2,7 @@
 
 `text.jsonl` has every conversation as text; `spoken.jsonl` those whose question and reply
 `echat.corpus.conversation_audio` has synthesised. A cue set gives a record for each wording and answer.
+Replies, also past ones, have their speech ids when `answers/speech_ids.jsonl` is there.
 """
 
 from __future__ import annotations
@@ -9,13 +10,21 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from echat.corpus.en import LANGUAGE
-from echat.corpus.manifests import DEV_ONE_IN, Row, read_growing_jsonl, reply_audio_key, write_jsonl
+from echat.corpus.manifests import (
+    DEV_ONE_IN,
+    Row,
+    read_growing_jsonl,
+    read_jsonl,
+    reply_audio_key,
+    write_jsonl,
+)
+from echat.data.formats.manifest import SPEECH_IDS
 from echat.dialogue.label_kinds import LABEL_KINDS
 from echat.dialogue.labels import EVALUATED_KINDS, REPLY_EMOTIONS_IN_ENGLISH, VALUES
 
@@ -30,10 +39,11 @@ class ConversationError(ValueError):
 
 @dataclass(frozen=True)
 class ClipIndex:
-    """Index of synthesised clips: questions by their text, paths of answers by the key of their text."""
+    """Index of synthesised clips: questions by their text, paths and speech ids of answers by their key."""
 
-    questions: Mapping[str, tuple[Row, ...]]
-    answers: Mapping[str, str]
+    questions: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    answers: Mapping[str, str] = field(default_factory=dict)
+    speech_ids: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, corpus: Path, start: Path) -> ClipIndex:
@@ -46,7 +56,22 @@ class ClipIndex:
             row["key"]: os.path.relpath(corpus / "answers" / row["audio"], start)
             for row in read_growing_jsonl(corpus / "answers" / "manifest.jsonl")
         }
-        return cls({text: tuple(rows) for text, rows in questions.items()}, answers)
+        ids = {row["key"]: row["speech_ids"] for row in read_jsonl(corpus / "answers" / SPEECH_IDS)}
+        return cls({text: tuple(rows) for text, rows in questions.items()}, answers, ids)
+
+    def spoken(self, row: Row) -> Row:
+        """A row or past turn with the speech ids of its reply, where they are known."""
+        ids = self.speech_ids.get(reply_audio_key(row["reply"]))
+        return row if ids is None else row | {"speech_ids": ids}
+
+    def asked(self, turn: Row, voice: Row) -> Row:
+        """A past turn with its question in this voice, or another one of its gender; else as text alone."""
+        clips = self.questions.get(turn["text"], ())
+        for name in ("voice", "gender"):
+            for clip in clips:
+                if clip[name] == voice[name]:
+                    return turn | {"audio": clip["audio"]}
+        return turn
 
 
 def conversations(folder: Path) -> Iterator[tuple[str, Row]]:
@@ -118,27 +143,37 @@ def split_of(identity: str) -> str:
     return "dev" if _hash(identity) % DEV_ONE_IN == 0 else "train"
 
 
+def with_speech_ids(rows: Sequence[Row], clips: ClipIndex) -> Iterator[Row]:
+    """Rows with the speech ids of their replies, past ones as well, where they are known."""
+    for row in rows:
+        history = [clips.spoken(turn) for turn in row.get("history", ())]
+        yield clips.spoken(row) | ({"history": history} if history else {})
+
+
 def with_audio(rows: Sequence[Row], clips: ClipIndex) -> Iterator[Row]:
     """Rows with the audio of the reply and of the question, one for each voice that spoke the question.
 
-    The clips are neutral adult voices, so rows with other labels have none.
+    The clips are neutral adult voices, so rows with other labels have none. Past turns of a dialogue have
+    audio where somebody like the speaker of the question says them.
     """
     for row in rows:
         reply = clips.answers.get(reply_audio_key(row["reply"]))
         is_plain = row["emotion"] == "neutral" and row["age"] == "adult" and row["sound_event"] == "none"
-        if reply and is_plain and not row.get("history"):
+        if reply and is_plain:
             for clip in clips.questions.get(row["text"], ()):
                 voice = {name: clip[name] for name in ("audio", "duration_s", "voice", "gender")}
-                yield row | voice | {"key": f"{row['key']}-{clip['key'][-8:]}", "reply_audio": reply}
+                history = [clips.asked(turn, voice) for turn in row.get("history", ())]
+                more = {"history": history} if history else {}
+                yield row | voice | {"key": f"{row['key']}-{clip['key'][-8:]}", "reply_audio": reply} | more
 
 
 def write_records(texts: Path, out: Path, spoken: Path | None = None) -> dict[Path, int]:
     """Write `text.jsonl`, and `spoken.jsonl` with the clips of a corpus `spoken`; rows of each file."""
-    rows = list(manifest_rows(texts))
+    clips = ClipIndex() if spoken is None else ClipIndex.of(spoken, out)
+    rows = list(with_speech_ids(list(manifest_rows(texts)), clips))
     counts = {out / "text.jsonl": write_jsonl(out / "text.jsonl", rows)}
     if spoken is not None:
-        path = out / "spoken.jsonl"
-        counts[path] = write_jsonl(path, with_audio(rows, ClipIndex.of(spoken, out)))
+        counts[out / "spoken.jsonl"] = write_jsonl(out / "spoken.jsonl", with_audio(rows, clips))
     return counts
 
 
