@@ -186,14 +186,14 @@ class Everyday(Benchmark):
         last = max((item.reference.number for item in items), default=0)
         for turn_number in with_progress(range(1, last + 1), "answering, turn by turn"):
             rows = [item for item in items if item.reference.number == turn_number]
-            questions = {item.reference.key: self._question(item.reference, result.skipped) for item in rows}
-            asked = [item for item in rows if questions[item.reference.key] is not None]
+            questions = [(item, self._question(item.reference, result.skipped)) for item in rows]
+            asked = [(item, question) for item, question in questions if question is not None]
             talks = [
-                Conversation([*histories.get(i.reference.conversation, ()), questions[i.reference.key]])
-                for i in asked
+                Conversation([*histories.get(item.reference.conversation, ()), question])
+                for item, question in asked
             ]
             replies = engine.run_batch(talks, self._task, seed=self.seed) if talks else []
-            for item, talk, reply in zip(asked, talks, replies, strict=True):
+            for (item, _), talk, reply in zip(asked, talks, replies, strict=True):
                 turn = item.reference
                 earlier = tuple(past.text or "" for _, past in talk.history)
                 seconds = 0.0 if talk.question.audio is None else len(talk.question.audio) / SAMPLE_RATE
