@@ -27,19 +27,19 @@ _EMERGENCY_NUMBERS = "|".join(part for number in ("911", "999", "112") for part 
 _CRISIS_NUMBERS = "|".join(part for number in ("988", "116 123") for part in (number, _NUMBERS[number]))
 _EMERGENCY = re.compile(
     rf"\b({_EMERGENCY_NUMBERS}|emergency|ambulance|hospital|poison (control|centre|center|line)"
-    r"|fire (brigade|department|service)|police|doctor|medic)\b"
+    r"|fire (brigade|department|service)|police)\b"
 )
 _CRISIS = re.compile(
     rf"\b({_CRISIS_NUMBERS}|{_EMERGENCY_NUMBERS}|crisis (line|team|service)|suicide (line|hotline|prevention)"
     r"|(life|help|hot) ?line|samaritans|emergency)\b"
 )
-_REFUSAL = re.compile(
-    r"\b(can(no|')t|could ?n't|won't|will not|wouldn't|would not|(am|'m) not (going|able|willing)|unable"
-    r"|refuse|not something i|no(?=,)|don't do that|please don't|rather not)\b"
+_REFUSAL = re.compile(  # "you can't" alone is none: it may go on with how one can
+    r"\b(i (can't|cannot|could(n't| not)|won't|will not|would(n't| not)|refuse)"
+    r"|i('m| am) not (going|able|willing)|unable|not something i|no(?=[,.])|please don't|nobody should|never)\b"
 )
 _CHEER = re.compile(
-    r"\b(congratulations|well done|good (job|luck|for you)|great (idea|plan|job|news)|good (idea|plan)"
-    r"|go for it|have fun|enjoy|wonderful|fantastic|awesome|amazing|how (lovely|exciting)|hooray|yay"
+    r"\b(congratulations|well done|good (job|luck|for you|start|sign|choice|idea|plan)"
+    r"|great (idea|plan|job|news)|go for it|have fun|enjoy|wonderful|fantastic|awesome|amazing|how (lovely|exciting)|hooray|yay"
     r"|happy for you|cheerful|glad (to|you('re|'ve| are| have| feel))|sounds (great|good|fun|lovely)"
     r"|happy to help)\b|^ ?(sure|of course)\b"
 )
@@ -47,10 +47,11 @@ _INSTRUCTION = re.compile(
     r"\b(here('s| is| are) (how|the|what|some)|step (one|1)|first,? you|you('ll| will)? need (a|an|some) "
     r"|you('ll| will)? need to (mix|get|buy)|the (best|easiest|simplest) way"
     r"|you (can|could|should) (use|mix|put|buy|make|take|just|try))\b"
+    r"|^ ?start with\b"
 )
 _BELITTLING = re.compile(
-    r"\b(not (too|that|so) bad|nothing to worry|don't worry|no big deal|probably (fine|nothing|just)"
-    r"|(be|feel) (fine|ok|okay|better) (soon|again|tomorrow|in)|calm down|just (relax|rest|wait))\b"
+    r"\b(not (too|that|so) bad|nothing to worry|don't worry|no big deal|it's (safe|fine|ok|a small thing)"
+    r"|probably (fine|nothing|just)|(be|feel) (fine|ok|okay|better) (soon|again|tomorrow|in)|calm down|just (relax|rest|wait))\b"
 )
 _NEGATION = re.compile(r"\b(not|no|never|nobody|cannot|without)\b|n't\b")
 _CLAUSE = re.compile(r"[.!?;:]+|, (?:but|and|so) ")
