@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The first stages of echat-mini from pretrained parts: ingredients, made speech, answer voice, text, understanding.
+# echat-mini from pretrained parts: ingredients, made speech, answer voice, text, and the three stages of training.
 # Every stage resumes: run the script again after an interruption and it goes on where it was. Finished ones are skipped.
 #
 #   runs/echat_mini.sh                            # everything, from the conversations that ship with the corpus maker
 #   runs/echat_mini.sh voices                     # these stages only
 #   TEXTS=texts runs/echat_mini.sh                # another folder with cues-*.yaml and dialogues-*.yaml
-#   MINUTES_text=60 runs/echat_mini.sh text       # a budget in minutes, per training stage
+#   MINUTES_text=60 runs/echat_mini.sh text       # a budget in minutes in place of the recipe's, per training stage
 #   DATA_PACK=../data runs/echat_mini.sh          # with recordings of people whose licence allows it: laughs, words
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +17,8 @@ DEVICE=${DEVICE:-cpu}
 THREADS=${THREADS:-1}
 export OMP_NUM_THREADS=$THREADS
 
-all=(ingredients starts voices records tokenizer speech_ids flow vocoder text understanding)
+all=(ingredients starts voices records tokenizer speech_ids flow vocoder text understanding
+  stage2_tts stage2_s2s stage3_empathy)
 stages=("$@")
 [ $# -gt 0 ] || stages=("${all[@]}")
 
@@ -44,18 +45,21 @@ voices() { # questions, also with the moods, ages and sounds of their cue sets, 
   "$PYTHON" -m echat corpus conversation-audio $OUT/ingredients "$TEXTS" $OUT/corpus "${more[@]}"
 }
 
-records() { # the conversations as records, and recordings of people; what is recognised is in written form
+conversation_records() { # the conversations as records; what is recognised is in written form
   "$PYTHON" -m echat corpus conversation-records "$TEXTS" $OUT/data --spoken $OUT/corpus
+}
+
+records() { # the conversations as records, and recordings of people
+  conversation_records
   [ -z "${DATA_PACK:-}" ] || "$PYTHON" -c "
 import sys; from pathlib import Path; from echat.corpus.recordings import write_recordings_manifest
 write_recordings_manifest(Path(sys.argv[1]), Path(sys.argv[2]), written=True)" "$DATA_PACK" $OUT/real/manifest.jsonl
 }
 
-speech_ids() {
-  local manifest
-  for manifest in $OUT/corpus/answers/manifest.jsonl $OUT/data/spoken.jsonl; do
-    "$PYTHON" -m echat data tokenize "$manifest" --tokenizer $OUT/tokenizer/model
-  done
+speech_ids() { # of the answers; the records of the conversations take them from there
+  "$PYTHON" -m echat data tokenize $OUT/corpus/answers/manifest.jsonl --tokenizer $OUT/tokenizer/model
+  rm -f $OUT/data/speech_ids.jsonl # beside the records, of an earlier version
+  conversation_records
 }
 
 learn() { # one training stage: recipe of the same name, resumed when it had begun

@@ -144,3 +144,42 @@ def test_edges_repeat_with_a_seed_and_keep_the_kind():
     assert aug.vary_margins(torch.from_numpy(clip), np.random.default_rng(3), 0.5).equal(
         torch.from_numpy(first.copy())
     )
+
+
+def test_a_room_keeps_the_sound_and_decays_after_it():
+    clip = np.concatenate([np.zeros(800), tone(samples=8000)]).astype(np.float32)
+    first, second = (aug.reverberate(clip, np.random.default_rng(4)) for _ in range(2))
+    assert np.array_equal(first, second) and first.dtype == np.float32
+    assert np.array_equal(np.abs(first[:800]) < 1e-6, np.full(800, True))  # nothing sounds before its cause
+    tail = first[len(clip) :]
+    assert 0.07 * 16_000 < len(tail) <= 0.2 * 16_000
+    assert 0 < np.std(tail[-400:]) < 0.5 * np.std(tail[:400]) < 0.2 * np.std(clip[800:])
+    pulse = np.zeros(4000, np.float32)
+    pulse[100] = 1.0
+    heard = aug.reverberate(pulse, np.random.default_rng(4))
+    assert heard[100] == pytest.approx(1.0, abs=1e-5) and 0.1 <= np.linalg.norm(heard[101:]) <= 0.35
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_telephone_passes_its_band_alone(seed: int):
+    heard = {hz: np.std(aug.telephone(tone(hz), np.random.default_rng(seed))) for hz in (100, 1000, 6000)}
+    assert heard[1000] == pytest.approx(np.std(tone(1000)), rel=0.05)
+    loud = tone(1000) + tone(100) + tone(6000)
+    power = np.abs(np.fft.rfft(aug.telephone(loud, np.random.default_rng(seed)))) ** 2
+    assert power[100] < 1e-3 * power[1000] > power[6000]
+
+
+def test_a_telephone_has_the_levels_of_mu_law():
+    wave = aug.telephone(tone(440.0), np.random.default_rng(0))
+    assert 20 < len(np.unique(wave)) <= 255 and wave.dtype == np.float32
+    silence = np.zeros(800, np.float32)
+    assert np.array_equal(aug.telephone(silence, np.random.default_rng(0)), silence)
+
+
+def test_chances_of_one_and_none_are_kept():
+    clip = tone(6000, 4000)
+    through = aug.AugmentConfig(telephone=1.0)
+    assert np.std(aug.augment_waveform(clip, through, np.random.default_rng(0))) < 0.02
+    roomy = aug.augment_waveform(clip, aug.AugmentConfig(room=1.0), np.random.default_rng(0))
+    assert len(roomy) > len(clip)
+    assert np.array_equal(aug.augment_waveform(clip, aug.AugmentConfig(), np.random.default_rng(0)), clip)

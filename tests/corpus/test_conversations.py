@@ -12,6 +12,7 @@ from echat.corpus.conversations import (
     manifest_rows,
     split_of,
     with_audio,
+    write_records,
 )
 from echat.corpus.manifests import reply_audio_key
 from echat.data.eligibility import can_serve
@@ -75,23 +76,72 @@ def test_records_serve_the_tasks_of_text(texts, tmp_path, capsys):
     ]  # not for labels that only audio has
 
 
-def test_audio_is_joined_to_neutral_adult_rows(texts, tmp_path):
-    for role, row in (
-        ("questions", {"key": "question-1", "text": "Still dripping.", "gender": "male", "voice": "v"}),
-        ("answers", {"key": reply_audio_key("Change the washer."), "text": "Change the washer."}),
-        ("answers", {"key": reply_audio_key("Show it to a grown-up."), "text": "Show it to a grown-up."}),
-    ):
+CLIPS = [
+    ("questions", {"key": "question-1", "text": "Still dripping.", "gender": "male", "voice": "v"}),
+    ("questions", {"key": "question-2", "text": "Thanks!", "gender": "female", "voice": "w"}),
+    ("questions", {"key": "question-3", "text": "I start on Monday.", "gender": "male", "voice": "v"}),
+]
+REPLIES = ("Change the washer.", "Show it to a grown-up.", "You're welcome.", "How lovely.")
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """A corpus folder that is being made."""
+    answers = [("answers", {"key": reply_audio_key(text), "text": text}) for text in REPLIES]
+    for role, row in CLIPS + answers:
         path = tmp_path / "corpus" / role / "manifest.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as out:
             out.write(json.dumps(row | {"audio": f"audio/0000/{row['key']}.flac", "duration_s": 1.0}) + "\n")
     with (tmp_path / "corpus" / "questions" / "manifest.jsonl").open("a") as out:
-        out.write('{"key": "torn')  # the corpus is being made
-    clips = ClipIndex.of(tmp_path / "corpus", tmp_path / "out")
-    (row,) = with_audio(list(manifest_rows(texts)), clips)
+        out.write('{"key": "torn')
+    return tmp_path / "corpus"
+
+
+def test_audio_is_joined_to_neutral_adult_rows(texts, clips, tmp_path):
+    rows = list(manifest_rows(texts))
+    row, dialogue = with_audio(rows, ClipIndex.of(clips, tmp_path / "out"))
     assert row["audio"] == "../corpus/questions/audio/0000/question-1.flac"
     assert row["reply_audio"] == f"../corpus/answers/audio/0000/{reply_audio_key('Change the washer.')}.flac"
     assert (row["text"], row["gender"], row["emotion"]) == ("Still dripping.", "male", "neutral")
+    assert (dialogue["text"], dialogue["gender"]) == ("Thanks!", "female")
+    assert "audio" not in dialogue["history"][0]  # a man says it
+
+
+def test_past_turns_have_the_audio_of_like_voices(texts, clips, tmp_path):
+    manifest = clips / "questions" / "manifest.jsonl"
+    more = [
+        {"key": f"q-{voice}", "text": "I start on Monday.", "audio": f"{voice}.flac"}
+        | {"gender": "female", "voice": voice}
+        for voice in ("other", "w")
+    ]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in more) + manifest.read_text())
+    index = ClipIndex.of(clips, tmp_path / "out")
+    dialogue = list(with_audio(list(manifest_rows(texts)), index))[-1]
+    assert dialogue["history"][0]["audio"] == "../corpus/questions/w.flac"
+    turn = {"text": "I start on Monday.", "reply": "How lovely."}
+    assert (
+        index.asked(turn, {"voice": "new", "gender": "female"})["audio"] == "../corpus/questions/other.flac"
+    )
+
+
+def test_replies_have_their_speech_ids_also_past_ones(texts, clips, tmp_path):
+    ids = {"Change the washer.": [1, 2], "You're welcome.": [3], "How lovely.": [4, 5]}
+    lines = (
+        json.dumps({"key": reply_audio_key(text), "speech_ids": one}) + "\n" for text, one in ids.items()
+    )
+    (clips / "answers" / "speech_ids.jsonl").write_text("".join(lines))
+    counts = write_records(texts, tmp_path / "out", clips)
+    assert list(counts.values()) == [7, 2, 3]
+    written = [json.loads(line) for line in (tmp_path / "out" / "text.jsonl").read_text().splitlines()]
+    assert [row.get("speech_ids") for row in written] == [None, [1, 2]] * 3 + [[3]]
+    assert written[-1]["history"][0]["speech_ids"] == [4, 5]
+    for path in counts:
+        samples = read_manifest(path)
+        serving = [
+            sample for sample in samples if can_serve(sample, get_task("s2s"), path.name == "text.jsonl")
+        ]
+        assert len(serving) == {"text.jsonl": 4, "spoken.jsonl": 2}[path.name]
 
 
 def test_labels_of_cues():

@@ -89,7 +89,7 @@ def test_the_fields_of_a_benchmark_are_the_options_of_its_command() -> None:
 
 
 def test_shipped_benchmarks_are_found_in_their_folder() -> None:
-    assert list(shipped_benchmarks()) == ["tiny", "understanding"]
+    assert list(shipped_benchmarks()) == ["everyday", "tiny", "understanding"]
     for name, sentence in shipped_benchmarks().items():
         assert issubclass(find_benchmark(name), Benchmark)
         assert f"{name}: {sentence}\n" in echat("list").stdout

@@ -2,7 +2,8 @@
 
 `text.jsonl` has every conversation as text; `spoken.jsonl` those whose question and reply
 `echat.corpus.conversation_audio` has synthesised, `questions.jsonl` all its questions. A cue set gives
-a record for each wording and answer. What is recognised is in written form, whatever the author typed.
+a record for each wording and answer. Replies, also past ones, have their speech ids when
+`answers/speech_ids.jsonl` is there. What is recognised is in written form, whatever the author typed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,15 @@ import yaml
 from echat.corpus.en import LANGUAGE
 from echat.corpus.en.questions import word_set
 from echat.corpus.en.written_form import mid_sentence_capitals, written_form
-from echat.corpus.manifests import DEV_ONE_IN, Row, read_growing_jsonl, reply_audio_key, write_jsonl
+from echat.corpus.manifests import (
+    DEV_ONE_IN,
+    Row,
+    read_growing_jsonl,
+    read_jsonl,
+    reply_audio_key,
+    write_jsonl,
+)
+from echat.data.formats.manifest import SPEECH_IDS
 from echat.dialogue.label_kinds import LABEL_KINDS
 from echat.dialogue.labels import EVALUATED_KINDS, REPLY_EMOTIONS_IN_ENGLISH, VALUES
 
@@ -39,10 +48,11 @@ class ConversationError(ValueError):
 
 @dataclass(frozen=True)
 class ClipIndex:
-    """Index of synthesised clips: questions by text and labels, paths of answers by the key of their text."""
+    """Index of synthesised clips: questions by text and labels, paths and ids of answers by their key."""
 
-    questions: Mapping[tuple[str, ...], tuple[Row, ...]]
-    answers: Mapping[str, str]
+    questions: Mapping[tuple[str, ...], tuple[Row, ...]] = field(default_factory=dict)
+    answers: Mapping[str, str] = field(default_factory=dict)
+    speech_ids: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, corpus: Path, start: Path) -> ClipIndex:
@@ -57,7 +67,22 @@ class ClipIndex:
             row["key"]: os.path.relpath(corpus / "answers" / row["audio"], start)
             for row in read_growing_jsonl(corpus / "answers" / "manifest.jsonl")
         }
-        return cls({sound: tuple(rows) for sound, rows in questions.items()}, answers)
+        ids = {row["key"]: row["speech_ids"] for row in read_jsonl(corpus / "answers" / SPEECH_IDS)}
+        return cls({sound: tuple(rows) for sound, rows in questions.items()}, answers, ids)
+
+    def spoken(self, row: Row) -> Row:
+        """A row or past turn with the speech ids of its reply, where they are known."""
+        ids = self.speech_ids.get(reply_audio_key(row["reply"]))
+        return row if ids is None else row | {"speech_ids": ids}
+
+    def asked(self, turn: Row, voice: Row) -> Row:
+        """A past turn with its question in this voice, or another one of its gender; else as text alone."""
+        clips = self.questions.get(_sound_of(_PLAIN | turn), ())
+        for name in ("voice", "gender"):
+            for clip in clips:
+                if clip[name] == voice[name]:
+                    return turn | {"audio": clip["audio"]}
+        return turn
 
 
 def conversations(folder: Path) -> Iterator[tuple[str, Row]]:
@@ -142,21 +167,33 @@ def split_of(identity: str) -> str:
     return "dev" if _hash(identity) % DEV_ONE_IN == 0 else "train"
 
 
+def with_speech_ids(rows: Sequence[Row], clips: ClipIndex) -> Iterator[Row]:
+    """Rows with the speech ids of their replies, past ones as well, where they are known."""
+    for row in rows:
+        history = [clips.spoken(turn) for turn in row.get("history", ())]
+        yield clips.spoken(row) | ({"history": history} if history else {})
+
+
 def with_audio(rows: Sequence[Row], clips: ClipIndex) -> Iterator[Row]:
     """Rows with the audio of the reply and of the question, one for each clip with its words and labels.
 
-    What is recognised is in written form, also where the thought quotes it.
+    What is recognised is in written form, also where the thought quotes it. Past turns of a dialogue have
+    audio where somebody like the speaker of the question says them.
     """
     for row in rows:
         reply = clips.answers.get(reply_audio_key(row["reply"]))
-        if reply and not row.get("history"):
-            written = _transcript(row["text"])
-            texts = {"text": written}
-            if "thought" in row:
-                texts["thought"] = row["thought"].replace(f'"{row["text"]}"', f'"{written}"', 1)
-            for clip in clips.questions.get(_sound_of(row), ()):
-                voice = {name: clip[name] for name in ("audio", "duration_s", "voice", "gender")}
-                yield row | texts | voice | {"key": f"{row['key']}-{clip['key'][-8:]}", "reply_audio": reply}
+        if not reply:
+            continue
+        written = _transcript(row["text"])
+        texts = {"text": written}
+        if "thought" in row:
+            texts["thought"] = row["thought"].replace(f'"{row["text"]}"', f'"{written}"', 1)
+        for clip in clips.questions.get(_sound_of(row), ()):
+            voice = {name: clip[name] for name in ("audio", "duration_s", "voice", "gender")}
+            history = [clips.asked(turn, voice) for turn in row.get("history", ())]
+            more = {"history": history} if history else {}
+            key = f"{row['key']}-{clip['key'][-8:]}"
+            yield row | texts | voice | {"key": key, "reply_audio": reply} | more
 
 
 def question_rows(clips: ClipIndex) -> Iterator[Row]:
@@ -168,10 +205,10 @@ def question_rows(clips: ClipIndex) -> Iterator[Row]:
 
 def write_records(texts: Path, out: Path, spoken: Path | None = None) -> dict[Path, int]:
     """Write `text.jsonl`, with a corpus `spoken` also `spoken.jsonl` and `questions.jsonl`; rows of each."""
-    rows = list(manifest_rows(texts))
+    clips = ClipIndex() if spoken is None else ClipIndex.of(spoken, out)
+    rows = list(with_speech_ids(list(manifest_rows(texts)), clips))
     counts = {out / "text.jsonl": write_jsonl(out / "text.jsonl", rows)}
     if spoken is not None:
-        clips = ClipIndex.of(spoken, out)
         counts |= {
             (path := out / f"{name}.jsonl"): write_jsonl(path, found)
             for name, found in (("spoken", with_audio(rows, clips)), ("questions", question_rows(clips)))

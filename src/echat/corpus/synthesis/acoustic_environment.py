@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from echat.audio.augmentation import NOISE_COLOURS, add_noise, gain, noise
+from echat.audio.augmentation import NOISE_COLOURS, add_noise, gain, noise, reverberate
 from echat.audio.features import SAMPLE_RATE
 from echat.corpus.synthesis.tts_engines import Voice, speak
 
@@ -38,7 +38,7 @@ def apply_environment(
 ) -> np.ndarray:
     """The speech in an environment, with 0.1 to 0.4 s before and after, at most full scale."""
     if rng.random() < environment.room_chance:
-        speech = _apply_room(speech, rng)
+        speech = reverberate(speech, rng)
     if rng.random() < environment.microphone_chance:
         speech = _apply_microphone(speech, rng)
     edges = (rng.uniform(0.1, 0.4, 2) * SAMPLE_RATE).astype(int)
@@ -50,19 +50,6 @@ def apply_environment(
         wave = add_noise(wave, behind, environment.snr_db)
     peak = float(np.abs(wave).max())
     return wave * np.float32(min(1.0, 0.98 / peak))
-
-
-def _apply_room(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Reverberation: noise-like reflections that decay by 60 dB within 0.15 to 0.4 s."""
-    from scipy.signal import fftconvolve
-
-    seconds = rng.uniform(0.15, 0.4)
-    length = int(seconds * SAMPLE_RATE)
-    reflections = rng.standard_normal(length) * 10.0 ** (-3.0 * np.arange(length) / length)
-    reflections[: int(0.003 * SAMPLE_RATE)] = 0.0
-    reflections *= rng.uniform(0.1, 0.35) / np.sqrt(np.sum(reflections**2))
-    reflections[0] = 1.0
-    return np.asarray(fftconvolve(speech, reflections)[: len(speech) + length // 2], dtype=np.float32)
 
 
 def _apply_microphone(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
