@@ -1,4 +1,4 @@
-"""Quantized weights on disk: reading undoes writing, and a damaged or unknown one is refused with its remedy."""
+"""Quantized weights on disk: reading undoes writing, damaged and unknown ones are refused with a remedy."""
 
 from __future__ import annotations
 

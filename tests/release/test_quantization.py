@@ -29,7 +29,7 @@ def quantized(tmp_path_factory):
 
 
 def test_every_part_is_smaller_and_near(quantized):
-    source, output, reports = quantized
+    _, output, reports = quantized
     assert [report.part for report in reports] == [
         *("encoder", "adapter", "layers", "tables", "heads", "flow", "vocoder", "speech_tokenizer")
     ]
@@ -67,14 +67,14 @@ def test_int4_execution_computes_with_the_stored_codes(tmp_path, group):
     model = load_model(tmp_path / "q").model
     packed = optimize(model, "int4")
     layer, stored = packed.llm.layers[0], model.llm.model.layers[0]
-    assert layer.down.group == INT4_GROUP_OF[group] if 704 % INT4_GROUP_OF[group] == 0 else True
+    assert layer.gate_up.group == INT4_GROUP_OF[group]
     eye = torch.eye(256)
     expected = torch.cat([stored.mlp.gate_proj.weight, stored.mlp.up_proj.weight]).T
     assert torch.equal(layer.gate_up(eye), expected.bfloat16().float())
     with torch.no_grad():
         stored.mlp.gate_proj.weight[0, 0] += 1.0  # lies on the codes no more: rounded anew
     again = optimize(model, "int4").llm.layers[0].gate_up(eye)
-    assert abs(float(again[0, 0] - stored.mlp.gate_proj.weight[0, 0])) < 0.1
+    assert abs(float(again[0, 0] - stored.mlp.gate_proj.weight[0, 0].detach())) < 0.1
 
 
 @pytest.mark.vnni
@@ -83,8 +83,9 @@ def test_int8_execution_computes_with_the_stored_codes(quantized):
     model = load_model(output).model
     raw = read_tensors(output / WEIGHTS_FILE)
     head = optimize(model, "int8").speech_head
-    assert torch.equal(head.scale * 127, raw["speech_head.weight.scale"].float())
-    codes = (model.speech_head.weight / (head.scale * 127)[:, None]).round().to(torch.int8)
+    scale = raw["speech_head.weight.scale"].float()
+    assert torch.equal(head.scale, scale / 127)  # times the scale of a row of the input
+    codes = (model.speech_head.weight / scale[:, None]).round().to(torch.int8)
     assert torch.equal(codes, raw["speech_head.weight.int8"])
 
 
@@ -102,9 +103,11 @@ def test_saved_again_it_is_plain(quantized, tmp_path):
     engine = echat.load(output)
     engine.save(tmp_path / "again", torch.float32)
     again = echat.load(tmp_path / "again")
-    for one, other in ((engine.model, again.model), (engine.token2wav, again.token2wav)):
-        state = other.state_dict()
-        assert all(torch.equal(state[name], tensor) for name, tensor in one.state_dict().items())
+    state = again.model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in engine.model.state_dict().items())
+    state = again.need_token2wav().state_dict()  # is saved in half precision
+    expected = engine.need_token2wav().state_dict()
+    assert all(torch.equal(state[name], tensor.half().float()) for name, tensor in expected.items())
     assert "quantization" not in (tmp_path / "again" / CONFIG_FILE).read_text()
 
 

@@ -43,7 +43,7 @@ def quantize_int4(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
 
 
 def quantize_int4_calibrated(weight: Tensor, moments: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """As `quantize_int4`, for inputs with the second moments (in, in): sums of x xᵀ over a calibration set."""
+    """As `quantize_int4`, for inputs with second moments (in, in): sums of x xᵀ over a calibration set."""
     left = weight.detach().float().clone()  # what is still to be coded; earlier errors are made up for in it
     influence = _influence(moments)  # row i: how an error of input i moves the best values of later ones
     codes, scales = torch.empty_like(left, dtype=torch.int8), []
@@ -115,8 +115,10 @@ def _best(
     dtype: torch.dtype,
     importance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Of the candidates (n, 1) the scale with the smallest squared error, row by row, and its codes. `importance` (inputs,) weighs
-    the errors."""
+    """Of the candidates (n, 1) the scale with the smallest squared error, row by row, and its codes.
+
+    `importance` (inputs,) weighs the errors.
+    """
     best = scales[0].to(dtype)
     least = torch.full_like(best, float("inf"), dtype=torch.float32)
     for candidate in scales:

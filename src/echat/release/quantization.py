@@ -22,6 +22,7 @@ from echat.model_files import (
     WEIGHTS_FILE,
 )
 from echat.quantized_weights import (
+    INT4_GROUP_OF,
     INT8,
     PLAIN,
     SCHEMES,
@@ -43,7 +44,7 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "heads": ("llm.lm_head.*", "speech_head.*"),
     },
     TOKEN2WAV_FOLDER: {"flow": ("flow.*",), "vocoder": ("hift.*",)},
-    SPEECH_TOKENIZER_FOLDER: {"speech_tokenizer": ("*",)},
+    SPEECH_TOKENIZER_FOLDER: {SPEECH_TOKENIZER_FOLDER: ("*",)},
 }
 NetworkConfig = ModelFolderConfig | Token2WavConfig | SpeechTokenizerConfig
 NETWORKS: dict[
@@ -98,6 +99,11 @@ def parse_choices(choices: Sequence[str]) -> dict[str, str]:
     return globs | chosen
 
 
+def is_int4(name: str, choices: Mapping[str, str]) -> bool:
+    """Whether a weight of the dialogue model is meant for 4 bits, where its shape allows."""
+    return scheme_of(name, (1, max(INT4_GROUP_OF.values())), _declared("", choices)) in INT4_GROUP_OF
+
+
 def quantize_folder(
     source: Path, output: Path, choices: Mapping[str, str], moments: Mapping[str, Tensor] | None = None
 ) -> list[PartReport]:
@@ -115,9 +121,8 @@ def quantize_folder(
         for name, (config_class, files) in NETWORKS.items():
             if (source / name / CONFIG_FILE).is_file():
                 own = None if name else moments
-                reports += _quantize_network(
-                    source / name, temporary / name, name, config_class, files, choices
-                )
+                at = (source / name, temporary / name)
+                reports += _quantize_network(*at, name, config_class, files, choices, own)
     return reports
 
 

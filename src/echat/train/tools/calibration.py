@@ -22,7 +22,7 @@ def second_moments(
 
     `model` is the folder whose weights are to be quantized; `wanted` chooses weights by name.
     """
-    start = [f"init_from={{{WHOLE}: {model}}}", "model=null", "lora=null"]
+    start = [f"init_from={{{WHOLE}: {model}}}", "model=null", "tokenizer=null", "lora=null"]
     recipe = load_recipe(recipe_path, [*start, *overrides])
     seed_everything(recipe.seed)
     objective = build_objective(recipe)
