@@ -179,14 +179,8 @@ def _decode(
     dtypes = (torch.uint8, INT4_SCALE_DTYPE) if is_int4 else (torch.int8, INT8_SCALE_DTYPE)
     shape = tuple(stored.shape)
     found = "none" if scale is None else f"{scale.dtype} {tuple(scale.shape)}"
-    is_whole = scale is not None and (stored.dtype, scale.dtype) == dtypes and len(shape) >= 2
-    if is_whole and is_int4:
-        is_whole = (
-            len(shape) == 2 and scale.ndim == 2 and len(scale) == shape[0] and _has_groups(shape, scale)
-        )
-    elif is_whole:
-        is_whole = scale.shape == (shape[0],)
-    if not is_whole:
+    fits = scale is not None and (stored.dtype, scale.dtype) == dtypes and _fits(shape, scale, is_int4)
+    if scale is None or not fits:
         raise CheckpointError(
             f"{path}: expected {dtypes[0]} codes and {dtypes[1]} scales of {name}, found codes "
             f"{stored.dtype} {shape} and scales {found}; {COPY_AGAIN}"
@@ -196,9 +190,12 @@ def _decode(
     return (unpack_nibbles(stored) if is_int4 else stored), scale
 
 
-def _has_groups(packed_shape: Sequence[int], scale: Tensor) -> bool:
-    groups = scale.shape[1]
-    return any(groups * group == 2 * packed_shape[1] for group in INT4_GROUP_OF.values())
+def _fits(shape: Sequence[int], scale: Tensor, is_int4: bool) -> bool:
+    """Whether there is a scale for every row, or for every group of packed codes of this shape."""
+    if not is_int4:
+        return len(shape) >= 2 and scale.shape == (shape[0],)
+    is_grouped = len(shape) == 2 and scale.ndim == 2 and len(scale) == shape[0]
+    return is_grouped and any(scale.shape[1] * group == 2 * shape[1] for group in INT4_GROUP_OF.values())
 
 
 def _check_declared(
