@@ -1,4 +1,4 @@
-"""Commands about models: info, download, convert. Facts are read without loading a model."""
+"""Commands about models: info, download, convert, quantize. Facts are read without loading a model."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(info)
     app.command()(download)
     app.command()(convert)
+    app.command()(quantize)
 
 
 def info(
@@ -119,6 +120,40 @@ def convert(
 
     print(run(weights, llm, output, token2wav, voice, DTYPES[dtype.value]))
     print(f"written: {output}")
+
+
+def quantize(
+    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    output: Annotated[Path, typer.Argument(help="The model folder to write; a new one.")],
+    choices: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="PART=SCHEME or 'GLOB=SCHEME': parts encoder, adapter, layers, tables, heads, flow, "
+            "vocoder and speech_tokenizer; schemes plain, int8, int4-32, int4-64, int4-128. Default: "
+            "layers=int4-32, the others int8."
+        ),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Recipe of the model's training: 4-bit layers are fitted to what they read there."),
+    ] = None,
+    batches: Annotated[int, typer.Option(min=1, help="Of that training data.")] = 40,
+) -> None:
+    """Write a smaller copy of a model folder with 8-bit and 4-bit weights; reports the error of each part.
+
+    That error is no measure of what is lost: compare both models by `echat eval` or a validation loss.
+    """
+    from echat.release.quantization import is_int4, parse_choices, quantize_folder
+
+    schemes, moments = parse_choices(choices or []), None
+    if calibrate is not None:
+        from echat.train.tools.calibration import second_moments
+
+        moments = second_moments(calibrate, model, batches, lambda name: is_int4(name, schemes))
+    for report in quantize_folder(model, output, schemes, moments):
+        print(report)
+    megabytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file()) / 1e6
+    print(f"written: {output}, {megabytes:.1f} MB")
 
 
 def describe_installation() -> dict[str, Any]:

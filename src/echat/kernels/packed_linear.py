@@ -128,14 +128,21 @@ class Int8Linear(PackedLinear):
 class Int4Linear(PackedLinear):
     """4-bit weights; `group` neighbouring inputs of an output share a scale and a zero point."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, group: int) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, group: int, stored_scale: Tensor | None = None
+    ) -> None:
+        """`stored_scale`: (out, groups) of a weight that came from symmetric 4-bit codes, which are found
+        again."""
         super().__init__()
         self.bias = None if bias is None else bias.detach().float()
         out, width = weight.shape
         groups = weight.detach().float().view(out, width // group, group)
-        low, high = groups.amin(dim=2), groups.amax(dim=2)
-        scale = ((high - low) / 15).clamp_min(SMALLEST_SCALE).bfloat16()
-        zero = (low + INT4_MIDDLE * scale.float()).bfloat16()
+        if stored_scale is None:
+            low, high = groups.amin(dim=2), groups.amax(dim=2)
+            scale = ((high - low) / 15).clamp_min(SMALLEST_SCALE).bfloat16()
+            zero = (low + INT4_MIDDLE * scale.float()).bfloat16()
+        else:
+            scale, zero = stored_scale.bfloat16(), torch.zeros_like(stored_scale, dtype=torch.bfloat16)
         # Codes are chosen for the scale and the zero as rounded, so that their rounding costs nothing extra.
         codes = (groups - zero.float()[..., None]) / scale.float()[..., None] + INT4_MIDDLE
         codes = codes.round().clamp(0, 15).to(torch.int32).view(out, width)
@@ -161,9 +168,12 @@ def pack_linear(
     *,
     many_rows: bool = False,
     int4_group: int = 32,
+    stored_scale: Tensor | None = None,
 ) -> PackedLinear:
     """weight (out, in), bias (out,) -> the packed layer. Shapes that int4 cannot take become int8."""
     if precision == "int4":
+        if stored_scale is not None and weight.shape[0] % INT4_OUT_MULTIPLE == 0:
+            return Int4Linear(weight, bias, weight.shape[1] // stored_scale.shape[1], stored_scale)
         group = next((g for g in INT4_GROUPS if g <= int4_group and weight.shape[1] % g == 0), None)
         if group and weight.shape[0] % INT4_OUT_MULTIPLE == 0:
             return Int4Linear(weight, bias, group)
@@ -191,7 +201,31 @@ def pack_merged(
     if any(linear.bias is not None for linear in plain):
         zeros = [weight.new_zeros(linear.out_features) for linear in plain]
         bias = torch.cat([zero if linear.bias is None else linear.bias for linear, zero in zip(plain, zeros)])
-    return pack_linear(weight, bias, precision, many_rows=many_rows, int4_group=int4_group)
+    scale = stored_int4_scale(plain)
+    return pack_linear(
+        weight, bias, precision, many_rows=many_rows, int4_group=int4_group, stored_scale=scale
+    )
+
+
+def stored_int4_scale(linears: Sequence[nn.Linear]) -> Tensor | None:
+    """(out, groups) of merged layers that were all stored in 4 bits in groups of one size, else None.
+
+    A weight has `int4_scale` from loading; one that has changed since lies on its codes no more.
+    """
+    scales: list[Tensor] = []
+    for linear in linears:
+        scale: Tensor | None = getattr(linear.weight, "int4_scale", None)
+        if scale is None or not _lies_on_codes(linear.weight.detach(), scale):
+            return None
+        scales.append(scale)
+    return torch.cat(scales) if len({scale.shape[1] for scale in scales}) == 1 else None
+
+
+def _lies_on_codes(weight: Tensor, scale: Tensor) -> bool:
+    groups = weight.view(len(weight), scale.shape[1], -1)
+    step = scale.float()[..., None]
+    codes = (groups.float() / step).round().clamp(-INT4_MIDDLE, INT4_MIDDLE - 1)
+    return torch.equal((codes * step).to(weight.dtype), groups)
 
 
 def replace_linears(module: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from echat.checkpoint import assign_strict, read_tensors, write_tensors
+from echat.checkpoint import assign_strict, write_tensors
 from echat.config import Config, load_config, save_config
 from echat.dialogue.capabilities import Capabilities
 from echat.dialogue.tasks import Profile
@@ -14,18 +14,21 @@ from echat.dialogue.vocabulary import Vocabulary
 from echat.model.speech_llm import SpeechLLM, SpeechLLMConfig, model_on_meta
 from echat.model.text_tokenizer import TextTokenizer
 from echat.model_files import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE
+from echat.quantized_weights import Quantization, float_dtype, read_weights
 
 
 class ModelFolderConfig(Config):
     """`config.yaml` of a model folder."""
 
     renamed: ClassVar = {"spells": "ctc"}
+    OMITTED_AT_DEFAULT: ClassVar = frozenset({"quantization"})
 
     kind: Literal["echat"] = "echat"
     name: str = ""  # for people
     profile: Profile = "echat"  # prompt layout that the weights were trained with
     ctc: bool = False  # were the encoder's frames trained by CTC over the text table?
     learned: Capabilities = Capabilities()  # of texts and conversations
+    quantization: Quantization = {}  # of the weights on disk
     model: SpeechLLMConfig  # every size
 
 
@@ -68,16 +71,21 @@ def save_model(
 
 def load_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> ModelFolder:
     """Read the three parts, strictly. Weights stored in `dtype` (None: any) stay memory-mapped, others are
-    cast."""
+    cast; quantized ones are dequantized (None: to the precision of the plain ones)."""
     folder = Path(folder)
     config = load_config(ModelFolderConfig, folder / CONFIG_FILE)
     tokenizer = TextTokenizer.from_folder(folder / TOKENIZER_FOLDER)
     check_tokenizer(tokenizer, config.model, folder)
-    tensors = read_tensors(folder / WEIGHTS_FILE)
-    model = model_on_meta(config.model, tensors, str(folder / WEIGHTS_FILE))
-    assign_strict(model, tensors, str(folder / WEIGHTS_FILE), dtype)
+    path = folder / WEIGHTS_FILE
+    stored = read_weights(path, config.quantization)
+    if config.quantization:
+        dtype = dtype or float_dtype(path)
+    model = model_on_meta(config.model, stored.tensors, str(path))
+    assign_strict(model, stored.tensors, str(path), dtype)
     model.reset_tables()
-    return ModelFolder(config, model.to(dtype or model.projection.weight.dtype).eval(), tokenizer)
+    model = model.to(dtype or model.projection.weight.dtype).eval()
+    stored.mark_int4(model)
+    return ModelFolder(config, model, tokenizer)
 
 
 def check_tokenizer(tokenizer: TextTokenizer, config: SpeechLLMConfig, where: str | Path) -> None:
@@ -94,6 +102,5 @@ def check_tokenizer(tokenizer: TextTokenizer, config: SpeechLLMConfig, where: st
 
 
 def stored_dtype(folder: str | Path) -> torch.dtype:
-    """The precision of the weights of a model folder; their first pages are all that is read."""
-    tensors = read_tensors(Path(folder) / WEIGHTS_FILE)
-    return next(iter(tensors.values())).dtype
+    """The precision of the weights of a model folder, of those that are not quantized."""
+    return float_dtype(Path(folder) / WEIGHTS_FILE)

@@ -18,13 +18,14 @@ from typing import Any
 
 from torch import Tensor
 
-from echat.checkpoint import CheckpointError, read_tensors
+from echat.checkpoint import CheckpointError
 from echat.config import load_config, read_yaml
 from echat.dialogue.tasks import Profile
 from echat.model.llm import ARCHITECTURES, LLMConfig
 from echat.model.model_folder import ModelFolderConfig
 from echat.model.speech_llm import SpeechLLMConfig
 from echat.model_files import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE
+from echat.quantized_weights import declared_quantization, read_weights
 from echat.release import osum_weights
 from echat.release.pretrained import is_openai_whisper, read_hf_config, read_llm, read_whisper
 from echat.safe_loading import read_torch_file
@@ -50,7 +51,7 @@ def open_weight_source(source: str) -> WeightSource:
     """Look at a source and read what it is; tensors stay memory-mapped. Raises CheckpointError."""
     path = Path(source)
     if path.suffix == ".safetensors":
-        return WeightSource(source, read_tensors(path))
+        return WeightSource(source, read_weights(path, declared=None).tensors)
     if path.suffix == ".pt":
         return _from_pt(path)
     if not path.is_dir():
@@ -77,8 +78,9 @@ def _from_folder(folder: Path) -> WeightSource:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         (weights,) = _only(folder, "*.safetensors")
-    tensors = read_tensors(weights)
-    if read_yaml(folder / CONFIG_FILE).get("kind") != "echat":
+    values = read_yaml(folder / CONFIG_FILE)
+    tensors = read_weights(weights, declared_quantization(values, str(folder / CONFIG_FILE))).tensors
+    if values.get("kind") != "echat":
         return WeightSource(str(weights), tensors)
     config = load_config(ModelFolderConfig, folder / CONFIG_FILE)
     parts = {name: getattr(config.model, name).model_dump() for name in SHAPED}

@@ -7,7 +7,7 @@ Legend: batch, time = log-mel frames (100 a second), n = ids (25 a second), dim 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from echat.audio.features import MEL_RATE, SPEECH_TOKENIZER_N_MELS, log_mel
 from echat.audio.speech_tokens import SPEECH_TOKEN_RATE
-from echat.checkpoint import load_strict, read_tensors, write_tensors
+from echat.checkpoint import load_strict, write_tensors
 from echat.config import Config, load_config, save_config
 from echat.model_files import CONFIG_FILE, SPEECH_TOKENIZER_FILE, WEIGHTS_FILE
+from echat.quantized_weights import Quantization, read_weights
 from echat.safe_loading import build_on_meta
 from echat.token2wav.onnx_session import onnx_session, released_tokenizer_note
 from echat.token2wav.quantizer import Quantizer, QuantizerConfig
@@ -32,6 +33,8 @@ CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"  # class 0 is the CTC blank, charact
 
 class SpeechTokenizerConfig(Config):
     """Sizes of our own speech tokenizer."""
+
+    OMITTED_AT_DEFAULT: ClassVar = frozenset({"quantization"})
 
     kind: Literal["trained"] = "trained"
     n_mels: int = SPEECH_TOKENIZER_N_MELS
@@ -45,6 +48,7 @@ class SpeechTokenizerConfig(Config):
         3.0, ge=0, description="weight of the mel regression beside the transcription loss"
     )
     quantizer: QuantizerConfig = QuantizerConfig()
+    quantization: Quantization = {}  # of the weights on disk
 
     @model_validator(mode="after")
     def _consistent(self) -> "SpeechTokenizerConfig":
@@ -192,7 +196,9 @@ class SpeechTokenizer(nn.Module):
         folder = Path(folder)
         config = load_config(SpeechTokenizerConfig, folder / CONFIG_FILE)
         path = folder / WEIGHTS_FILE
-        tensors, ignore = read_tensors(path), [name + "*" for name in _TRAINING_ONLY]
+        tensors = read_weights(path, config.quantization).tensors
+        config = config.model_copy(update={"quantization": {}})  # what is saved again is plain
+        ignore = [name + "*" for name in _TRAINING_ONLY]
         build_on_meta(lambda: cls(config), tensors, str(path), ignore)
         tokenizer = cls(config)
         load_strict(tokenizer, tensors, str(path), ignore)

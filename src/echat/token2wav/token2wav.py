@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from echat.audio.features import SAMPLE_RATE, VOCODER_RATE, vocoder_mel
 from echat.audio.resampling import resample
 from echat.audio.speech_tokens import SpeechTokenizer
 from echat.audio.waveform import check, read
-from echat.checkpoint import atomic_path, load_strict, read_tensors, write_tensors
+from echat.checkpoint import atomic_path, load_strict, write_tensors
 from echat.config import Config, load_config, nearest, save_config
 from echat.model_files import (
     CONFIG_FILE,
@@ -28,6 +28,7 @@ from echat.model_files import (
     VOCODER_FILE,
     VOICES_FOLDER,
 )
+from echat.quantized_weights import Quantization, read_weights
 from echat.safe_loading import build_on_meta
 from echat.token2wav.flow import Flow, FlowConfig
 from echat.token2wav.hift.vocoder import Vocoder, VocoderConfig
@@ -40,9 +41,12 @@ from echat.token2wav.voice import MAX_PROMPT_SECONDS, VoicePrompt, check_speech_
 class Token2WavConfig(Config):
     """Both networks, and what voices they were trained with."""
 
+    OMITTED_AT_DEFAULT: ClassVar = frozenset({"quantization"})
+
     speaker: Literal["mel_stats", "campplus"] = "campplus"
     default_voice: str | None = Field(None, description="name of the default voice")
     min_prompt_rate: int = Field(VOCODER_RATE, description="lowest sample rate of a reference recording, Hz")
+    quantization: Quantization = {}  # of the weights on disk; names begin with flow. or hift.
     flow: FlowConfig = FlowConfig()
     vocoder: VocoderConfig = VocoderConfig()
 
@@ -227,7 +231,10 @@ class Token2Wav(nn.Module):
         folder = Path(folder)
         config = load_config(Token2WavConfig, folder / CONFIG_FILE)
         paths = {name: folder / f"{name}.safetensors" for name in ("flow", "hift")}
-        tensors = {name: read_tensors(path) for name, path in paths.items()}
+        tensors = {
+            name: read_weights(path, config.quantization, f"{name}.").tensors for name, path in paths.items()
+        }
+        config = config.model_copy(update={"quantization": {}})  # what is saved again is plain
         build_on_meta(lambda: Flow(config.flow), tensors["flow"], str(paths["flow"]))
         build_on_meta(lambda: Vocoder(config.vocoder), tensors["hift"], str(paths["hift"]))
         token2wav = cls(config, folder)
