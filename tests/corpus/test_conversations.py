@@ -141,7 +141,7 @@ def test_replies_have_their_speech_ids_also_past_ones(texts, clips, tmp_path):
         serving = [
             sample for sample in samples if can_serve(sample, get_task("s2s"), path.name == "text.jsonl")
         ]
-        assert len(serving) == {"text.jsonl": 4, "spoken.jsonl": 2}[path.name]
+        assert len(serving) == {"text.jsonl": 4, "spoken.jsonl": 2, "questions.jsonl": 0}[path.name]
 
 
 def test_labels_of_cues():
