@@ -14,6 +14,7 @@ import echat
 PACKAGE = Path(echat.__file__).parent
 
 
+@pytest.mark.slow
 def test_a_session_writes_nothing_below_the_home_folder(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("silero_vad")

@@ -224,6 +224,7 @@ def test_a_structure_beyond_all_size_is_refused(tmp_path):
         read_torch_file(repacked(tmp_path / "large.pt", marks(5_000_000)))
 
 
+@pytest.mark.slow
 def test_a_file_without_an_archive_is_bounded_as_well(tmp_path):
     path = tmp_path / "old.pt"
     torch.save({"a": torch.arange(3), "b": {"c": 1}}, path, _use_new_zipfile_serialization=False)

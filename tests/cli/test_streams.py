@@ -45,6 +45,7 @@ def test_stdin_is_heard_like_a_file(questions, random_model):
     assert json.loads(piped.stdout) == json.loads(alone.stdout) | {"audio": "-"}
 
 
+@pytest.mark.slow
 def test_speech_on_stdout_has_stdout_for_itself(tmp_path):
     answer = tmp_path / "answer.wav"
     assert run("reply", QUESTION, "-o", answer, "--seed", 0).exit_code == 0

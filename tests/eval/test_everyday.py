@@ -65,6 +65,7 @@ def test_no_question_is_in_the_training_conversations() -> None:
     assert [turn.say for turn in turns() if " ".join(words(turn.say)) in seen] == []
 
 
+@pytest.mark.slow
 def test_later_turns_are_asked_with_the_replies_before_them() -> None:
     engine = Scripted(
         {"Hello, my name is Beatrix.": "Hello Beatrix!", "Can you tell me my name again?": "Beatrix."}

@@ -64,6 +64,7 @@ TOKENS, MERGES = trained()
 ROOM = next(size for size in range(256, 420) if fits(size))  # ids of bytes, prompts and labels
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.sampled_from(TEXT.split(" ")), min_size=1, max_size=6).map(" ".join),
@@ -78,6 +79,7 @@ def test_texts_keep_their_ids_whatever_is_cut(text, size):
     assert [kept[number] for number in small.encode(text).ids] == whole.encode(text).ids
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.text(max_size=20))
 def test_any_other_text_is_still_encoded(text):

@@ -1,7 +1,8 @@
-"""An encoder with another number of mel bins learns and hears: training computes what inference does."""
+"""An encoder with another number of mel bins is trained and used: training computes what inference does."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import echat
@@ -16,6 +17,7 @@ BINS = 128  # of Whisper large-v3
 AUGMENT = "{speed: 0.1, noise: 0.5, vtlp: 0.1, vtlp_bands: 0.1, eq_db: 3.0, time_stretch: 0.1, mel_masks: 1}"
 
 
+@pytest.mark.slow
 def test_a_model_of_128_mel_bins_learns_and_replies(recipe, corpus):
     encoder = f"encoder.n_mels={BINS}"
     pretrained = train(

@@ -171,6 +171,7 @@ FLOW = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["small", "mini", "osum_echat"])
 def test_the_voice_of_each_size_learns_at_miniature_size(size, talkative, tmp_path):
     """The released one goes on from another run's export, as it does from the released flow."""

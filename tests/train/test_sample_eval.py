@@ -46,6 +46,7 @@ def test_dialogues_are_measured_by_what_their_task_writes(recipe, corpus):
     assert all(row["wanted"] and (row["task"] == "tts") != bool(row["question"]) for row in kept)
 
 
+@pytest.mark.slow
 def test_the_vocoder_leaves_sounds_to_listen_to(recipe, corpus):
     held_out = [str(corpus / "manifest.jsonl")]
     folder = train(recipe("vocoder", decode=DECODE, validation=held_out, budget={"steps": 3})).parent

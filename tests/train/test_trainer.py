@@ -128,6 +128,7 @@ def test_micro_batches_weigh_by_their_targets(recipe):
     torch.testing.assert_close(objective.module.head.weight.grad / sums.count, want)
 
 
+@pytest.mark.slow
 def test_a_run_folder_in_use_needs_resume(recipe):
     path = recipe("encoder_ctc")
     train(path)
@@ -144,6 +145,7 @@ def test_a_longer_budget_goes_on_where_the_run_ended(recipe):
     assert [row["step"] for row in metrics(folder) if "loss" in row] == list(range(1, 10))
 
 
+@pytest.mark.slow
 def test_the_clock_ends_a_run_too(recipe):
     folder = train(recipe("encoder_ctc", budget={"minutes": 0.02})).parent
     assert len(metrics(folder)) >= 1 and (folder / "model" / "model.safetensors").is_file()
@@ -252,6 +254,7 @@ def test_a_full_disk_does_not_end_the_run_but_its_last_checkpoint_must_be_writte
         train(path, ["budget.steps=7"], resume=True)
 
 
+@pytest.mark.slow
 def test_a_stop_file_saves_and_ends_well(recipe, monkeypatch, tmp_path, capsys):
     path, add = recipe("encoder_ctc"), trainer.StepStats.add
 

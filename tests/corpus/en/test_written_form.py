@@ -61,6 +61,7 @@ def test_questions_by_question_word_inversion_and_tag(question: str, statement: 
     assert not is_question(statement.split())
 
 
+@pytest.mark.slow
 def test_words_are_never_added_changed_or_dropped() -> None:
     for _, one in conversations(SHIPPED / "dialogues"):
         for turn in one["turns"]:
@@ -86,6 +87,7 @@ def test_the_lexicon_holds_words_with_a_capital_inside_sentences() -> None:
     assert shipped_lexicon()["friday"] == "Friday" and "bloom" not in shipped_lexicon()
 
 
+@pytest.mark.slow
 def test_most_questions_of_the_shipped_conversations_are_found() -> None:
     """At least 80 % of the question marks, and at most 4 % of those set are wrong."""
     found = {True: 0, False: 0}

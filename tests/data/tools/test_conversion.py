@@ -201,6 +201,7 @@ def test_flac_loses_nothing(subtype, kind):
     assert encode(AudioRef("a.flac", data=data), "flac") == (data, ".flac")
 
 
+@pytest.mark.slow
 def test_opus_is_the_same_every_time():
     stored = {16000: 16000, 22050: 24000, 96000: 48000}
     refs = {}

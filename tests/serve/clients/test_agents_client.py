@@ -72,6 +72,7 @@ def test_a_greeting_and_an_answer(received):
     assert received["history"][-1]["words"][0]
 
 
+@pytest.mark.slow
 def test_it_interrupts_and_truncates(received):
     assert received["interruptions"] >= 1
     kinds = received["kinds"]

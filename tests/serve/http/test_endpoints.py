@@ -82,6 +82,7 @@ def test_slower_speech_is_longer(client):
     assert length(0.5) > 1.3 * length(1.5)
 
 
+@pytest.mark.slow
 def test_every_sentence_of_a_text_is_synthesized(client):
     text = "Come back when the sun is out again. " * 6
     pcm = client.audio.speech.create(model="m", voice="slt", input=text, response_format="pcm").read()

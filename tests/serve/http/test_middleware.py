@@ -119,6 +119,7 @@ def test_a_foreign_page_opens_no_socket_but_our_own_does(live):
     assert status_of(live, Origin=f"http://127.0.0.1:{live.port}") == 101
 
 
+@pytest.mark.slow
 def test_an_upload_of_a_gigabyte(live):
     with socket.create_connection(("127.0.0.1", live.port)) as raw:
         head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {2**30}\r\n\r\n"
@@ -192,6 +193,7 @@ def test_sessions_over_the_limit_are_refused(serving):
     assert code == 1013
 
 
+@pytest.mark.slow
 def test_a_thousand_connections(serving):
     with serving(limits={"connections": 50, "requests_per_minute": 100_000}) as live:
         raws = []
@@ -206,6 +208,7 @@ def test_a_thousand_connections(serving):
         assert httpx.get(f"{live.url}/models").status_code == 200
 
 
+@pytest.mark.slow
 def test_idle_and_long_sessions_end(serving):
     async def end(url: str) -> tuple[str, int]:
         async with connect(url) as opened:

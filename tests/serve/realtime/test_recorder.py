@@ -44,6 +44,7 @@ def no_folder(folder: Path) -> None:
     folder.write_text("a file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [full_disk, no_folder])
 def test_a_failed_recording_does_not_end_the_session(talking, question, quiet, tmp_path, fault):
     async def dialogue(client: Any) -> None:

@@ -107,6 +107,7 @@ def impatient(serving):
         yield live
 
 
+@pytest.mark.slow
 def test_any_data_keeps_a_connection_alive_and_silence_does_not(impatient):
     client = Mute(address(impatient))
     client.until_text("session.created")
@@ -119,6 +120,7 @@ def test_any_data_keeps_a_connection_alive_and_silence_does_not(impatient):
     assert int.from_bytes(closing.data[:2], "big") == 1011
 
 
+@pytest.mark.slow
 def test_a_client_is_kept_while_reading_is_paused(impatient, monkeypatch):
     from echat.serve.realtime.input_manager import InputManager
 

@@ -287,6 +287,7 @@ def test_another_shape_is_refused_where_the_recipe_of_the_run_is_lost(run, capsy
     assert "of another shape, module/encoder" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_what_may_change_is_said(run, capsys):
     recipe, folder, here = run
     changes = [

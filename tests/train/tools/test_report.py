@@ -26,6 +26,7 @@ class Addresses(HTMLParser):
         self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href", "data")]
 
 
+@pytest.mark.slow
 def test_one_page_with_everything(recipe, corpus, tmp_path):
     source = {"path": str(corpus / "manifest.jsonl"), "tasks": {"asr": 1, "s2s": 1}}
     data = {"sources": [source], "validation": [source | {"split": "dev"}], "batch_cost": 400, "pool": 6}
@@ -54,6 +55,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
     assert result.exit_code == 2 and "expected the run folder of a training" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_resumed_run_names_each_start(recipe, tmp_path):
     path = recipe("encoder_ctc", budget={"steps": 2})
     folder = train(path).parent
