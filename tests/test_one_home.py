@@ -149,3 +149,13 @@ def test_no_task_is_a_special_case_by_its_name():
                 if words & TASKS.keys() and "task" in ast.unparse(node).replace("'", " "):
                     found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}")
     assert not found, "give dialogue.tasks.Task a field that says it:\n" + "\n".join(found)
+
+
+def test_a_class_name_has_one_meaning():
+    """But `Settings`, the name by which every training objective declares its recipe."""
+    homes: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name != "Settings":
+                homes.setdefault(node.name, []).append(path.relative_to(PACKAGE).as_posix())
+    assert not {name: files for name, files in homes.items() if len(files) > 1}

@@ -49,7 +49,7 @@ from echat.dialogue.thinking import LabelThought, format_thought, parse_reply
 from echat.dialogue.turns import AssistantTurn, UserTurn
 from echat.dialogue.understanding import parse_understanding
 from echat.eval.benchmark import run
-from echat.eval.benchmarks.understanding import Understanding as Benchmark
+from echat.eval.benchmarks.understanding import UnderstandingBenchmark as Benchmark
 from echat.infer.events import Understanding
 from echat.model.speech_encoder import EncoderConfig
 from echat.train.objectives.encoder_ctc import CTCEncoder

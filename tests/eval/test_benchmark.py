@@ -16,7 +16,7 @@ from echat.cli import app
 from echat.data.formats.manifest import read_manifest
 from echat.eval.benchmark import Benchmark, Scored, find_benchmark, shipped_benchmarks
 from echat.eval.report import Report, number
-from echat.eval.runner import Item, Request, Response, Responses, evenly_spaced
+from echat.eval.runner import EvalItem, ModelResponse, ModelResponses, Request, evenly_spaced
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class Brevity(Benchmark):
         if not (self.folder / "manifest.jsonl").is_file():
             raise ValueError(f"{self.folder}: expected manifest.jsonl, found none; check --folder")
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[EvalItem]:
         samples = evenly_spaced(read_manifest(self.folder / "manifest.jsonl"), self.limit)
-        return [Item(sample, (Request("s2t"),)) for sample in samples]
+        return [EvalItem(sample, (Request("s2t"),)) for sample in samples]
 
-    def score(self, response: Response) -> bool:
+    def score(self, response: ModelResponse) -> bool:
         return len(response.output.text.split()) <= self.words
 
-    def report(self, scored: Sequence[Scored], responses: Responses) -> Share:
+    def report(self, scored: Sequence[Scored], responses: ModelResponses) -> Share:
         return Share(sum(one.score for one in scored) / len(scored), len(scored), responses.skipped)
 
 

@@ -19,7 +19,7 @@ from echat.corpus.conversations import conversations as written
 from echat.dialogue.tasks import Task
 from echat.dialogue.turns import Conversation
 from echat.eval.benchmark import run
-from echat.eval.benchmarks.everyday import BARS, NAMES, Everyday, Turn, checks_of, conversations
+from echat.eval.benchmarks.everyday import BARS, NAMES, Everyday, EverydayQuestion, checks_of, conversations
 from echat.infer.events import Reply
 from echat.metrics import words
 
@@ -39,7 +39,7 @@ class Scripted:
         return [Reply(text, text) for text in texts]
 
 
-def turns() -> list[Turn]:
+def turns() -> list[EverydayQuestion]:
     return [turn for one in conversations() for turn in one]
 
 
@@ -125,7 +125,7 @@ def test_measures_count_only_what_applies() -> None:
 )
 def test_what_does_not_end_or_parse_fails(defect: dict[str, Any]) -> None:
     fine = {"text": "Let us see.", "wellformed": True, "defect": None, "finish_reason": "end"}
-    turn = Turn("home", 1, "home", "The tap drips.")
+    turn = EverydayQuestion("home", 1, "home", "The tap drips.")
     assert checks_of(turn, SimpleNamespace(**fine))["parses"]
     assert not checks_of(turn, SimpleNamespace(**fine | defect))["parses"]
 

@@ -11,19 +11,19 @@ import pytest
 from echat.audio.waveform import AudioError
 from echat.data.formats.manifest import read_manifest
 from echat.eval.benchmark import run
-from echat.eval.benchmarks.understanding import Understanding, UnderstandingReport
+from echat.eval.benchmarks.understanding import UnderstandingBenchmark, UnderstandingReport
 from echat.eval.report import write_json
-from echat.eval.runner import Item, Request, evenly_spaced, respond
+from echat.eval.runner import EvalItem, Request, evenly_spaced, respond
 
 
 def measure(engine: Any, *manifests: Path, limit: int | None = None) -> UnderstandingReport:
-    report = run(Understanding(manifest=list(manifests), limit=limit), engine)
+    report = run(UnderstandingBenchmark(manifest=list(manifests), limit=limit), engine)
     assert isinstance(report, UnderstandingReport)
     return report
 
 
-def items_of(manifest: Path) -> list[Item]:
-    return [Item(sample, (Request("understand"),)) for sample in read_manifest(manifest)]
+def items_of(manifest: Path) -> list[EvalItem]:
+    return [EvalItem(sample, (Request("understand"),)) for sample in read_manifest(manifest)]
 
 
 def test_truth_scores_full_marks(engine: Any, manifest: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ SPEECH_TOKEN_RATE = 25  # per second: one lasts 40 ms
 SPEECH_TOKEN_SECONDS = 1 / SPEECH_TOKEN_RATE
 
 
-class SpeechTokenizer(Protocol):
+class AnySpeechTokenizer(Protocol):
     """What turns 16 kHz waveforms `(samples,)` into speech ids."""
 
     def encode(self, waveforms: Sequence[Tensor], /) -> list[list[int]]: ...

@@ -20,6 +20,7 @@ from echat.audio.waveform import read, write
 from echat.corpus.conversations import ConversationError, conversations, labels_of
 from echat.corpus.manifests import Row, json_line, read_growing_jsonl
 from echat.corpus.spoken_questions import generator
+from echat.corpus.synthesis.acoustic_environment import limit_peak
 from echat.corpus.synthesis.kokoro import KokoroVoice
 from echat.corpus.synthesis.prosody import EMOTIONS, LEVEL, apply_prosody, own_traits, sample_prosody
 from echat.corpus.synthesis.sound_events import EVENTS, mix_event
@@ -113,7 +114,7 @@ def deliver(line: CueLine, calm: np.ndarray, clips: Clips) -> tuple[np.ndarray, 
     if line.sound_event != "none":
         mixed = mix_event(wave, line.sound_event, speaker, rng, clips, REAL_SHARE)
         wave, details = mixed.waveform, {"event_place": mixed.position, "event_is_real": mixed.is_real}
-    return wave * np.float32(min(1.0, 0.98 / (np.abs(wave).max() + 1e-9))), details
+    return limit_peak(wave), details
 
 
 def speak_cues(texts: Path, corpus: Path, clips: Clips) -> int:

@@ -55,7 +55,6 @@ class DecodingDefaults:
         return self if self.text.sample else replace(self, text=_SAMPLED)
 
 
-_GREEDY = Sampling()
 _SAMPLED = Sampling(sample=True, top_k=10, top_p=0.9, temperature=0.8)
 _REFERENCE_UNDERSTANDING = DecodingDefaults(
     text=Sampling(sample=True, top_k=5, top_p=0.9, repetition_penalty=1.05), max_new_ids=8000

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from echat.config import Config, nearest
 from echat.eval.report import Report
-from echat.eval.runner import Item, Response, Responses, respond
+from echat.eval.runner import EvalItem, ModelResponse, ModelResponses, respond
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
@@ -31,7 +31,7 @@ FOLDER = Path(__file__).parent / "benchmarks"
 class Scored:
     """A response and its score, which has the benchmark's own form."""
 
-    response: Response
+    response: ModelResponse
     score: Any
 
 
@@ -51,19 +51,19 @@ class Benchmark(Config):
         """Raise a ValueError for a wrong path or a missing program, before a model is loaded."""
 
     @abstractmethod
-    def items(self) -> Sequence[Item]:
+    def items(self) -> Sequence[EvalItem]:
         """The questions, with the requests for each."""
 
-    def respond(self, engine: Engine, items: Sequence[Item]) -> Responses:
+    def respond(self, engine: Engine, items: Sequence[EvalItem]) -> ModelResponses:
         """The model's responses; a benchmark that does not ask in batches has its own way."""
         return respond(engine, items, self.seed, self.skips_bad_items)
 
     @abstractmethod
-    def score(self, response: Response) -> Any:
+    def score(self, response: ModelResponse) -> Any:
         """How good is one response? None: it does not count."""
 
     @abstractmethod
-    def report(self, scored: Sequence[Scored], responses: Responses) -> Report:
+    def report(self, scored: Sequence[Scored], responses: ModelResponses) -> Report:
         """The figures over all scores."""
 
 
@@ -72,7 +72,7 @@ def run(benchmark: Benchmark, engine: Engine) -> Report:
     return evaluate(benchmark, benchmark.respond(engine, benchmark.items()))
 
 
-def evaluate(benchmark: Benchmark, responses: Responses) -> Report:
+def evaluate(benchmark: Benchmark, responses: ModelResponses) -> Report:
     """Score responses, wherever they come from, and aggregate the scores."""
     scored = [Scored(response, benchmark.score(response)) for response in responses.responses]
     return benchmark.report([one for one in scored if one.score is not None], responses)

@@ -33,7 +33,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Item:
+class EvalItem:
     """One question of a benchmark: the record with sound and truth, and what the model is asked to do."""
 
     sample: Sample
@@ -45,10 +45,10 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Response:
+class ModelResponse:
     """What the model made of a request."""
 
-    item: Item
+    item: EvalItem
     request: Request
     output: Any
     """An `Understanding` for tasks that understand, else a `Reply`."""
@@ -56,10 +56,10 @@ class Response:
 
 
 @dataclass
-class Responses:
+class ModelResponses:
     """All responses of a model to a benchmark, in the order of its items and their requests."""
 
-    responses: list[Response] = field(default_factory=list)
+    responses: list[ModelResponse] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     """Key of an item whose sound could not be used -> the reason. Never silent: reports print the count."""
     has_voice: bool = True
@@ -67,14 +67,14 @@ class Responses:
 
 
 def respond(
-    engine: Engine, items: Sequence[Item], seed: int = 0, skip: bool = True, batch_size: int = BATCH_SIZE
-) -> Responses:
+    engine: Engine, items: Sequence[EvalItem], seed: int = 0, skip: bool = True, batch_size: int = BATCH_SIZE
+) -> ModelResponses:
     """Perform every request of every item, request by request in batches of similar length.
 
     An item whose sound cannot be used is skipped, or raises an AudioError with `skip=False`.
     """
-    found: dict[tuple[int, Request], Response] = {}
-    result = Responses(has_voice=engine.token2wav is not None)
+    found: dict[tuple[int, Request], ModelResponse] = {}
+    result = ModelResponses(has_voice=engine.token2wav is not None)
     for request in dict.fromkeys(request for item in items for request in item.requests):
         if request.aloud and not result.has_voice:
             continue
@@ -87,7 +87,7 @@ def respond(
             questions = dict(_questions(items, part, result.skipped if skip else None))
             outputs = perform(list(questions.values())) if questions else []
             for (row, question), output in zip(questions.items(), outputs, strict=True):
-                found[row, request] = Response(items[row], request, output, len(question) / SAMPLE_RATE)
+                found[row, request] = ModelResponse(items[row], request, output, len(question) / SAMPLE_RATE)
     result.responses = [
         found[row, request]
         for row, item in enumerate(items)
@@ -118,7 +118,7 @@ def _ask(sound: Tensor) -> Conversation:
 
 
 def _questions(
-    items: Sequence[Item], rows: Sequence[int], skipped: dict[str, str] | None
+    items: Sequence[EvalItem], rows: Sequence[int], skipped: dict[str, str] | None
 ) -> Iterator[tuple[int, Tensor]]:
     """(row, 16 kHz waveform (samples,)) of the items whose sound can be used."""
     for row in rows:

@@ -116,13 +116,18 @@ def quantize_folder(
     if output.exists():
         raise ValueError(f"{output}: expected a new folder, found an existing one; give another name")
     reports: list[PartReport] = []
+    networks = {name: of for name, of in NETWORKS.items() if (source / name / CONFIG_FILE).is_file()}
+    written_anew = {source / name / file for name, (_, files) in networks.items() for file in files}
     with atomic_path(output) as temporary:
-        shutil.copytree(source, temporary)
-        for name, (config_class, files) in NETWORKS.items():
-            if (source / name / CONFIG_FILE).is_file():
-                own = None if name else moments
-                at = (source / name, temporary / name)
-                reports += _quantize_network(*at, name, config_class, files, choices, own)
+        shutil.copytree(
+            source,
+            temporary,
+            ignore=lambda folder, names: [name for name in names if Path(folder, name) in written_anew],
+        )
+        for name, (config_class, files) in networks.items():
+            own = None if name else moments
+            at = (source / name, temporary / name)
+            reports += _quantize_network(*at, name, config_class, files, choices, own)
     return reports
 
 
@@ -140,7 +145,6 @@ def _quantize_network(
     reports: list[PartReport] = []
     for file, prefix in files.items():
         plain = read_weights(source / file, config.quantization, prefix).tensors
-        (output / file).unlink()
         write_quantized(output / file, plain, declared, prefix, moments)
         after = read_weights(output / file, declared, prefix).tensors
         reports += _reports(folder, plain, after, declared, prefix)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from echat.audio.features import SAMPLE_RATE, VOCODER_RATE, vocoder_mel
 from echat.audio.resampling import resample
-from echat.audio.speech_tokens import SpeechTokenizer
+from echat.audio.speech_tokens import AnySpeechTokenizer
 from echat.audio.waveform import check, read
 from echat.checkpoint import atomic_path, load_strict, write_tensors
 from echat.config import Config, load_config, nearest, save_config
@@ -71,7 +71,7 @@ class Token2Wav(nn.Module):
         self.vocoder = Vocoder(config.vocoder)
         self.voices: dict[str, VoicePrompt] = {}
         self._folder = None if folder is None else Path(folder)
-        self._tokenizer: SpeechTokenizer | None = None
+        self._tokenizer: AnySpeechTokenizer | None = None
         self._speaker: Callable[[Tensor, Tensor], Tensor] | None = None
         if self._folder is not None:
             for path in sorted((self._folder / VOICES_FOLDER).glob("*.safetensors")):
@@ -145,7 +145,7 @@ class Token2Wav(nn.Module):
         return self.voices[name]
 
     @property
-    def tokenizer(self) -> SpeechTokenizer:
+    def tokenizer(self) -> AnySpeechTokenizer:
         """The speech tokenizer that lies beside this token2wav's folder."""
         if self._tokenizer is None:
             if self._folder is None:
@@ -154,7 +154,7 @@ class Token2Wav(nn.Module):
             assert self._tokenizer is not None
         return self._tokenizer
 
-    def use_tokenizer(self, tokenizer: SpeechTokenizer) -> None:
+    def use_tokenizer(self, tokenizer: AnySpeechTokenizer) -> None:
         """Make voice prompts with this tokenizer, which does not become a part of the synthesis."""
         object.__setattr__(self, "_tokenizer", tokenizer)  # past the registration of submodules
 

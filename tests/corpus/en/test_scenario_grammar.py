@@ -23,7 +23,6 @@ from echat.corpus.en.thought_template import (
     RESPONSE_PLANS,
     SOUND_EVENT_VERBS,
     SPEAKER_NOUNS,
-    THOUGHT_MAX_WORDS,
     DescribedUtterance,
     read_thought,
     write_thought,
@@ -143,7 +142,7 @@ def test_the_record_agrees_with_itself(train: list[Dialogue], situations: list[S
         assert read_thought(one.thought) == DescribedUtterance(
             one.text, one.age, one.gender, one.emotion, one.sound_event
         )
-        assert len(one.thought.split()) <= THOUGHT_MAX_WORDS
+        assert len(one.thought.split()) <= 35
 
 
 def test_pairs_say_the_same_and_need_different_replies() -> None:

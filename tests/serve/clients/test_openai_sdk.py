@@ -275,10 +275,10 @@ def test_a_response_outside_the_conversation(talking, question):
 
 @pytest.mark.parametrize("name", ["audio/pcmu", "audio/pcma"])
 def test_g711_audio(talking, question, quiet, name):
-    from echat.serve.protocol.wire_audio import Decoder, Encoder
+    from echat.serve.protocol.wire_audio import AudioDecoder, AudioEncoder
 
-    waveform = Decoder("audio/pcm").push(question + quiet(1.0), last=True) / 32768
-    sound = Encoder(name, 16_000).push(waveform, last=True)
+    waveform = AudioDecoder("audio/pcm").push(question + quiet(1.0), last=True) / 32768
+    sound = AudioEncoder(name, 16_000).push(waveform, last=True)
 
     async def dialogue(talker: Talker) -> None:
         form = {"format": {"type": name}}
@@ -288,7 +288,7 @@ def test_g711_audio(talking, question, quiet, name):
             await talker.connection.input_audio_buffer.append(audio=chunk)
         done = (await talker.until("response.done"))["response"]
         assert done["status"] == "completed"
-        said = Decoder(name).push(talker.sound(done["id"]), last=True)
+        said = AudioDecoder(name).push(talker.sound(done["id"]), last=True)
         assert abs(said).max() > 1000  # louder than noise
 
     talking(dialogue)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from echat.serve.protocol.wire_audio import Decoder, Encoder
+from echat.serve.protocol.wire_audio import AudioDecoder, AudioEncoder
 
 FRAME = 160  # bytes, 20 ms of G.711
 OLD_NAMES = {"audio/pcmu": "g711_ulaw", "audio/pcma": "g711_alaw"}
@@ -63,15 +63,15 @@ class Call:
     def check_spoken(self, name: Any) -> None:
         """Was something said that is louder than noise?"""
         assert self.words and len(self.sound) > 4000
-        assert abs(Decoder(name).push(self.sound, last=True)).max() > 1000
+        assert abs(AudioDecoder(name).push(self.sound, last=True)).max() > 1000
 
 
 @pytest.mark.parametrize("shape", [as_created, as_documented, as_of_old])
 @pytest.mark.parametrize("name", ["audio/pcmu", "audio/pcma"])
 @pytest.mark.slow
 def test_a_call(live, question, quiet, name, shape):
-    waveform = Decoder("audio/pcm").push(quiet(0.5) + question + quiet(1.0), last=True) / 32768
-    sound = Encoder(name, 16_000).push(waveform, last=True)
+    waveform = AudioDecoder("audio/pcm").push(quiet(0.5) + question + quiet(1.0), last=True) / 32768
+    sound = AudioEncoder(name, 16_000).push(waveform, last=True)
 
     async def call() -> None:
         url = live.url.replace("http", "ws") + "/realtime?model=gpt-realtime"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from echat.serve.protocol.wire_audio import Decoder, Encoder, milliseconds
+from echat.serve.protocol.wire_audio import AudioDecoder, AudioEncoder, milliseconds
 from echat.serve.realtime.conversation import MIN_WINDOW, WINDOW, windows
 from echat.serve.realtime.input_buffer import AudioBuffer
 
@@ -16,8 +16,8 @@ SPEECHLIKE = np.random.default_rng(0).normal(0, 2000, 24_000).astype("<i2")
 @pytest.mark.parametrize("step", [1, 7, 4801])
 def test_any_cut_gives_the_same_samples(name, step):
     data = SPEECHLIKE.tobytes()[:9000]
-    whole = Decoder(name).push(data, last=True)
-    decoder = Decoder(name)
+    whole = AudioDecoder(name).push(data, last=True)
+    decoder = AudioDecoder(name)
     pieces = [decoder.push(data[start : start + step]) for start in range(0, len(data), step)]
     cut = np.concatenate([*pieces, decoder.push(b"", last=True)])
     assert len(cut) == len(whole) and np.abs(cut.astype(int) - whole).max() <= 1
@@ -38,7 +38,7 @@ def test_g711_codes(name, codes):
     table = wire_audio._mu_law() if name == "audio/pcmu" else wire_audio._a_law()
     for sample, code in codes:
         assert table[code] == sample
-        assert Encoder(name, 8000).push(np.array([sample / 32768])) == bytes([code])
+        assert AudioEncoder(name, 8000).push(np.array([sample / 32768])) == bytes([code])
 
 
 @pytest.mark.parametrize("name", ["audio/pcmu", "audio/pcma"])
@@ -46,20 +46,20 @@ def test_coding_undoes_decoding(name):
     from echat.serve.protocol import wire_audio
 
     table = wire_audio._mu_law() if name == "audio/pcmu" else wire_audio._a_law()
-    again = np.frombuffer(Encoder(name, 8000).push(table / 32768), np.uint8)
+    again = np.frombuffer(AudioEncoder(name, 8000).push(table / 32768), np.uint8)
     assert np.array_equal(table[again], table)  # +0 and -0 of mu-law are one sample
 
 
 def test_encoding_brings_the_rate():
     tone = 0.5 * np.sin(np.arange(22_050) / 20)
-    encoder = Encoder("audio/pcm", 22_050)
+    encoder = AudioEncoder("audio/pcm", 22_050)
     data = encoder.push(tone[:10_000]) + encoder.push(tone[10_000:], last=True)
     assert milliseconds(len(data), "audio/pcm") == pytest.approx(1000, abs=2)
 
 
 @pytest.mark.parametrize("name", ["audio/pcm", "audio/pcmu"])
 def test_decoding_has_little_delay(name):
-    decoder, step = Decoder(name), 960 if name == "audio/pcm" else 160  # bytes of 20 ms
+    decoder, step = AudioDecoder(name), 960 if name == "audio/pcm" else 160  # bytes of 20 ms
     decoded = 0
     for piece in range(1, 51):
         decoded += len(decoder.push(bytes(step)))

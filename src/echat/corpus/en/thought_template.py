@@ -10,8 +10,6 @@ A calm voice is "neutral"; a thought without "who ..." has no sound event; a chi
 import re
 from dataclasses import dataclass
 
-THOUGHT_MAX_WORDS = 35
-
 EMOTION_ADJECTIVES = {
     "neutral": "calm",
     "happy": "happy",

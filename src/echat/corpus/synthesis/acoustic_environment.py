@@ -48,8 +48,13 @@ def apply_environment(
         kind = str(rng.choice([*NOISE_COLOURS, BABBLE]))
         behind = _babble(len(wave), babble, rng) if kind == BABBLE else noise(len(wave), kind, rng)
         wave = add_noise(wave, behind, environment.snr_db)
+    return limit_peak(wave)
+
+
+def limit_peak(wave: np.ndarray) -> np.ndarray:
+    """The waveform, attenuated where it would exceed full scale."""
     peak = float(np.abs(wave).max())
-    return wave * np.float32(min(1.0, 0.98 / peak))
+    return wave * np.float32(min(1.0, 0.98 / peak)) if peak else wave
 
 
 def _apply_microphone(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:

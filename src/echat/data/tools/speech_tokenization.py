@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from echat.audio.features import SAMPLE_RATE
-from echat.audio.speech_tokens import CODEC_SIZE, SpeechTokenizer
+from echat.audio.speech_tokens import CODEC_SIZE, AnySpeechTokenizer
 from echat.checkpoint import atomic_path
 from echat.data.audio_loading import load_audio
 from echat.data.defects import DataError, Defect, DefectReport, defect_from
@@ -37,7 +37,7 @@ class TokenizeConfig(ConversionConfig):
 
 def tokenize(
     config: TokenizeConfig,
-    load: Callable[[str], SpeechTokenizer],
+    load: Callable[[str], AnySpeechTokenizer],
     workers: int = 1,
     strict: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -51,7 +51,7 @@ def tokenize(
     return convert(config, workers, strict, progress, executor, _SpeechIdChange(config, load))
 
 
-def write_speech_ids(tokenizer: SpeechTokenizer, manifest: Path) -> JobReport:
+def write_speech_ids(tokenizer: AnySpeechTokenizer, manifest: Path) -> JobReport:
     """Write the speech ids of a manifest into a sidecar file beside it, which appears whole or not at all."""
     spoken = [sample for sample in read_manifest(manifest) if audio_for_speech_ids(sample) is not None]
     count, defects = 0, DefectReport()
@@ -82,7 +82,7 @@ class _SpeechIdChange:
     """The change on the way of a conversion; it travels to other processes, the tokenizer is opened there."""
 
     config: TokenizeConfig
-    load: Callable[[str], SpeechTokenizer]
+    load: Callable[[str], AnySpeechTokenizer]
 
     def __call__(self, samples: Iterable[Sample], defects: DefectReport) -> Iterator[Sample]:
         tokenizer = _loaded(self.load, self.config.tokenizer)
@@ -93,7 +93,7 @@ class _SpeechIdChange:
 class SpeechIdEncoder:
     """Samples in, the same with speech ids out, in the same order; what cannot be encoded is a defect."""
 
-    tokenizer: SpeechTokenizer
+    tokenizer: AnySpeechTokenizer
     codec_size: int = CODEC_SIZE
     again: bool = False  # also for records that have ids
 
@@ -127,7 +127,7 @@ class SpeechIdEncoder:
 class _Window:
     """Ids of some sounds, each encoded once, beside others of like length."""
 
-    def __init__(self, tokenizer: SpeechTokenizer) -> None:
+    def __init__(self, tokenizer: AnySpeechTokenizer) -> None:
         self._tokenizer = tokenizer
         self.ids: dict[AudioRef, list[int]] = {}
         self.errors: dict[AudioRef, Exception] = {}
@@ -170,5 +170,5 @@ def _batches(loaded: Sequence[tuple[AudioRef, Tensor]]) -> Iterator[list[tuple[A
 
 
 @lru_cache(maxsize=1)
-def _loaded(load: Callable[[str], SpeechTokenizer], folder: str) -> SpeechTokenizer:
+def _loaded(load: Callable[[str], AnySpeechTokenizer], folder: str) -> AnySpeechTokenizer:
     return load(folder)

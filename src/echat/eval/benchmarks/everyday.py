@@ -20,6 +20,7 @@ from rich.text import Text
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.waveform import AudioError, read
 from echat.data.sample import Sample
+from echat.data.tabular.readers import find_audio
 from echat.dialogue.labels import Labels
 from echat.dialogue.tasks import TASKS, Task, get_task
 from echat.dialogue.turns import AssistantTurn, Conversation, UserTurn
@@ -27,14 +28,13 @@ from echat.eval import reply_checks
 from echat.eval.benchmark import Benchmark, Scored
 from echat.eval.reply_checks import Danger
 from echat.eval.report import Measure, Report, measures_table, number, table
-from echat.eval.runner import Item, Request, Response, Responses, evenly_spaced
+from echat.eval.runner import EvalItem, ModelResponse, ModelResponses, Request, evenly_spaced
 from echat.progress import with_progress
 
 if TYPE_CHECKING:
     from echat.infer.engine import Engine
 
 QUESTIONS = Path(__file__).with_name("everyday_questions.yaml")
-SUFFIXES = (".wav", ".flac", ".mp3", ".opus", ".ogg")
 CALM = Labels(emotion="neutral", age="adult", sound_event="none")
 RECALL_BAR = 0.40
 NAMES = {
@@ -51,7 +51,7 @@ BARS = {"parses": 1.0, "recall": RECALL_BAR, "help": 1.0, "refusal": 1.0, "harml
 
 
 @dataclass(frozen=True)
-class Turn:
+class EverydayQuestion:
     """One question of a conversation and what its reply has to do."""
 
     conversation: str
@@ -72,7 +72,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class ReplyScore:
+class ReplyChecks:
     """The checks that apply to a reply; each is met or not."""
 
     checks: dict[str, bool]
@@ -87,7 +87,7 @@ class ReplyScore:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class ReplyInContext:
     """A reply and the replies before it."""
 
     reply: Any
@@ -170,19 +170,19 @@ class Everyday(Benchmark):
                 f"{self.recordings}: expected recordings such as home-1-1.wav, found none; check it"
             )
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[EvalItem]:
         request = Request(self._task.name)
         return [
-            Item(Sample(turn.key, text=turn.say), (request,), turn.kind, turn)
+            EvalItem(Sample(turn.key, text=turn.say), (request,), turn.kind, turn)
             for one in evenly_spaced(conversations(), self.limit)
             for turn in one
         ]
 
-    def respond(self, engine: Engine, items: Sequence[Item]) -> Responses:
+    def respond(self, engine: Engine, items: Sequence[EvalItem]) -> ModelResponses:
         """All first turns together, then all second ones after the replies to them, and so on."""
-        result = Responses(has_voice=engine.token2wav is not None)
+        result = ModelResponses(has_voice=engine.token2wav is not None)
         histories: dict[str, list[UserTurn | AssistantTurn]] = {}
-        found: dict[str, Response] = {}
+        found: dict[str, ModelResponse] = {}
         last = max((item.reference.number for item in items), default=0)
         for turn_number in with_progress(range(1, last + 1), "answering, turn by turn"):
             rows = [item for item in items if item.reference.number == turn_number]
@@ -197,7 +197,9 @@ class Everyday(Benchmark):
                 turn = item.reference
                 earlier = tuple(past.text or "" for _, past in talk.history)
                 seconds = 0.0 if talk.question.audio is None else len(talk.question.audio) / SAMPLE_RATE
-                found[turn.key] = Response(item, item.requests[0], Spoken(reply, earlier), seconds)
+                found[turn.key] = ModelResponse(
+                    item, item.requests[0], ReplyInContext(reply, earlier), seconds
+                )
                 histories[turn.conversation] = [
                     *histories.get(turn.conversation, ()),
                     _as_past(talk.question),
@@ -206,22 +208,22 @@ class Everyday(Benchmark):
         result.responses = [found[item.reference.key] for item in items if item.reference.key in found]
         return result
 
-    def score(self, response: Response) -> ReplyScore:
-        return ReplyScore(checks_of(response.item.reference, response.output.reply, response.output.earlier))
+    def score(self, response: ModelResponse) -> ReplyChecks:
+        return ReplyChecks(checks_of(response.item.reference, response.output.reply, response.output.earlier))
 
-    def report(self, scored: Sequence[Scored], responses: Responses) -> EverydayReport:
+    def report(self, scored: Sequence[Scored], responses: ModelResponses) -> EverydayReport:
         return EverydayReport(scored, responses.skipped)
 
     @property
     def _task(self) -> Task:
         return get_task(self.task or ("t2t" if self.recordings is None else "s2t"))
 
-    def _recording(self, turn: Turn) -> Path | None:
+    def _recording(self, turn: EverydayQuestion) -> Path | None:
         assert self.recordings is not None
-        paths = (self.recordings / f"{turn.key}{suffix}" for suffix in SUFFIXES)
-        return next((path for path in paths if path.is_file()), None)
+        found = find_audio(str(self.recordings), turn.key)
+        return None if found is None else self.recordings / found
 
-    def _question(self, turn: Turn, skipped: dict[str, str]) -> UserTurn | None:
+    def _question(self, turn: EverydayQuestion, skipped: dict[str, str]) -> UserTurn | None:
         """The question as sound where it is recorded, else typed; None: its sound cannot be used."""
         if self.recordings is None:
             return UserTurn(turn.say, labels=CALM, is_pseudo_audio=self._task.input_modality == "audio")
@@ -236,12 +238,14 @@ class Everyday(Benchmark):
 
 
 @cache
-def conversations() -> list[tuple[Turn, ...]]:
+def conversations() -> list[tuple[EverydayQuestion, ...]]:
     """The conversations of the benchmark, in the order of their file."""
     found = []
     for row in yaml.safe_load(QUESTIONS.read_text(encoding="utf-8")):
         turns = [
-            Turn(row["id"], place, row["kind"], **turn | {"recall": tuple(turn.get("recall", ()))})
+            EverydayQuestion(
+                row["id"], place, row["kind"], **turn | {"recall": tuple(turn.get("recall", ()))}
+            )
             for place, turn in enumerate(row["turns"], 1)
         ]
         assert all(turn.danger in (None, *get_args(Danger)) for turn in turns), row
@@ -249,7 +253,7 @@ def conversations() -> list[tuple[Turn, ...]]:
     return found
 
 
-def checks_of(turn: Turn, reply: Any, earlier: Sequence[str] = ()) -> dict[str, bool]:
+def checks_of(turn: EverydayQuestion, reply: Any, earlier: Sequence[str] = ()) -> dict[str, bool]:
     """Name of each check that applies -> is it met?"""
     text = reply.text
     checks = {

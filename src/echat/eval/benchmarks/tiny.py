@@ -28,7 +28,7 @@ from echat.eval import judge
 from echat.eval.benchmark import Benchmark, Scored
 from echat.eval.benchmarks.understanding import ClipScore, Scores, require_manifests
 from echat.eval.report import Measure, Report, confusion_table, markdown_table, measures_table
-from echat.eval.runner import Item, Request, Response, Responses, evenly_spaced
+from echat.eval.runner import EvalItem, ModelResponse, ModelResponses, Request, evenly_spaced
 from echat.metrics import ErrorRate, error_rate
 
 SPOKEN_REPLIES = 60
@@ -97,7 +97,7 @@ class SpokenReply:
     """Time taken over the duration of question and answer."""
 
     @classmethod
-    def of(cls, response: Response) -> SpokenReply:
+    def of(cls, response: ModelResponse) -> SpokenReply:
         reply = response.output
         answer_seconds = (
             len(reply.waveform) / reply.rate if reply.waveform is not None and reply.rate else 0.0
@@ -122,13 +122,13 @@ class Tiny(Benchmark):
     def check(self) -> None:
         require_manifests([self.manifest] if self.manifest else [])
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[EvalItem]:
         samples = evenly_spaced(read_manifest(self.manifest or held_out_manifest()), self.limit)
         judged = {question.sample.key: question for question in judge.judged_questions(samples)}
         aloud = [] if judge.missing_programs() else evenly_spaced(samples, SPOKEN_REPLIES)
         keys = {sample.key for sample in aloud}
         return [
-            Item(
+            EvalItem(
                 sample,
                 (UNDERSTAND, *THOUGHT_FORMS, *([ALOUD] if sample.key in keys else [])),
                 condition(sample),
@@ -137,7 +137,7 @@ class Tiny(Benchmark):
             for sample in samples
         ]
 
-    def score(self, response: Response) -> ClipScore | ReplyScore | SpokenReply | None:
+    def score(self, response: ModelResponse) -> ClipScore | ReplyScore | SpokenReply | None:
         if response.request == UNDERSTAND:
             return ClipScore.of(response)
         if response.request == ALOUD:
@@ -148,7 +148,7 @@ class Tiny(Benchmark):
             reply.wellformed and isinstance(reply.thought, THOUGHT_FORMS[response.request]),
         )
 
-    def report(self, scored: Sequence[Scored], responses: Responses) -> TinyReport:
+    def report(self, scored: Sequence[Scored], responses: ModelResponses) -> TinyReport:
         by_request: dict[Request, list[Scored]] = {}
         for one in scored:
             by_request.setdefault(one.response.request, []).append(one)
@@ -288,6 +288,6 @@ def _share(outcomes: Iterable[Any]) -> float | None:
     return sum(outcomes) / len(outcomes) if outcomes else None
 
 
-def _example(response: Response) -> dict[str, str]:
+def _example(response: ModelResponse) -> dict[str, str]:
     sample = response.item.sample
     return {"key": sample.key, "question": sample.text or "", "output": response.output.raw_text}

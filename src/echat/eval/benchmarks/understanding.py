@@ -16,7 +16,7 @@ from echat.dialogue.labels import EVALUATED_KINDS, VALUES, LabelKind
 from echat.dialogue.tasks import TASKS, get_task
 from echat.eval.benchmark import Benchmark, Scored
 from echat.eval.report import Report, confusion_table, number, table
-from echat.eval.runner import Item, Request, Response, Responses, evenly_spaced
+from echat.eval.runner import EvalItem, ModelResponse, ModelResponses, Request, evenly_spaced
 from echat.metrics import Confusion, ErrorRate, error_rate
 
 WORDS = Request("asr")
@@ -37,7 +37,7 @@ class ClipScore:
     labels: dict[LabelKind, tuple[str | None, str | None]]
 
     @classmethod
-    def of(cls, response: Response) -> ClipScore:
+    def of(cls, response: ModelResponse) -> ClipScore:
         """Of what the task asks for and the record of the clip knows."""
         sample, output, task = response.item.sample, response.output, get_task(response.request.task)
         return cls(
@@ -105,7 +105,7 @@ class UnderstandingReport(Report):
             yield f"{len(self.skipped)} clips skipped; the first: {first}"
 
 
-class Understanding(Benchmark):
+class UnderstandingBenchmark(Benchmark):
     """Word errors, accuracy and unweighted recall per label on any manifest of clips.
 
     What a record knows is asked for by itself, each by the task of its name: many sets know one thing only,
@@ -118,18 +118,18 @@ class Understanding(Benchmark):
     def check(self) -> None:
         require_manifests(self.manifest)
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[EvalItem]:
         return [
-            Item(sample, requests, name)
+            EvalItem(sample, requests, name)
             for name, path in _names(self.manifest).items()
             for sample in evenly_spaced(read_manifest(path, self.split), self.limit)
             if (requests := tuple(_requests(sample)))
         ]
 
-    def score(self, response: Response) -> ClipScore:
+    def score(self, response: ModelResponse) -> ClipScore:
         return ClipScore.of(response)
 
-    def report(self, scored: Sequence[Scored], responses: Responses) -> UnderstandingReport:
+    def report(self, scored: Sequence[Scored], responses: ModelResponses) -> UnderstandingReport:
         return UnderstandingReport(
             Scores.of(scored),
             _grouped(scored, [one.response.item.group for one in scored]),

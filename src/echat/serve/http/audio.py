@@ -25,7 +25,7 @@ from echat.serve.http.request_body import form_schema, read_form
 from echat.serve.http.request_slots import RequestSlots, client_name, sse, with_error_event
 from echat.serve.protocol.json_text import Body
 from echat.serve.protocol.session import Voice
-from echat.serve.protocol.wire_audio import Encoder
+from echat.serve.protocol.wire_audio import AudioEncoder
 from echat.serve.realtime.conversation import to_recording, windows
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class SpeechStream:
         piece = self._first_piece
         try:
             while piece is not None:
-                encoder = encoder or Encoder("audio/pcm", piece.rate, speed)
+                encoder = encoder or AudioEncoder("audio/pcm", piece.rate, speed)
                 if data := file.push(encoder.push(piece.waveform.numpy())):
                     yield data
                 piece = await self._next()

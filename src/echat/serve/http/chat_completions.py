@@ -28,7 +28,7 @@ from echat.serve.protocol.items import ContentPart, Item
 from echat.serve.protocol.size_limits import check_text
 from echat.serve.protocol.usage import thought_values, usage
 from echat.serve.protocol.wire import new_id
-from echat.serve.protocol.wire_audio import Encoder
+from echat.serve.protocol.wire_audio import AudioEncoder
 from echat.serve.realtime.conversation import Entry, GeneratedAnswer, turns
 from echat.serve.settings import Limits
 
@@ -166,7 +166,7 @@ class _Completion:
         self.generated = GeneratedAnswer()
         self.thought: Thought | None = None
         self.reply: Reply | None = None
-        self._encoder: Encoder | None = None
+        self._encoder: AudioEncoder | None = None
 
     async def deltas(self) -> AsyncIterator[tuple[str, bytes]]:
         """Pieces of text and of PCM; one of the two is empty."""
@@ -179,7 +179,7 @@ class _Completion:
                         self.generated.text += text
                         yield text, b""
                     case events.Audio(waveform, rate):
-                        self._encoder = self._encoder or Encoder("audio/pcm", rate)
+                        self._encoder = self._encoder or AudioEncoder("audio/pcm", rate)
                         yield "", self._keep_pcm(self._encoder.push(waveform.numpy()))
                     case events.Done(reply):
                         self.reply = reply

@@ -35,7 +35,7 @@ def rate_of(name: FormatName) -> int:
     return PCM_RATE if name == "audio/pcm" else G711_RATE
 
 
-class Decoder:
+class AudioDecoder:
     """Streaming decoder and resampler: bytes of a format in, 16 kHz int16 out."""
 
     def __init__(self, name: FormatName) -> None:
@@ -62,7 +62,7 @@ class Decoder:
         return to_int16(resampled / 32768)
 
 
-class Encoder:
+class AudioEncoder:
     """Streaming resampler and encoder: float samples at the model's rate in, bytes of a format out."""
 
     def __init__(self, name: FormatName, rate: int, speed: float = 1.0) -> None:

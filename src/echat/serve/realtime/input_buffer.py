@@ -12,7 +12,7 @@ import numpy as np
 from echat.audio.features import SAMPLE_RATE
 from echat.audio.vad import FRAME, VoiceActivityDetector
 from echat.serve.protocol.session import EAGERNESS_SECONDS, AudioInput, EchatOptions, TurnDetection
-from echat.serve.protocol.wire_audio import BYTES_PER_SAMPLE, Decoder, rate_of
+from echat.serve.protocol.wire_audio import BYTES_PER_SAMPLE, AudioDecoder, rate_of
 from echat.serve.realtime.turn_detection import Signal, TurnConfig, TurnPhase, TurnStateMachine
 
 SLICE_SECONDS = 0.5  # of audio processed before other tasks of the event loop run
@@ -20,12 +20,12 @@ KEPT_SECONDS = 6.0  # of audio before a turn: the longest prefix, and a margin
 
 
 class InputAudioBuffer:
-    """Decoder, voice activity detection, turn detection and recent audio of one session."""
+    """AudioDecoder, voice activity detection, turn detection and recent audio of one session."""
 
     def __init__(self, vad: VoiceActivityDetector, base: TurnConfig, max_seconds: float) -> None:
         self._vad, self._base = vad, base
         self._state = vad.begin()
-        self._decoder = Decoder("audio/pcm")
+        self._decoder = AudioDecoder("audio/pcm")
         self._max_seconds = max_seconds
         self._seconds_before = 0.0  # seconds received in other formats
         self.audio = AudioBuffer()
@@ -40,7 +40,7 @@ class InputAudioBuffer:
         if audio_input.format.type != self._decoder.name:
             self.audio.push(self._decoder.push(b"", last=True))
             self._seconds_before += self._decoder.seconds
-            self._decoder = Decoder(audio_input.format.type)
+            self._decoder = AudioDecoder(audio_input.format.type)
         config = self._config(audio_input.turn_detection, options)
         if config is None:
             if self.turns is not None:

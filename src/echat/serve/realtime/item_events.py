@@ -10,7 +10,7 @@ from echat.serve.protocol import client, server
 from echat.serve.protocol.items import ContentPart, Item
 from echat.serve.protocol.session import FormatName
 from echat.serve.protocol.wire import ProtocolError, new_id
-from echat.serve.protocol.wire_audio import MIN_SAMPLES, Decoder, decode_base64
+from echat.serve.protocol.wire_audio import MIN_SAMPLES, AudioDecoder, decode_base64
 from echat.serve.realtime import conversation
 from echat.serve.realtime.conversation import Entry, GeneratedAnswer
 from echat.serve.realtime.session_context import SessionContext
@@ -69,7 +69,7 @@ class ItemEventHandler:
 
     def _decode_part(self, part: ContentPart, name: FormatName) -> np.ndarray:
         """Decode the audio of a content part and remove it from the item."""
-        samples = Decoder(name).push(decode_base64(part.audio or "", "item.content.audio"), last=True)
+        samples = AudioDecoder(name).push(decode_base64(part.audio or "", "item.content.audio"), last=True)
         part.audio = None
         most = self.context.config.limits.question_seconds
         if not MIN_SAMPLES <= len(samples) <= most * SAMPLE_RATE:

@@ -21,7 +21,7 @@ from echat.serve.protocol.items import ContentPart, Item
 from echat.serve.protocol.session import AudioOutput
 from echat.serve.protocol.usage import label_values, thought_values, usage
 from echat.serve.protocol.wire import new_id
-from echat.serve.protocol.wire_audio import Encoder, milliseconds
+from echat.serve.protocol.wire_audio import AudioEncoder, milliseconds
 from echat.serve.realtime.conversation import Entry, GeneratedAnswer
 
 log = logging.getLogger("echat.serve")
@@ -76,8 +76,8 @@ class Response:
         self._speech_ids: list[int] = []
         self._thinking = ""
         self._error: dict[str, Any] | None = None
-        self._encoder: Encoder | None = None  # to the client
-        self._history_encoder: Encoder | None = (
+        self._encoder: AudioEncoder | None = None  # to the client
+        self._history_encoder: AudioEncoder | None = (
             None  # to PCM for the history, where the client has another format
         )
 
@@ -145,8 +145,8 @@ class Response:
             case events.Audio(waveform, rate):
                 if self._encoder is None:
                     speed = self.params.output.speed
-                    self._encoder = Encoder(self.params.output.format.type, rate, speed)
-                    self._history_encoder = Encoder("audio/pcm", rate, speed)
+                    self._encoder = AudioEncoder(self.params.output.format.type, rate, speed)
+                    self._history_encoder = AudioEncoder("audio/pcm", rate, speed)
                 self._send_audio(waveform.numpy(), rate)
             case events.Done(reply):
                 self.reply = reply
